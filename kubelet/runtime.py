@@ -1,0 +1,374 @@
+"""What the kubelet asks of a container runtime, and the values both sides speak.
+
+The shape is CRI's, so that containerd and CRI-O fit one to one and Docker is the one that adapts; no type of any
+runtime leaks above this file. A *sandbox* is a pod's shared namespaces (on Docker a pause container), a *container*
+joins one. Identity lives in the runtime's labels and nowhere else: whoever restarts calls `list_pods` and knows
+everything again.
+
+Fates of a call (see kube.errors):
+
+    the runtime does not answer in time        RuntimeUnavailable, a Retry: the outcome is unknown, look again
+    the pod network cannot be made (yet)       NetworkUnavailable, a Retry
+    the runtime says no to a pod's wish        RuntimeRefused, from run_sandbox, create, start, exec, attach, pull:
+                                               its text belongs into the pod's status or an Event
+    the runtime says no to anything else       RuntimeUnavailable: list, status, stop and remove have no author to blame
+    it is not there                            NotFound from start, status, exec, attach; success for stop and remove
+
+Every call has a timeout and may be cancelled at any point; calls about different pods may run at the same time, calls
+about one pod come one by one. A cancelled `run_sandbox` or `create_container` may leave its thing behind: `list_pods`
+shows it.
+
+Hints (`watch`) say only that a pod is worth another look. They may be late, doubled, or stop for a while (`hinting`
+says so): the relist is the truth. A hint about an exit comes only after the runtime itself admits the exit, so that a
+look taken then sees it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
+
+from kube.errors import Invalid, Retry
+
+IPAddress = IPv4Address | IPv6Address
+
+# Labels by which every sandbox and container of ours is known, upstream's names (pkg/kubelet/types/labels.go).
+POD_NAME = "io.kubernetes.pod.name"
+POD_NAMESPACE = "io.kubernetes.pod.namespace"
+POD_UID = "io.kubernetes.pod.uid"
+CONTAINER_NAME = "io.kubernetes.container.name"
+# Annotations (pkg/kubelet/kuberuntime/labels.go). Docker has none and keeps them among the labels.
+CONTAINER_HASH = "io.kubernetes.container.hash"
+RESTART_COUNT = "io.kubernetes.container.restartCount"
+TERMINATION_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
+TERMINATION_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
+POD_TERMINATION_GRACE_PERIOD = "io.kubernetes.pod.terminationGracePeriod"
+# Ours: several kubelets may share one dockerd (a lab does).
+NODE = "io.wherry.node"
+
+
+class RuntimeUnavailable(Retry):
+    """No answer from the runtime: away, hung, or over the time limit."""
+
+
+class NetworkUnavailable(Retry):
+    """The pod network refused: no configuration yet, a plugin said "try again", or a plugin failed."""
+
+
+class RuntimeRefused(Exception):
+    """The runtime answered and said no. `message` is its own text, fit for a pod's status."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class NotFound(RuntimeRefused):
+    """No such sandbox, container or image."""
+
+
+class HostNetworkRefused(Invalid):
+    """hostNetwork on a runtime whose host is not this node; the message names the remedy."""
+
+
+class ExecTimeout(RuntimeRefused):
+    """The command outlived its timeout and was abandoned."""
+
+
+class SandboxState(enum.StrEnum):
+    READY = "ready"
+    NOT_READY = "notready"  # stopped, dying, or never given its network: of no further use
+
+
+class ContainerState(enum.StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    name: str
+    namespace: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    pod: PodIdentity
+    attempt: int = 0
+    hostname: str = ""
+    log_directory: str = ""  # absolute: <podLogsDir>/<ns>_<name>_<uid>
+    cgroup_parent: str = ""  # absolute below the cgroup mount: /kubepods/burstable/pod<uid>
+    host_network: bool = False
+    host_pid: bool = False
+    host_ipc: bool = False
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)  # the pod's own; identity is added
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    host_path: str
+    container_path: str
+    read_only: bool = False
+    propagation: str = ""  # "" = private; "rslave" (HostToContainer), "rshared" (Bidirectional)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinuxResources:
+    """Zero means: the runtime's default (cpu_shares, oom) or no limit (quota, memory)."""
+
+    cpu_shares: int = 0
+    cpu_period: int = 0  # microseconds
+    cpu_quota: int = 0  # microseconds per period
+    memory_limit: int = 0  # bytes
+    oom_score_adj: int = 0
+    pids_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityContext:
+    run_as_user: str = ""  # number or name; "" = the image's
+    run_as_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    privileged: bool = False
+    no_new_privileges: bool = False
+    read_only_root: bool = False
+    add_capabilities: tuple[str, ...] = ()  # without CAP_
+    drop_capabilities: tuple[str, ...] = ()
+    seccomp_unconfined: bool = True  # upstream's default profile is Unconfined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerConfig:
+    name: str
+    attempt: int = 0  # = restartCount
+    image: str  # an image id from `pull` or `image_status`
+    command: tuple[str, ...] = ()  # ENTRYPOINT; () = the image's
+    args: tuple[str, ...] = ()  # CMD; () = the image's, unless command is given
+    working_dir: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[
+        Mount, ...
+    ] = ()  # /etc/hosts, /etc/resolv.conf and /etc/hostname included where the kubelet makes them
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    log_path: str = ""  # relative to SandboxConfig.log_directory: <ctr>/<n>.log
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
+    resources: LinuxResources = LinuxResources()
+    security: SecurityContext = SecurityContext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxRecord:
+    id: str
+    attempt: int
+    state: SandboxState
+    created_at: datetime
+    ips: tuple[IPAddress, ...] = ()  # first one is the pod IP; none with the host's network
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRecord:
+    id: str
+    sandbox_id: str
+    name: str
+    attempt: int
+    image: str
+    state: ContainerState
+    created_at: datetime
+    annotations: Mapping[str, str] = field(default_factory=dict)  # at least those it was created with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodRecord:
+    """All there is of one pod, dead ones too, newest first."""
+
+    pod: PodIdentity
+    sandboxes: tuple[SandboxRecord, ...] = ()
+    containers: tuple[ContainerRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxStatus:
+    id: str
+    pod: PodIdentity
+    attempt: int
+    state: SandboxState
+    created_at: datetime
+    ips: tuple[IPAddress, ...] = ()
+    pid: int = 0  # of the process that holds the namespaces; 0 when stopped
+    netns: str = ""  # /proc/PID/ns/net; "" when stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerStatus:
+    id: str
+    sandbox_id: str
+    pod: PodIdentity
+    name: str
+    attempt: int
+    state: ContainerState
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int = 0
+    reason: str = ""  # when exited: Completed | Error | OOMKilled | ContainerCannotRun
+    message: str = ""
+    image: str = ""  # as the user wrote it, where the runtime still knows
+    image_id: str = ""  # repo@sha256:... or, of an imported image, sha256:...
+    mounts: tuple[Mount, ...] = ()
+    log_path: str = ""  # absolute
+    pid: int = 0
+    tty: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    id: str
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    size: int = 0  # bytes
+    user: str = ""  # USER of the image: "", "1000", "name", "1000:1000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryAuth:
+    username: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    exit_code: int
+    stdout: bytes
+    stderr: bytes  # both capped at 16 MiB, as in CRI
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """Which ends to connect. With a tty stderr arrives on stdout."""
+
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    tty: bool = False
+
+
+class Channel(enum.IntEnum):
+    STDOUT = 1
+    STDERR = 2
+
+
+class Stream(Protocol):
+    """A running exec or attach. One reader, one writer; `close` is always called."""
+
+    async def read(self) -> tuple[Channel, bytes] | None:
+        """The next piece of output, None at its end."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None:
+        """Half-close: the command sees end of file, its output still flows."""
+
+    async def resize(self, width: int, height: int) -> None: ...
+
+    async def exit_code(self) -> int:
+        """After the end of output. 0 for an attach."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeVersion:
+    name: str  # docker, containerd: also the scheme of containerID
+    version: str
+    api_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeStatus:
+    runtime_ready: bool
+    runtime_message: str = ""
+    network_ready: bool = False
+    network_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Look at this pod again. `container_id` is a sandbox's or a container's."""
+
+    pod_uid: str
+    container_id: str = ""
+
+
+class Runtime(Protocol):
+    async def version(self) -> RuntimeVersion: ...
+
+    async def status(self) -> RuntimeStatus:
+        """Never raises and never takes long: a hung runtime is an answer."""
+
+    async def run_sandbox(self, config: SandboxConfig) -> str:
+        """Create, start and give a network. Returns the id of a READY sandbox or leaves none that is READY."""
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Give the network back and stop at once; its containers are to be stopped before. Idempotent."""
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        """Idempotent; a sandbox not stopped before is stopped; its containers go with it."""
+
+    async def sandbox_status(self, sandbox_id: str) -> SandboxStatus: ...
+
+    async def list_pods(self) -> list[PodRecord]:
+        """Everything of this node, in all states, in one look."""
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str: ...
+
+    async def start_container(self, container_id: str) -> None: ...
+
+    async def stop_container(self, container_id: str, timeout: float) -> None:
+        """The image's STOPSIGNAL or SIGTERM, SIGKILL after `timeout` seconds; back when the runtime shows the exit.
+
+        Idempotent. Cancel it and call again with a shorter timeout to shrink a grace period."""
+
+    async def remove_container(self, container_id: str) -> None:
+        """Idempotent; kills what still runs."""
+
+    async def container_status(self, container_id: str) -> ContainerStatus: ...
+
+    async def exec_sync(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
+        """ExecTimeout when the command outlives `timeout` (0 = the runtime's own limit)."""
+
+    async def exec(self, container_id: str, command: Sequence[str], options: StreamOptions) -> Stream: ...
+
+    async def attach(self, container_id: str, options: StreamOptions) -> Stream: ...
+
+    async def watch(self, notify: Callable[[Hint], None]) -> None:
+        """Runs until cancelled and calls `notify` in the loop; survives the runtime's death and return."""
+
+    def hinting(self) -> bool:
+        """Whether hints flow right now; while they do a relist may be rare."""
+
+    async def pull(self, image: str, auth: RegistryAuth | None = None) -> str:
+        """The image id. RuntimeRefused carries the registry's words."""
+
+    async def image_status(self, image: str) -> Image | None: ...
+
+    async def list_images(self) -> list[Image]: ...
+
+    async def remove_image(self, image: str) -> None:
+        """Idempotent."""
+
+    async def close(self) -> None:
+        """Give back threads and sockets; containers stay as they are."""
