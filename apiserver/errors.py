@@ -1,8 +1,8 @@
 """Failures as the API speaks them: a `metav1.Status` with a code, a reason and a sentence.
 
-Clients match on `reason` and `code`, people read `message`, and a surprising number of tools match on the exact words; the
-texts here are those of k8s.io/apimachinery/pkg/api/errors and .../util/validation/field. A validation produces `Cause`
-values (where, what kind, which value, why); `invalid` folds them into one 422.
+Clients match on `reason` and `code`, people read `message`, and a surprising number of tools match on the exact words;
+the texts here are those of k8s.io/apimachinery/pkg/api/errors and .../util/validation/field. A validation produces
+`Cause` values (where, what kind, which value, why); `invalid` folds them into one 422.
 """
 
 import json
@@ -36,7 +36,7 @@ _WITHOUT_VALUE: Final = frozenset({REQUIRED, FORBIDDEN, TOO_LONG})
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One thing wrong with one field; `message` is complete ("Invalid value: ..."), `field` is a path ("spec.ports[0]")."""
+    """One thing wrong with one field: `message` is complete ("Invalid value: ..."), `field` is a path ("spec.a[0]")."""
 
     field: str
     reason: str

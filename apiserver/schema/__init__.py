@@ -1,0 +1,34 @@
+"""The schema table: every stable Kubernetes type and resource, and which of them this server serves."""
+
+from apiserver.schema.model import GVK, Field, ResourceInfo, Shape, Subresource, Table, Type, WireField
+from apiserver.schema.table import (
+    kind_of,
+    load,
+    messages,
+    named,
+    resource,
+    resource_of,
+    served,
+    type_name,
+    type_of,
+)
+
+__all__ = [
+    "GVK",
+    "Field",
+    "ResourceInfo",
+    "Shape",
+    "Subresource",
+    "Table",
+    "Type",
+    "WireField",
+    "kind_of",
+    "load",
+    "messages",
+    "named",
+    "resource",
+    "resource_of",
+    "served",
+    "type_name",
+    "type_of",
+]
