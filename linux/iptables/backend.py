@@ -1,0 +1,104 @@
+"""Which of the kernel's two iptables interfaces this machine uses: nf_tables or the legacy x_tables.
+
+Both may hold rules at once, and packets pass both, so a daemon must write where the others on the machine write. The
+order of questions is that of Kubernetes' iptables-wrappers: where the kubelet left its hint chain; where any Kubernetes
+chain is; what the distribution made the default. Reading legacy tables without naming one does not load its modules.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shutil
+from dataclasses import dataclass
+
+from linux import process
+from linux.iptables.rules import Family, Snapshot, Table, parse
+
+_VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?: \((nf_tables|legacy)\))?")
+_HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
+RANDOM_FULLY = (1, 6, 2)  # the first release with MASQUERADE --random-fully
+
+
+class Flavor(enum.StrEnum):
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class Unusable(Exception):
+    """There is no iptables here that we could use. Says what is missing and what to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One family's commands of one flavor."""
+
+    family: Family
+    flavor: Flavor
+    version: tuple[int, int, int]
+    save: str
+    restore: str
+
+    @property
+    def chains_per_section(self) -> int:
+        """Transactions of iptables-nft cost the square of their chains (600 chains: about 100 Services of 5
+        endpoints). Legacy rewrites the whole table at each commit, so there one commit is best."""
+        return 600 if self.flavor is Flavor.NFT else 1_000_000
+
+    @property
+    def random_fully(self) -> bool:
+        return self.version >= RANDOM_FULLY
+
+
+async def detect(family: Family = Family.V4) -> Backend:
+    """The backend to use in this network namespace."""
+    version, default = await _version(family.command)
+    seen = {flavor: await _saved(family, flavor) for flavor in Flavor}
+    for matches in (_has_hint, _has_kubernetes):
+        for flavor, snapshot in seen.items():
+            if snapshot is not None and matches(snapshot):
+                return backend(family, flavor, version)
+    return backend(family, default, version)
+
+
+def backend(family: Family, flavor: Flavor, version: tuple[int, int, int]) -> Backend:
+    stem = f"{family.command}-{flavor}"
+    commands = shutil.which(f"{stem}-save"), shutil.which(f"{stem}-restore")
+    if commands[0] is None or commands[1] is None:
+        commands = shutil.which(f"{family.command}-save"), shutil.which(f"{family.command}-restore")
+    if commands[0] is None or commands[1] is None:
+        raise Unusable(f"{family.command}-restore is not on PATH: install the package iptables")
+    return Backend(family, flavor, version, commands[0], commands[1])
+
+
+async def named(family: Family, flavor: Flavor) -> Backend:
+    """The commands of a flavor that the caller has chosen."""
+    version, _ = await _version(f"{family.command}-{flavor}")
+    return backend(family, flavor, version)
+
+
+async def _version(command: str) -> tuple[tuple[int, int, int], Flavor]:
+    if shutil.which(command) is None:
+        raise Unusable(f"{command} is not on PATH: install the package iptables")
+    done = await process.run([command, "--version"], timeout=10)
+    found = _VERSION.search(done.stdout.decode(errors="replace"))
+    if found is None:
+        raise Unusable(f"{command} --version said {done.stdout!r}, which names no version")
+    flavor = Flavor.NFT if found[4] == "nf_tables" else Flavor.LEGACY
+    return (int(found[1]), int(found[2]), int(found[3])), flavor
+
+
+async def _saved(family: Family, flavor: Flavor) -> Snapshot | None:
+    command = shutil.which(f"{family.command}-{flavor}-save")
+    if command is None:
+        return None
+    done = await process.run([command], timeout=60, check=False)
+    return parse(done.stdout.decode(errors="replace")) if done.returncode == 0 else None
+
+
+def _has_hint(snapshot: Snapshot) -> bool:
+    return any(name in snapshot.tables.get(Table.MANGLE, {}) for name in _HINTS)
+
+
+def _has_kubernetes(snapshot: Snapshot) -> bool:
+    return any(name.startswith("KUBE-") for chains in snapshot.tables.values() for name in chains)

@@ -1,0 +1,216 @@
+"""Tables, chains and rules as values, and the stamp by which a chain in the kernel is recognised.
+
+Rules do not round-trip through the kernel as text: iptables-save reorders matches, rewrites masks and drops defaults.
+So nothing here compares rule text. The first rule of each chain we write carries a hash of the whole chain in its
+comment, and a chain in the kernel counts as ours and unchanged when that stamp and the number of rules agree (`Mark`).
+Whoever flushes the chain, or adds or deletes a rule in it, breaks the mark, and the chain is written again whole.
+
+A rule is written in iptables' own words, without the leading `-A CHAIN`. Its comment is kept apart, because a rule can
+carry only one and the stamp travels in it.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+MAX_CHAIN_NAME = 28  # XT_EXTENSION_MAXNAMELEN - 1
+_MAX_COMMENT = 255  # XT_MAX_COMMENT_LEN - 1
+_STAMP = re.compile(r"\bwherry:([0-9a-f]{12})\b")
+_TARGET = re.compile(r'(?:^| )-[jg] ([^ "]+)')
+_COMMENT = re.compile(r'--comment (?:"((?:[^"\\]|\\.)*)"|(\S+))')
+
+
+class Family(enum.IntEnum):
+    """An address family; everything above takes it as a parameter."""
+
+    V4 = 4
+    V6 = 6
+
+    @property
+    def command(self) -> str:
+        """The stem of the family's commands: `<stem>-save`, `<stem>-restore`."""
+        return "iptables" if self is Family.V4 else "ip6tables"
+
+    @property
+    def loopback(self) -> str:
+        return "127.0.0.0/8" if self is Family.V4 else "::1/128"
+
+    @property
+    def bits(self) -> int:
+        return 32 if self is Family.V4 else 128
+
+
+class Table(enum.StrEnum):
+    FILTER = "filter"
+    NAT = "nat"
+    MANGLE = "mangle"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Matches and a target as iptables spells them, e.g. `Rule("-s 10.0.0.1 -j KUBE-MARK-MASQ", "ns/svc:http")`."""
+
+    spec: str
+    comment: str = ""
+
+    def text(self, stamp: str = "") -> str:
+        comment = f"{self.comment} {stamp}".strip()
+        if not comment:
+            return self.spec
+        quoted = comment.replace("\\", "\\\\").replace('"', '\\"')
+        return f'-m comment --comment "{quoted}" {self.spec}'
+
+    @property
+    def target(self) -> str | None:
+        """The chain or verdict jumped to."""
+        return target_of(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What identifies a chain's content in the kernel: the stamp in its first rule and how many rules it has."""
+
+    stamp: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain that is wholly ours. `body` is its rules ready for iptables-restore, stamped, one `-A` line each."""
+
+    table: Table
+    name: str
+    rules: tuple[Rule, ...] = ()
+    mark: Mark = field(init=False, compare=False, repr=False)
+    body: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.name) > MAX_CHAIN_NAME:
+            raise ValueError(f"chain name {self.name!r} is longer than the kernel's {MAX_CHAIN_NAME} characters")
+        texts = [rule.text() for rule in self.rules]
+        stamp = ""
+        if texts:
+            stamp = hashlib.blake2s("\n".join(texts).encode(), digest_size=6).hexdigest()
+            texts[0] = self.rules[0].text(f"wherry:{stamp}")
+        object.__setattr__(self, "mark", Mark(stamp, len(texts)))
+        object.__setattr__(self, "body", "".join(f"-A {self.name} {text}\n" for text in texts))
+
+    @property
+    def key(self) -> tuple[Table, str]:
+        return self.table, self.name
+
+
+class Position(enum.Enum):
+    FIRST = "first"
+    LAST = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Our one rule in a chain that others share. It is there when a rule with its target and comment is there."""
+
+    table: Table
+    chain: str
+    rule: Rule
+    position: Position = Position.FIRST
+
+    def is_in(self, snapshot: Snapshot) -> bool:
+        lines = snapshot.lines(self.table, self.chain)
+        return any(target_of(line) == self.rule.target and comment_of(line) == self.rule.comment for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One kernel transaction on one table: chains written whole, jumps inserted, saved rules and chains deleted.
+
+    `removals` are (chain, rule as iptables-save printed it); `deleted` chains must be empty and unreferenced by then.
+    """
+
+    table: Table
+    chains: tuple[Chain, ...] = ()
+    flushed: tuple[str, ...] = ()
+    jumps: tuple[Jump, ...] = ()
+    removals: tuple[tuple[str, str], ...] = ()
+    deleted: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The section in iptables-restore's format. All chains are declared before the first rule may name one."""
+        lines = [f"*{self.table}\n"]
+        lines += [f":{chain.name} - [0:0]\n" for chain in self.chains]
+        lines += [f":{name} - [0:0]\n" for name in self.flushed]
+        lines += [chain.body for chain in self.chains]
+        for jump in self.jumps:
+            verb = f"-I {jump.chain} 1" if jump.position is Position.FIRST else f"-A {jump.chain}"
+            lines.append(f"{verb} {jump.rule.text()}\n")
+        lines += [f"-D {chain} {rule}\n" for chain, rule in self.removals]
+        lines += [f"-X {name}\n" for name in self.deleted]
+        lines.append("COMMIT\n")
+        return "".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What iptables-save printed: for each table its chains, each with its rules as text without `-A CHAIN`."""
+
+    tables: Mapping[Table, Mapping[str, tuple[str, ...]]]
+
+    def lines(self, table: Table, chain: str) -> tuple[str, ...]:
+        return self.tables.get(table, {}).get(chain, ())
+
+    def marks(self) -> dict[tuple[Table, str], Mark]:
+        """The mark of every chain; a chain without our stamp has an empty one."""
+        return {
+            (table, name): Mark(stamp_of(lines[0]) if lines else "", len(lines))
+            for table, chains in self.tables.items()
+            for name, lines in chains.items()
+        }
+
+
+def parse(saved: str) -> Snapshot:
+    """Read iptables-save's (or iptables-restore's) text. Lines that are not rules or chains are passed over."""
+    tables: dict[Table, dict[str, list[str]]] = {}
+    current: dict[str, list[str]] = {}
+    known = {table.value: table for table in Table}
+    for line in saved.splitlines():
+        head = line[:1]
+        if head == "*":
+            name = line[1:].strip()
+            current = tables.setdefault(known[name], {}) if name in known else {}
+        elif head == ":":
+            current.setdefault(line[1:].split(" ", 1)[0], [])
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            current.setdefault(chain, []).append(rule)
+    return Snapshot({table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in tables.items()})
+
+
+def stamp_of(rule: str) -> str:
+    found = _STAMP.search(rule)
+    return found[1] if found else ""
+
+
+def target_of(rule: str) -> str | None:
+    found = _TARGET.search(_COMMENT.sub("", rule))
+    return found[1] if found else None
+
+
+def comment_of(rule: str) -> str:
+    """A rule's comment without our stamp."""
+    found = _COMMENT.search(rule)
+    if found is None:
+        return ""
+    comment = re.sub(r"\\(.)", r"\1", found[1]) if found[1] is not None else found[2]
+    return _STAMP.sub("", comment).strip()
+
+
+def render(chains: Iterable[Chain]) -> str:
+    """Whole chains as iptables-restore text, a section a table; what the tracer and golden files read."""
+    grouped: dict[Table, list[Chain]] = {}
+    for chain in chains:
+        grouped.setdefault(chain.table, []).append(chain)
+    return "".join(Section(table, tuple(group)).text() for table, group in grouped.items())
