@@ -1,0 +1,230 @@
+"""The embedded store: SQLite in a child process (see `sqlite_child`), spoken to over a socketpair.
+
+Requests are answered in the order they were sent, so the order of replies is the order of commits: live batches for
+watchers are made from replies as they arrive. A watcher that starts in the past subscribes first and then asks for
+the history; live batches that the history already covers are dropped.
+
+The child's death is the daemon's: writes in flight may or may not be on disk, and only a fresh load can tell. Their
+callers get StoreLost, `run()` raises it, and systemd starts us again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import marshal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from apiserver.store import (
+    Batch,
+    Change,
+    Committed,
+    Compacted,
+    Conflict,
+    Op,
+    Snapshot,
+    Stored,
+    StoreFailed,
+    StoreLost,
+    check_ops,
+)
+
+EXPIRE_EVERY = 5.0
+HISTORY = 10_000
+CLOSE_WAIT = 10.0
+
+Changes = Callable[[Any], tuple[Change, ...]]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request on its way: who waits, and which changes its answer means for watchers."""
+
+    future: asyncio.Future[Any]
+    changes: Changes | None
+
+
+class _Channel(asyncio.Protocol):
+    def __init__(self, on_reply: Callable[[int, str, Any], None]) -> None:
+        self.buffer = bytearray()
+        self.on_reply = on_reply
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        position = 0
+        while len(self.buffer) >= position + 4:
+            (length,) = struct.unpack_from("<I", self.buffer, position)
+            if len(self.buffer) < position + 4 + length:
+                break
+            frame = bytes(memoryview(self.buffer)[position + 4 : position + 4 + length])
+            position += 4 + length
+            self.on_reply(*marshal.loads(frame))
+        del self.buffer[:position]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.on_reply(-1, "lost", str(exc or "the store process ended"))
+
+
+class SqliteStore:
+    """Made by `open_store`."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._numbers = itertools.count(1)
+        self._opened: asyncio.Future[Any] = loop.create_future()
+        self._waiting: dict[int, _Waiting] = {0: _Waiting(self._opened, None)}
+        self._subscribers: set[asyncio.Queue[Batch | None]] = set()
+        self._transport: asyncio.Transport | None = None
+        self._lost = asyncio.Event()
+        self._why_lost = ""
+
+    async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
+        rv, rows = await self._ask("load", prefix, at)
+        return Snapshot(rv, tuple(Stored(key, value, row_rv) for key, row_rv, value in rows))
+
+    async def txn(self, ops: Sequence[Op]) -> Committed | Conflict:
+        check_ops(ops)
+
+        def changes(rvs: list[int]) -> tuple[Change, ...]:
+            return tuple(Change(rv, op.key, op.value) for rv, op in zip(rvs, ops, strict=True))
+
+        now = time.time()
+        wire = [(op.key, op.value, op.expect, None if op.ttl is None else now + op.ttl) for op in ops]
+        try:
+            return Committed(tuple(await self._ask("txn", wire, changes=changes)))
+        except _Conflicted as conflict:
+            return Conflict(conflict.actual)
+
+    async def watch(self, after: int) -> AsyncIterator[Batch]:
+        queue: asyncio.Queue[Batch | None] = asyncio.Queue()
+        self._subscribers.add(queue)
+        try:
+            history = tuple(Change(*row) for row in await self._ask("since", after))
+            if history:
+                yield Batch(history)
+                after = history[-1].rv
+            while True:
+                batch = await queue.get()
+                if batch is None:
+                    raise StoreLost(self._why_lost)
+                if batch.rv > after:
+                    yield batch
+        finally:
+            self._subscribers.discard(queue)
+
+    async def current(self) -> int:
+        rv, _ = await self._ask("status")
+        return int(rv)
+
+    async def oldest(self) -> int:
+        _, oldest = await self._ask("status")
+        return int(oldest)
+
+    async def compact(self, rv: int) -> None:
+        await self._ask("compact", rv)
+
+    async def health(self) -> None:
+        await self._ask("status")
+
+    async def expire(self, now: float) -> None:
+        """Deletes every key whose time to live ended before `now` (Unix time)."""
+
+        def changes(gone: list[tuple[int, str]]) -> tuple[Change, ...]:
+            return tuple(Change(rv, key, None) for rv, key in gone)
+
+        await self._ask("expire", now, changes=changes)
+
+    async def run(self) -> NoReturn:
+        """Expires keys; raises StoreLost when the child ends. Own it in the daemon's TaskGroup."""
+        while True:
+            try:
+                await asyncio.wait_for(self._lost.wait(), EXPIRE_EVERY)
+            except TimeoutError:
+                with contextlib.suppress(StoreFailed):  # a full disk: the next pass tries again
+                    await self.expire(time.time())
+                continue
+            raise StoreLost(self._why_lost)
+
+    async def _ask(self, verb: str, *arguments: object, changes: Changes | None = None) -> Any:
+        if self._lost.is_set() or self._transport is None:
+            raise StoreLost(self._why_lost)
+        number = next(self._numbers)
+        waiting = _Waiting(asyncio.get_running_loop().create_future(), changes)
+        self._waiting[number] = waiting
+        payload = marshal.dumps((number, verb, *arguments))
+        self._transport.write(struct.pack("<I", len(payload)) + payload)
+        return await waiting.future
+
+    def _on_reply(self, number: int, word: str, payload: Any) -> None:
+        if word == "lost":
+            self._lose(payload)
+            return
+        waiting = self._waiting.pop(number)
+        if word == "ok" and waiting.changes:
+            changes = waiting.changes(payload)
+            for queue in self._subscribers if changes else ():
+                queue.put_nowait(Batch(changes))
+        if waiting.future.done():  # its caller was cancelled; the write stands all the same
+            return
+        match word:
+            case "ok":
+                waiting.future.set_result(payload)
+            case "conflict":
+                waiting.future.set_exception(_Conflicted(tuple(payload)))
+            case "compacted":
+                waiting.future.set_exception(Compacted(payload))
+            case _:
+                waiting.future.set_exception(StoreFailed(payload))
+
+    def _lose(self, why: str) -> None:
+        self._why_lost = why
+        self._lost.set()
+        for waiting in self._waiting.values():
+            if not waiting.future.done():
+                waiting.future.set_exception(StoreLost(why))
+        self._waiting.clear()
+        for queue in self._subscribers:
+            queue.put_nowait(None)
+
+
+class _Conflicted(Exception):
+    def __init__(self, actual: tuple[int, ...]) -> None:
+        super().__init__("conflict")
+        self.actual = actual
+
+
+@asynccontextmanager
+async def open_store(path: Path, *, history: int = HISTORY) -> AsyncIterator[SqliteStore]:
+    """Starts the child and waits until it owns the file; on exit waits until it has finished its last commit.
+
+    Raises StoreFailed naming the file when it cannot be opened, or when another process has it open.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ours, theirs = socket.socketpair()
+    child = Path(__file__).with_name("sqlite_child.py")
+    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path), str(history)]
+    with theirs:
+        process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220
+    store = SqliteStore()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(lambda: _Channel(store._on_reply), sock=ours)
+    try:
+        store._transport = transport
+        try:
+            await store._opened
+        except (StoreFailed, StoreLost) as error:
+            raise StoreFailed(f"cannot open {path}: {error}") from error
+        yield store
+    finally:
+        transport.close()
+        await asyncio.to_thread(process.wait, CLOSE_WAIT)

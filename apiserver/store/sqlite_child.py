@@ -1,0 +1,251 @@
+"""The process that owns the SQLite file. Standard library only; started by path with `python -I -S`.
+
+Why a process: the sqlite3 module hands the GIL over at every step, and in a busy event loop waits up to 5 ms to get
+it back. Here nobody competes for it.
+
+Group commit: while one COMMIT waits for the disk, further requests pile up in the socket; the next round takes them
+all and commits them together. A reply leaves only after the COMMIT that carries its write.
+
+    kv(k, rv, v, expires)        what is
+    log(rv, k, prev_rv, prev)    what each change replaced
+
+The log holds the *replaced* value, so the values of history are found by walking back from kv: one extra copy per
+write gives both the events since a revision and the whole state at a revision.
+
+Wire: 4 bytes length (little endian) + marshal of a tuple; both ends are the same interpreter.
+    request  (id, verb, *arguments)
+    reply    (id, "ok" | "more" | "conflict" | "compacted" | "failed", payload)
+"""
+
+import contextlib
+import fcntl
+import marshal
+import os
+import signal
+import socket
+import sqlite3
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+INDEX_BITS = 7
+CHUNK_ROWS = 500
+ROUND_BYTES = 4 << 20
+LOCK_WAIT = 10.0
+TRIM_EVERY = 500
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS kv(k TEXT PRIMARY KEY, rv INTEGER NOT NULL, v BLOB NOT NULL, expires REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS kv_expires ON kv(expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS log(rv INTEGER PRIMARY KEY, k TEXT NOT NULL, prev_rv INTEGER NOT NULL, prev BLOB);
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES('revision', 1), ('rv', 128), ('compacted', 128), ('format', 1);
+"""
+
+
+Request = tuple[Any, ...]  # number, verb, arguments
+Reply = tuple[int, str, Any]
+WireOp = tuple[str, bytes | None, int | None, float | None]  # key, value, expected rv, expiry
+Row = tuple[int, bytes | None]  # rv, value
+
+
+class Refused(Exception):
+    def __init__(self, word: str, payload: object) -> None:
+        super().__init__(word)
+        self.word, self.payload = word, payload
+
+
+class Database:
+    def __init__(self, path: str, history: int) -> None:
+        self.db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=FULL")
+        self.db.execute("PRAGMA journal_size_limit=16777216")
+        self.db.executescript("BEGIN;" + SCHEMA + "COMMIT;")
+        self.history = history
+        self.since_trim = 0
+        self.remember()
+
+    def remember(self) -> None:
+        meta = dict(self.db.execute("SELECT name, value FROM meta"))
+        if meta["format"] != 1:
+            raise SystemExit(f"its format is {meta['format']}; this program reads format 1")
+        self.revision, self.rv, self.compacted = meta["revision"], meta["rv"], meta["compacted"]
+
+    def round(self, requests: list[Request], send: Callable[[Reply], None]) -> None:
+        """Carries out the requests in one SQLite transaction; answers after the COMMIT."""
+        replies: list[Reply] = []
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            before = self.revision, self.compacted
+            replies.extend(self.answer(request) for request in requests)
+            if (self.revision, self.compacted) != before:
+                self.db.execute("UPDATE meta SET value=? WHERE name='revision'", (self.revision,))
+                self.db.execute("UPDATE meta SET value=? WHERE name='rv'", (self.rv,))
+                self.db.execute("UPDATE meta SET value=? WHERE name='compacted'", (self.compacted,))
+            self.db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            self.remember()
+            replies = [(request[0], "failed", str(error)) for request in requests]
+        for reply in replies:
+            send(reply)
+
+    def answer(self, request: Request) -> Reply:
+        number, verb, *arguments = request
+        try:
+            return (number, "ok", getattr(self, verb)(*arguments))
+        except Refused as refused:
+            return (number, refused.word, refused.payload)
+
+    def txn(self, ops: list[WireOp]) -> list[int]:
+        found = [self.db.execute("SELECT rv, v FROM kv WHERE k=?", (op[0],)).fetchone() or (0, None) for op in ops]
+        if any(op[2] is not None and op[2] != row[0] for op, row in zip(ops, found, strict=True)):
+            raise Refused("conflict", [row[0] for row in found])
+        self.revision += 1
+        return [
+            self.write(self.revision << INDEX_BITS | index, key, value, expires, row)
+            for index, ((key, value, _, expires), row) in enumerate(zip(ops, found, strict=True))
+        ]
+
+    def write(self, rv: int, key: str, value: bytes | None, expires: float | None, replaced: Row) -> int:
+        if value is None:
+            self.db.execute("DELETE FROM kv WHERE k=?", (key,))
+        else:
+            self.db.execute("INSERT OR REPLACE INTO kv VALUES(?,?,?,?)", (key, rv, value, expires))
+        self.db.execute("INSERT INTO log VALUES(?,?,?,?)", (rv, key, *replaced))
+        self.rv = rv
+        self.since_trim += 1
+        if self.since_trim >= TRIM_EVERY:
+            self.trim()
+        return rv
+
+    def trim(self) -> None:
+        self.since_trim = 0
+        row = self.db.execute("SELECT rv FROM log ORDER BY rv DESC LIMIT 1 OFFSET ?", (self.history,)).fetchone()
+        if row:
+            self.compact(row[0])
+
+    def compact(self, rv: int) -> None:
+        """Whole revisions only: a transaction is forgotten or remembered, never cut in two."""
+        self.compacted = max(self.compacted, min(rv | (1 << INDEX_BITS) - 1, self.rv))
+        self.db.execute("DELETE FROM log WHERE rv<=?", (self.compacted,))
+
+    def expire(self, now: float) -> list[tuple[int, str]]:
+        """Deletes what has outlived its time; answers the (rv, key) pairs."""
+        rows = self.db.execute("SELECT k, rv, v FROM kv WHERE expires<=? LIMIT 1000", (now,)).fetchall()
+        gone: list[tuple[int, str]] = []
+        for key, rv, value in rows:
+            self.revision += 1
+            gone.append((self.write(self.revision << INDEX_BITS, key, None, None, (rv, value)), key))
+        return gone
+
+    def status(self) -> tuple[int, int]:
+        return self.rv, self.compacted
+
+    def since(self, after: int) -> list[tuple[int, str, bytes | None]]:
+        """The changes after a resource version, oldest first: (rv, key, value or None)."""
+        if after < self.compacted:
+            raise Refused("compacted", self.compacted)
+        values: dict[str, bytes | None] = {}
+        changes: list[tuple[int, str, bytes | None]] = []
+        query = "SELECT rv, k, prev FROM log WHERE rv>? ORDER BY rv DESC"
+        for rv, key, replaced in self.db.execute(query, (after,)).fetchall():
+            if key not in values:
+                row = self.db.execute("SELECT v FROM kv WHERE k=?", (key,)).fetchone()
+                values[key] = row and row[0]
+            changes.append((rv, key, values[key]))
+            values[key] = replaced
+        return changes[::-1]
+
+    def load(self, prefix: str, at: int | None) -> tuple[int, list[tuple[str, int, bytes]]]:
+        """(rv, rows) of everything under the prefix, with the log rolled back to `at`."""
+        if at is not None and at < self.compacted:
+            raise Refused("compacted", self.compacted)
+        end = prefix + "\U0010ffff"
+        old: dict[str, Row] = {}
+        if at is not None:
+            query = "SELECT k, prev_rv, prev FROM log WHERE rv>? AND k>=? AND k<? ORDER BY rv DESC"
+            old = {key: (rv, value) for key, rv, value in self.db.execute(query, (at, prefix, end))}
+        rows = [
+            row
+            for row in self.db.execute("SELECT k, rv, v FROM kv WHERE k>=? AND k<?", (prefix, end))
+            if row[0] not in old
+        ]
+        rows += [(key, rv, value) for key, (rv, value) in old.items() if value is not None]
+        return (self.rv if at is None else min(at, self.rv), sorted(rows))
+
+
+def frames(connection: socket.socket) -> Iterator[list[Request]]:
+    """Rounds of whole requests: blocks for the first, then takes what is already there."""
+    buffer = bytearray()
+    while True:
+        connection.setblocking(True)
+        piece = connection.recv(1 << 18)
+        while piece:
+            buffer += piece
+            if len(buffer) > ROUND_BYTES:
+                break
+            connection.setblocking(False)
+            try:
+                piece = connection.recv(1 << 18)
+            except BlockingIOError:
+                break
+        requests: list[Request] = []
+        position = 0
+        while len(buffer) >= position + 4:
+            (length,) = struct.unpack_from("<I", buffer, position)
+            if len(buffer) < position + 4 + length:
+                break
+            requests.append(marshal.loads(memoryview(buffer)[position + 4 : position + 4 + length]))
+            position += 4 + length
+        del buffer[:position]
+        connection.setblocking(True)
+        if requests:
+            yield requests
+        if not piece:
+            return
+
+
+def lock(path: str) -> None:
+    """One owner a file. The previous one may still be finishing its last COMMIT after its parent was killed."""
+    descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise SystemExit("another process has it open") from None
+            time.sleep(0.05)
+
+
+def main(descriptor: int, path: str, history: int) -> None:
+    # A terminal's Ctrl-C and systemd's SIGTERM reach the whole group; the parent still needs us for its last writes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection = socket.socket(fileno=descriptor)
+    os.umask(0o077)
+
+    def send(reply: Reply) -> None:
+        payload = marshal.dumps(reply)
+        connection.sendall(struct.pack("<I", len(payload)) + payload)
+
+    try:
+        lock(path)
+        database = Database(path, history)
+    except (SystemExit, sqlite3.Error, OSError) as error:
+        send((0, "failed", str(error)))
+        return
+    send((0, "ok", None))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was killed: nobody to tell
+        for requests in frames(connection):
+            database.round(requests, send)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
