@@ -1,0 +1,131 @@
+"""kubeconfig files: how a client finds its server and proves who it is.
+
+Only what Wherry's daemons need is understood: a server, its CA, a client certificate or a bearer token, each inline or in
+a file (relative paths are relative to the kubeconfig). Exec plugins and proxies are refused in words.
+"""
+
+import base64
+import os
+import ssl
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kube.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A server and a proof of identity; PEM values are bytes."""
+
+    server: str
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    insecure: bool = False
+    server_name: str | None = None
+
+    @classmethod
+    def from_files(cls, server: str, ca: str, certificate: str, key: str) -> "Connection":
+        return cls(server, _read(ca, "ca"), _read(certificate, "certificate"), _read(key, "key"))
+
+    @classmethod
+    def from_kubeconfig(cls, path: str, context: str | None = None) -> "Connection":
+        """Raises UsageError naming the file and what is missing in it."""
+        try:
+            document = yaml.safe_load(Path(path).read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            raise UsageError(f"--kubeconfig {path}: {error}; name a readable kubeconfig file") from error
+        if not isinstance(document, dict):
+            raise UsageError(
+                f"--kubeconfig {path}: this is not a kubeconfig (expected a mapping with clusters and users)"
+            )
+        where = os.path.dirname(os.path.abspath(path))
+        name = context or document.get("current-context") or ""
+        chosen = _named(document, "contexts", name, "context", path)
+        cluster = _named(document, "clusters", str(chosen.get("cluster", "")), "cluster", path)
+        user = _named(document, "users", str(chosen.get("user", "")), "user", path)
+        if "exec" in user or "auth-provider" in user:
+            raise UsageError(
+                f"--kubeconfig {path}: user {chosen.get('user')!r} needs a plugin; give a certificate or a token"
+            )
+        if not cluster.get("server"):
+            raise UsageError(f"--kubeconfig {path}: cluster {chosen.get('cluster')!r} has no server")
+        return cls(
+            server=str(cluster["server"]).rstrip("/"),
+            ca=_material(cluster, "certificate-authority", where),
+            certificate=_material(user, "client-certificate", where),
+            key=_material(user, "client-key", where),
+            token=user.get("token"),
+            insecure=bool(cluster.get("insecure-skip-tls-verify")),
+            server_name=cluster.get("tls-server-name"),
+        )
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """None for plain HTTP. The key touches the disk only as long as the ssl module needs a file."""
+        if not self.server.startswith("https:"):
+            return None
+        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.certificate and self.key:
+            with tempfile.NamedTemporaryFile(dir=_memory_directory()) as file:
+                file.write(self.certificate + b"\n" + self.key)
+                file.flush()
+                context.load_cert_chain(file.name)
+        return context
+
+
+def _memory_directory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror}; name a readable PEM file") from error
+
+
+def _named(document: dict[str, Any], section: str, name: str, inner: str, path: str) -> dict[str, Any]:
+    for entry in document.get(section) or []:
+        if entry.get("name") == name:
+            return entry.get(inner) or {}
+    raise UsageError(f"--kubeconfig {path}: no {inner} named {name!r} in {section}; set current-context or add it")
+
+
+def _material(entry: dict[str, Any], key: str, where: str) -> bytes | None:
+    if data := entry.get(f"{key}-data"):
+        return base64.b64decode(data)
+    if file := entry.get(key):
+        return _read(os.path.join(where, file), key)
+    return None
+
+
+def render(
+    server: str, ca: bytes, certificate: bytes, key: bytes, *, cluster: str = "wherry", user: str = "admin"
+) -> str:
+    """A kubeconfig with everything inline, as text."""
+
+    def inline(pem: bytes) -> str:
+        return base64.b64encode(pem).decode()
+
+    context = f"{user}@{cluster}"
+    return yaml.safe_dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": cluster, "cluster": {"server": server, "certificate-authority-data": inline(ca)}}],
+            "users": [
+                {"name": user, "user": {"client-certificate-data": inline(certificate), "client-key-data": inline(key)}}
+            ],
+            "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
+            "current-context": context,
+        },
+        sort_keys=False,
+    )

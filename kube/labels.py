@@ -1,0 +1,36 @@
+"""Names that Kubernetes reserves: labels, annotations, taints, namespaces and finalizers that more than one room uses."""
+
+HOSTNAME = "kubernetes.io/hostname"
+OS = "kubernetes.io/os"
+ARCH = "kubernetes.io/arch"
+ZONE = "topology.kubernetes.io/zone"
+REGION = "topology.kubernetes.io/region"
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+NODE_ROLE_PREFIX = "node-role.kubernetes.io/"
+NODE_ROLE_CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+
+SERVICE_NAME = "kubernetes.io/service-name"
+SERVICE_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "service.kubernetes.io/headless"
+ENDPOINTSLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+LAST_CHANGE_TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
+
+POD_TEMPLATE_HASH = "pod-template-hash"
+DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
+DEPLOYMENT_DESIRED_REPLICAS = "deployment.kubernetes.io/desired-replicas"
+DEPLOYMENT_MAX_REPLICAS = "deployment.kubernetes.io/max-replicas"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+TAINT_NOT_READY = "node.kubernetes.io/not-ready"
+TAINT_UNREACHABLE = "node.kubernetes.io/unreachable"
+TAINT_UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+TAINT_NETWORK_UNAVAILABLE = "node.kubernetes.io/network-unavailable"
+TAINT_MEMORY_PRESSURE = "node.kubernetes.io/memory-pressure"
+TAINT_DISK_PRESSURE = "node.kubernetes.io/disk-pressure"
+TAINT_PID_PRESSURE = "node.kubernetes.io/pid-pressure"
+
+FOREGROUND_DELETION = "foregroundDeletion"
+ORPHAN_DEPENDENTS = "orphan"
+
+NODE_LEASE_NAMESPACE = "kube-node-lease"
+SYSTEM_NAMESPACE = "kube-system"

@@ -1,0 +1,130 @@
+"""A daemon as a process: its log, its signals, its supervisor, its exit status.
+
+`main` runs a room's `run(config, ready)` until it ends, fails or SIGTERM or SIGINT arrives. Exit status: 0 after a signal
+and a clean end, 2 when whoever started us is wrong (`UsageError`, one line), 1 after a bug (traceback), so that the
+supervisor starts us again.
+"""
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from kube import sdnotify
+from kube.errors import UsageError
+
+C = TypeVar("C")
+
+Run = Callable[[C, Callable[[], None]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+def enter(name: str, load: Callable[[Sequence[str]], C], daemon: str, argv: Sequence[str] | None = None) -> int:
+    """A daemon's whole `main`: read the configuration with `load`, only then import the module `daemon` and run its `run`."""
+    try:
+        config = load(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        complain(name, error)
+        return 2
+    return main(importlib.import_module(daemon).run, config, name=name)
+
+
+def main(run: Run[C], config: C, *, name: str) -> int:
+    """Run the daemon `name`; the process's exit status."""
+    start_log(name)
+    try:
+        with _runner() as runner:
+            return runner.run(_supervised(run, config, name))
+    except BaseException as error:
+        usage = usage_error(error)
+        if usage is None:
+            log.critical("%s: this is a bug", name, exc_info=error)
+            return 1
+        complain(name, usage)
+        return 2
+
+
+def usage_error(error: BaseException) -> UsageError | None:
+    """The UsageError that `error` is or, being a group of nothing else, holds."""
+    if isinstance(error, UsageError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [usage_error(e) for e in error.exceptions]
+        return found[0] if all(found) else None
+    return None
+
+
+def complain(name: str, error: BaseException) -> None:
+    """One line on stderr."""
+    print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+
+def start_log(name: str) -> None:
+    """One line an entry on stderr; WHERRY_LOG sets the level (debug, info, warning). journald adds the time itself."""
+    level = os.environ.get("WHERRY_LOG", "info").upper()
+    stamp = "" if os.environ.get("JOURNAL_STREAM") else "%(asctime)s.%(msecs)03d "
+    logging.basicConfig(
+        level=level if level in logging.getLevelNamesMapping() else "INFO",
+        format=f"{stamp}{name} %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def _runner() -> asyncio.Runner:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _supervised(run: Run[C], config: C, name: str) -> int:
+    loop = asyncio.get_running_loop()
+    work = asyncio.current_task()
+    assert work
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            sdnotify.notify("STOPPING=1")
+            work.cancel()
+
+    def ready() -> None:
+        gc.collect()
+        gc.freeze()
+        sdnotify.notify("READY=1")
+        log.info("%s is ready", name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        async with asyncio.TaskGroup() as group:
+            watchdog = group.create_task(_watchdog())
+            await run(config, ready)
+            watchdog.cancel()
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+    if stopping:
+        log.info("%s has stopped", name)
+    return 0
+
+
+async def _watchdog() -> None:
+    """The loop is alive as long as this task gets its turn."""
+    interval = sdnotify.watchdog_interval()
+    with contextlib.suppress(asyncio.CancelledError):
+        while interval:
+            sdnotify.notify("WATCHDOG=1")
+            await asyncio.sleep(interval)

@@ -1,0 +1,217 @@
+"""The one loop.
+
+An event says only *that* something changed. A pass rereads everything it needs and computes the whole wish again; what
+failed is another pass, later. So nothing is lost when events are, and a restart is just the first pass.
+
+`forever` serves rooms whose unit is the whole node (proxy, overlay): one wake, one pass. `by_key` serves rooms whose unit
+is an object (pods, controllers): a key is handled by one pass at a time, and a key that is added while its pass runs gets
+exactly one more. Nobody else in this code base writes a `while True` around a sync.
+
+A pass returns the seconds after which it wants to be run again in any case, or None. It may raise:
+`Retry`, `ApiError` or `OSError` (the world refused: backed off), `Invalid` (logged; the pass counts as done, because the
+pass itself has already told the object's author). Anything else is a bug and ends the daemon.
+"""
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, Never, TypeVar
+
+from kube.errors import ApiError, Invalid, Retry
+
+K = TypeVar("K", bound=Hashable)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds to wait after the nth failure in a row: `first` doubled each time, at most `most`, +-`jitter` of itself."""
+
+    first: float = 0.2
+    most: float = 30.0
+    jitter: float = 0.1
+
+    def delay(self, failures: int) -> float:
+        if failures <= 0:
+            return 0.0
+        plain = min(self.most, self.first * 2.0 ** min(failures - 1, 32))
+        return plain * (1.0 + random.uniform(-self.jitter, self.jitter))
+
+
+class Wake:
+    """A flag that many may raise and one waits for; raised twice before it is seen is seen once."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """True when it was raised (and it is lowered then), False when `timeout` seconds passed first."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+def _refusal(error: BaseException) -> float | None:
+    """Seconds the refusing side asked for (0 if it did not say), or None when `error` is not a refusal."""
+    if isinstance(error, ApiError):
+        return error.retry_after
+    if isinstance(error, (Retry, OSError)):
+        return 0.0
+    return None
+
+
+async def forever(
+    sync: Callable[[], Awaitable[float | None]],
+    wake: Wake,
+    *,
+    resync: float,
+    min_interval: float = 0.0,
+    backoff: Backoff = Backoff(),
+    name: str = "",
+) -> Never:
+    """Run `sync` now, then whenever `wake` is raised, at least every `resync` seconds, never within `min_interval` of its
+    last end, and after a failure when its back-off has passed (a wake does not shorten a back-off)."""
+    failures = 0
+    while True:
+        wanted: float | None = None
+        try:
+            wanted = await sync()
+            failures = 0
+        except Invalid as error:
+            failures = 0
+            log.error("%s: %s", name or "sync", error)
+        except Exception as error:
+            asked = _refusal(error)
+            if asked is None:
+                raise
+            failures += 1
+            pause = max(asked, backoff.delay(failures), min_interval)
+            log.warning("%s: %s; again in %.1f s", name or "sync", error, pause)
+            await asyncio.sleep(pause)
+            continue
+        if min_interval:
+            await asyncio.sleep(min_interval)
+        await wake.wait(timeout=resync if wanted is None else min(resync, max(0.0, wanted - min_interval)))
+
+
+@dataclass(slots=True)
+class Keys(Generic[K]):
+    """The keys whose objects may have changed, each at most once, some of them not before a moment."""
+
+    _due: list[tuple[float, int, K]] = field(default_factory=list)
+    _when: dict[K, float] = field(default_factory=dict)
+    _busy: set[K] = field(default_factory=set)
+    _wake: Wake = field(default_factory=Wake)
+    _count: int = 0
+
+    def add(self, key: K, after: float = 0.0) -> None:
+        """Ask for a pass over `key`, not before `after` seconds from now; an earlier request wins over a later one."""
+        when = time.monotonic() + max(0.0, after)
+        if key in self._when and self._when[key] <= when:
+            return
+        self._when[key] = when
+        self._count += 1
+        heapq.heappush(self._due, (when, self._count, key))
+        self._wake.set()
+
+    def __len__(self) -> int:
+        return len(self._when) + len(self._busy)
+
+    def pending(self) -> int:
+        """How many keys wait for a pass that is due by now."""
+        now = time.monotonic()
+        return sum(1 for when in self._when.values() if when <= now)
+
+    async def take(self) -> K:
+        """The next key that is due and not being worked on; the caller calls `done` for it."""
+        while True:
+            now = time.monotonic()
+            held: list[tuple[float, int, K]] = []
+            found: K | None = None
+            timeout: float | None = None
+            while self._due:
+                when, count, key = self._due[0]
+                if self._when.get(key) != when:
+                    heapq.heappop(self._due)
+                    continue
+                if when > now:
+                    timeout = when - now
+                    break
+                heapq.heappop(self._due)
+                if key in self._busy:
+                    held.append((when, count, key))
+                    continue
+                found = key
+                break
+            for entry in held:
+                heapq.heappush(self._due, entry)
+            if found is not None:
+                del self._when[found]
+                self._busy.add(found)
+                if self._due:
+                    self._wake.set()  # another worker may take the next one
+                return found
+            await self._wake.wait(timeout=timeout)
+
+    def done(self, key: K) -> None:
+        self._busy.discard(key)
+        if key in self._when:
+            self._wake.set()
+
+
+async def by_key(
+    sync: Callable[[K], Awaitable[float | None]],
+    keys: Keys[K],
+    *,
+    workers: int = 4,
+    backoff: Backoff = Backoff(first=0.1, most=30.0),
+    name: str = "",
+) -> None:
+    """Run `sync(key)` for every key added to `keys`, `workers` at a time, the same key never twice at once; a failed key
+    comes again when its own back-off has passed. Runs until cancelled."""
+    failures: dict[K, int] = {}
+
+    async def work() -> Never:
+        while True:
+            key = await keys.take()
+            try:
+                wanted = await sync(key)
+                failures.pop(key, None)
+                if wanted is not None:
+                    keys.add(key, after=wanted)
+            except Invalid as error:
+                failures.pop(key, None)
+                log.error("%s %s: %s", name or "sync", key, error)
+            except Exception as error:
+                asked = _refusal(error)
+                if asked is None:
+                    raise
+                failures[key] = failures.get(key, 0) + 1
+                pause = max(asked, backoff.delay(failures[key]))
+                # A lost race (409) is the ordinary way of two writers; it is not worth a warning.
+                level = logging.DEBUG if isinstance(error, ApiError) and error.status == 409 else logging.WARNING
+                log.log(level, "%s %s: %s; again in %.1f s", name or "sync", key, error, pause)
+                keys.add(key, after=pause)
+            finally:
+                keys.done(key)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(work())

@@ -1,0 +1,325 @@
+"""Configuration, read once, at the door.
+
+A room's `config.py` declares one frozen Struct. Each field is a key of the configuration file (its name in camelCase) and,
+where it carries an `Option`, a command line flag:
+
+    class Config(msgspec.Struct, frozen=True, kw_only=True):
+        hostname_override: Annotated[str, Option("--hostname-override", "name of this node", key=None)] = ""
+        sync_frequency: Annotated[Duration, Option("--sync-frequency", "how often ...")] = 60.0
+        iptables: IPTables = IPTables()        # a nested Struct is a nested key; its fields may have flags too
+
+`key=None` makes a field flag-only (upstream keeps node identity out of KubeletConfiguration); `key="clusterCIDR"` spells
+what camelCase does not. Field types: str, int, float, bool, `Duration`, Literal, `tuple[str, ...]` (flag: commas, or
+repeated), `dict[str, str]` (flag: `a=b,c=d`), nested Structs, each also `| None`.
+
+Flags win over the file, the file over defaults. Unknown keys and flags are refused with the nearest known one. Every
+refusal is a `UsageError` that names the file or flag, the field and the remedy.
+"""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Never, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from kube.errors import UsageError
+from kube.version import GIT_VERSION
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+_SAME = "\0"
+_DURATION_MARK = msgspec.Meta(extra={"duration": True})
+Duration = Annotated[float, _DURATION_MARK]
+"""Seconds; written as Go durations (`30s`, `1m30s`, `250ms`) or plain numbers of seconds."""
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A flag and its help; `key` is the file's key when it is not the field's name in camelCase, None for flag-only."""
+
+    flag: str | None
+    help: str = ""
+    key: str | None = _SAME
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    key: str | None
+    flag: str | None
+    help: str
+    kind: Any
+    duration: bool
+    nested: type[msgspec.Struct] | None
+    default: Any
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds; raises ValueError."""
+    if isinstance(text, bool):
+        raise ValueError(f"{text!r} is not a duration; write it like 30s or 1m30s")  # noqa: TRY004
+    if isinstance(text, int | float):
+        return float(text)
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = _DURATION.findall(text)
+    if not parts or "".join(n + u for n, u in parts) != text:
+        raise ValueError(f"{text!r} is not a duration; write it like 30s or 1m30s")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def format_duration(seconds: float) -> str:
+    """The Go spelling: 90.0 -> `1m30s`, 0.25 -> `250ms`."""
+    if seconds < 1 and seconds:
+        return f"{seconds * 1000:g}ms"
+    hours, rest = divmod(seconds, 3600)
+    minutes, secs = divmod(rest, 60)
+    text = (f"{hours:g}h" if hours else "") + (f"{minutes:g}m" if minutes or hours else "")
+    return text + (f"{secs:g}s" if secs or not text else "0s" if text else "")
+
+
+def camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def load(
+    kind: type[C],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    api_version: str = "",
+    document_kind: str = "",
+) -> C:
+    """The configuration that `argv` asks for. `--config FILE` is there when `document_kind` names what the file holds.
+
+    Raises UsageError; exits 0 after `--help` and `--version`.
+    """
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{prog} {GIT_VERSION}")
+    if document_kind:
+        parser.add_argument(
+            "--config", metavar="FILE", help=f"a {document_kind} ({api_version}), YAML or JSON; flags win"
+        )
+    _add_flags(parser, kind)
+    given = vars(parser.parse_args(list(argv)))
+    path = given.pop("config", None)
+    values: dict[str, Any] = {}
+    if path:
+        values = _from_document(kind, _document(path, api_version, document_kind), path)
+    _overlay(kind, values, given)
+    return _build(kind, values, prog)
+
+
+def render(config: msgspec.Struct) -> dict[str, Any]:
+    """The configuration as its file would spell it (`/configz`, written config files): keys, durations as text."""
+    document: dict[str, Any] = {}
+    for field in _fields(type(config)):
+        if field.key is None:
+            continue
+        value = getattr(config, field.name)
+        if value is None:
+            continue
+        if isinstance(value, msgspec.Struct):
+            value = render(value)
+        elif field.duration:
+            value = format_duration(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        document[field.key] = value
+    return document
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        match = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if match:
+            known = difflib.get_close_matches(match[1], self._option_string_actions, 1)
+            hint = f"did you mean {known[0]}?" if known else "see --help for the flags there are"
+            raise UsageError(f"{match[1]}: unknown flag; {hint}")
+        raise UsageError(f"{message}; see --help")
+
+
+def _fields(kind: type[msgspec.Struct]) -> list[_Field]:
+    hints = get_type_hints(kind, include_extras=True)
+    fields = []
+    for info in msgspec.structs.fields(kind):
+        annotation = hints[info.name]
+        base, extras = _unwrap(annotation)
+        option = next((e for e in extras if isinstance(e, Option)), Option(None))
+        nested = base if isinstance(base, type) and issubclass(base, msgspec.Struct) else None
+        fields.append(
+            _Field(
+                name=info.name,
+                key=camel(info.name) if option.key == _SAME else option.key,
+                flag=option.flag,
+                help=option.help,
+                kind=base,
+                duration=_DURATION_MARK in extras,
+                nested=nested,
+                default=_default(info),
+            )
+        )
+    return fields
+
+
+def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The bare type without Annotated and without `| None`, and everything that annotated it."""
+    extras: tuple[Any, ...] = ()
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            extras += tuple(more)
+            continue
+        members = get_args(annotation)
+        if type(None) in members and len(members) == 2 and get_origin(annotation) is not tuple:
+            annotation = next(m for m in members if m is not type(None))
+            continue
+        return annotation, extras
+
+
+def _default(info: msgspec.structs.FieldInfo) -> Any:
+    if info.default is not msgspec.NODEFAULT:
+        return info.default
+    return info.default_factory() if info.default_factory is not msgspec.NODEFAULT else msgspec.NODEFAULT
+
+
+def _add_flags(parser: argparse.ArgumentParser, kind: type[msgspec.Struct], prefix: str = "") -> None:
+    for field in _fields(kind):
+        dest = f"{prefix}{field.name}"
+        if field.nested:
+            _add_flags(parser, field.nested, f"{dest}.")
+        if not field.flag:
+            continue
+        text = field.help
+        if field.default not in (msgspec.NODEFAULT, None, "", (), {}):
+            shown = format_duration(field.default) if field.duration else _shown(field.default)
+            text += f" (default {shown})"
+        extra: dict[str, Any] = {"nargs": "?", "const": "true"} if field.kind is bool else {}
+        if get_origin(field.kind) in (tuple, dict):
+            extra = {"action": "append"}
+        name = "BOOL" if field.kind is bool else "DURATION" if field.duration else _metavar(field.kind)
+        parser.add_argument(
+            field.flag,
+            dest=dest,
+            default=argparse.SUPPRESS,
+            metavar=name,
+            help=text.replace("%", "%%"),
+            **extra,
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{k}={v}" for k, v in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _metavar(kind: Any) -> str:
+    names = {int: "N", float: "X", str: "TEXT"}
+    return names.get(kind) or {tuple: "A,B", dict: "K=V"}.get(get_origin(kind) or kind, "TEXT")
+
+
+def _document(path: str, api_version: str, document_kind: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}; name a readable YAML or JSON file") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"--config {path}: expected a mapping with apiVersion and kind at its top")
+    for key, wanted in (("apiVersion", api_version), ("kind", document_kind)):
+        found = document.pop(key, None)
+        if found != wanted:
+            raise UsageError(f"--config {path}: {key}: found {found!r}, this daemon reads {wanted!r}")
+    return document
+
+
+def _from_document(kind: type[msgspec.Struct], document: dict[str, Any], path: str, prefix: str = "") -> dict[str, Any]:
+    fields = {f.key: f for f in _fields(kind) if f.key is not None}
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        field = fields.get(key)
+        where = f"--config {path}: {prefix}{key}"
+        if field is None:
+            known = difflib.get_close_matches(str(key), list(fields), 1)
+            hint = f"did you mean {prefix}{known[0]}?" if known else f"known keys: {', '.join(sorted(fields))}"
+            raise UsageError(f"{where}: unknown key; {hint}")
+        if value is None:
+            continue
+        if field.nested:
+            if not isinstance(value, dict):
+                raise UsageError(f"{where}: expected a mapping, found {value!r}")
+            values[field.name] = _from_document(field.nested, value, path, f"{prefix}{key}.")
+        else:
+            values[field.name] = _converted(field, value, where)
+    return values
+
+
+def _overlay(kind: type[msgspec.Struct], values: dict[str, Any], given: dict[str, Any], prefix: str = "") -> None:
+    for field in _fields(kind):
+        dest = f"{prefix}{field.name}"
+        if field.nested:
+            inner = values.setdefault(field.name, {})
+            _overlay(field.nested, inner, given, f"{dest}.")
+            if not inner:
+                del values[field.name]
+        elif dest in given:
+            values[field.name] = _converted(field, _from_flag(field, given[dest]), str(field.flag))
+
+
+def _from_flag(field: _Field, text: Any) -> Any:
+    origin = get_origin(field.kind)
+    if origin is tuple:
+        return [part for chunk in text for part in chunk.split(",") if part]
+    if origin is dict:
+        pairs = [part.partition("=") for chunk in text for part in chunk.split(",") if part]
+        bad = next((key for key, sign, _ in pairs if not sign), None)
+        if bad:
+            raise UsageError(f"{field.flag}: {bad!r} is not of the form key=value")
+        return {key: value for key, _, value in pairs}
+    if field.kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(str(text).lower(), text)
+    if field.kind in (int, float) and not field.duration:
+        try:
+            return field.kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _converted(field: _Field, value: Any, where: str) -> Any:
+    if field.duration:
+        try:
+            return parse_duration(value)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{where}: {error}") from error
+    try:
+        return msgspec.convert(value, field.kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {_plain(str(error))}; found {value!r}") from error
+
+
+def _plain(message: str) -> str:
+    return message.replace("`", "").replace("Expected", "expected").replace("Invalid enum value", "unknown value")
+
+
+def _build(kind: type[C], values: dict[str, Any], prog: str) -> C:
+    for field in _fields(kind):
+        if field.nested and field.name in values:
+            values[field.name] = _build(field.nested, values[field.name], prog)
+        if field.default is msgspec.NODEFAULT and field.name not in values:
+            ways = [w for w in (field.flag, f"the key {field.key}" if field.key else None) if w]
+            raise UsageError(f"{' or '.join(ways)} is required; see {prog} --help")
+    return kind(**values)
