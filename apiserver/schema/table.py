@@ -11,9 +11,7 @@ from apiserver.schema.model import GVK, ResourceInfo, Table, Type, WireField
 from apiserver.schema.served import SERVED
 
 META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1."
-_META_KINDS: Final = frozenset(
-    {"DeleteOptions", "Status", "WatchEvent", "CreateOptions", "UpdateOptions", "PatchOptions", "ListOptions"}
-)
+_META_KINDS: Final = frozenset({"DeleteOptions", "Status", "WatchEvent"})
 
 
 def _bytes(name: str) -> bytes:

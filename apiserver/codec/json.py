@@ -1,0 +1,70 @@
+"""JSON bodies: fast to read, and, when somebody wants to know, which keys were written twice.
+
+orjson keeps the last of two equal keys and says nothing. The second look is the standard library's parser with a hook:
+plain dicts where keys are unique, and only where one is not, a walk that finds its path.
+"""
+
+import json
+from typing import Any
+
+import orjson
+
+
+class _Pairs(dict[str, Any]):
+    """An object in which at least one key came twice."""
+
+    twice: tuple[str, ...] = ()
+
+
+def loads(body: bytes) -> Any:
+    """The document; raises ValueError in Go's words where Go has short ones."""
+    if not body.strip():
+        raise ValueError("unexpected end of JSON input")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as wrong:
+        text = wrong.doc
+        if wrong.pos < len(text):
+            raise ValueError(f"invalid character '{text[wrong.pos]}' at offset {wrong.pos}: {wrong.msg}") from None
+        raise ValueError(f"unexpected end of JSON input: {wrong.msg}") from None
+
+
+def duplicates(body: bytes) -> list[str]:
+    """Paths of the keys that occur more than once in one object, in document order."""
+    seen = False
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal seen
+        plain = dict(items)
+        if len(plain) == len(items):
+            return plain
+        seen = True
+        marked = _Pairs(items)
+        names = [name for name, _ in items]
+        marked.twice = tuple(dict.fromkeys(name for name in names if names.count(name) > 1))
+        return marked
+
+    try:
+        document = json.loads(body, object_pairs_hook=pairs)
+    except (ValueError, RecursionError):
+        return []
+    found: list[str] = []
+    if seen:
+        _walk(document, "", found)
+    return found
+
+
+def _walk(value: Any, path: str, found: list[str]) -> None:
+    match value:
+        case dict():
+            twice = value.twice if isinstance(value, _Pairs) else ()
+            for key, item in value.items():
+                below = f"{path}.{key}" if path else key
+                if key in twice:
+                    found.append(below)
+                _walk(item, below, found)
+        case list():
+            for index, item in enumerate(value):
+                _walk(item, f"{path}[{index}]", found)
+        case _:
+            pass
