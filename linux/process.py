@@ -27,7 +27,7 @@ class CommandFailed(Exception):
 async def run(
     argv: Sequence[str],
     *,
-    stdin: bytes | None = None,
+    input: bytes | None = None,  # noqa: A002  subprocess's own name for it
     timeout: float = 30.0,
     check: bool = True,
     env: Mapping[str, str] | None = None,
@@ -36,7 +36,7 @@ async def run(
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if input is not None else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(env) if env is not None else None,
@@ -45,7 +45,7 @@ async def run(
         raise CommandFailed(argv, 127, f"{error.strerror}: {argv[0]}") from error
     try:
         async with asyncio.timeout(timeout):
-            out, err = await process.communicate(stdin)
+            out, err = await process.communicate(input)
     except TimeoutError as error:
         raise CommandFailed(argv, None, f"killed after {timeout:g} s") from error
     finally:

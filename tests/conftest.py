@@ -1,0 +1,80 @@
+"""Fixtures for every tier: golden files, network namespaces, and the proof that nothing was left behind."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from linux import netns as kernel_netns
+from tests.leave_no_trace import Snapshot, settled
+from tests.requirements import requires
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write what was seen into golden files; look at the diff before committing it")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """`golden(path, text)`: text equals the file's; with --rewrite the file becomes the text."""
+
+    def check(path: Path, text: str) -> None:
+        if request.config.getoption("--rewrite"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"{path} does not exist; run pytest --rewrite and read what it wrote"
+        assert text == path.read_text()
+
+    return check
+
+
+class Netns:
+    """A network namespace of one test: `name`, its `path`, and `run`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = f"/run/netns/{name}"
+
+    def run(self, *argv: str, check: bool = True, timeout: float = 30.0, stdin: str | None = None) -> str:
+        """A program's stdout, run inside; its stderr is in the failure."""
+        done = subprocess.run(
+            ["nsenter", f"--net={self.path}", *argv], capture_output=True, text=True, timeout=timeout, input=stdin, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{self.name}: {' '.join(argv)}: exit {done.returncode}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def start(self, *argv: str, **options: object) -> "subprocess.Popen[bytes]":
+        """A program that goes on; whoever starts it ends it."""
+        return subprocess.Popen(["nsenter", f"--net={self.path}", *argv], **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def netns() -> Iterator[Callable[[str], Netns]]:
+    """`netns("a")`: a fresh namespace with its loopback up, deleted after the test."""
+    requires("netns", "nsenter", "ip")
+    made: list[Netns] = []
+
+    def make(label: str = "ns") -> Netns:
+        space = Netns(f"wt-{label}-{uuid.uuid4().hex[:6]}")
+        kernel_netns.create(space.name)
+        made.append(space)
+        space.run("ip", "link", "set", "lo", "up")
+        return space
+
+    yield make
+    for space in made:
+        kernel_netns.delete(space.name)
+
+
+@pytest.fixture
+def leave_no_trace() -> Iterator[Snapshot]:
+    """The machine looks after the test as it did before; autouse for the tiers that touch it."""
+    hosts = [h for h in (os.environ.get("WHERRY_TEST_DOCKER_HOST"),) if h]
+    before = Snapshot.take(hosts)
+    yield before
+    left = settled(before, docker_hosts=hosts)
+    assert not left, "left behind:\n" + "\n".join(f"{kind}: {line}" for kind, lines in left.items() for line in lines)
