@@ -80,7 +80,7 @@ async def named(family: Family, flavor: Flavor) -> Backend:
 async def _version(command: str) -> tuple[tuple[int, int, int], Flavor]:
     if shutil.which(command) is None:
         raise Unusable(f"{command} is not on PATH: install the package iptables")
-    done = await process.run([command, "--version"], timeout=10)
+    done = await process.run([command, "--version"], timeout=10, check=False)
     found = _VERSION.search(done.stdout.decode(errors="replace"))
     if found is None:
         raise Unusable(f"{command} --version said {done.stdout!r}, which names no version")

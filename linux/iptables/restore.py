@@ -64,19 +64,16 @@ class Iptables:
 
     async def _run(self, argv: Sequence[str], text: str | None = None) -> str:
         try:
-            done = await process.run(argv, input=None if text is None else text.encode(), timeout=self._timeout)
+            done = await process.run(argv, stdin=None if text is None else text.encode(), timeout=self._timeout)
         except process.CommandFailed as error:
-            raise Refused(_explained(argv, error.stderr, text)) from error
-        except TimeoutError as error:
-            raise Refused(f"{argv[0]} did not finish within {self._timeout:.0f} s") from error
+            raise Refused(_explained(error, text)) from error
         return done.stdout.decode(errors="replace")
 
 
-def _explained(argv: Sequence[str], stderr: bytes | str, text: str | None) -> str:
+def _explained(error: process.CommandFailed, text: str | None) -> str:
     """iptables' own words, with the line it points at."""
-    words = stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr
-    message = f"{' '.join(argv)}: {' '.join(words.split())}"
-    found = _LINE.search(words)
+    message = " ".join(str(error).split())
+    found = _LINE.search(error.stderr)
     if found is not None and text is not None:
         lines = text.splitlines()
         number = int(found[1])
