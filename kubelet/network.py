@@ -22,7 +22,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
@@ -30,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from kubelet.runtime import IPAddress, NetworkUnavailable, PodIdentity
+from linux.process import CommandFailed, run
 
 INTERFACE = "eth0"
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OUTPUT_LIMIT = 1 << 20  # bytes of plugin output worth reading
 
 log = logging.getLogger(__name__)
 
@@ -257,43 +256,27 @@ class Network:
             "CNI_PATH": ":".join(self.bin_dirs),
         }
         what = f'plugin type="{kind}" failed ({command.lower()})'
-        code, output, errors = await self._run(self._binary(kind), environment, json.dumps(fed).encode(), what)
-        if code:
-            raise _PluginError(f"{what}: {_refusal(output, errors, code)}")
+        try:
+            done = await run(
+                [self._binary(kind)],
+                input=json.dumps(fed).encode(),
+                timeout=self.timeout,
+                check=False,
+                env=environment,
+            )
+        except CommandFailed as error:
+            raise _PluginError(f"{what}: {error}") from error
+        if done.returncode:
+            raise _PluginError(f"{what}: {_refusal(done.stdout, done.stderr, done.returncode)}")
         if command != "ADD":
             return None
         try:
-            result = json.loads(output)
+            result = json.loads(done.stdout)
         except ValueError as error:
-            raise _PluginError(f"{what}: its output is no JSON: {output[:200]!r}") from error
+            raise _PluginError(f"{what}: its output is no JSON: {done.stdout[:200]!r}") from error
         if not isinstance(result, dict):
-            raise _PluginError(f"{what}: its output is no result: {output[:200]!r}")
+            raise _PluginError(f"{what}: its output is no result: {done.stdout[:200]!r}")
         return result
-
-    async def _run(self, path: str, environment: Mapping[str, str], data: bytes, what: str) -> tuple[int, bytes, bytes]:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                path,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment,
-                start_new_session=True,  # so that a plugin's own children die with it
-                limit=_OUTPUT_LIMIT,
-            )
-        except OSError as error:
-            raise _PluginError(f"{what}: {path}: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(self.timeout):
-                output, errors = await process.communicate(data)
-        except TimeoutError:
-            raise _PluginError(f"{what}: no answer within {self.timeout:g} s") from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        return process.returncode or 0, output, errors
 
     def _binary(self, kind: str) -> str:
         for folder in self.bin_dirs:

@@ -313,6 +313,9 @@ class Hint:
     container_id: str = ""
 
 
+EVERYTHING = Hint("")  # hints may have been missed: look at all pods
+
+
 class Runtime(Protocol):
     async def version(self) -> RuntimeVersion: ...
 

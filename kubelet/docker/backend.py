@@ -1,0 +1,246 @@
+"""DockerRuntime: `kubelet.runtime.Runtime` on a dockerd.
+
+The node's label is on everything made and in every question asked, so several kubelets can share one dockerd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kubelet.docker import host, pause, spec
+from kubelet.docker.containers import Containers, link_log, unlink_log
+from kubelet.docker.engine import Engine, Observer, unobserved
+from kubelet.docker.executions import Executions
+from kubelet.docker.exits import Exits
+from kubelet.docker.hints import Hints
+from kubelet.docker.images import Images
+from kubelet.docker.sandboxes import Sandboxes
+from kubelet.docker.wire import Wire
+from kubelet.network import Network
+from kubelet.runtime import (
+    POD_UID,
+    ContainerConfig,
+    ContainerRecord,
+    ContainerState,
+    ContainerStatus,
+    ExecResult,
+    Hint,
+    Image,
+    NotFound,
+    PodIdentity,
+    PodRecord,
+    RegistryAuth,
+    RuntimeRefused,
+    RuntimeStatus,
+    RuntimeUnavailable,
+    RuntimeVersion,
+    SandboxConfig,
+    SandboxRecord,
+    SandboxStatus,
+    Stream,
+    StreamOptions,
+)
+
+PING = 3.0  # seconds dockerd may take to say that it lives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerOptions:
+    socket_path: str
+    node: str
+    pause_image: str = pause.PAUSE_IMAGE
+    host_network: bool | None = None  # whether dockerd's host network is this node's; None: find out
+    logs: spec.LogLimits = field(default_factory=spec.LogLimits)
+    timeout: float = 120.0  # runtimeRequestTimeout, seconds
+
+
+class DockerRuntime:
+    def __init__(self, options: DockerOptions, network: Network, *, observe: Observer = unobserved) -> None:
+        self._options = options
+        self._network = network
+        self._engine = Engine(options.socket_path, timeout=options.timeout, observe=observe)
+        self._wire = Wire(options.socket_path, silence=options.timeout)
+        self._hints = Hints(self._wire)
+        self._containers = Containers(self._engine, Exits(self._hints.exited), options.node)
+        self._sandboxes = Sandboxes(
+            self._containers, network, pause_image=options.pause_image, host_network=options.host_network
+        )
+        self._executions = Executions(self._containers, timeout=options.timeout)
+        self._images = Images(self._engine, self._wire)
+
+    # The runtime itself
+
+    async def version(self) -> RuntimeVersion:
+        def ask(client: Any) -> RuntimeVersion:
+            answer = client.version()
+            return RuntimeVersion(name="docker", version=answer["Version"], api_version=answer["ApiVersion"])
+
+        return await self._engine.call("version", "", ask)
+
+    async def status(self) -> RuntimeStatus:
+        obstacle = self._network.obstacle()
+        try:
+            await self._wire.ping(PING)
+            message = self._engine.stuck()
+        except RuntimeUnavailable as error:
+            message = str(error)
+        return RuntimeStatus(
+            runtime_ready=not message,
+            runtime_message=message,
+            network_ready=not obstacle,
+            network_message=obstacle,
+        )
+
+    async def watch(self, notify: Callable[[Hint], None]) -> None:
+        await self._hints.run(notify, self._containers, self._sandboxes)
+
+    def hinting(self) -> bool:
+        return self._hints.flowing()
+
+    async def close(self) -> None:
+        self._containers.exits.close()
+        self._engine.close()
+        await self._wire.close()
+
+    # Sandboxes
+
+    async def run_sandbox(self, config: SandboxConfig) -> str:
+        sandbox_id = await self._sandboxes.run(config)
+        self._hints.made(sandbox_id, config.pod.uid)
+        return sandbox_id
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        await self._sandboxes.stop(sandbox_id)
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        await self._sandboxes.remove(sandbox_id)
+        self._hints.forget({sandbox_id}, self._containers)
+
+    async def sandbox_status(self, sandbox_id: str) -> SandboxStatus:
+        return await self._sandboxes.status(sandbox_id)
+
+    async def list_pods(self) -> list[PodRecord]:
+        known = self._hints.known()  # before the list: what is made meanwhile is not missing from it
+        rows = await self._containers.list("list_podsandbox", POD_UID)
+        self._hints.forget(known - {row["Id"] for row in rows}, self._containers)
+        sandboxes: dict[PodIdentity, list[SandboxRecord]] = {}
+        containers: dict[PodIdentity, list[ContainerRecord]] = {}
+        for row in rows:
+            labels = row["Labels"]
+            pod = spec.pod_of(labels)
+            running = spec.listed_state(row) is ContainerState.RUNNING
+            self._hints.listed(row["Id"], pod.uid, running=running)
+            if labels.get(spec.TYPE) == spec.SANDBOX:
+                sandboxes.setdefault(pod, []).append(self._sandbox_record(row, running=running))
+            else:
+                containers.setdefault(pod, []).append(await self._container_record(row))
+        return [
+            PodRecord(
+                pod=pod,
+                sandboxes=tuple(sorted(sandboxes.get(pod, ()), key=_age, reverse=True)),
+                containers=tuple(sorted(containers.get(pod, ()), key=_age, reverse=True)),
+            )
+            for pod in dict.fromkeys([*sandboxes, *containers])
+        ]
+
+    def _sandbox_record(self, row: dict[str, Any], *, running: bool) -> SandboxRecord:
+        state, ips = self._sandboxes.readiness(row["Id"], row["Labels"], running=running)
+        return SandboxRecord(
+            id=row["Id"],
+            attempt=spec.attempt_of(row["Labels"]),
+            state=state,
+            created_at=datetime.fromtimestamp(row["Created"], UTC),
+            ips=ips,
+            annotations=spec.annotations_of(row["Labels"]),
+        )
+
+    async def _container_record(self, row: dict[str, Any]) -> ContainerRecord:
+        record = spec.container_record(row)
+        if record.state is ContainerState.CREATED:
+            # The list cannot tell a container that was never started from one that could not be.
+            with contextlib.suppress(NotFound):
+                document = await self._containers.inspect("container_status", record.id)
+                return dataclasses.replace(record, state=spec.container_status(document, None).state)
+        return record
+
+    # Containers
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
+        user = await self._user(config)
+        body = spec.container_body(config, sandbox, sandbox_id, self._options.node, self._options.logs, user)
+        subject, settings, path = f"{sandbox.pod.name}/{config.name}", body["HostConfig"], self._options.socket_path
+        wanted = settings["OomScoreAdj"]
+        if wanted < 0:
+            score = await self._engine.call("create_container", subject, lambda _: host.oom_score(wanted, path))
+            settings["OomScoreAdj"] = score
+        name = spec.container_name(config.name, sandbox.pod, config.attempt)
+        container_id = await self._containers.create("create_container", subject, body, name)
+        self._hints.made(container_id, sandbox.pod.uid)
+        return container_id
+
+    async def _user(self, config: ContainerConfig) -> str:
+        user, group = config.security.run_as_user, config.security.run_as_group
+        if group is None:
+            return user
+        if not user:
+            image = await self._images.status(config.image)
+            user = (image.user if image is not None else "").partition(":")[0]
+        return f"{user or 0}:{group}"
+
+    async def start_container(self, container_id: str) -> None:
+        document = await self._containers.inspect("start_container", container_id)
+        if spec.container_status(document, None).state is not ContainerState.CREATED:
+            raise RuntimeRefused(f"container {container_id} has been started before")
+        document = await self._containers.start("start_container", container_id)
+        link, target = document["Config"]["Labels"].get(spec.LOG_PATH, ""), document.get("LogPath", "")
+        if link and target:
+            link_log(link, target)
+
+    async def stop_container(self, container_id: str, timeout: float) -> None:
+        with contextlib.suppress(NotFound):
+            document = await self._containers.inspect("stop_container", container_id)
+            signal = document["Config"].get("StopSignal") or "SIGTERM"
+            await self._containers.end("stop_container", document, first=signal, timeout=timeout)
+
+    async def remove_container(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            document = await self._containers.inspect("remove_container", container_id)
+            await self._containers.remove("remove_container", container_id)
+            unlink_log(document["Config"]["Labels"].get(spec.LOG_PATH, ""))
+        self._hints.forget({container_id}, self._containers)
+
+    async def container_status(self, container_id: str) -> ContainerStatus:
+        document = await self._containers.inspect("container_status", container_id)
+        return spec.container_status(document, await self._images.by_id(str(document["Image"])))
+
+    async def exec_sync(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
+        return await self._executions.run(container_id, command, timeout)
+
+    async def exec(self, container_id: str, command: Sequence[str], options: StreamOptions) -> Stream:
+        return await self._executions.exec(container_id, command, options)
+
+    async def attach(self, container_id: str, options: StreamOptions) -> Stream:
+        return await self._executions.attach(container_id, options)
+
+    # Images
+
+    async def pull(self, image: str, auth: RegistryAuth | None = None) -> str:
+        return await self._images.pull(image, auth)
+
+    async def image_status(self, image: str) -> Image | None:
+        return await self._images.status(image)
+
+    async def list_images(self) -> list[Image]:
+        return await self._images.list()
+
+    async def remove_image(self, image: str) -> None:
+        await self._images.remove(image)
+
+
+def _age(record: SandboxRecord | ContainerRecord) -> tuple[datetime, int]:
+    return record.created_at, record.attempt

@@ -1,0 +1,64 @@
+"""Images on a dockerd."""
+
+from __future__ import annotations
+
+import contextlib
+
+from docker.api.client import APIClient
+
+from kubelet.docker import spec
+from kubelet.docker.engine import Conflict, Engine
+from kubelet.docker.wire import Wire
+from kubelet.runtime import Image, NotFound, RegistryAuth, RuntimeRefused, RuntimeUnavailable
+
+
+class Images:
+    def __init__(self, engine: Engine, wire: Wire) -> None:
+        self._engine = engine
+        self._wire = wire
+        self._by_id: dict[str, Image] = {}  # for container statuses, which ask by id, often
+
+    async def status(self, image: str) -> Image | None:
+        def look(client: APIClient) -> Image:
+            return spec.image_of(client.inspect_image(image))  # type: ignore[no-untyped-call]
+
+        try:
+            return await self._engine.call("image_status", image, look)
+        except NotFound:
+            return None
+
+    async def by_id(self, image_id: str) -> Image | None:
+        if image_id not in self._by_id:
+            found = await self.status(image_id)
+            if found is None:
+                return None
+            self._by_id[image_id] = found
+        return self._by_id[image_id]
+
+    async def list(self) -> list[Image]:
+        def rows(client: APIClient) -> list[Image]:
+            return [spec.image_of(row) for row in client.images()]
+
+        try:
+            return await self._engine.call("list_images", "", rows)
+        except RuntimeRefused as error:
+            raise RuntimeUnavailable(f"docker: list images: {error.message}") from error
+
+    async def pull(self, image: str, auth: RegistryAuth | None) -> str:
+        self._by_id.clear()
+        await self._wire.pull(image, auth)
+        found = await self.status(image)
+        if found is None:
+            raise RuntimeRefused(f"image {image} was pulled and is not there: dockerd removed it meanwhile")
+        return found.id
+
+    async def remove(self, image: str) -> None:
+        def remove(client: APIClient) -> None:
+            client.remove_image(image, force=False)
+
+        self._by_id.clear()
+        with contextlib.suppress(NotFound):
+            try:
+                await self._engine.call("remove_image", image, remove)
+            except Conflict as error:  # in use
+                raise RuntimeUnavailable(f"docker: remove image {image}: {error.message}") from error

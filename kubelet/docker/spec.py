@@ -1,0 +1,321 @@
+"""Between our values and the Engine API's JSON, purely.
+
+Everything a later kubelet must know stands in labels, under dockershim's names, which cAdvisor and others read:
+
+    io.kubernetes.docker.type       podsandbox | container
+    io.kubernetes.sandbox.id        of a container, the sandbox it joined
+    io.kubernetes.container.logpath where the log symlink stands
+
+Docker has no annotations, so ours stand among the labels under their own keys; a pod's own labels and annotations under
+`label.` and `annotation.`, lest they overwrite identity. Names are `k8s_<container>_<pod>_<namespace>_<uid>_<attempt>`,
+with POD for the sandbox: dockerd refuses a second one, which makes creation safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kubelet.docker.pause import COMMAND
+from kubelet.runtime import (
+    CONTAINER_NAME,
+    NODE,
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
+    RESTART_COUNT,
+    ContainerConfig,
+    ContainerRecord,
+    ContainerState,
+    ContainerStatus,
+    Image,
+    LinuxResources,
+    Mount,
+    PodIdentity,
+    SandboxConfig,
+    SecurityContext,
+)
+
+TYPE = "io.kubernetes.docker.type"
+SANDBOX, CONTAINER = "podsandbox", "container"
+SANDBOX_ID = "io.kubernetes.sandbox.id"
+LOG_PATH = "io.kubernetes.container.logpath"
+ATTEMPT = "io.wherry.attempt"
+NETWORK = "io.wherry.network"  # of a sandbox: pod | host
+_OWN, _NOTES = "label.", "annotation."
+
+SANDBOX_OOM_SCORE = -998
+SANDBOX_SHARES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    size: int = 10 * 1024 * 1024  # bytes a file
+    files: int = 5
+
+    def config(self) -> dict[str, Any]:
+        return {"Type": "json-file", "Config": {"max-size": str(self.size), "max-file": str(self.files)}}
+
+
+def sandbox_name(pod: PodIdentity, attempt: int) -> str:
+    return f"k8s_POD_{pod.name}_{pod.namespace}_{pod.uid}_{attempt}"
+
+
+def container_name(name: str, pod: PodIdentity, attempt: int) -> str:
+    return f"k8s_{name}_{pod.name}_{pod.namespace}_{pod.uid}_{attempt}"
+
+
+def _identity(pod: PodIdentity, node: str, attempt: int) -> dict[str, str]:
+    return {
+        POD_NAME: pod.name,
+        POD_NAMESPACE: pod.namespace,
+        POD_UID: pod.uid,
+        NODE: node,
+        ATTEMPT: str(attempt),
+    }
+
+
+def _own(labels: Mapping[str, str], annotations: Mapping[str, str]) -> dict[str, str]:
+    return {f"{_OWN}{key}": value for key, value in labels.items()} | {
+        f"{_NOTES}{key}": value for key, value in annotations.items()
+    }
+
+
+def annotations_of(labels: Mapping[str, str]) -> dict[str, str]:
+    return {key.removeprefix(_NOTES): value for key, value in labels.items() if key.startswith(_NOTES)}
+
+
+def sandbox_body(config: SandboxConfig, node: str, image: str, oom_score: int) -> dict[str, Any]:
+    labels = {
+        **_own(config.labels, config.annotations),
+        **_identity(config.pod, node, config.attempt),
+        CONTAINER_NAME: "POD",
+        TYPE: SANDBOX,
+        NETWORK: "host" if config.host_network else "pod",
+    }
+    host: dict[str, Any] = {
+        "NetworkMode": "host" if config.host_network else "none",
+        "IpcMode": "host" if config.host_ipc else "shareable",
+        "PidMode": "host" if config.host_pid else "",
+        "CgroupParent": config.cgroup_parent,
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "none"},
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
+        "CpuShares": SANDBOX_SHARES,
+        "OomScoreAdj": oom_score,
+        "Sysctls": dict(config.sysctls),
+    }
+    body: dict[str, Any] = {
+        "Image": image,
+        "Labels": labels,
+        "StopSignal": "SIGKILL",
+        "HostConfig": host,
+    }
+    if image.startswith("wherry.local/pause"):
+        body["Entrypoint"] = list(COMMAND)
+    if not config.host_network:
+        body["Hostname"] = config.hostname
+    return body
+
+
+def container_body(
+    config: ContainerConfig, sandbox: SandboxConfig, sandbox_id: str, node: str, logs: LogLimits, user: str
+) -> dict[str, Any]:
+    """`user` as "uid[:gid]"; the caller has asked the image where the configuration leaves it open."""
+    labels = {
+        **_own(config.labels, config.annotations),
+        **{key: value for key, value in config.annotations.items() if key.startswith("io.kubernetes.")},
+        **_identity(sandbox.pod, node, config.attempt),
+        CONTAINER_NAME: config.name,
+        TYPE: CONTAINER,
+        SANDBOX_ID: sandbox_id,
+        LOG_PATH: f"{sandbox.log_directory}/{config.log_path}" if config.log_path else "",
+        RESTART_COUNT: str(config.attempt),
+    }
+    body: dict[str, Any] = {
+        "Image": config.image,
+        "Env": [f"{name}={value}" for name, value in config.env],
+        "WorkingDir": config.working_dir,
+        "User": user,
+        "Tty": config.tty,
+        "OpenStdin": config.stdin,
+        "StdinOnce": config.stdin_once,
+        "Labels": labels,
+        "Healthcheck": {"Test": ["NONE"]},  # probes are the kubelet's
+        "HostConfig": {
+            "NetworkMode": f"container:{sandbox_id}",
+            "IpcMode": f"container:{sandbox_id}",
+            "PidMode": "host" if sandbox.host_pid else "",
+            "CgroupParent": sandbox.cgroup_parent,
+            "RestartPolicy": {"Name": "no"},
+            "LogConfig": logs.config(),
+            "Mounts": [_mount(mount) for mount in config.mounts],
+            **_resources(config.resources),
+            **_security(config.security),
+        },
+    }
+    if config.command:
+        body["Entrypoint"] = list(config.command)
+    if config.args:
+        body["Cmd"] = list(config.args)
+    return body
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    # A missing host path is refused; Docker's older "Binds" would make a root-owned folder of it.
+    return {
+        "Type": "bind",
+        "Source": mount.host_path,
+        "Target": mount.container_path,
+        "ReadOnly": mount.read_only,
+        "BindOptions": {"Propagation": mount.propagation or "rprivate"},
+    }
+
+
+def _resources(resources: LinuxResources) -> dict[str, Any]:
+    found: dict[str, Any] = {"OomScoreAdj": resources.oom_score_adj}
+    if resources.cpu_shares:
+        found["CpuShares"] = resources.cpu_shares
+    if resources.cpu_quota:
+        found["CpuQuota"] = resources.cpu_quota
+        found["CpuPeriod"] = resources.cpu_period or 100_000
+    if resources.memory_limit:
+        found["Memory"] = found["MemorySwap"] = resources.memory_limit  # equal: no swap
+    if resources.pids_limit:
+        found["PidsLimit"] = resources.pids_limit
+    return found
+
+
+def _security(security: SecurityContext) -> dict[str, Any]:
+    options = []
+    if security.no_new_privileges:
+        options.append("no-new-privileges")
+    if security.seccomp_unconfined or security.privileged:
+        options.append("seccomp=unconfined")
+    return {
+        "Privileged": security.privileged,
+        "ReadonlyRootfs": security.read_only_root,
+        "CapAdd": list(security.add_capabilities),
+        "CapDrop": list(security.drop_capabilities),
+        "GroupAdd": [str(group) for group in security.supplemental_groups],
+        "SecurityOpt": options,
+    }
+
+
+# The engine's answers
+
+_LISTED = {
+    "created": ContainerState.CREATED,
+    "running": ContainerState.RUNNING,
+    "paused": ContainerState.RUNNING,
+    "restarting": ContainerState.RUNNING,
+    "exited": ContainerState.EXITED,
+    "dead": ContainerState.EXITED,
+    "removing": ContainerState.EXITED,
+}
+
+
+def pod_of(labels: Mapping[str, str]) -> PodIdentity:
+    return PodIdentity(labels.get(POD_NAME, ""), labels.get(POD_NAMESPACE, ""), labels.get(POD_UID, ""))
+
+
+def attempt_of(labels: Mapping[str, str]) -> int:
+    text = labels.get(ATTEMPT, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def listed_state(row: Mapping[str, Any]) -> ContainerState:
+    return _LISTED.get(str(row["State"]), ContainerState.UNKNOWN)
+
+
+def container_record(row: Mapping[str, Any]) -> ContainerRecord:
+    labels = row["Labels"]
+    return ContainerRecord(
+        id=row["Id"],
+        sandbox_id=labels.get(SANDBOX_ID, ""),
+        name=labels.get(CONTAINER_NAME, ""),
+        attempt=attempt_of(labels),
+        image=row["Image"],
+        state=listed_state(row),
+        created_at=datetime.fromtimestamp(row["Created"], UTC),
+        annotations=annotations_of(labels),
+    )
+
+
+def moment(text: str) -> datetime | None:
+    """A Docker timestamp; its zero time, year 1, is None."""
+    if not text or text.startswith("0001-"):
+        return None
+    whole, dot, rest = text.partition(".")
+    if not dot:
+        return datetime.fromisoformat(text)
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    return datetime.fromisoformat(f"{whole}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}")
+
+
+def container_status(document: Mapping[str, Any], image: Image | None) -> ContainerStatus:
+    """Of an inspect. A container that could not be started counts as exited, as dockershim had it: Docker leaves it
+    `created` with an exit code and its error, and a kubelet that saw `created` would start it again for ever."""
+    state, labels = document["State"], document["Config"]["Labels"]
+    created, started = moment(document["Created"]), moment(state["StartedAt"])
+    finished, code = moment(state["FinishedAt"]), int(state["ExitCode"])
+    found, reason = ContainerState.CREATED, ""
+    if state["Running"] or state.get("Paused"):
+        found = ContainerState.RUNNING
+    elif started is not None or code != 0 or state.get("Error"):
+        found = ContainerState.EXITED
+        match (state.get("OOMKilled", False), started, code):
+            case (True, _, _):
+                reason = "OOMKilled"
+            case (_, None, _):
+                reason = "ContainerCannotRun"
+            case (_, _, 0):
+                reason = "Completed"
+            case _:
+                reason = "Error"
+    identity = str(document["Image"])
+    exited = found is ContainerState.EXITED
+    return ContainerStatus(
+        id=document["Id"],
+        sandbox_id=labels.get(SANDBOX_ID, ""),
+        pod=pod_of(labels),
+        name=labels.get(CONTAINER_NAME, ""),
+        attempt=attempt_of(labels),
+        state=found,
+        created_at=created or datetime.fromtimestamp(0, UTC),
+        started_at=started or (created if exited else None),
+        finished_at=(finished or created) if exited else None,
+        exit_code=(code or 128 if started is None else code) if exited else 0,
+        reason=reason,
+        message=str(state.get("Error", "")),
+        image=image.tags[0] if image is not None and image.tags else str(document["Config"]["Image"]),
+        image_id=image.digests[0] if image is not None and image.digests else identity,
+        mounts=tuple(
+            Mount(
+                host_path=mount.get("Source", ""),
+                container_path=mount["Destination"],
+                read_only=not mount.get("RW", True),
+                propagation=mount.get("Propagation", ""),
+            )
+            for mount in document.get("Mounts", ())
+        ),
+        log_path=labels.get(LOG_PATH, "") or document.get("LogPath", ""),
+        pid=int(state.get("Pid", 0)),
+        tty=bool(document["Config"].get("Tty", False)),
+        annotations=annotations_of(labels),
+    )
+
+
+def image_of(document: Mapping[str, Any]) -> Image:
+    """Of an inspect or a list row; Docker writes absent names as `<none>`."""
+    return Image(
+        id=document["Id"],
+        tags=tuple(tag for tag in document.get("RepoTags") or () if "<none>" not in tag),
+        digests=tuple(digest for digest in document.get("RepoDigests") or () if "<none>" not in digest),
+        size=int(document.get("Size") or 0),
+        user=str((document.get("Config") or {}).get("User") or ""),
+    )
