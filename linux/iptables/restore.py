@@ -64,7 +64,7 @@ class Iptables:
 
     async def _run(self, argv: Sequence[str], text: str | None = None) -> str:
         try:
-            done = await process.run(argv, stdin=None if text is None else text.encode(), timeout=self._timeout)
+            done = await process.run(argv, input=None if text is None else text.encode(), timeout=self._timeout)
         except process.CommandFailed as error:
             raise Refused(_explained(error, text)) from error
         return done.stdout.decode(errors="replace")
