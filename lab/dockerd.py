@@ -1,0 +1,67 @@
+"""The Docker daemon a lab uses: the one that answers, or one of the lab's own.
+
+The own one runs in the lab's outer namespace with no bridge and no iptables (pods get their network from CNI), and with its
+own data, exec root and socket, so it shares nothing with a dockerd that may be installed.
+"""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from kube.errors import UsageError
+
+SYSTEM = "unix:///var/run/docker.sock"
+
+
+def answering() -> str | None:
+    """The endpoint of a Docker daemon that is there already: $DOCKER_HOST (unix sockets only) or the system's."""
+    named = os.environ.get("DOCKER_HOST", "")
+    for endpoint in (named, SYSTEM):
+        if endpoint.startswith("unix://") and answers(endpoint):
+            return endpoint
+    return None
+
+
+def answers(endpoint: str) -> bool:
+    """Whether a Docker daemon answers at unix:///..."""
+    path = endpoint.removeprefix("unix://")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(3.0)
+            probe.connect(path)
+            probe.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return b"200 OK" in probe.recv(256)
+    except OSError:
+        return False
+
+
+def own_endpoint(state: str) -> str:
+    """Where the lab's own dockerd will listen. A Unix socket's path has 107 bytes at most, so it is not deep."""
+    path = os.path.join(state, "docker.sock")
+    if len(path) > 100:
+        raise UsageError(f"{path}: too long for a socket path; choose a shorter lab name")
+    return f"unix://{path}"
+
+
+def own_argv(state: str) -> tuple[str, ...]:
+    program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/sbin")
+    if not program:
+        raise UsageError(
+            "no Docker daemon answers and dockerd is not installed; apt-get install docker.io, or start yours"
+        )
+    home = Path(state, "docker")
+    return (
+        program,
+        "--bridge=none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--ip-forward=false",
+        "--live-restore",
+        f"--data-root={home / 'data'}",
+        f"--exec-root={home / 'exec'}",
+        f"--pidfile={home / 'dockerd.pid'}",
+        f"--host={own_endpoint(state)}",
+        "--exec-opt=native.cgroupdriver=cgroupfs",
+        "--log-level=warn",
+    )

@@ -1,0 +1,133 @@
+"""Taking down what a lab left: processes, containers, mounts, cgroups, namespaces, files.
+
+Nothing here trusts a file: processes are found by their namespace and their cgroup, containers by the label with their
+kubelet's root directory, mounts by their path, cgroups by theirs. Each step is harmless when there is nothing to do.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kube.errors import UsageError
+from lab import dockerd, network, supervisor
+from linux import mounts
+
+_ROOT_LABEL = "io.wherry.root"
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def clear(name: str, state: str, *, docker: str | None) -> None:
+    """Everything but the files."""
+    names = network.namespaces_of(name)
+    nodes = [n for n in names if n != f"wherry-{name}"]
+    supervisor.ask(state, {"order": "quiet"})
+    network.end(nodes)
+    for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering()} - {None}:
+        assert endpoint
+        if dockerd.answers(endpoint):
+            remove_containers(endpoint, state)
+    supervisor.ask(state, {"order": "down"})
+    network.end(names)
+    _kill_cgroups(name)
+    _unmount(state)
+    _remove_cgroups(name)
+    network.unmake(name)
+
+
+def remove_containers(docker: str, state: str) -> None:
+    """Remove every container whose kubelet keeps its files below `state`."""
+    for client, container in _containers(docker, state):
+        with contextlib.suppress(_not_found()):
+            client.remove_container(container["Id"], force=True, v=True)
+
+
+def kill_containers(docker: str, state: str) -> None:
+    """Kill every running container whose kubelet keeps its files below `state`, as a power cut would."""
+    for client, container in _containers(docker, state):
+        if container["State"] == "running":
+            with contextlib.suppress(_not_found()):
+                client.kill(container["Id"])
+
+
+def _not_found() -> type[Exception]:
+    import docker.errors
+
+    found: type[Exception] = docker.errors.APIError
+    return found
+
+
+def _containers(endpoint: str, state: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    import docker
+
+    client = docker.APIClient(base_url=endpoint, timeout=60)
+    try:
+        for container in client.containers(all=True, filters={"label": _ROOT_LABEL}):
+            if container["Labels"][_ROOT_LABEL].startswith(f"{state}/"):
+                yield client, container
+    finally:
+        client.close()
+
+
+def _groups(name: str) -> list[Path]:
+    """The lab's cgroup in every hierarchy there is."""
+    roots = [_CGROUPS, *(_CGROUPS.iterdir() if _CGROUPS.is_dir() else [])]
+    return [root / "wherry" / name for root in roots if (root / "wherry" / name).is_dir() and not root.is_symlink()]
+
+
+def _kill_cgroups(name: str) -> None:
+    """Kill what still runs in the lab's cgroups: containers whose dockerd is gone."""
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        pids = {
+            int(pid) for group in _groups(name) for procs in group.rglob("cgroup.procs") for pid in _read(procs).split()
+        }
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _remove_cgroups(name: str) -> None:
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        for group in _groups(name):
+            for folder in sorted((p for p in group.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            with contextlib.suppress(OSError):
+                group.parent.rmdir()  # /wherry itself, when this was its last lab
+        if not _groups(name):
+            return
+        time.sleep(0.05)
+
+
+def _unmount(state: str) -> None:
+    for mount in sorted(mounts.below(state), key=lambda m: len(m.target), reverse=True):
+        mounts.unmount(mount.target, lazy=True)
+
+
+def remove_state(state: str) -> None:
+    """Remove the lab's files; refused while anything is still mounted below, so that no mounted data is deleted."""
+    left = mounts.below(state)
+    if left:
+        raise UsageError(f"{left[0].target} is still mounted; unmount it and run `wherry lab down` again")
+    shutil.rmtree(state, ignore_errors=True)
+    for folder in (os.path.dirname(state), os.path.dirname(os.path.dirname(state))):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)

@@ -1,0 +1,218 @@
+"""The lab's supervisor: keeps every daemon running, and takes orders from `wherry lab`.
+
+A daemon that ends is started again after one second, as systemd's `Restart=always` with `RestartSec=1` would. The
+supervisor runs in the outer namespace; each daemon is entered into its node's with nsenter. Orders come as one JSON line on
+a Unix socket and are answered by one:
+
+    {"order": "status"}                        -> {"daemons": {name: {"pid", "restarts", "state"}}}
+    {"order": "stop", "node": "node3"}         -> {"stopped": [...]}    the node's daemons are killed, as by a power cut
+    {"order": "start", "node": "node3"}        -> {"started": [...]}
+    {"order": "quiet"}                         -> {}                    ends the nodes' daemons, not dockerd
+    {"order": "down"}                          -> {}                    ends everything, then itself
+
+    python -m lab.supervisor STATE_DIRECTORY
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kube.process import start_log
+from lab import forwarder
+from lab.model import Daemon, Topology
+from lab.network import inside
+from linux import netns
+
+RESTART_SECONDS = 1.0
+_TERM_SECONDS = 5.0
+_LOG_LIMIT = 20 * 2**20
+
+log = logging.getLogger("lab.supervisor")
+
+
+@dataclass(slots=True)
+class Child:
+    """A daemon and what became of it. `wanted` False keeps it down."""
+
+    daemon: Daemon
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    last_exit: int | None = None
+
+    async def keep_running(self) -> None:
+        while True:
+            await self.wanted.wait()
+            with _log_file(self.daemon.log) as out:
+                self.process = await asyncio.create_subprocess_exec(
+                    *inside(self.daemon.namespace),
+                    *self.daemon.argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env={**os.environ, **self.daemon.env},
+                    start_new_session=True,
+                )
+            self.last_exit = await self.process.wait()
+            self.process = None
+            if self.wanted.is_set():
+                self.restarts += 1
+                log.warning("%s ended with %s; again in %.0f s", self.daemon.name, self.last_exit, RESTART_SECONDS)
+                await asyncio.sleep(RESTART_SECONDS)
+
+    async def end(self, number: signal.Signals) -> None:
+        """Signal it and wait; a daemon that ignores SIGTERM is killed."""
+        self.wanted.clear()
+        process = self.process
+        if process is None:
+            return
+        for attempt in (number, signal.SIGKILL):
+            try:
+                process.send_signal(attempt)
+            except ProcessLookupError:
+                return
+            try:
+                async with asyncio.timeout(_TERM_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                continue
+            return
+
+    def status(self) -> dict[str, Any]:
+        state = "running" if self.process else "stopped" if not self.wanted.is_set() else "restarting"
+        pid = self.process.pid if self.process else None
+        return {
+            "state": state,
+            "pid": pid,
+            "restarts": self.restarts,
+            "last_exit": self.last_exit,
+            "log": self.daemon.log,
+        }
+
+
+def _log_file(path: str) -> Any:
+    """The daemon's log, opened for appending; one that has grown past 20 MiB starts anew, its old self kept once."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if os.path.exists(path) and os.path.getsize(path) > _LOG_LIMIT:
+        os.replace(path, f"{path}.1")
+    return open(path, "ab")
+
+
+class Supervisor:
+    def __init__(self, daemons: Sequence[Daemon]) -> None:
+        self._children = {daemon.name: Child(daemon) for daemon in daemons}
+        self._down = asyncio.Event()
+
+    async def run(self, socket_path: str) -> None:
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(child.keep_running()) for child in self._children.values()]
+            server = await asyncio.start_unix_server(self._order, socket_path)
+            for child in self._children.values():
+                child.wanted.set()
+            await self._down.wait()
+            server.close()
+            await self._end(list(self._children.values()), signal.SIGTERM)
+            for keeper in keepers:
+                keeper.cancel()
+
+    def stop(self) -> None:
+        self._down.set()
+
+    async def _order(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            order = msgspec.json.decode(await reader.readline(), type=dict[str, Any])
+            answer = await self._obey(order)
+            writer.write(msgspec.json.encode(answer) + b"\n")
+            await writer.drain()
+        except (msgspec.DecodeError, OSError) as error:
+            log.warning("an order was not understood: %s", error)
+        finally:
+            writer.close()
+
+    async def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        node = order.get("node", "")
+        concerned = [c for c in self._children.values() if c.daemon.node == node and node]
+        match order.get("order"):
+            case "status":
+                return {"daemons": {name: child.status() for name, child in self._children.items()}}
+            case "stop":
+                await self._end(concerned, signal.SIGKILL)
+                return {"stopped": [c.daemon.name for c in concerned]}
+            case "start":
+                for child in concerned:
+                    child.wanted.set()
+                return {"started": [c.daemon.name for c in concerned]}
+            case "quiet":
+                await self._end([c for c in self._children.values() if c.daemon.node], signal.SIGTERM)
+                return {}
+            case "down":
+                self._down.set()
+                return {}
+            case other:
+                return {"error": f"unknown order {other!r}"}
+
+    async def _end(self, children: Sequence[Child], number: signal.Signals) -> None:
+        async with asyncio.TaskGroup() as group:
+            for child in children:
+                group.create_task(child.end(number))
+
+
+async def _main(topology: Topology, doors: Sequence[forwarder.Door]) -> None:
+    supervisor = Supervisor(topology.daemons)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    path = socket_path(topology.lab.state)
+    Path(path).unlink(missing_ok=True)
+    async with asyncio.TaskGroup() as group:
+        door = group.create_task(forwarder.serve(doors))
+        await supervisor.run(path)
+        door.cancel()
+
+
+def read(state: str) -> Topology:
+    """The topology that `up` wrote; raises FileNotFoundError where there is no lab."""
+    return msgspec.json.decode(Path(state, "topology.json").read_bytes(), type=Topology)
+
+
+def ask(state: str, order: dict[str, str]) -> dict[str, Any] | None:
+    """Give an order and wait for the answer; None when no supervisor listens."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.settimeout(60.0)
+            line.connect(socket_path(state))
+            line.sendall(msgspec.json.encode(order) + b"\n")
+            with line.makefile("rb") as answer:
+                return msgspec.json.decode(answer.readline() or b"null", type=dict[str, Any] | None)
+    except OSError:
+        return None
+
+
+def socket_path(state: str) -> str:
+    return os.path.join(state, "supervisor.sock")
+
+
+def main() -> int:
+    topology = read(sys.argv[1])
+    start_log("supervisor")
+    try:
+        doors = [(forwarder.listening(outside), host, port) for outside, host, port in topology.forwards]
+    except OSError as error:
+        log.error("a published port of 127.0.0.1 is taken: %s", error)
+        return 2
+    netns.set_namespace(f"/run/netns/{topology.lab.outer}")
+    asyncio.run(_main(topology, doors))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The one command people type, and installing Wherry on a host."""
