@@ -118,15 +118,15 @@ def _remove_cgroups(name: str) -> None:
 
 
 def _unmount(state: str) -> None:
-    for mount in sorted(mounts.below(state), key=lambda m: len(m.target), reverse=True):
-        mounts.unmount(mount.target, lazy=True)
+    for mount in sorted(mounts.below(state), key=lambda m: len(m.point), reverse=True):
+        mounts.unmount(mount.point, lazy=True)
 
 
 def remove_state(state: str) -> None:
     """Remove the lab's files; refused while anything is still mounted below, so that no mounted data is deleted."""
     left = mounts.below(state)
     if left:
-        raise UsageError(f"{left[0].target} is still mounted; unmount it and run `wherry lab down` again")
+        raise UsageError(f"{left[0].point} is still mounted; unmount it and run `wherry lab down` again")
     shutil.rmtree(state, ignore_errors=True)
     for folder in (os.path.dirname(state), os.path.dirname(os.path.dirname(state))):
         with contextlib.suppress(OSError):

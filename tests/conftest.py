@@ -14,7 +14,11 @@ from tests.requirements import requires
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rewrite", action="store_true", help="write what was seen into golden files; look at the diff before committing it")
+    parser.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write what was seen into golden files; look at the diff before committing it",
+    )
 
 
 @pytest.fixture
@@ -41,7 +45,12 @@ class Netns:
     def run(self, *argv: str, check: bool = True, timeout: float = 30.0, stdin: str | None = None) -> str:
         """A program's stdout, run inside; its stderr is in the failure."""
         done = subprocess.run(
-            ["nsenter", f"--net={self.path}", *argv], capture_output=True, text=True, timeout=timeout, input=stdin, check=False
+            ["nsenter", f"--net={self.path}", *argv],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            input=stdin,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"{self.name}: {' '.join(argv)}: exit {done.returncode}: {done.stderr or done.stdout}")

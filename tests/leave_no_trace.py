@@ -62,7 +62,9 @@ class Snapshot:
         found: dict[str, list[str]] = {}
         for name, before in self.facts.items():
             now = after.facts[name]
-            gone = [] if name in ("processes", "containers", "mounts") else [f"-{line}" for line in sorted(before - now)]
+            gone = (
+                [] if name in ("processes", "containers", "mounts") else [f"-{line}" for line in sorted(before - now)]
+            )
             lines = [f"+{line}" for line in sorted(now - before)] + gone
             if lines:
                 found[name] = lines
@@ -100,15 +102,23 @@ def _rules() -> list[str]:
             # The legacy tool would load its modules, a trace of its own, where nobody has used it yet.
             if backend == "legacy" and not Path(f"/proc/net/{family.replace('iptables', '_tables')}_names").exists():
                 continue
-            names = _lines(f"{family}-{backend}-save")
-            found += [f"{family}-{backend}: {re.sub(r'\[\d+:\d+\]', '', line)}" for line in names if not line.startswith("#")]
+            saved = [re.sub(r"\[\d+:\d+\]", "", line) for line in _lines(f"{family}-{backend}-save")]
+            found += [f"{family}-{backend}: {line}" for line in saved if not line.startswith("#")]
     found += [re.sub(r"counter packets \d+ bytes \d+", "counter", line) for line in _lines("nft", "list", "ruleset")]
     # An empty base chain is what merely listing leaves; it decides nothing.
-    return [line for line in found if not re.search(r": \*|: COMMIT|: :\w+ ACCEPT|^table |^\}|^$", line.strip()) and line.strip()]
+    return [
+        line
+        for line in found
+        if not re.search(r": \*|: COMMIT|: :\w+ ACCEPT|^table |^\}|^$", line.strip()) and line.strip()
+    ]
 
 
 def _sysctls() -> list[str]:
-    return [f"{name}={(Path('/proc/sys') / name).read_text().strip()}" for name in _SYSCTLS if (Path("/proc/sys") / name).exists()]
+    return [
+        f"{name}={(Path('/proc/sys') / name).read_text().strip()}"
+        for name in _SYSCTLS
+        if (Path("/proc/sys") / name).exists()
+    ]
 
 
 def _namespaces() -> list[str]:
@@ -118,7 +128,9 @@ def _namespaces() -> list[str]:
 
 def _mounts() -> list[str]:
     with open("/proc/self/mountinfo") as table:
-        return [" ".join((line.split()[4], line.split(" - ")[1].split()[0])) for line in table]
+        found = [" ".join((line.split()[4], line.split(" - ")[1].split()[0])) for line in table]
+    # The first named namespace makes /run/netns a mount of its own, as `ip netns add` does, and it stays so.
+    return [line for line in found if line != "/run/netns tmpfs"]
 
 
 def _cgroups() -> list[str]:
