@@ -263,6 +263,8 @@ def container_status(document: Mapping[str, Any], image: Image | None) -> Contai
     state, labels = document["State"], document["Config"]["Labels"]
     created, started = moment(document["Created"]), moment(state["StartedAt"])
     finished, code = moment(state["FinishedAt"]), int(state["ExitCode"])
+    if started is not None and finished is not None:
+        finished = max(finished, started)  # Docker notes the end of a very short run before its start
     found, reason = ContainerState.CREATED, ""
     if state["Running"] or state.get("Paused"):
         found = ContainerState.RUNNING

@@ -1,0 +1,554 @@
+"""The contract of `kubelet.runtime.Runtime`, over the fake and over a real dockerd.
+
+The pod network of these tests is a plugin written here: it numbers sandboxes and puts an address on an interface of the
+sandbox's own, so that nothing outside the sandbox is touched.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from kubelet.docker import DockerOptions, DockerRuntime
+from kubelet.network import Network
+from kubelet.runtime import (
+    CONTAINER_HASH,
+    EVERYTHING,
+    Channel,
+    ContainerConfig,
+    ContainerState,
+    ExecTimeout,
+    Hint,
+    Mount,
+    NetworkUnavailable,
+    NotFound,
+    PodIdentity,
+    PodRecord,
+    Runtime,
+    RuntimeRefused,
+    SandboxConfig,
+    SandboxState,
+    StreamOptions,
+)
+from tests.dockerd import IMAGE, Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.fakes.runtime import FakeRuntime
+
+PLUGIN = """#!/bin/sh
+set -e
+leases={leases}
+case $CNI_COMMAND in
+ADD)
+    cat > /dev/null
+    [ ! -e {leases}/refuse ] || {{ echo '{{"cniVersion":"1.0.0","code":11,"msg":"try again later"}}'; exit 1; }}
+    n=$(ls $leases | wc -l)
+    while ! mkdir $leases/$n 2>/dev/null; do n=$((n + 1)); done
+    echo $CNI_CONTAINERID > $leases/$n/owner
+    nsenter --net=$CNI_NETNS ip link add $CNI_IFNAME type veth peer name other
+    nsenter --net=$CNI_NETNS ip addr add 10.77.0.$((n + 10))/24 dev $CNI_IFNAME
+    nsenter --net=$CNI_NETNS ip link set $CNI_IFNAME up
+    echo '{{"cniVersion":"1.0.0","interfaces":[{{"name":"eth0","sandbox":"'$CNI_NETNS'"}}],'
+    echo '"ips":[{{"address":"10.77.0.'$((n + 10))'/24","interface":0}}]}}'
+    ;;
+DEL)
+    cat > /dev/null
+    for lease in $leases/*; do
+        [ "$(cat $lease/owner 2>/dev/null)" != $CNI_CONTAINERID ] || rm -r $lease
+    done
+    ;;
+esac
+"""
+
+
+@dataclass
+class World:
+    """A runtime and what a test needs to use it; each pod is torn down afterwards."""
+
+    runtime: Runtime
+    folder: Path
+    cgroups: str = ""
+    other: Callable[[str], Runtime] | None = None  # a kubelet of another node on the same runtime; None: not shared
+    leases: Path | None = None
+    pods: list[PodIdentity] = field(default_factory=list)
+
+    def sandbox(self, name: str = "web", attempt: int = 0, **more: object) -> SandboxConfig:
+        pod = PodIdentity(name, "default", f"{name}-{uuid.uuid4().hex[:8]}")
+        self.pods.append(pod)
+        return SandboxConfig(
+            pod=pod,
+            attempt=attempt,
+            hostname=name,
+            log_directory=str(self.folder / "log" / f"default_{name}_{pod.uid}"),
+            cgroup_parent=f"{self.cgroups}/pod{pod.uid}" if self.cgroups else "",
+            **more,  # type: ignore[arg-type]
+        )
+
+    async def container(self, *command: str, name: str = "main", attempt: int = 0, **more: object) -> ContainerConfig:
+        image = await self.runtime.image_status(IMAGE)
+        assert image is not None
+        return ContainerConfig(
+            name=name,
+            attempt=attempt,
+            image=image.id,
+            command=command,
+            annotations={CONTAINER_HASH: "1a2b3c"},
+            log_path=f"{name}/{attempt}.log",
+            **more,  # type: ignore[arg-type]
+        )
+
+    async def started(self, *command: str, **more: object) -> tuple[SandboxConfig, str, str]:
+        """A running pod of one container: its configuration, sandbox id and container id."""
+        config = self.sandbox()
+        sandbox_id = await self.runtime.run_sandbox(config)
+        container_id = await self.runtime.create_container(sandbox_id, await self.container(*command, **more), config)
+        await self.runtime.start_container(container_id)
+        return config, sandbox_id, container_id
+
+    async def record(self, pod: PodIdentity) -> PodRecord | None:
+        return next((each for each in await self.runtime.list_pods() if each.pod == pod), None)
+
+    async def clean(self) -> None:
+        for record in await self.runtime.list_pods():
+            for container in record.containers:
+                await self.runtime.remove_container(container.id)
+            for sandbox in record.sandboxes:
+                with contextlib.suppress(NetworkUnavailable):
+                    await self.runtime.remove_sandbox(sandbox.id)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 15.0) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not await condition():
+                await asyncio.sleep(0.02)
+            return
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def network(folder: Path) -> tuple[Network, Path]:
+    leases, binaries, configurations = folder / "leases", folder / "bin", folder / "net.d"
+    for each in (leases, binaries, configurations):
+        each.mkdir(parents=True)
+    plugin = binaries / "numbers"
+    plugin.write_text(PLUGIN.format(leases=leases))
+    plugin.chmod(0o755)
+    (configurations / "10-numbers.conflist").write_text(
+        json.dumps({"cniVersion": "1.0.0", "name": "numbers", "plugins": [{"type": "numbers"}]})
+    )
+    return Network(str(configurations), [str(binaries)], str(folder / "cache"), timeout=20), leases
+
+
+@pytest.fixture(params=["fake", "docker"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    if request.param == "fake":
+        yield World(FakeRuntime(), tmp_path)
+        return
+    found: Dockerd = request.getfixturevalue("dockerd")
+    cgroups: str = request.getfixturevalue("cgroup_parent")
+    made: list[DockerRuntime] = []
+    connected, leases = network(tmp_path)
+
+    def runtime(node: str) -> DockerRuntime:
+        made.append(DockerRuntime(DockerOptions(socket_path=found.socket_path, node=node), connected))
+        return made[-1]
+
+    home = World(runtime(f"node-{uuid.uuid4().hex[:6]}"), tmp_path, cgroups, runtime, leases)
+    try:
+        yield home
+    finally:
+        (leases / "refuse").unlink(missing_ok=True)
+        await home.clean()
+        for each in made:
+            await each.close()
+
+
+async def test_it_answers(world: World) -> None:
+    version, status = await world.runtime.version(), await world.runtime.status()
+    assert version.name == "docker"
+    assert version.version
+    assert status.runtime_ready
+    assert status.network_ready, status.network_message
+
+
+async def test_a_pod_from_birth_to_removal(world: World) -> None:
+    runtime = world.runtime
+    config, sandbox_id, container_id = await world.started("sleep", "3600")
+    sandbox, container = await runtime.sandbox_status(sandbox_id), await runtime.container_status(container_id)
+    assert sandbox.state is SandboxState.READY
+    assert sandbox.pod == config.pod
+    assert len(sandbox.ips) == 1
+    assert isinstance(sandbox.ips[0], IPv4Address)
+    assert container.state is ContainerState.RUNNING
+    assert (container.name, container.attempt, container.sandbox_id) == ("main", 0, sandbox_id)
+    assert container.started_at is not None
+    assert container.finished_at is None
+    assert container.image == IMAGE
+    assert container.image_id.startswith("sha256:")
+    assert container.annotations[CONTAINER_HASH] == "1a2b3c"
+
+    record = await world.record(config.pod)
+    assert record is not None
+    assert [(each.id, each.state, each.ips) for each in record.sandboxes] == [
+        (sandbox_id, SandboxState.READY, sandbox.ips)
+    ]
+    assert [(each.id, each.state, each.name) for each in record.containers] == [
+        (container_id, ContainerState.RUNNING, "main")
+    ]
+    assert record.containers[0].annotations[CONTAINER_HASH] == "1a2b3c"
+
+    await runtime.stop_container(container_id, 0)
+    ended = await runtime.container_status(container_id)
+    assert (ended.state, ended.reason) == (ContainerState.EXITED, "Error")
+    assert ended.exit_code in (137, 143)
+    assert ended.finished_at is not None
+
+    await runtime.stop_sandbox(sandbox_id)
+    assert (await runtime.sandbox_status(sandbox_id)).state is SandboxState.NOT_READY
+    await runtime.remove_container(container_id)
+    await runtime.remove_sandbox(sandbox_id)
+    assert await world.record(config.pod) is None
+    if world.leases is not None:
+        assert not list(world.leases.iterdir())
+
+
+async def test_what_is_gone_is_stopped_and_removed_with_success(world: World) -> None:
+    _, sandbox_id, container_id = await world.started("sleep", "3600")
+    for _ in range(2):
+        await world.runtime.stop_container(container_id, 0)
+        await world.runtime.stop_sandbox(sandbox_id)
+    for _ in range(2):
+        await world.runtime.remove_container(container_id)
+        await world.runtime.remove_sandbox(sandbox_id)
+    await world.runtime.stop_container(container_id, 0)
+    await world.runtime.stop_sandbox(sandbox_id)
+    with pytest.raises(NotFound):
+        await world.runtime.container_status(container_id)
+    with pytest.raises(NotFound):
+        await world.runtime.sandbox_status(sandbox_id)
+    with pytest.raises(NotFound):
+        await world.runtime.start_container(container_id)
+
+
+async def test_removing_a_sandbox_takes_its_containers(world: World) -> None:
+    config, sandbox_id, _ = await world.started("sleep", "3600")
+    await world.runtime.remove_sandbox(sandbox_id)
+    assert await world.record(config.pod) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "reason"), [(("true",), 0, "Completed"), (("sh", "-c", "exit 3"), 3, "Error")]
+)
+async def test_an_exit_is_told_with_code_and_reason(
+    world: World, command: tuple[str, ...], code: int, reason: str
+) -> None:
+    _, _, container_id = await world.started(*command)
+
+    async def exited() -> bool:
+        return (await world.runtime.container_status(container_id)).state is ContainerState.EXITED
+
+    await until(exited, "the container exits")
+    status = await world.runtime.container_status(container_id)
+    assert (status.exit_code, status.reason) == (code, reason)
+    assert status.started_at is not None
+    assert status.finished_at is not None
+    assert status.finished_at >= status.started_at
+
+
+async def test_a_program_that_is_not_there_is_refused_and_counts_as_exited(world: World) -> None:
+    config = world.sandbox()
+    sandbox_id = await world.runtime.run_sandbox(config)
+    container_id = await world.runtime.create_container(sandbox_id, await world.container("/nonexistent"), config)
+    with pytest.raises(RuntimeRefused, match="nonexistent"):
+        await world.runtime.start_container(container_id)
+    status = await world.runtime.container_status(container_id)
+    assert (status.state, status.reason) == (ContainerState.EXITED, "ContainerCannotRun")
+    assert status.exit_code != 0
+    assert "nonexistent" in status.message
+    record = await world.record(config.pod)
+    assert record is not None
+    assert record.containers[0].state is ContainerState.EXITED
+
+
+async def test_a_container_starts_once(world: World) -> None:
+    _, _, container_id = await world.started("true")
+    with pytest.raises(RuntimeRefused, match="started before"):
+        await world.runtime.start_container(container_id)
+
+
+async def test_a_second_of_the_same_name_is_refused(world: World) -> None:
+    config, sandbox_id, _ = await world.started("sleep", "3600")
+    with pytest.raises(RuntimeRefused, match="in use"):
+        await world.runtime.create_container(sandbox_id, await world.container("sleep", "1"), config)
+    with pytest.raises(RuntimeRefused, match="in use"):
+        await world.runtime.run_sandbox(config)
+    again = replace(config, attempt=1)
+    second = await world.runtime.run_sandbox(again)
+    record = await world.record(config.pod)
+    assert record is not None
+    assert [each.id for each in record.sandboxes] == [second, sandbox_id]  # newest first
+    assert [each.attempt for each in record.sandboxes] == [1, 0]
+
+
+async def test_a_stopped_sandbox_is_not_joined(world: World) -> None:
+    config = world.sandbox()
+    sandbox_id = await world.runtime.run_sandbox(config)
+    await world.runtime.stop_sandbox(sandbox_id)
+    container = await world.container("sleep", "1")
+
+    async def join() -> None:
+        container_id = await world.runtime.create_container(sandbox_id, container, config)
+        await world.runtime.start_container(container_id)
+
+    with pytest.raises(RuntimeRefused):
+        await join()
+
+
+async def test_a_missing_image_is_refused(world: World) -> None:
+    config = world.sandbox()
+    sandbox_id = await world.runtime.run_sandbox(config)
+    container = replace(await world.container("true"), image="wherry.local/absent:1")
+    assert await world.runtime.image_status("wherry.local/absent:1") is None
+    with pytest.raises(NotFound, match="absent"):
+        await world.runtime.create_container(sandbox_id, container, config)
+    with pytest.raises(RuntimeRefused):
+        await world.runtime.pull("wherry.local/absent:1")
+    assert IMAGE in [tag for image in await world.runtime.list_images() for tag in image.tags]
+    await world.runtime.remove_image("wherry.local/absent:1")
+
+
+async def test_exec_sync(world: World) -> None:
+    _, _, container_id = await world.started("sleep", "3600")
+    done = await world.runtime.exec_sync(container_id, ["echo", "all", "well"], 10)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, b"all well\n", b"")
+    assert (await world.runtime.exec_sync(container_id, ["sh", "-c", "exit 3"], 10)).exit_code == 3
+    with pytest.raises(ExecTimeout, match="timed out after"):
+        await world.runtime.exec_sync(container_id, ["sleep", "60"], 0.3)
+    with pytest.raises(RuntimeRefused, match="nonexistent"):
+        await world.runtime.exec_sync(container_id, ["nonexistent"], 10)
+    await world.runtime.stop_container(container_id, 0)
+    with pytest.raises(RuntimeRefused, match="not running"):
+        await world.runtime.exec_sync(container_id, ["true"], 10)
+
+
+async def test_exec_streams_both_ways(world: World) -> None:
+    _, _, container_id = await world.started("sleep", "3600")
+    stream = await world.runtime.exec(container_id, ["cat"], StreamOptions(stdin=True))
+    try:
+        await stream.write(b"to and fro")
+        assert await stream.read() == (Channel.STDOUT, b"to and fro")
+        await stream.close_stdin()
+        assert await stream.read() is None
+        assert await stream.exit_code() == 0
+    finally:
+        await stream.close()
+    stream = await world.runtime.exec(container_id, ["sh", "-c", "exit 4"], StreamOptions())
+    assert await stream.read() is None
+    assert await stream.exit_code() == 4
+    await stream.close()
+
+
+async def test_hints_come_when_the_runtime_knows(world: World) -> None:
+    hints: list[Hint] = []
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(world.runtime.watch(hints.append))
+
+        async def flowing() -> bool:
+            return world.runtime.hinting()
+
+        await until(flowing, "hints flow")
+        config, _, container_id = await world.started("sleep", "3600")
+        await world.record(config.pod)
+        hints.clear()
+        states: list[ContainerState] = []
+        await world.runtime.stop_container(container_id, 0)
+
+        async def told() -> bool:
+            if any(hint == Hint(config.pod.uid, container_id) for hint in hints):
+                states.append((await world.runtime.container_status(container_id)).state)
+                return True
+            return False
+
+        await until(told, "a hint about the exit")
+        assert states == [ContainerState.EXITED]
+        watch.cancel()
+
+
+async def test_a_grace_period_can_be_cut_short(world: World) -> None:
+    if isinstance(world.runtime, FakeRuntime):
+        world.runtime.stubborn.add("main")
+    _, _, container_id = await world.started("sleep", "3600")  # as PID 1 it ignores SIGTERM
+    async with asyncio.TaskGroup() as group:
+        patient = group.create_task(world.runtime.stop_container(container_id, 600))
+        await asyncio.sleep(0)
+        patient.cancel()
+    async with asyncio.timeout(10):
+        await world.runtime.stop_container(container_id, 0.2)
+    status = await world.runtime.container_status(container_id)
+    assert (status.state, status.exit_code) == (ContainerState.EXITED, 137)
+
+
+async def test_no_network_no_sandbox(world: World) -> None:
+    if isinstance(world.runtime, FakeRuntime):
+        world.runtime.network_ready = False
+    else:
+        assert world.leases is not None
+        (world.leases / "refuse").touch()
+    config = world.sandbox()
+    with pytest.raises(NetworkUnavailable):
+        await world.runtime.run_sandbox(config)
+    record = await world.record(config.pod)
+    assert record is None or all(each.state is SandboxState.NOT_READY for each in record.sandboxes)
+
+
+# What only a real one can be held to
+
+
+def docker(world: World) -> DockerRuntime:
+    if not isinstance(world.runtime, DockerRuntime):
+        pytest.skip("a fact about Docker")
+    return world.runtime
+
+
+async def test_the_containers_of_a_pod_share_network_and_ipc(world: World) -> None:
+    runtime = docker(world)
+    config, sandbox_id, container_id = await world.started("sleep", "3600")
+    sandbox, container = await runtime.sandbox_status(sandbox_id), await runtime.container_status(container_id)
+    for space in ("net", "ipc"):
+        assert os.readlink(f"/proc/{sandbox.pid}/ns/{space}") == os.readlink(f"/proc/{container.pid}/ns/{space}")
+    assert os.readlink(f"/proc/{sandbox.pid}/ns/mnt") != os.readlink(f"/proc/{container.pid}/ns/mnt")
+    shown = await runtime.exec_sync(container_id, ["ip", "-4", "addr"], 10)
+    assert f"inet {sandbox.ips[0]}/24" in shown.stdout.decode()
+    assert "inet 127.0.0.1/8" in shown.stdout.decode()
+    assert f"pod{config.pod.uid}" in Path(f"/proc/{container.pid}/cgroup").read_text()
+
+
+async def test_the_kubelets_files_and_mounts_win(world: World) -> None:
+    runtime = docker(world)
+    for name in ("hosts", "resolv.conf", "data"):
+        (world.folder / name).write_text(f"the kubelet's {name}\n")
+    mounts = (
+        Mount(host_path=str(world.folder / "hosts"), container_path="/etc/hosts"),
+        Mount(host_path=str(world.folder / "resolv.conf"), container_path="/etc/resolv.conf"),
+        Mount(host_path=str(world.folder / "data"), container_path="/data", read_only=True),
+    )
+    _, _, container_id = await world.started("sleep", "3600", mounts=mounts, env=(("GREETING", "hello $(x)"),))
+    script = "cat /etc/hosts /etc/resolv.conf /data; echo $GREETING; cat /proc/sys/kernel/hostname; echo x > /data"
+    done = await runtime.exec_sync(container_id, ["sh", "-c", script], 10)
+    assert done.stdout.decode().splitlines() == [
+        "the kubelet's hosts", "the kubelet's resolv.conf", "the kubelet's data", "hello $(x)", "web",
+    ]  # fmt: skip
+    assert b"Read-only" in done.stderr
+    config = world.sandbox()
+    sandbox_id = await runtime.run_sandbox(config)
+    missing = Mount(host_path=str(world.folder / "missing"), container_path="/m")
+    with pytest.raises(RuntimeRefused, match="missing"):
+        await runtime.create_container(sandbox_id, await world.container("true", mounts=(missing,)), config)
+
+
+async def test_the_log_stands_where_upstream_has_it(world: World) -> None:
+    runtime = docker(world)
+    config, _, container_id = await world.started("echo", "hello")
+    link = Path(config.log_directory) / "main" / "0.log"
+
+    async def written() -> bool:
+        return '"log":"hello\\n"' in link.read_text()
+
+    await until(written, "the log has the line")
+    await runtime.remove_container(container_id)
+    assert not link.is_symlink()
+
+
+async def test_kubelets_share_a_dockerd_without_seeing_each_other(world: World) -> None:
+    docker(world)
+    assert world.other is not None
+    config, sandbox_id, _ = await world.started("sleep", "3600")
+    stranger = world.other("another-node")
+    assert await stranger.list_pods() == []
+    same = world.other(world.runtime._options.node)  # type: ignore[attr-defined]
+    assert [record.pod for record in await same.list_pods()] == [config.pod]
+    assert (await same.sandbox_status(sandbox_id)).state is SandboxState.READY
+
+
+async def test_after_a_restart_everything_is_known_and_exits_are_noticed(world: World) -> None:
+    runtime = docker(world)
+    assert world.other is not None
+    config, sandbox_id, container_id = await world.started("sleep", "3600")
+    before = await runtime.sandbox_status(sandbox_id)
+    heir = world.other(runtime._options.node)
+    heir._network = heir._sandboxes._network = Network("/nonexistent", [], str(world.folder / "cache"))
+    hints: list[Hint] = []
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(heir.watch(hints.append))
+
+        async def flowing() -> bool:
+            return EVERYTHING in hints
+
+        await until(flowing, "hints flow again, with one about everything")
+        records = await heir.list_pods()
+        assert [(each.pod, each.sandboxes[0].ips) for each in records] == [(config.pod, before.ips)]
+
+        async def adopted() -> bool:
+            return heir._containers.exits.watched(container_id)
+
+        await until(adopted, "the container's process is watched")
+        os.kill((await heir.container_status(container_id)).pid, 9)
+
+        async def told() -> bool:
+            return Hint(config.pod.uid, container_id) in hints
+
+        await until(told, "a hint about the exit")
+        assert (await heir.container_status(container_id)).exit_code == 137
+        watch.cancel()
+
+
+async def test_a_sandbox_removed_behind_our_back_gives_its_address_back(
+    world: World, request: pytest.FixtureRequest
+) -> None:
+    runtime = docker(world)
+    assert world.leases is not None
+    _, sandbox_id, container_id = await world.started("sleep", "3600")
+    assert len(list(world.leases.iterdir())) == 1
+    client = request.getfixturevalue("dockerd").client()
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(runtime.watch(lambda hint: None))
+
+        async def flowing() -> bool:
+            return runtime.hinting()
+
+        await until(flowing, "hints flow")
+        client.remove_container(container_id, force=True)
+        client.remove_container(sandbox_id, force=True)
+        client.close()
+        leases = world.leases
+
+        async def returned() -> bool:
+            return not list(leases.iterdir())
+
+        await until(returned, "the address is given back")
+        watch.cancel()
+
+
+async def test_an_ungranted_network_is_no_ready_sandbox(world: World) -> None:
+    """A kubelet killed between the pause process and CNI's answer leaves a sandbox that is not ready."""
+    runtime = docker(world)
+    config = world.sandbox()
+    sandbox_id = await runtime.run_sandbox(config)
+    cached = next((world.folder / "cache" / "results").iterdir())
+    document = json.loads(cached.read_text())
+    cached.write_text(json.dumps({**document, "result": None}))
+    assert world.other is not None
+    heir = world.other(runtime._options.node)
+    folder = world.folder
+    heir._network = heir._sandboxes._network = Network(
+        str(folder / "net.d"), [str(folder / "bin")], str(folder / "cache")
+    )
+    assert (await heir.sandbox_status(sandbox_id)).state is SandboxState.NOT_READY
+    await heir.remove_sandbox(sandbox_id)
+    assert world.leases is not None
+    assert not list(world.leases.iterdir())
