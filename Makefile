@@ -1,0 +1,56 @@
+# Wherry's words. `make lab` and `make test` set up whatever they need; `make check` needs no root.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+LAB := default
+NODES := 3
+ONLY :=
+
+.PHONY: help lab lab-down test check bench soak setup venv format clean
+
+help:
+	@echo "make lab       a three-node cluster in network namespaces, with a demo application (root)"
+	@echo "make lab-down  take it down; the machine is as it was"
+	@echo "make test      everything: check, contracts, real kernel, whole cluster (root)"
+	@echo "make check     format, lint, types, import contracts, unit tests (no root, under a minute)"
+	@echo "make bench     figures against floors measured in the same run [ONLY=prefix] (root)"
+	@echo "make soak      the long trials at full length [ONLY=name] (root)"
+
+# The virtual environment, made anew when the project's dependencies change.
+venv: $(VENV)/.installed
+$(VENV)/.installed: pyproject.toml tools/venv
+	@tools/venv $(VENV)
+	@touch $@
+
+# Programs from the distribution's packages; does nothing, and takes no time, when they are all there.
+setup:
+	@tools/setup
+
+lab: setup venv
+	@$(BIN)/wherry lab --name $(LAB) up --nodes $(NODES)
+
+lab-down:
+	@$(BIN)/wherry lab --name $(LAB) down
+
+check: venv
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 20; exit $${PIPESTATUS[0]}
+	@$(BIN)/pytest -q -n 2 tests/unit
+
+test: setup check
+	@$(BIN)/pytest -q tests/contracts tests/node tests/cluster
+
+bench: setup venv
+	@$(BIN)/python -m tests.bench $(ONLY)
+
+soak: setup venv
+	@WHERRY_SOAK=1 $(BIN)/pytest -q -m "not never" $(if $(ONLY),-k $(ONLY)) tests/contracts tests/node tests/cluster --timeout 7200
+
+format: venv
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .bench dist build

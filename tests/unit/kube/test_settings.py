@@ -1,0 +1,119 @@
+"""Configuration at the door: precedence, and refusals that name the field and the remedy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import pytest
+
+from kube import settings
+from kube.errors import UsageError
+from kube.settings import Duration, Option
+
+
+class Inner(msgspec.Struct, frozen=True, kw_only=True):
+    sync_period: Annotated[Duration, Option("--inner-sync-period", "how often")] = 30.0
+    bit: Annotated[int, Option("--inner-bit", "which bit")] = 14
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    name: Annotated[str, Option("--name", "whose", key=None)]
+    cidr: Annotated[str, Option("--cidr", "which", key="clusterCIDR")] = ""
+    loud: Annotated[bool, Option("--loud", "or not")] = False
+    addresses: Annotated[tuple[str, ...], Option("--addresses", "many")] = ()
+    labels: Annotated[dict[str, str], Option("--labels", "pairs")] = {}
+    limit: int | None = None
+    inner: Inner = Inner()
+
+
+def load(*argv: str) -> Config:
+    return settings.load(
+        Config, argv, prog="daemon", description="a daemon", api_version="v1", document_kind="Configuration"
+    )
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: v1\nkind: Configuration\n" + text)
+    return str(path)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = written(tmp_path, "clusterCIDR: 10.0.0.0/8\nloud: true\ninner: {syncPeriod: 1m30s}\nlimit: 3\n")
+    config = load(
+        "--name",
+        "a",
+        "--config",
+        file,
+        "--cidr",
+        "10.1.0.0/16",
+        "--addresses",
+        "x,y",
+        "--addresses=z",
+        "--labels",
+        "a=b,c=",
+    )
+    assert config == Config(
+        name="a",
+        cidr="10.1.0.0/16",
+        loud=True,
+        addresses=("x", "y", "z"),
+        labels={"a": "b", "c": ""},
+        limit=3,
+        inner=Inner(sync_period=90.0),
+    )
+
+
+def test_what_is_rendered_can_be_read_again(tmp_path: Path) -> None:
+    config = load("--name=a", "--inner-sync-period=250ms", "--addresses=x")
+    file = tmp_path / "again.yaml"
+    file.write_bytes(msgspec.yaml.encode({"apiVersion": "v1", "kind": "Configuration", **settings.render(config)}))
+    assert load("--name=a", "--config", str(file)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clusterCidr: x", "clusterCidr: unknown key; did you mean clusterCIDR?"),
+        ("inner: {bitt: 1}", "inner.bitt: unknown key; did you mean inner.bit?"),
+        ("inner: 3", "inner: expected a mapping, found 3"),
+        ("inner: {bit: many}", "inner.bit: expected int, got str; found 'many'"),
+        ("inner: {syncPeriod: soon}", "inner.syncPeriod: 'soon' is not a duration; write it like 30s or 1m30s"),
+        ("name: a", "name: unknown key"),
+    ],
+)
+def test_refused_keys(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load("--name=a", "--config", written(tmp_path, text))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--nam", "x"], "--nam: unknown flag; did you mean --name?"),
+        ([], "--name is required"),
+        (["--name=a", "--inner-bit", "x"], "--inner-bit: expected int, got str; found 'x'"),
+        (["--name=a", "--labels", "x"], "--labels: 'x' is not of the form key=value"),
+        (["--name=a", "--config", "/nowhere"], "--config /nowhere"),
+    ],
+)
+def test_refused_flags(argv: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(*argv)
+    assert words in str(caught.value)
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("apiVersion: v1\nkind: Other\n")
+    with pytest.raises(UsageError, match="kind: found 'Other', this daemon reads 'Configuration'"):
+        load("--name=a", "--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1h2m3s", 3723.0), ("250ms", 0.25), ("1.5s", 1.5), ("7", 7.0), (3, 3.0), ("0s", 0.0)]
+)
+def test_durations(text: str | float, seconds: float) -> None:
+    assert settings.parse_duration(text) == pytest.approx(seconds)
+    assert settings.parse_duration(settings.format_duration(seconds)) == pytest.approx(seconds)
