@@ -44,7 +44,7 @@ def prepare_create(gvk: tuple[str, str, str], obj: Json) -> Json:
         case "", "Namespace":
             cluster.new_namespace(obj)
         case "apps", "Deployment" | "ReplicaSet":
-            obj["status"] = {}
+            obj["status"] = {"replicas": 0} if gvk[2] == "ReplicaSet" else {}
         case _:
             pass
     return obj

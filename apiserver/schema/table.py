@@ -56,6 +56,7 @@ def resource(group: str, version: str, plural: str) -> ResourceInfo | None:
     return _served().get((group, version, plural))
 
 
+@cache
 def resource_of(gvk: tuple[str, str, str]) -> ResourceInfo | None:
     """The served resource whose objects are of that kind, or None."""
     return next((one for one in served() if one.gvk == gvk and "get" in one.verbs), None)
