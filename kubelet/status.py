@@ -117,12 +117,21 @@ def _terminated(report: Report, status: RuntimeContainer) -> ContainerState:
         terminated=ContainerStateTerminated(
             exit_code=status.exit_code,
             reason=reason,
-            message=report.messages.get(status.id) or status.message,
+            message=report.messages.get(status.id) or status.message or _said_before(report, status),
             started_at=second(status.started_at),
             finished_at=second(status.finished_at),
             container_id=f"{report.scheme}://{status.id}",
         )
     )
+
+
+def _said_before(report: Report, status: RuntimeContainer) -> str:
+    """The termination message as the API has it: its file goes with the pod's directory."""
+    before = reported(report.previous, status.name)
+    for state in (before.state, before.last_state) if before else ():
+        if state.terminated and state.terminated.container_id == f"{report.scheme}://{status.id}":
+            return state.terminated.message
+    return ""
 
 
 def _lost(container_id: str) -> ContainerState:

@@ -9,6 +9,7 @@ Raises MountFailed when a volume cannot be had yet (told as FailedMount, tried a
 """
 
 import base64
+import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ from kubelet import atomic
 from kubelet.atomic import File
 from kubelet.environment import Surroundings, field_value, resource_value
 from linux import mounts
+
+log = logging.getLogger(__name__)
 
 OURS = ("empty-dir", "configmap", "secret", "downward-api", "projected")
 
@@ -207,7 +210,14 @@ def set_up(root: str, pod: Pod, volume: Volume, around: Surroundings) -> str:
     if volume.empty_dir is not None:
         _empty_dir(place, volume.empty_dir, pod, group)
         return str(place)
-    files = payload(pod, volume, around)  # before the directory: a volume that cannot be had leaves nothing behind
+    try:
+        files = payload(pod, volume, around)  # before the directory: a volume that cannot be had leaves nothing behind
+    except MountFailed as error:
+        if atomic.current(place) is None:
+            raise
+        # It was there once: what runs goes on with what it has, as upstream has it.
+        log.warning("pod %s: volume %s keeps its old content: %s", pod.metadata.key, volume.name, error)
+        return str(place)
     place.mkdir(parents=True, exist_ok=True)
     if plugin in ("secret", "projected") and mounts.mounted_at(str(place)) is None:
         mounts.tmpfs(str(place), mode=0o755, executable=False)
@@ -251,7 +261,8 @@ def _host_path(source: HostPathVolumeSource) -> str:
     kind, path = source.type or "", Path(source.path)
     if ".." in path.parts:
         raise Invalid(f"hostPath.path {source.path!r} may not contain '..'")
-    if kind == "DirectoryOrCreate" and not path.exists():
+    # Without a type nothing is checked, and runtimes have always made a directory of what is missing.
+    if kind in ("", "DirectoryOrCreate") and not path.exists():
         path.mkdir(parents=True, mode=0o755)
     if kind == "FileOrCreate" and not path.exists():
         path.touch(mode=0o644)

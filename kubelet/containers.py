@@ -1,0 +1,200 @@
+"""From a container of a pod's spec to what the runtime is asked to create: pure, but for reading a log's tail."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kube.core import Container, Pod, PodSecurityContext, VolumeMount
+from kube.core import SecurityContext as WantedSecurity
+from kube.errors import Invalid
+from kubelet import resources
+from kubelet.environment import command_line
+from kubelet.model import Seen, StartContainer
+from kubelet.plan import container_hash, pod_label
+from kubelet.runtime import (
+    CONTAINER_HASH,
+    POD_TERMINATION_GRACE_PERIOD,
+    RESTART_COUNT,
+    TERMINATION_MESSAGE_PATH,
+    TERMINATION_MESSAGE_POLICY,
+    ContainerConfig,
+    ContainerState,
+    ContainerStatus,
+    Image,
+    Mount,
+    SecurityContext,
+)
+
+MESSAGE_BYTES = 4096
+TAIL_LINES, TAIL_BYTES = 80, 2048
+_PROPAGATION = {"": "", "None": "", "HostToContainer": "rslave", "Bidirectional": "rshared"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furniture:
+    """Paths on the node of what the kubelet mounts into a container; an empty one is not mounted. `volumes` is by
+    volume name."""
+
+    volumes: Mapping[str, str]
+    hosts: str
+    resolver: str
+    hostname: str
+    termination: str
+    memory: int
+    lowest_oom_score: int
+
+
+def container_config(
+    pod: Pod, action: StartContainer, image: Image, variables: Mapping[str, str], furniture: Furniture
+) -> ContainerConfig:
+    """Raises Invalid when the container cannot be made as it is written."""
+    container = action.container
+    command, args = command_line(container, variables)
+    limits = resources.container_resources(pod, container, furniture.memory)
+    limits = replace(limits, oom_score_adj=max(limits.oom_score_adj, furniture.lowest_oom_score))
+    return ContainerConfig(
+        name=container.name,
+        attempt=action.restart_count,
+        image=image.id,
+        command=command,
+        args=args,
+        working_dir=container.working_dir,
+        env=tuple(variables.items()),
+        mounts=_mounts(pod, container, furniture),
+        annotations=_annotations(pod, action),
+        log_path=f"{container.name}/{action.restart_count}.log",
+        stdin=container.stdin,
+        stdin_once=container.stdin_once,
+        tty=container.tty,
+        resources=limits,
+        security=security(pod, container, image),
+    )
+
+
+def _annotations(pod: Pod, action: StartContainer) -> dict[str, str]:
+    container, grace = action.container, pod.spec.termination_grace_period_seconds
+    return {
+        CONTAINER_HASH: container_hash(container),
+        RESTART_COUNT: str(action.restart_count),
+        TERMINATION_MESSAGE_PATH: container.termination_message_path,
+        TERMINATION_MESSAGE_POLICY: container.termination_message_policy,
+        POD_TERMINATION_GRACE_PERIOD: str(30 if grace is None else grace),
+    }
+
+
+def _mounts(pod: Pod, container: Container, furniture: Furniture) -> tuple[Mount, ...]:
+    mounts = [_mount(pod, container, wanted, furniture) for wanted in container.volume_mounts]
+    taken = {mount.container_path.rstrip("/") for mount in mounts}
+    for path, source in (
+        ("/etc/hosts", furniture.hosts),
+        ("/etc/resolv.conf", furniture.resolver),
+        ("/etc/hostname", furniture.hostname),
+        (container.termination_message_path, furniture.termination),
+    ):
+        if source and path and path.rstrip("/") not in taken:
+            mounts.append(Mount(host_path=source, container_path=path))
+    return tuple(mounts)
+
+
+def _mount(pod: Pod, container: Container, wanted: VolumeMount, furniture: Furniture) -> Mount:
+    where = f"volumeMounts of container {container.name!r}: {wanted.mount_path}"
+    if wanted.sub_path or wanted.sub_path_expr:
+        raise Invalid(f"{where}: subPath is not supported by this kubelet yet; mount the whole volume")
+    if wanted.name not in furniture.volumes:
+        raise Invalid(f"{where}: volume {wanted.name!r} is not among the pod's volumes")
+    propagation = wanted.mount_propagation or ""
+    if propagation == "Bidirectional" and not (container.security_context and container.security_context.privileged):
+        raise Invalid(f"{where}: mountPropagation Bidirectional is for privileged containers")
+    volume = next(v for v in pod.spec.volumes if v.name == wanted.name)
+    written_by_kubelet = volume.config_map or volume.secret or volume.downward_api or volume.projected
+    return Mount(
+        host_path=furniture.volumes[wanted.name],
+        container_path=wanted.mount_path,
+        read_only=wanted.read_only or written_by_kubelet is not None,
+        propagation=_PROPAGATION.get(propagation, ""),
+    )
+
+
+def security(pod: Pod, container: Container, image: Image) -> SecurityContext:
+    """The container's wishes over the pod's. Raises Invalid when runAsNonRoot would be broken."""
+    whole = pod.spec.security_context or PodSecurityContext()
+    own = container.security_context or WantedSecurity()
+    user = own.run_as_user if own.run_as_user is not None else whole.run_as_user
+    group = own.run_as_group if own.run_as_group is not None else whole.run_as_group
+    non_root = own.run_as_non_root if own.run_as_non_root is not None else whole.run_as_non_root
+    if non_root:
+        _check_non_root(pod, container, user, image)
+    groups = whole.supplemental_groups + ((whole.fs_group,) if whole.fs_group is not None else ())
+    profile = own.seccomp_profile or whole.seccomp_profile
+    capabilities = own.capabilities
+    return SecurityContext(
+        run_as_user="" if user is None else str(user),
+        run_as_group=group,
+        supplemental_groups=groups,
+        privileged=bool(own.privileged),
+        no_new_privileges=own.allow_privilege_escalation is False,
+        read_only_root=bool(own.read_only_root_filesystem),
+        add_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.add) if capabilities else (),
+        drop_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.drop) if capabilities else (),
+        seccomp_unconfined=profile is None or profile.type == "Unconfined",
+    )
+
+
+def _check_non_root(pod: Pod, container: Container, user: int | None, image: Image) -> None:
+    where = f'(pod: "{pod_label(pod)}", container: {container.name})'
+    if user == 0:
+        raise Invalid(f"container's runAsUser breaks non-root policy {where}")
+    if user is not None:
+        return
+    name = image.user.split(":")[0]
+    if name and not name.isdigit():
+        raise Invalid(f"container has runAsNonRoot and image has non-numeric user ({name}), cannot verify {where}")
+    if not name or int(name) == 0:
+        raise Invalid(f"container has runAsNonRoot and image will run as root {where}")
+
+
+def log_tail(path: str, lines: int = TAIL_LINES, size: int = TAIL_BYTES) -> str:
+    """The end of a container's log, for terminationMessagePolicy FallbackToLogsOnError. Reads Docker's JSON lines and
+    CRI's."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16 * size))
+            raw = file.read().splitlines()[-lines:]
+    except OSError:
+        return ""
+    text = b"".join(_line(line) for line in raw)
+    return text[-size:].decode(errors="replace")
+
+
+def _line(line: bytes) -> bytes:
+    if line.startswith(b"{"):
+        try:
+            return str(json.loads(line).get("log", "")).encode()
+        except ValueError:
+            return b""
+    fields = line.split(b" ", 3)
+    return fields[3] + (b"\n" if fields[2] == b"F" else b"") if len(fields) == 4 else b""
+
+
+def termination_messages(seen: Seen) -> dict[str, str]:
+    """What containers wrote before they ended, by container id."""
+    exited = (status for status in seen.containers if status.state is ContainerState.EXITED)
+    return {status.id: message for status in exited if (message := termination_message(status))}
+
+
+def termination_message(status: ContainerStatus) -> str:
+    path = status.annotations.get(TERMINATION_MESSAGE_PATH, "")
+    host = next((m.host_path for m in status.mounts if m.container_path == path), "")
+    message = ""
+    if host:
+        try:
+            with open(host, "rb") as file:
+                message = file.read(MESSAGE_BYTES).decode(errors="replace")
+        except OSError:
+            message = ""
+    policy = status.annotations.get(TERMINATION_MESSAGE_POLICY, "")
+    if not message and status.exit_code != 0 and policy == "FallbackToLogsOnError":
+        message = log_tail(status.log_path)
+    return message

@@ -1,0 +1,194 @@
+"""Telling the API how pods are: one PATCH when something differs, none when nothing does.
+ Apart from the workers on purpose: while the API is away pods go on being restarted, and what there is to say waits
+here, latest first.
+ A pod whose status was told in full, that is to be deleted and whose resources are given back, is then deleted: grace
+0, its uid as the precondition, so that a namesake is never hit. (pkg/kubelet/status/status_manager.go)
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kube.client import Client, Patch
+from kube.core import ContainerState, ContainerStatus, Pod, PodStatus
+from kube.errors import Conflict, NotFound
+from kube.meta import Condition, timestamp
+from kube.reconcile import Keys, by_key
+from kube.resources import PODS
+
+log = logging.getLogger(__name__)
+
+
+# --- the wire form ----------------------------------------------------------------------------------------------------
+# Written out here and not left to the codec: it drops what equals a default, and upstream's clients require exitCode 0,
+# restartCount 0 and ready false to be there.
+
+
+def _state(state: ContainerState) -> dict[str, Any]:
+    if state.running is not None:
+        started = state.running.started_at
+        return {"running": {"startedAt": timestamp(started) if started else None}}
+    if state.terminated is not None:
+        end = state.terminated
+        body: dict[str, Any] = {
+            "exitCode": end.exit_code,
+            "reason": end.reason,
+            "startedAt": timestamp(end.started_at) if end.started_at else None,
+            "finishedAt": timestamp(end.finished_at) if end.finished_at else None,
+        }
+        if end.signal:
+            body["signal"] = end.signal
+        if end.message:
+            body["message"] = end.message
+        if end.container_id:
+            body["containerID"] = end.container_id
+        return {"terminated": body}
+    if state.waiting is not None:
+        return {
+            "waiting": {k: v for k, v in (("reason", state.waiting.reason), ("message", state.waiting.message)) if v}
+        }
+    return {}
+
+
+def _container(status: ContainerStatus) -> dict[str, Any]:
+    body = {
+        "name": status.name,
+        "state": _state(status.state),
+        "lastState": _state(status.last_state),
+        "ready": status.ready,
+        "restartCount": status.restart_count,
+        "image": status.image,
+        "imageID": status.image_id,
+        "started": bool(status.started),
+    }
+    return body | ({"containerID": status.container_id} if status.container_id else {})
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": condition.type,
+        "status": condition.status,
+        "lastProbeTime": None,
+        "lastTransitionTime": timestamp(condition.last_transition_time) if condition.last_transition_time else None,
+    }
+    if condition.observed_generation:
+        body["observedGeneration"] = condition.observed_generation
+    # null removes what an earlier patch set: conditions merge by type, field by field
+    return body | {"reason": condition.reason or None, "message": condition.message or None}
+
+
+def _addresses(old: Sequence[str], new: Sequence[str]) -> list[dict[str, str]]:
+    """A list that merges by `ip`: who is gone must be named."""
+    return [{"ip": ip} for ip in new] + [{"$patch": "delete", "ip": ip} for ip in old if ip not in new]
+
+
+def status_patch(old: PodStatus, new: PodStatus) -> dict[str, Any] | None:
+    """The strategic merge patch of `status` from what the API has to what is so; None when they say the same."""
+    patch: dict[str, Any] = {}
+    simple: Mapping[str, tuple[Any, Any]] = {
+        "observedGeneration": (old.observed_generation, new.observed_generation),
+        "phase": (old.phase, new.phase),
+        "reason": (old.reason, new.reason),
+        "message": (old.message, new.message),
+        "hostIP": (old.host_ip, new.host_ip),
+        "podIP": (old.pod_ip, new.pod_ip),
+        "qosClass": (old.qos_class, new.qos_class),
+    }
+    patch |= {key: after or None for key, (before, after) in simple.items() if before != after}
+    if new.start_time is not None and old.start_time != new.start_time:
+        patch["startTime"] = timestamp(new.start_time)
+    if old.host_ips != new.host_ips:
+        patch["hostIPs"] = _addresses([h.ip for h in old.host_ips], [h.ip for h in new.host_ips])
+    if old.pod_ips != new.pod_ips:
+        patch["podIPs"] = _addresses([p.ip for p in old.pod_ips], [p.ip for p in new.pod_ips])
+    for key, statuses_before, statuses in (
+        ("initContainerStatuses", old.init_container_statuses, new.init_container_statuses),
+        ("containerStatuses", old.container_statuses, new.container_statuses),
+    ):
+        if [_container(s) for s in statuses_before] != [_container(s) for s in statuses]:
+            patch[key] = [_container(s) for s in statuses]
+    known = {condition.type: _condition(condition) for condition in old.conditions}
+    changed = [_condition(c) for c in new.conditions if known.get(c.type) != _condition(c)]
+    if changed:
+        patch["conditions"] = changed
+    return patch or None
+
+
+# --- the publisher ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    status: PodStatus
+    finished: bool  # resources are given back: a pod that is to be deleted may now go
+
+
+class Publisher:
+    """Says to the API what `say` was last given for each pod. `gone(uid)` is called when the API has forgotten a
+    pod."""
+
+    def __init__(self, client: Client, pod_of: Callable[[str], Pod | None], gone: Callable[[str], None]) -> None:
+        self._client = client
+        self._pod_of = pod_of
+        self._gone = gone
+        self._words: dict[str, _Word] = {}
+        self._answered: dict[str, Pod] = {}
+        self._keys: Keys[str] = Keys()
+        self.sent = 0
+
+    def say(self, uid: str, status: PodStatus, *, finished: bool = False) -> None:
+        word = _Word(status, finished)
+        if self._words.get(uid) != word:
+            self._words[uid] = word
+            self._keys.add(uid)
+
+    def check(self, uid: str) -> None:
+        """The API's object changed: compare again what it says with what is so."""
+        if uid in self._words:
+            self._keys.add(uid)
+
+    def forget(self, uid: str) -> None:
+        self._words.pop(uid, None)
+        self._answered.pop(uid, None)
+
+    async def run(self) -> None:
+        await by_key(self._tell, self._keys, workers=8, name="pod status")
+
+    def _known(self, uid: str) -> Pod | None:
+        """The newest the API has told us: by the watch, or in answer to our own patch, which is often earlier."""
+        watched, answered = self._pod_of(uid), self._answered.get(uid)
+        if watched is None or answered is None:
+            return watched
+        if _version(watched) >= _version(answered):
+            del self._answered[uid]
+            return watched
+        return answered
+
+    async def _tell(self, uid: str) -> float | None:
+        word, pod = self._words.get(uid), self._known(uid)
+        if word is None or pod is None:
+            return None
+        meta = pod.metadata
+        patch = status_patch(pod.status, word.status)
+        try:
+            if patch is not None:
+                body = {"metadata": {"uid": uid}, "status": patch}
+                pod = await self._client.patch(
+                    PODS, meta.name, body, meta.namespace, kind=Patch.STRATEGIC, subresource="status"
+                )
+                self.sent += 1
+                self._answered[uid] = pod
+            if word.finished and pod.metadata.deletion_timestamp is not None:
+                await self._client.delete(PODS, meta.name, meta.namespace, grace_period_seconds=0, uid=uid)
+        except NotFound:
+            self._gone(uid)
+        except Conflict as error:
+            # Another pod has the name by now: this one is gone, and the watch will say so.
+            log.info("pod %s (%s): %s", meta.key, uid, error)
+            self._gone(uid)
+        return None
+
+
+def _version(pod: Pod) -> int:
+    return int(pod.metadata.resource_version) if pod.metadata.resource_version.isdigit() else 0
