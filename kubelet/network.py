@@ -19,91 +19,40 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
+from cni import spec as cni
 from kubelet.runtime import IPAddress, NetworkUnavailable, PodIdentity
 from linux.process import CommandFailed, run
 
 INTERFACE = "eth0"
-VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 log = logging.getLogger(__name__)
 
 
 class _PluginError(Exception):
-    """A plugin's answer, or the lack of one."""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
-    name: str
-    version: str
-    plugins: tuple[Mapping[str, Any], ...]
-    source: str  # the text, as the cache keeps it
-    disable_check: bool = False
+    """A plugin's refusal, or the lack of an answer, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A line of the cache. `result` None: attached halfway."""
+    """An entry of the cache. `source` is the configuration's text, `result` the last plugin's answer; None: halfway."""
 
     sandbox_id: str
     network: str
-    config: NetworkConfig | None
+    source: bytes
     arguments: str
-    result: Mapping[str, Any] | None
-
-    @property
-    def ips(self) -> tuple[IPAddress, ...]:
-        return addresses(self.result) if self.result is not None else ()
-
-
-def parse_config(text: str, path: str) -> NetworkConfig:
-    """A list, or a single plugin turned into one. ValueError names the file and the field."""
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: a JSON object is expected")  # noqa: TRY004 - one kind of error for a bad file
-    name, version = document.get("name"), document.get("cniVersion", "0.3.1")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"{path}: name: a network needs a name")
-    if version not in VERSIONS:
-        raise ValueError(f"{path}: cniVersion: {version!r} is not supported; use one of {', '.join(VERSIONS)}")
-    plugins = document.get("plugins") if "plugins" in document or "type" not in document else [document]
-    if not isinstance(plugins, list) or not plugins:
-        raise ValueError(f"{path}: plugins: a list with at least one plugin is expected")
-    for index, plugin in enumerate(plugins):
-        if not isinstance(plugin, dict) or not isinstance(plugin.get("type"), str) or not plugin["type"]:
-            raise ValueError(f"{path}: plugins[{index}].type: the name of a plugin is expected")
-        if "/" in plugin["type"]:
-            raise ValueError(f"{path}: plugins[{index}].type: {plugin['type']!r} must not contain '/'")
-    return NetworkConfig(name, version, tuple(plugins), text, bool(document.get("disableCheck", False)))
-
-
-def addresses(result: Mapping[str, Any]) -> tuple[IPAddress, ...]:
-    """The sandbox's own addresses of a CNI result, in order. ValueError when it is none."""
-    found: list[IPAddress] = []
-    try:
-        interfaces = result.get("interfaces") or []
-        for entry in result.get("ips") or []:
-            index = entry.get("interface")
-            # An address on an interface without a sandbox is the host's end (spec section 5, "ips").
-            if isinstance(index, int) and index < len(interfaces) and not interfaces[index].get("sandbox"):
-                continue
-            found.append(ip_interface(entry["address"]).ip)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a CNI result: {error!r} in {str(result)[:300]}") from error
-    return tuple(found)
+    result: Mapping[str, Any] | None = None
+    ips: tuple[IPAddress, ...] = ()
 
 
 @dataclass(slots=True)
@@ -114,13 +63,13 @@ class Network:
     bin_dirs: Sequence[str]
     cache_dir: str
     timeout: float = 60.0  # seconds a plugin may take
-    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _attached: dict[str, Attachment] | None = None
 
     # State
 
-    def config(self) -> NetworkConfig:
-        """The configuration in force, read anew each time. NetworkUnavailable says what is missing."""
+    def config(self) -> tuple[cni.Network, bytes]:
+        """The configuration in force and its text, read anew each time. NetworkUnavailable says what is missing."""
         try:
             names = sorted(name for name in os.listdir(self.conf_dir) if name.endswith((".conflist", ".conf", ".json")))
         except OSError as error:
@@ -129,25 +78,24 @@ class Network:
         for name in names:
             path = os.path.join(self.conf_dir, name)
             try:
-                return parse_config(Path(path).read_text(encoding="utf-8"), path)
-            except (OSError, ValueError) as error:
-                broken = broken or str(error)
+                source = Path(path).read_bytes()
+                return cni.parse_network(source), source
+            except (OSError, cni.CniError) as error:
+                broken = broken or f"{path}: {error}"
         raise NetworkUnavailable(f"cni config uninitialized: {broken or f'no networks found in {self.conf_dir}'}")
 
     def obstacle(self) -> str:
         """Why no pod can be attached now; "" when nothing is known to be in the way."""
         try:
-            config = self.config()
-            for plugin in config.plugins:
-                self._binary(plugin["type"])
+            network, _ = self.config()
+            for plugin in network.plugins:
+                self._binary(plugin.type)
         except (NetworkUnavailable, _PluginError) as error:
             return str(error)
-        for plugin in config.plugins:
-            subnet = plugin.get("subnetFile")
-            if plugin["type"] == "wherry-cni" and subnet and "subnet" not in plugin and not os.path.exists(subnet):
-                return (
-                    f"cni network {config.name!r} waits for {subnet}: the overlay writes it once the node has a podCIDR"
-                )
+        for plugin in network.plugins:
+            subnet = plugin.configuration.get("subnetFile")
+            if plugin.type == "wherry-cni" and isinstance(subnet, str) and not os.path.exists(subnet):
+                return f"cni network {network.name!r} waits for {subnet}: the overlay writes it once the node has a podCIDR"
         return ""
 
     def attachments(self) -> Mapping[str, Attachment]:
@@ -156,8 +104,9 @@ class Network:
             self._attached = {}
             with contextlib.suppress(FileNotFoundError):
                 for path in Path(self._results).iterdir():
-                    entry = _read_attachment(path)
-                    if entry is not None:
+                    if path.suffix == ".tmp":  # of a write that was cut short
+                        path.unlink(missing_ok=True)
+                    elif (entry := _read_attachment(path)) is not None:
                         self._attached[entry.sandbox_id] = entry
         return self._attached
 
@@ -166,31 +115,31 @@ class Network:
     async def add(self, sandbox_id: str, netns: str, pod: PodIdentity) -> tuple[IPAddress, ...]:
         """Attach and return the pod's addresses, first one first. On failure what was done is undone."""
         async with self._lock(sandbox_id):
-            config = self.config()
-            arguments = _arguments(sandbox_id, pod)
-            entry = Attachment(sandbox_id, config.name, config, arguments, None)
+            network, source = self.config()
+            entry = Attachment(sandbox_id, network.name, source, _arguments(sandbox_id, pod))
             self._write(entry)
             try:
-                result = await self._attach(config, entry, netns)
+                entry = await self._attach(network, entry, netns)
             except _PluginError as error:
                 with contextlib.suppress(NetworkUnavailable):
                     await self._detach(entry, netns)
                 raise NetworkUnavailable(f'failed to setup network for sandbox "{sandbox_id}": {error}') from error
-            done = Attachment(sandbox_id, config.name, config, arguments, result)
-            self._write(done)
-            return done.ips
+            self._write(entry)
+            return entry.ips
 
-    async def _attach(self, config: NetworkConfig, entry: Attachment, netns: str) -> Mapping[str, Any]:
-        result: Mapping[str, Any] = {}
-        for plugin in config.plugins:
-            result = await self._call("ADD", plugin, config, entry, netns, result or None) or {}
-        try:
-            found = addresses(result)
-        except ValueError as error:
-            raise _PluginError(str(error)) from error
-        if not found:
-            raise _PluginError(f'network "{config.name}" gave no address')
-        return result
+    async def _attach(self, network: cni.Network, entry: Attachment, netns: str) -> Attachment:
+        result: Mapping[str, Any] | None = None
+        ips: tuple[IPAddress, ...] = ()
+        for plugin in network.plugins:
+            answer = await self._call("ADD", network, plugin, entry, netns, result)
+            try:
+                ips = tuple(each.ip for each in cni.parse_result(answer).ips())
+            except cni.CniError as error:
+                raise _PluginError(f'plugin type="{plugin.type}" failed (add): {error}: {answer[:200]!r}') from error
+            result = json.loads(answer)
+        if not ips:
+            raise _PluginError(f"network {network.name!r} gave no address")
+        return dataclasses.replace(entry, result=result, ips=ips)
 
     async def check(self, sandbox_id: str, netns: str) -> None:
         """NetworkUnavailable when the plugins find the attachment gone or wrong."""
@@ -198,12 +147,10 @@ class Network:
             entry = self.attachments().get(sandbox_id)
             if entry is None or entry.result is None:
                 raise NetworkUnavailable(f'sandbox "{sandbox_id}" has no network')
-            config = entry.config
-            if config is None or config.disable_check or config.version < "0.4.0":
-                return
-            for plugin in config.plugins:
+            network = cni.parse_network(entry.source)
+            for plugin in network.plugins if network.check else ():
                 try:
-                    await self._call("CHECK", plugin, config, entry, netns, entry.result)
+                    await self._call("CHECK", network, plugin, entry, netns, entry.result)
                 except _PluginError as error:
                     raise NetworkUnavailable(f'network of sandbox "{sandbox_id}": {error}') from error
 
@@ -213,14 +160,13 @@ class Network:
             entry = self.attachments().get(sandbox_id)
             if entry is not None:
                 await self._detach(entry, netns)
-        self._locks.pop(sandbox_id, None)
 
     async def _detach(self, entry: Attachment, netns: str) -> None:
-        config = entry.config or self.config()
+        network = cni.parse_network(entry.source) if entry.source else self.config()[0]
         failed = ""
-        for plugin in reversed(config.plugins):
+        for plugin in reversed(network.plugins):
             try:
-                await self._call("DEL", plugin, config, entry, netns, entry.result)
+                await self._call("DEL", network, plugin, entry, netns, entry.result)
             except _PluginError as error:  # the others still get their turn
                 failed = failed or str(error)
         if failed:
@@ -235,48 +181,37 @@ class Network:
     async def _call(
         self,
         command: str,
-        plugin: Mapping[str, Any],
-        config: NetworkConfig,
+        network: cni.Network,
+        plugin: cni.Plugin,
         entry: Attachment,
         netns: str,
         previous: Mapping[str, Any] | None,
-    ) -> Mapping[str, Any] | None:
-        """One plugin's answer: its result for ADD, None otherwise."""
-        kind = plugin["type"]
-        fed = {**plugin, "name": config.name, "cniVersion": config.version}
-        if previous is not None and (command != "DEL" or config.version >= "0.4.0"):
-            fed["prevResult"] = previous
-        environment = {
-            "PATH": os.environ.get("PATH", _PATH),
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": entry.sandbox_id,
-            "CNI_NETNS": netns,
-            "CNI_IFNAME": INTERFACE,
-            "CNI_ARGS": entry.arguments,
-            "CNI_PATH": ":".join(self.bin_dirs),
-        }
-        what = f'plugin type="{kind}" failed ({command.lower()})'
+    ) -> bytes:
+        """What one plugin printed."""
+        what = f'plugin type="{plugin.type}" failed ({command.lower()})'
+        environment = cni.environment(
+            command,
+            container=entry.sandbox_id,
+            netns=netns,
+            ifname=INTERFACE,
+            args=entry.arguments,
+            path=":".join(self.bin_dirs),
+        )
         try:
             done = await run(
-                [self._binary(kind)],
-                input=json.dumps(fed).encode(),
+                [self._binary(plugin.type)],
+                input=json.dumps(network.request(plugin, previous)).encode(),
                 timeout=self.timeout,
                 check=False,
-                env=environment,
+                env={"PATH": os.environ.get("PATH", _PATH), **environment},
             )
         except CommandFailed as error:
             raise _PluginError(f"{what}: {error}") from error
         if done.returncode:
-            raise _PluginError(f"{what}: {_refusal(done.stdout, done.stderr, done.returncode)}")
-        if command != "ADD":
-            return None
-        try:
-            result = json.loads(done.stdout)
-        except ValueError as error:
-            raise _PluginError(f"{what}: its output is no JSON: {done.stdout[:200]!r}") from error
-        if not isinstance(result, dict):
-            raise _PluginError(f"{what}: its output is no result: {done.stdout[:200]!r}")
-        return result
+            refusal = cni.parse_error(done.stdout)
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
+            raise _PluginError(f"{what}: {refusal or said or 'it said nothing'}")
+        return done.stdout
 
     def _binary(self, kind: str) -> str:
         for folder in self.bin_dirs:
@@ -295,11 +230,10 @@ class Network:
         return os.path.join(self._results, f"{entry.network}-{entry.sandbox_id}-{INTERFACE}")
 
     def _write(self, entry: Attachment) -> None:
-        assert entry.config is not None
         document = {
             "kind": "cniCacheV1",
             "containerId": entry.sandbox_id,
-            "config": base64.b64encode(entry.config.source.encode()).decode(),
+            "config": base64.b64encode(entry.source).decode(),
             "ifName": INTERFACE,
             "networkName": entry.network,
             "cniArgs": [pair.split("=", 1) for pair in entry.arguments.split(";")],
@@ -332,17 +266,6 @@ def _arguments(sandbox_id: str, pod: PodIdentity) -> str:
     )
 
 
-def _refusal(output: bytes, errors: bytes, code: int) -> str:
-    """A plugin's error object as text, or what can be said without one."""
-    try:
-        document = json.loads(output)
-        message = ": ".join(part for part in (document["msg"], document.get("details", "")) if part)
-        return f"{message} (code {document['code']})"
-    except (ValueError, KeyError, TypeError):
-        text = (errors or output).decode(errors="replace").strip()
-        return f"exit status {code}: {text[-500:] or 'no output'}"
-
-
 def _read_attachment(path: Path) -> Attachment | None:
     """A file of the cache; a torn one still names its sandbox, so that DEL can be called with today's configuration."""
     parts = path.name.rsplit("-", 2)
@@ -351,12 +274,12 @@ def _read_attachment(path: Path) -> Attachment | None:
     network, sandbox_id, _ = parts
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        config = parse_config(base64.b64decode(document["config"]).decode(), str(path))
+        source = base64.b64decode(document["config"])
+        cni.parse_network(source)
         arguments = ";".join("=".join(pair) for pair in document.get("cniArgs") or [])
         result = document.get("result")
-        if result is not None:
-            addresses(result)
-        return Attachment(sandbox_id, network, config, arguments, result)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = cni.parse_result(json.dumps(result).encode()).ips() if result is not None else ()
+        return Attachment(sandbox_id, network, source, arguments, result, tuple(each.ip for each in found))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, cni.CniError) as error:
         log.warning("%s is damaged (%r): its sandbox counts as not attached", path, error)
-        return Attachment(sandbox_id, network, None, f"IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={sandbox_id}", None)
+        return Attachment(sandbox_id, network, b"", f"IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={sandbox_id}")
