@@ -44,15 +44,14 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     if config.cleanup:
         await cleanup()
         return
+    connection = Connection.from_kubeconfig(config.client_connection.kubeconfig)
     chosen = await _backend()
     node = config.hostname_override or socket.gethostname().lower()
     log.info("writing %s rules with %s for node %s", chosen.flavor, chosen.restore, node)
     wake, metrics = Wake(), Metrics(_FAMILY_NAME)
     health = Health(config.iptables.sync_period, time.time())
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(
-            Client(Connection.from_kubeconfig(config.client_connection.kubeconfig), user_agent="wherry-proxy")
-        )
+        client = await stack.enter_async_context(Client(connection, user_agent="wherry-proxy"))
         objects = Informed(client, node, wake, metrics, health)
         await _serve(stack, config, metrics, health, objects)
         rules = apply.Rules(Iptables(chosen))
@@ -208,15 +207,19 @@ async def _serve(stack: AsyncExitStack, config: Config, metrics: Metrics, health
 
 async def cleanup() -> None:
     """Delete our rules from whichever of the two kernel interfaces holds any. Does nothing on a clean node."""
-    deleted = 0
-    try:
-        for flavor in backend.Flavor:
-            chosen = await backend.named(FAMILY, flavor)
-            packets = Iptables(chosen)
-            if flavor is backend.Flavor.LEGACY:
-                deleted += await apply.forget(legacy_reader.LegacyTables(packets, sys.executable))
-            else:
-                deleted += await apply.forget(packets)
-    except (Retry, backend.Unusable) as error:
-        raise UsageError(f"--cleanup: {error}") from error
+    deleted, found = 0, 0
+    for flavor in backend.Flavor:
+        try:
+            packets = Iptables(await backend.named(FAMILY, flavor))
+        except backend.Unusable as error:
+            log.info("%s tables are left alone: %s", flavor, error)
+            continue
+        found += 1
+        reader = packets if flavor is backend.Flavor.NFT else legacy_reader.LegacyTables(packets, sys.executable)
+        try:
+            deleted += await apply.forget(reader)
+        except Retry as error:
+            raise UsageError(f"--cleanup: {error}; run it again when nobody else changes these rules") from error
+    if not found:
+        raise UsageError("--cleanup: there is no iptables on PATH: install the package iptables")
     log.info("%d chains deleted", deleted)

@@ -1,0 +1,83 @@
+"""A small cluster as values, and where its packets go by the rules that the plan wrote into a fake packet filter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from linux.iptables.rules import Snapshot
+from linux.iptables.tracer import Packet, trace
+from proxy import plan
+from proxy.apply import TABLES, Rules
+from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort
+from tests.fakes.iptables import FakeIptables
+
+POD, OTHER_POD = "10.180.0.9", "10.180.1.9"
+NODE, OTHER_NODE, LOOPBACK, OUTSIDER = "192.168.0.1", "192.168.0.2", "127.0.0.1", "203.0.113.7"
+NODE_ADDRESSES = frozenset([IPv4Address(NODE), IPv4Address("10.180.0.1")])
+LOCAL_END, REMOTE_END = "10.180.0.2", "10.180.1.2"
+CLUSTER_IP, PORT, NODE_PORT = "172.30.0.41", 80, 30080
+POLICY = Policy(cluster_cidr=IPv4Network("10.180.0.0/16"))
+
+
+def endpoint(ip: str, *, local: bool = False, state: str = "ready", port: int = 8080) -> Endpoint:
+    """`state`: ready, unready, draining (serving while it terminates) or dead (terminating)."""
+    return Endpoint(
+        IPv4Address(ip),
+        port,
+        local=local,
+        ready=state == "ready",
+        serving=state in ("ready", "draining"),
+        terminating=state in ("draining", "dead"),
+    )
+
+
+HERE, THERE = endpoint(LOCAL_END, local=True), endpoint(REMOTE_END)
+
+
+def service(
+    *endpoints: Endpoint,
+    name: str = "ns1/svc1:p80",
+    cluster_ip: str = CLUSTER_IP,
+    node_port: int = NODE_PORT,
+    internal: Reach = Reach.CLUSTER,
+    external: Reach = Reach.CLUSTER,
+    protocol: Protocol = Protocol.TCP,
+    affinity: int | None = None,
+) -> ServicePort:
+    return ServicePort(
+        name,
+        protocol,
+        IPv4Address(cluster_ip),
+        PORT,
+        node_port=node_port,
+        affinity_seconds=affinity,
+        internal=internal,
+        external=external,
+        endpoints=tuple(sorted(endpoints, key=lambda each: each.text)),
+    )
+
+
+def kernel(services: Sequence[ServicePort], policy: Policy = POLICY) -> Snapshot:
+    """The rules of `services` as a packet filter would hold them."""
+
+    async def written() -> Snapshot:
+        packets = FakeIptables()
+        await Rules(packets).apply(plan.tree(services, policy))
+        return await packets.read(*TABLES)
+
+    return asyncio.run(written())
+
+
+def flow(snapshot: Snapshot, source: str, destination: str, port: int, protocol: str = "tcp") -> str:
+    """`ip:port, ip:port` or a verdict, with `masq` where the source address is replaced; `pass` for what is no Service."""
+    local = IPv4Address(source) in NODE_ADDRESSES or source == LOOPBACK
+    packet = Packet(IPv4Address(source), IPv4Address(destination), port, protocol, local=local)
+    endings = trace(snapshot, packet, NODE_ADDRESSES)
+    words = set()
+    for ending in endings:
+        where = f"{ending.destination}:{ending.port}" if ending.rewritten else "pass"
+        word = where if ending.verdict == "ACCEPT" else ending.verdict
+        words.add(f"{word} masq" if ending.masqueraded else word)
+    return ", ".join(sorted(words))
