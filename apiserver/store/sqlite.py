@@ -109,7 +109,7 @@ class SqliteStore:
         queue: asyncio.Queue[Batch | None] = asyncio.Queue()
         self._subscribers.add(queue)
         try:
-            history = tuple(Change(*row) for row in await self._ask("since", after))
+            history = tuple([Change(*row) for row in await self._ask("since", after)])
             if history:
                 yield Batch(history)
                 after = history[-1].rv

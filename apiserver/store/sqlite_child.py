@@ -217,11 +217,12 @@ def lock(path: str) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise SystemExit("another process has it open") from None
             time.sleep(0.05)
+        else:
+            return
 
 
 def main(descriptor: int, path: str, history: int) -> None:

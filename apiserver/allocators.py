@@ -1,0 +1,246 @@
+"""ClusterIPs and NodePorts: who has which, and which is free.
+
+There is no book that could disagree with the Services: what is taken is what the cached Services say, plus what writes in
+flight have reserved. A crash between reservation and commit therefore leaks nothing. `assigning` reserves, lets
+the caller commit, and releases when the cache shows the outcome.
+
+Upstream sources of texts and rules: pkg/registry/core/service/storage/alloc.go, .../ipallocator, .../portallocator.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any, Final
+
+from apiserver import errors
+from apiserver.cache import Event, Shelf
+from apiserver.errors import Cause
+from apiserver.registry import Resource
+
+Obj = dict[str, Any]
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+NONE: Final = "None"
+_TRIES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    addresses: Network
+    first_port: int
+    last_port: int
+
+    @property
+    def first_address(self) -> Address:
+        """Always Service kubernetes'."""
+        return self.addresses[1]
+
+    def holds(self, address: Address) -> bool:
+        """The network's own address and (IPv4) its broadcast address are not given out."""
+        inside = address in self.addresses and address != self.addresses.network_address
+        return inside and not (address.version == 4 and address == self.addresses.broadcast_address)
+
+
+@dataclass(slots=True)
+class Taken:
+    """How many Services and writes in flight hold each address and port."""
+
+    addresses: Counter[str] = field(default_factory=Counter)
+    ports: Counter[int] = field(default_factory=Counter)
+
+    def add(self, service: Obj, sign: int = 1) -> None:
+        for address in addresses_of(service):
+            self.addresses[address] += sign
+            if not self.addresses[address]:
+                del self.addresses[address]
+        for port in ports_of(service):
+            self.ports[port] += sign
+            if not self.ports[port]:
+                del self.ports[port]
+
+
+def addresses_of(service: Obj) -> set[str]:
+    spec = service.get("spec", {})
+    return {one for one in (spec.get("clusterIP"), *(spec.get("clusterIPs") or ())) if one and one != NONE}
+
+
+def ports_of(service: Obj) -> set[int]:
+    spec = service.get("spec", {})
+    found = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
+    return found | {spec["healthCheckNodePort"]} if spec.get("healthCheckNodePort") else found
+
+
+class Allocators:
+    def __init__(self, ranges: Ranges, *, rng: random.Random | None = None) -> None:
+        self.ranges = ranges
+        self._taken = Taken()
+        self._rng = rng or random.SystemRandom()
+
+    def follow(self, services: Shelf) -> None:
+        """Call once, when the cache is loaded."""
+        for entry in services.entries():
+            self._taken.add(entry.parse())
+        services.watchers.add(self._observe)
+
+    def _observe(self, event: Event) -> None:
+        if event.new:
+            self._taken.add(event.new.parse())
+        if event.old:
+            self._taken.add(event.old.parse(), -1)
+
+    @contextmanager
+    def assigning(self, resource: Resource, new: Obj, old: Obj | None) -> Iterator[None]:
+        """Fills in what a Service lacks and holds it until the write is done; nothing for other kinds.
+
+        Raises 422 when what it asks for is taken or out of range.
+        """
+        if resource.plural != "services":
+            yield
+            return
+        inherit(new, old)
+        before = old or {}
+        causes = [
+            *_claim_addresses(new, addresses_of(before), self.ranges, self._taken, self._rng),
+            *_claim_ports(new, ports_of(before), self.ranges, self._taken, self._rng),
+        ]
+        if causes:
+            raise errors.invalid("", "Service", new["metadata"].get("name", ""), causes)
+        held = _difference(new, before)
+        self._taken.add(held)
+        try:
+            yield
+        finally:
+            self._taken.add(held, -1)
+
+
+def _difference(new: Obj, old: Obj) -> Obj:
+    """A Service that holds just what `new` has and `old` has not."""
+    ports = [{"nodePort": port} for port in ports_of(new) - ports_of(old)]
+    return {"spec": {"clusterIPs": sorted(addresses_of(new) - addresses_of(old)), "ports": ports}}
+
+
+def inherit(new: Obj, old: Obj | None) -> None:
+    """What an update leaves out it keeps, and what its type no longer has it drops (patchAllocatedValues,
+    dropTypeDependentFields)."""
+    if old is None:
+        return
+    spec, before = new["spec"], old["spec"]
+    kind, kind_before = spec.get("type", "ClusterIP"), before.get("type", "ClusterIP")
+    if kind == "ExternalName":
+        if spec.get("clusterIP") == before.get("clusterIP"):
+            spec.pop("clusterIP", None)
+            spec.pop("clusterIPs", None)
+    elif kind_before != "ExternalName":
+        if not spec.get("clusterIP") and before.get("clusterIP"):
+            spec["clusterIP"] = before["clusterIP"]
+        if spec.get("clusterIP") == before.get("clusterIP") and before.get("clusterIPs"):
+            spec["clusterIPs"] = before["clusterIPs"]
+    _inherit_ports(spec, before, kind, kind_before)
+
+
+def _inherit_ports(spec: Obj, before: Obj, kind: str, kind_before: str) -> None:
+    with_ports = ("NodePort", "LoadBalancer")
+    ports = spec.get("ports") or []
+    if kind in with_ports and kind_before in with_ports:
+        known = {(port.get("port"), port.get("protocol")): port.get("nodePort") for port in before.get("ports") or ()}
+        used = {port.get("nodePort") for port in ports}
+        for port in ports:
+            kept = known.get((port.get("port"), port.get("protocol")))
+            if not port.get("nodePort") and kept and kept not in used:
+                port["nodePort"] = kept
+    elif kind_before in with_ports and kind not in with_ports:
+        gone = ports_of({"spec": before})
+        for port in ports:
+            if port.get("nodePort") in gone:
+                del port["nodePort"]
+
+
+def _claim_addresses(service: Obj, own: set[str], ranges: Ranges, taken: Taken, rng: random.Random) -> list[Cause]:
+    spec = service["spec"]
+    if spec.get("type") == "ExternalName":
+        return []
+    asked = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
+    if asked == NONE:
+        spec["clusterIP"], spec["clusterIPs"] = NONE, [NONE]
+        return []
+    if not asked:
+        found = _free_address(ranges, taken, rng)
+        if found is None:
+            raise errors.internal("failed to allocate a serviceIP: range is full")
+        asked = str(found)
+    elif asked not in own and (why := _refused_address(asked, ranges, taken)):
+        detail = f"failed to allocate IP {asked}: {why}"
+        return [errors.cause("spec.clusterIPs[0]", errors.INVALID, [asked], detail)]
+    spec["clusterIP"] = asked
+    spec["clusterIPs"] = [asked, *(spec.get("clusterIPs") or ())[1:]]
+    return []
+
+
+def _refused_address(text: str, ranges: Ranges, taken: Taken) -> str | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return "must be a valid IP address"
+    if not ranges.holds(address):
+        return f"the provided IP ({text}) is not in the valid range. The range of valid IPs is {ranges.addresses}"
+    if taken.addresses[str(address)]:
+        return "provided IP is already allocated"
+    return None
+
+
+def _free_address(ranges: Ranges, taken: Taken, rng: random.Random) -> Address | None:
+    """At random, above the lowest part of the range, which is left to those who choose their address (KEP-3070)."""
+    size = ranges.addresses.num_addresses
+    reserved = min(max(16, size // 16), 256) if size > 32 else 2
+    for _ in range(_TRIES):
+        address = ranges.addresses[rng.randrange(reserved, size)]
+        if ranges.holds(address) and not taken.addresses[str(address)]:
+            return address
+    candidates: Iterable[Address] = (ranges.addresses[n] for n in (*range(reserved, size), *range(2, reserved)))
+    return next((one for one in candidates if ranges.holds(one) and not taken.addresses[str(one)]), None)
+
+
+def _claim_ports(service: Obj, own: set[int], ranges: Ranges, taken: Taken, rng: random.Random) -> list[Cause]:
+    spec = service["spec"]
+    kind = spec.get("type")
+    if kind not in ("NodePort", "LoadBalancer"):
+        return []
+    causes: list[Cause] = []
+    mine: dict[int, set[str]] = {}
+    wanting = kind == "NodePort" or spec.get("allocateLoadBalancerNodePorts", True)
+    for index, port in enumerate(spec.get("ports") or ()):
+        asked, protocol = port.get("nodePort"), port.get("protocol", "TCP")
+        if asked:
+            shared = asked in mine and protocol not in mine[asked]
+            if asked not in own and not shared and (why := _refused_port(asked, ranges, taken, mine)):
+                causes.append(errors.cause(f"spec.ports[{index}].nodePort", errors.INVALID, asked, why))
+        elif wanting:
+            port["nodePort"] = asked = _free_port(ranges, taken, mine, rng)
+        if asked:
+            mine.setdefault(asked, set()).add(protocol)
+    if kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local" and not spec.get("healthCheckNodePort"):
+        spec["healthCheckNodePort"] = _free_port(ranges, taken, mine, rng)
+    return causes
+
+
+def _refused_port(port: int, ranges: Ranges, taken: Taken, mine: dict[int, set[str]]) -> str | None:
+    if not ranges.first_port <= port <= ranges.last_port:
+        return f"provided port is not in the valid range. The range of valid ports is {ranges.first_port}-{ranges.last_port}"
+    return "provided port is already allocated" if taken.ports[port] or port in mine else None
+
+
+def _free_port(ranges: Ranges, taken: Taken, mine: dict[int, set[str]], rng: random.Random) -> int:
+    for _ in range(_TRIES):
+        port = rng.randint(ranges.first_port, ranges.last_port)
+        if not taken.ports[port] and port not in mine:
+            return port
+    free = (n for n in range(ranges.first_port, ranges.last_port + 1) if not taken.ports[n] and n not in mine)
+    found = next(free, None)
+    if found is None:
+        raise errors.internal("failed to allocate a nodePort: range is full")
+    return found

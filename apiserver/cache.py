@@ -1,0 +1,291 @@
+"""The watch cache: every object, and the recent changes of every resource. All reads come from here.
+
+It is fed only by `store.watch`, in commit order, so every reader and every watcher sees one history. A writer waits
+for the cache to pass its own write before it answers: what a client was told, the next read shows.
+
+An object is kept as the bytes that are served. The store's value has no resource version; `stamp` puts it at the head
+of the metadata (`"metadata":{"resourceVersion":"640","name":...`), which is why `storage_bytes` writes kind, apiVersion
+and metadata first: the first `"metadata":{` in the bytes is then the object's own.
+
+The cache starts from the oldest state the store's log can still reconstruct and replays the log, so that a client whose
+watch broke when the server was restarted resumes where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from apiserver.store import Batch, Change, Snapshot, Store
+
+Fields = Mapping[str, str]
+Describe = Callable[[dict[str, Any]], Fields]
+Key = tuple[str, str]  # namespace ("" for cluster scope), name
+
+ROOT: Final = "/registry/"
+RING_EVENTS: Final = 4096
+RING_BYTES: Final = 32 << 20
+_HEAD: Final = b'"metadata":{'
+_STAMP: Final = b'"resourceVersion":"'
+
+
+def storage_key(group: str, plural: str, namespace: str, name: str) -> str:
+    return f"{shelf_prefix(group, plural)}{namespace}/{name}" if namespace else f"{shelf_prefix(group, plural)}{name}"
+
+
+def shelf_prefix(group: str, plural: str) -> str:
+    return f"{ROOT}{group or 'core'}/{plural}/"
+
+
+def storage_bytes(obj: Mapping[str, Any]) -> bytes:
+    """The value to store: without resource version, with the keys that `stamp` relies on in front."""
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
+    head = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "metadata": metadata}
+    return orjson.dumps(head | {key: value for key, value in obj.items() if key not in head})
+
+
+def stamp(value: bytes, rv: int) -> bytes:
+    position = value.index(_HEAD) + len(_HEAD)
+    return b'%b"resourceVersion":"%d",%b' % (value[:position], rv, value[position:])
+
+
+def restamp(body: bytes, rv: int) -> bytes:
+    """The same object at another resource version (what DELETED events carry)."""
+    start = body.index(_STAMP) + len(_STAMP)
+    return b"%b%d%b" % (body[:start], rv, body[body.index(b'"', start) :])
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    namespace: str
+    name: str
+    rv: int
+    body: bytes
+    labels: Mapping[str, str]
+    fields: Fields
+
+    @property
+    def key(self) -> Key:
+        return self.namespace, self.name
+
+    def parse(self) -> dict[str, Any]:
+        obj: dict[str, Any] = orjson.loads(self.body)
+        return obj
+
+    def at(self, rv: int) -> Entry:
+        return Entry(self.namespace, self.name, rv, restamp(self.body, rv), self.labels, self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change: `old` is None for a creation, `new` for a deletion. `frames` keeps what was rendered for watchers."""
+
+    rv: int
+    new: Entry | None
+    old: Entry | None
+    frames: dict[tuple[str, str], bytes] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len((self.new or self.old or _NOTHING).body)
+
+
+_NOTHING: Final = Entry("", "", 0, b"", {}, {})
+
+
+class Shelf:
+    """One resource: its objects sorted by namespace and name, its index by node, its recent events, its watchers."""
+
+    def __init__(self, describe: Describe, floor: int, *, ring: int = RING_EVENTS) -> None:
+        self.describe = describe
+        self.floor = floor  # events after this resource version are all in `events`
+        self.events: deque[Event] = deque()
+        self.watchers: set[Callable[[Event], None]] = set()
+        self._ring = ring
+        self._ring_bytes = 0
+        self._objects: dict[Key, Entry] = {}
+        self._sorted: list[Key] = []
+        self._nodes: dict[str, set[Key]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, namespace: str, name: str) -> Entry | None:
+        return self._objects.get((namespace, name))
+
+    def entries(self, namespace: str | None = None) -> Iterator[Entry]:
+        """In key order; all namespaces when None."""
+        for key in self._keys(namespace):
+            yield self._objects[key]
+
+    def on_node(self, node: str) -> Iterator[Entry]:
+        """The objects whose field spec.nodeName is `node`, in key order."""
+        for key in sorted(self._nodes.get(node, ())):
+            yield self._objects[key]
+
+    def entries_at(self, rv: int, namespace: str | None = None) -> list[Entry] | None:
+        """The entries as they were at `rv`, in key order; None when the events no longer reach back."""
+        if rv < self.floor:
+            return None
+        then: dict[Key, Entry | None] = {}
+        for event in reversed(self.events):
+            if event.rv <= rv:
+                break
+            then[(event.new or event.old or _NOTHING).key] = event.old
+        state = {key: self._objects[key] for key in self._keys(namespace)}
+        for key, entry in then.items():
+            if entry is None:
+                state.pop(key, None)
+            elif namespace is None or key[0] == namespace:
+                state[key] = entry
+        return [state[key] for key in sorted(state)] if then else list(state.values())
+
+    def since(self, rv: int) -> list[Event] | None:
+        """The events after `rv`; None when the ring no longer reaches back."""
+        if rv < self.floor:
+            return None
+        found: list[Event] = []
+        for event in reversed(self.events):
+            if event.rv <= rv:
+                break
+            found.append(event)
+        return found[::-1]
+
+    def load(self, key: Key, value: bytes, rv: int) -> None:
+        self._put(self._entry(key, value, rv))
+
+    def apply(self, key: Key, value: bytes | None, rv: int) -> None:
+        old = self._objects.get(key)
+        new = None if value is None else self._entry(key, value, rv)
+        if new is not None:
+            self._put(new)
+        elif old is not None:
+            self._drop(old)
+        else:
+            return
+        event = Event(rv, new, old)
+        self._remember(event)
+        for offer in tuple(self.watchers):
+            offer(event)
+
+    def _keys(self, namespace: str | None) -> list[Key]:
+        if namespace is None:
+            return self._sorted
+        start = bisect.bisect_left(self._sorted, (namespace, ""))
+        return self._sorted[start : bisect.bisect_left(self._sorted, (namespace + "\0", ""))]
+
+    def _entry(self, key: Key, value: bytes, rv: int) -> Entry:
+        obj = orjson.loads(value)
+        return Entry(*key, rv, stamp(value, rv), obj["metadata"].get("labels") or {}, self.describe(obj))
+
+    def _put(self, entry: Entry) -> None:
+        old = self._objects.get(entry.key)
+        if old is None:
+            bisect.insort(self._sorted, entry.key)
+        else:
+            self._unindex(old)
+        self._objects[entry.key] = entry
+        if node := entry.fields.get("spec.nodeName"):
+            self._nodes.setdefault(node, set()).add(entry.key)
+
+    def _drop(self, entry: Entry) -> None:
+        del self._objects[entry.key]
+        del self._sorted[bisect.bisect_left(self._sorted, entry.key)]
+        self._unindex(entry)
+
+    def _unindex(self, entry: Entry) -> None:
+        if node := entry.fields.get("spec.nodeName"):
+            self._nodes[node].discard(entry.key)
+            if not self._nodes[node]:
+                del self._nodes[node]
+
+    def _remember(self, event: Event) -> None:
+        self.events.append(event)
+        self._ring_bytes += event.size
+        while len(self.events) > self._ring or self._ring_bytes > RING_BYTES:
+            dropped = self.events.popleft()
+            self._ring_bytes -= dropped.size
+            self.floor = dropped.rv
+
+
+class Cache:
+    """All shelves, by storage prefix; `rv` is the newest change seen."""
+
+    def __init__(self, describers: Mapping[str, Describe], *, ring: int = RING_EVENTS) -> None:
+        self._describers = describers
+        self._ring = ring
+        self._shelves = {prefix: Shelf(describe, 0, ring=ring) for prefix, describe in describers.items()}
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self.rv = 0
+        self.loaded = asyncio.Event()
+
+    def shelf(self, prefix: str) -> Shelf:
+        return self._shelves[prefix]
+
+    def shelves(self) -> Iterable[tuple[str, Shelf]]:
+        return self._shelves.items()
+
+    async def run(self, store: Store) -> None:
+        """Follows the store for ever."""
+        target = await store.current()
+        snapshot = await store.load(ROOT, at=await store.oldest())
+        self._restart(snapshot)
+        self._progress(target)
+        async for batch in store.watch(snapshot.rv):
+            self._apply(batch)
+            self._progress(target)
+
+    async def reached(self, rv: int, seconds: float | None = None) -> bool:
+        """Waits until the cache has seen `rv`; False when it has not within `seconds`."""
+        if self.rv >= rv:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        bisect.insort(self._waiting, (rv, future), key=lambda item: item[0])
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            self._waiting = [item for item in self._waiting if item[1] is not future]
+            return False
+        return True
+
+    def _restart(self, snapshot: Snapshot) -> None:
+        for shelf in self._shelves.values():
+            shelf.floor = snapshot.rv
+        for stored in snapshot.entries:
+            if found := self._place(stored.key):
+                shelf, key = found
+                shelf.load(key, stored.value, stored.rv)
+        self.rv = snapshot.rv
+
+    def _apply(self, batch: Batch) -> None:
+        for change in batch.changes:
+            self._change(change)
+        self.rv = batch.rv
+
+    def _change(self, change: Change) -> None:
+        if found := self._place(change.key):
+            shelf, key = found
+            shelf.apply(key, change.value, change.rv)
+
+    def _place(self, key: str) -> tuple[Shelf, Key] | None:
+        """The shelf and the object's key; None for keys of resources that are not served (a newer server's)."""
+        parts = key.split("/")
+        shelf = self._shelves.get("/".join(parts[:4]) + "/")
+        if shelf is None:
+            return None
+        return shelf, (parts[4], parts[5]) if len(parts) == 6 else ("", parts[4])
+
+    def _progress(self, target: int) -> None:
+        if self.rv >= target:
+            self.loaded.set()
+        done = bisect.bisect_right(self._waiting, self.rv, key=lambda item: item[0])
+        for _, future in self._waiting[:done]:
+            if not future.done():
+                future.set_result(None)
+        del self._waiting[:done]

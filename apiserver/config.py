@@ -1,0 +1,55 @@
+"""The server's configuration: kube-apiserver's names, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+
+from kube import settings
+from kube.settings import Duration, Option
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    bind_address: Annotated[str, Option("--bind-address", "address to listen on; empty: all")] = "0.0.0.0"
+    secure_port: Annotated[int, Option("--secure-port", "port to listen on")] = 6443
+    advertise_address: Annotated[
+        str, Option("--advertise-address", "address of this server in the endpoints of Service kubernetes")
+    ] = ""
+    tls_cert_file: Annotated[str, Option("--tls-cert-file", "serving certificate, PEM")] = ""
+    tls_private_key_file: Annotated[str, Option("--tls-private-key-file", "its key, PEM")] = ""
+    client_ca_file: Annotated[str, Option("--client-ca-file", "CA that signs client certificates, PEM")] = ""
+    data_dir: Annotated[str, Option("--data-dir", "directory of the embedded store")] = "/var/lib/wherry/server"
+    service_cluster_ip_range: Annotated[
+        str, Option("--service-cluster-ip-range", "CIDR of Service addresses", key="serviceClusterIPRange")
+    ] = "10.96.0.0/16"
+    service_node_port_range: Annotated[
+        str, Option("--service-node-port-range", "ports for NodePort Services, first-last")
+    ] = "30000-32767"
+    event_ttl: Annotated[Duration, Option("--event-ttl", "how long Events are kept", key="eventTTL")] = 3600.0
+    default_not_ready_toleration_seconds: Annotated[
+        int, Option("--default-not-ready-toleration-seconds", "toleration of not-ready that Pods without one get")
+    ] = 300
+    default_unreachable_toleration_seconds: Annotated[
+        int, Option("--default-unreachable-toleration-seconds", "toleration of unreachable that Pods without one get")
+    ] = 300
+    kubelet_client_certificate: Annotated[
+        str, Option("--kubelet-client-certificate", "client certificate shown to kubelets (logs, exec), PEM")
+    ] = ""
+    kubelet_client_key: Annotated[str, Option("--kubelet-client-key", "its key, PEM")] = ""
+    kubelet_certificate_authority: Annotated[
+        str, Option("--kubelet-certificate-authority", "CA of kubelets' serving certificates, PEM")
+    ] = ""
+
+
+def load(argv: Sequence[str]) -> Config:
+    """Raises UsageError."""
+    return settings.load(
+        Config,
+        argv,
+        prog="wherry-apiserver",
+        description="The Kubernetes API: REST and watch over an embedded store.",
+        api_version="wherry.io/v1alpha1",
+        document_kind="ApiServerConfiguration",
+    )

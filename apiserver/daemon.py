@@ -1,0 +1,187 @@
+"""Wiring: the store's process, the cache that follows it, the writer, and the sockets.
+
+Order of a start: open the store, load the cache, create what every cluster has, listen, ready. Order of an end: not ready,
+watches end with a clean last chunk, running requests finish, the store commits what it has and closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from apiserver import bootstrap
+from apiserver.admission import Admission
+from apiserver.allocators import Allocators, Ranges
+from apiserver.cache import Cache
+from apiserver.config import Config
+from apiserver.http.api import Api
+from apiserver.http.server import Server, listening, tls_context
+from apiserver.http.verbs import Verbs
+from apiserver.metrics import CacheFigures, Metrics
+from apiserver.pipeline import Writer
+from apiserver.registry import Registry
+from apiserver.relay import Relay
+from apiserver.store import StoreFailed, StoreLost
+from apiserver.store.sqlite import SqliteStore, open_store
+from apiserver.watch import Watches
+from kube.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: Config, ready: Callable[[], None]) -> None:
+    """Serves until cancelled. Raises UsageError for what the configuration gets wrong."""
+    ranges = service_ranges(config)
+    address = advertised(config)
+    tls = tls_context(config.tls_cert_file, config.tls_private_key_file, config.client_ca_file)
+    kubelet_tls = kubelet_context(config)
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(open_store(Path(config.data_dir) / "state.db"))
+        except (StoreFailed, OSError) as error:
+            raise UsageError(f"--data-dir {config.data_dir}: {error}") from error
+        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        await _serve(config, ranges, address, tls, store, kubelet_tls, session, ready)
+
+
+async def _serve(
+    config: Config,
+    ranges: Ranges,
+    address: str,
+    tls: ssl.SSLContext,
+    store: SqliteStore,
+    kubelet_tls: ssl.SSLContext,
+    session: aiohttp.ClientSession,
+    ready: Callable[[], None],
+) -> None:
+    registry = Registry()
+    cache = Cache(registry.describers())
+    watches = Watches(cache)
+    allocators = Allocators(ranges)
+    admission = Admission(
+        _namespace_phase(cache, registry),
+        config.default_not_ready_toleration_seconds,
+        config.default_unreachable_toleration_seconds,
+    )
+    writer = Writer(store, cache, admission, allocators, event_ttl=config.event_ttl)
+    metrics = Metrics()
+    metrics.registry.register(CacheFigures(cache, watches))
+    verbs = Verbs(registry, writer, watches, Relay(_node(cache, registry), kubelet_tls, session))
+    api = Api(
+        verbs,
+        metrics.registry,
+        live={"ping": lambda: None},
+        ready={
+            "cache": lambda: None if cache.loaded.is_set() else "the cache is still loading",
+            "shutdown": lambda: "the server is ending" if watches.closing else None,
+        },
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(store.run(), name="store")
+            group.create_task(cache.run(store), name="cache")
+            await cache.loaded.wait()
+            allocators.follow(cache.shelf(registry.core("services").prefix))
+            server = Server(api.dispatch, metrics.observe)
+            async with listening(server, config.bind_address, config.secure_port, tls, watches.close) as port:
+                await bootstrap.ensure(
+                    registry, writer, cluster_ip=str(ranges.first_address), address=address, port=port
+                )
+                log.info("serving on %s:%d, store %s", config.bind_address, port, config.data_dir)
+                ready()
+                await asyncio.get_running_loop().create_future()
+    except* StoreLost as lost:
+        raise RuntimeError(f"the store's process ended ({lost.exceptions[0]}); starting again reloads it") from lost
+
+
+def _namespace_phase(cache: Cache, registry: Registry) -> Callable[[str], str | None]:
+    shelf = cache.shelf(registry.core("namespaces").prefix)
+
+    def phase(name: str) -> str | None:
+        entry = shelf.get("", name)
+        return (entry.fields.get("status.phase") or "Active") if entry else None
+
+    return phase
+
+
+def _node(cache: Cache, registry: Registry) -> Callable[[str], dict[str, Any] | None]:
+    shelf = cache.shelf(registry.core("nodes").prefix)
+
+    def node(name: str) -> dict[str, Any] | None:
+        entry = shelf.get("", name)
+        return entry.parse() if entry else None
+
+    return node
+
+
+def service_ranges(config: Config) -> Ranges:
+    """Raises UsageError."""
+    flag, text = "--service-cluster-ip-range", config.service_cluster_ip_range
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}; write it like 10.96.0.0/16") from error
+    if network.num_addresses < 8:
+        raise UsageError(f"{flag}: {text} holds too few addresses; give at least a /29")
+    first, dash, last = config.service_node_port_range.partition("-")
+    if not (dash and first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
+        text = config.service_node_port_range
+        raise UsageError(f"--service-node-port-range: {text!r} is not first-last; write it like 30000-32767")
+    return Ranges(network, int(first), int(last))
+
+
+def advertised(config: Config) -> str:
+    """The address that pods reach the server at: as told, as bound, or the one that a default route would use. Empty
+    for a server on loopback, which no pod reaches."""
+    if config.advertise_address:
+        told = _ip("--advertise-address", config.advertise_address)
+        if ipaddress.ip_address(told).is_loopback:
+            raise UsageError(f"--advertise-address: {told} is a loopback address; give one that pods can reach")
+        return told
+    bound = _ip("--bind-address", config.bind_address or "0.0.0.0")
+    if ipaddress.ip_address(bound).is_loopback:
+        return ""
+    if not ipaddress.ip_address(bound).is_unspecified:
+        return bound
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # connecting a datagram socket sends nothing
+        except OSError as error:
+            raise UsageError(
+                "--advertise-address is required: this host has no route to choose an address by"
+            ) from error
+        return str(probe.getsockname()[0])
+
+
+def _ip(flag: str, text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}; give an IP address") from error
+
+
+def kubelet_context(config: Config) -> ssl.SSLContext:
+    """Our side of TLS to kubelets; without a CA their certificates are not verified, as upstream."""
+    authority = config.kubelet_certificate_authority
+    try:
+        context = ssl.create_default_context(cafile=authority or None)
+        if not authority:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if config.kubelet_client_certificate:
+            context.load_cert_chain(config.kubelet_client_certificate, config.kubelet_client_key or None)
+    except OSError as error:
+        raise UsageError(
+            "--kubelet-client-certificate, --kubelet-client-key, --kubelet-certificate-authority:"
+            f" {error}; name readable PEM files"
+        ) from error
+    return context

@@ -1,0 +1,40 @@
+"""Paths: what /apis/apps/v1/namespaces/default/deployments/web/status means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`namespace` is None for cluster scope and for a list over all namespaces; empty `name` is the collection."""
+
+    group: str
+    version: str
+    plural: str
+    namespace: str | None = None
+    name: str = ""
+    subresource: str = ""
+
+
+def parse(path: str) -> Route | None:
+    """The resource a path addresses; None for every other path (discovery, health, nonsense)."""
+    match path.strip("/").split("/"):
+        case ["api", "v1", *rest] if rest:
+            return _resource("", "v1", rest)
+        case ["apis", group, version, *rest] if rest:
+            return _resource(group, version, rest)
+        case _:
+            return None
+
+
+def _resource(group: str, version: str, rest: list[str]) -> Route | None:
+    match rest:
+        case ["namespaces", name, ("status" | "finalize") as subresource] if not group:
+            return Route(group, version, "namespaces", None, name, subresource)
+        case ["namespaces", namespace, plural, *more] if len(more) <= 2:
+            return Route(group, version, plural, namespace, *more)
+        case [plural, *more] if len(more) <= 2:
+            return Route(group, version, plural, None, *more)
+        case _:
+            return None

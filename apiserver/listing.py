@@ -1,0 +1,281 @@
+"""LIST: which objects, as of when, and how many at a time.
+
+    resourceVersion   unset   the newest state
+                      0       whatever the cache has; a limit is ignored, as upstream does
+                      N       not older than N (waits up to 3 s, then 504); with a limit or Exact: exactly N
+    continue                  the next page of exactly the state of the first page
+
+A page token names the resource version of the first page and the last key that was sent. The state at that version is
+rebuilt by walking the shelf's events backwards, so no snapshot is held for a client that never comes back. When the
+events no longer reach back: 410, with a token that goes on in the newest state for whoever can live with that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import bisect
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from apiserver import errors, fields
+from apiserver.cache import Cache, Entry, Shelf
+from apiserver.errors import StatusError
+from apiserver.schema import ResourceInfo
+from kube.selectors import FieldSelector, Selector, parse_fields, parse_labels
+
+FRESH_WAIT: Final = 3.0
+_TOKEN: Final = "meta.k8s.io/v1"
+_TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE: Final = frozenset({"", "0", "f", "F", "false", "FALSE", "False"})
+
+EXPIRED_TOKEN: Final = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
+    "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
+    "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or "
+    "deleted between the time the first chunk was returned and now may show up in the list."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """metav1.ListOptions, decoded."""
+
+    labels: Selector
+    fields: FieldSelector
+    limit: int
+    token: str
+    rv: int | None
+    match: str
+    watch: bool
+    bookmarks: bool
+    initial_events: bool | None
+    timeout: float | None
+
+    @property
+    def selecting(self) -> bool:
+        return not self.labels.empty or bool(self.fields.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    entries: list[Entry]
+    rv: int
+    token: str = ""
+    remaining: int | None = None
+
+    def metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = {"resourceVersion": str(self.rv)}
+        if self.token:
+            metadata["continue"] = self.token
+        if self.token and self.remaining is not None:
+            metadata["remainingItemCount"] = self.remaining
+        return metadata
+
+
+def flag(query: Mapping[str, str], name: str) -> bool:
+    return _flag(query, name) or False
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool | None:
+    value = query.get(name)
+    if value is None:
+        return None
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise errors.bad_request(f"{name}: {value!r} is not a boolean; write true or false")
+
+
+def _number(query: Mapping[str, str], name: str) -> int:
+    value = query.get(name) or "0"
+    if not value.isdigit():
+        raise errors.bad_request(f"{name}: {value!r} is not a whole number")
+    return int(value)
+
+
+def parse_rv(text: str | None) -> int | None:
+    """None for unset."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise _invalid("resourceVersion", text, "strconv.ParseUint: parsing: invalid syntax")
+    return int(text)
+
+
+def _invalid(name: str, value: object, detail: str) -> StatusError:
+    cause = errors.cause(name, errors.INVALID, value, detail)
+    return errors.invalid("meta.k8s.io", "ListOptions", "", [cause])
+
+
+def options(query: Mapping[str, str], info: ResourceInfo) -> Options:
+    """Raises 400 or 422 StatusErrors in upstream's words."""
+    try:
+        labels = parse_labels(query.get("labelSelector", ""))
+        selected = parse_fields(query.get("fieldSelector", ""))
+    except ValueError as error:
+        raise errors.bad_request(str(error)) from error
+    for path, _, _ in selected.terms:
+        if path not in fields.labels(info.gvk):
+            raise fields.unknown(info.gvk, path)
+    seconds = _number(query, "timeoutSeconds")
+    found = Options(
+        labels=labels,
+        fields=selected,
+        limit=_number(query, "limit"),
+        token=query.get("continue", ""),
+        rv=parse_rv(query.get("resourceVersion")),
+        match=query.get("resourceVersionMatch", ""),
+        watch=flag(query, "watch"),
+        bookmarks=flag(query, "allowWatchBookmarks"),
+        initial_events=_flag(query, "sendInitialEvents"),
+        timeout=float(seconds) if seconds else None,
+    )
+    _check(found)
+    return found
+
+
+def _check(asked: Options) -> None:
+    """k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"""
+    match = asked.match
+    if asked.initial_events is not None:
+        if not asked.watch:
+            raise _forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list")
+        if match != "NotOlderThan":
+            raise _forbidden(
+                "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            )
+        return
+    if not match:
+        return
+    if asked.watch:
+        raise _forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        )
+    if asked.rv is None:
+        raise _forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided")
+    if asked.token:
+        raise _forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided")
+    if match not in {"Exact", "NotOlderThan"}:
+        cause = errors.not_supported("resourceVersionMatch", match, ("Exact", "NotOlderThan", ""))
+        raise errors.invalid("meta.k8s.io", "ListOptions", "", [cause])
+    if match == "Exact" and asked.rv == 0:
+        raise _forbidden("resourceVersionMatch", 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+
+
+def _forbidden(name: str, detail: str) -> StatusError:
+    cause = errors.cause(name, errors.FORBIDDEN, detail=detail)
+    return errors.invalid("meta.k8s.io", "ListOptions", "", [cause])
+
+
+def matcher(asked: Options, namespace: str | None) -> Callable[[Entry], bool]:
+    """Whether a watcher or a list sees an entry."""
+    labels, selected = asked.labels, asked.fields
+
+    def matches(entry: Entry) -> bool:
+        return (
+            (namespace is None or entry.namespace == namespace)
+            and labels.matches(entry.labels)
+            and (not selected.terms or selected.matches(entry.fields))
+        )
+
+    return matches
+
+
+def candidates(shelf: Shelf, asked: Options, namespace: str | None) -> Iterable[Entry]:
+    """A superset of what the selectors select now, by the narrowest index."""
+    name = asked.fields.required("metadata.name")
+    if name is not None and namespace is not None:
+        entry = shelf.get(namespace, name)
+        return [entry] if entry else []
+    node = asked.fields.required("spec.nodeName")
+    if node:
+        return shelf.on_node(node)
+    return shelf.entries(namespace)
+
+
+async def fresh(cache: Cache, rv: int | None) -> None:
+    """Raises 504 when the cache does not reach `rv` in time."""
+    if rv and not await cache.reached(rv, FRESH_WAIT):
+        raise errors.too_large_resource_version(rv, cache.rv)
+
+
+async def page(cache: Cache, prefix: str, asked: Options, namespace: str | None) -> Page:
+    shelf = cache.shelf(prefix)
+    if asked.token:
+        return _continued(cache, shelf, asked, namespace)
+    await fresh(cache, asked.rv)
+    exact = asked.rv and (asked.match == "Exact" or (asked.limit and not asked.match))
+    if exact and asked.rv:
+        then = shelf.entries_at(asked.rv, namespace)
+        if then is None:
+            raise errors.too_old_resource_version(asked.rv, shelf.floor)
+        return _cut(then, asked, namespace, asked.rv)
+    limit = 0 if asked.rv == 0 else asked.limit
+    return _cut(candidates(shelf, asked, namespace), asked, namespace, cache.rv, limit)
+
+
+def _continued(cache: Cache, shelf: Shelf, asked: Options, namespace: str | None) -> Page:
+    if asked.rv:
+        raise errors.bad_request("specifying resource version is not allowed when using continue")
+    rv, start = _decode(asked.token)
+    if rv < 0:
+        entries, rv = list(shelf.entries(namespace)), cache.rv
+    else:
+        then = shelf.entries_at(rv, namespace)
+        if then is None:
+            error = errors.expired(EXPIRED_TOKEN)
+            raise Inconsistent(error, _encode(-1, start))
+        entries = then
+    position = bisect.bisect_right(entries, start, key=lambda entry: entry.key)
+    return _cut(entries[position:], asked, namespace, rv)
+
+
+class Inconsistent(StatusError):
+    """410 whose metadata carries a token that goes on in the newest state."""
+
+    def __init__(self, error: StatusError, token: str) -> None:
+        super().__init__(error.code, error.reason, error.message, error.details)
+        self.token = token
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"metadata": {"continue": self.token}}
+
+
+def _cut(entries: Iterable[Entry], asked: Options, namespace: str | None, rv: int, limit: int | None = None) -> Page:
+    limit = asked.limit if limit is None else limit
+    matches = matcher(asked, namespace)
+    found = [entry for entry in entries if matches(entry)]
+    if not limit or len(found) <= limit:
+        return Page(found, rv)
+    rest = None if asked.selecting else len(found) - limit
+    return Page(found[:limit], rv, _encode(rv, found[limit - 1].key), rest)
+
+
+def _encode(rv: int, start: tuple[str, str]) -> str:
+    token = {"v": _TOKEN, "rv": rv, "start": "/".join(start)}
+    return base64.urlsafe_b64encode(orjson.dumps(token)).rstrip(b"=").decode()
+
+
+def _decode(token: str) -> tuple[int, tuple[str, str]]:
+    try:
+        value = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        namespace, _, name = value["start"].partition("/")
+        rv = value["rv"]
+        valid = value["v"] == _TOKEN and isinstance(rv, int) and bool(name)
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        valid, rv, namespace, name = False, 0, "", ""
+    if not valid:
+        raise errors.bad_request("continue key is not valid: it was not issued by this server")
+    return rv, (namespace, name)
+
+
+def watch_seconds(asked: Options) -> float:
+    """timeoutSeconds, or upstream's random half to whole hour so that clients do not come back all at once."""
+    return asked.timeout or random.uniform(1800.0, 3600.0)
