@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from kube.core import Pod, Service
 from kube.errors import Invalid, Retry
@@ -22,10 +22,11 @@ from kube.events import Recorder, Reference
 from kube.informer import Informer
 from kubelet import containers, hosts, resources, volumes
 from kubelet.containers import Furniture
+from kubelet.credentials import pull_secrets
 from kubelet.environment import Missing, Surroundings, environment
+from kubelet.images import ImageRefused, Images
 from kubelet.model import RemoveContainer, RemoveSandbox, Seen, StartContainer, StopContainer, StopSandbox
 from kubelet.objects import Objects
-from kubelet.pulls import Pulls, StartFailed, pull_secrets
 from kubelet.runtime import (
     HostNetworkRefused,
     NetworkUnavailable,
@@ -43,6 +44,18 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 VOLUME_TIMEOUT = 123.0
+# Seconds until another try. ErrImagePull is shown for a moment; the look after it finds the back-off and says so.
+_RETRY_AFTER = {"ErrImagePull": 2.0, "InvalidImageName": 300.0}
+
+
+class StartFailed(Exception):
+    """A container (or sandbox) did not start: what its status says, and the seconds until another try."""
+
+    def __init__(self, reason: str, message: str, retry_after: float = 10.0) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +80,12 @@ class Told:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def pod(self, pod: Pod, kind: Literal["Normal", "Warning"], reason: str, message: str, field: str = "") -> None:
+    def pod(self, pod: Pod, kind: str, reason: str, message: str, field: str = "") -> None:
         log.info("pod %s: %s: %s", pod.metadata.key, reason, message)
-        self._recorder.event(Reference.of(pod, kind="Pod", field_path=field), kind, reason, message)
+        about = Reference.of(pod, kind="Pod", field_path=field)
+        self._recorder.event(about, "Warning" if kind == "Warning" else "Normal", reason, message)
 
-    def container(self, pod: Pod, name: str, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+    def container(self, pod: Pod, name: str, kind: str, reason: str, message: str) -> None:
         group = "initContainers" if any(c.name == name for c in pod.spec.init_containers) else "containers"
         self.pod(pod, kind, reason, message, f"spec.{group}{{{name}}}")
 
@@ -92,7 +106,7 @@ class Deeds:
         self.objects = objects
         self._services = services
         self._told = told
-        self._pulls = Pulls(runtime, clock)
+        self._images = Images(runtime, now=clock)
         self._trees = trees
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="volumes")
         self._paths: dict[str, Mapping[str, str]] = {}
@@ -212,16 +226,18 @@ class Deeds:
             self._told.container(pod, name, "Warning", "Failed", f"Error: {error}")
             raise StartFailed("CreateContainerConfigError", str(error)) from error
 
-        def tell(kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        def tell(kind: str, reason: str, message: str) -> None:
             self._told.container(pod, name, kind, reason, message)
 
+        auths = pull_secrets(pod, around.secrets, container.image)
         try:
-            auths = pull_secrets(pod, around.secrets, container.image)
-            image = await self._pulls.image(pod.metadata.uid, container.image, container.image_pull_policy, auths, tell)
-        except StartFailed as error:
-            if error.reason != "InvalidImageName":
-                tell("Warning", "Failed", f"Error: {error.reason}")
-            raise
+            image = await self._images.ensure(
+                pod.metadata.uid, container.image, container.image_pull_policy, auths, tell
+            )
+        except ImageRefused as error:
+            tell("Warning", "Failed", f"Error: {error.reason}")
+            wait = _RETRY_AFTER.get(error.reason, error.retry_after or 10.0)
+            raise StartFailed(error.reason, error.message, wait) from error
         sandbox = self.sandbox_config(pod, next(s.attempt for s in seen.sandboxes if s.id == action.sandbox_id))
         furniture = await self._furniture(pod, action, around)
         try:
@@ -304,7 +320,6 @@ class Deeds:
 
         await self._blocking(f"cleaning up pod {pod.metadata.key if pod else uid}", work)
         self._paths.pop(uid, None)
-        self._pulls.forget(uid)
 
     async def erase(self, uid: str, pod: Pod | None, identity: PodIdentity | None) -> None:
         """The logs of a pod nobody can ask about any more."""

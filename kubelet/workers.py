@@ -74,6 +74,7 @@ class Workers:
         probes: Probes,
         publisher: Publisher,
         told: Told,
+        keys: Keys[str],
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         started: Callable[[float], None] = lambda _seconds: None,
@@ -88,7 +89,8 @@ class Workers:
         self._clock = clock
         self._started = started
         self._lives: dict[str, Life] = {}
-        self.keys: Keys[str] = Keys()
+        self._leftovers: set[str] = set()
+        self._keys = keys
 
     # --- triggers -----------------------------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class Workers:
         if life is not None and pod is not None and life.stage is Stage.TERMINATING:
             self._shrink(life, pod.metadata.deletion_grace_period_seconds)
         self._publisher.check(uid)
-        self.keys.add(uid)
+        self._keys.add(uid)
 
     def objects_changed(self, uid: str) -> None:
         """A ConfigMap or Secret of the pod came or changed: what waited for one is tried again now."""
@@ -106,14 +108,31 @@ class Workers:
         if life is not None:
             life.held = {n: h for n, h in life.held.items() if h.waiting.reason != "CreateContainerConfigError"}
             life.mount_failures = 0
-        self.keys.add(uid)
+        self._keys.add(uid)
 
     def gone(self, uid: str) -> None:
         """The API said, in answer to us, that the pod is no more; the watch says it too, perhaps later."""
-        self.keys.add(uid, after=1.0)
+        self._keys.add(uid, after=1.0)
 
-    def known(self) -> set[str]:
-        return set(self._lives)
+    def wake_all(self) -> None:
+        for uid in self._lives:
+            self._keys.add(uid)
+
+    def orphans(self) -> None:
+        """What the runtime has and the API does not, and nobody is at work on yet."""
+        if self._source.synced:
+            for record in self._view.records:
+                if record.pod.uid not in self._lives and self._source.get(record.pod.uid) is None:
+                    self._keys.add(record.pod.uid)
+
+    def leftovers(self) -> None:
+        """Directories and cgroups of pods that neither the API nor the runtime has."""
+        if not (self._source.synced and self._view.listed):
+            return
+        for uid in self._deeds.leftovers():
+            if uid not in self._lives and self._source.get(uid) is None:
+                self._leftovers.add(uid)
+                self._keys.add(uid)
 
     def status_of(self, uid: str) -> PodStatus | None:
         life = self._lives.get(uid)
@@ -144,6 +163,9 @@ class Workers:
             return life
         if not self._source.synced:
             return None
+        if pod is None and self._view.identity(uid) is None and uid not in self._leftovers:
+            return None
+        self._leftovers.discard(uid)
         life = Life(uid, pod, status=pod.status if pod else PodStatus())
         if pod is None:
             life.stage, life.grace = Stage.TERMINATING, ORPHAN_GRACE

@@ -1,0 +1,289 @@
+"""Wiring: informers, the runtime, probes, workers, the node's voice, and the servers; one TaskGroup owns them all.
+ What wakes a pod: the API's watch, the runtime's hints, a probe's verdict, a ConfigMap or Secret, a timer of its own,
+and the relist, which is the truth and comes each second, or each ten while hints flow.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from kube import quantity, serving
+from kube.client import Client, Connection
+from kube.core import Pod
+from kube.errors import Retry, UsageError
+from kube.events import Recorder, Reference
+from kube.informer import Informer
+from kube.reconcile import Backoff, Keys, Wake, by_key, forever
+from kube.resources import PODS, SERVICES
+from kubelet import machine, node
+from kubelet.apply import Deeds, Place, Told
+from kubelet.config import Config
+from kubelet.lease import Heartbeat
+from kubelet.metrics import Metrics, Running
+from kubelet.objects import Objects
+from kubelet.observe import PodSource, RuntimeView
+from kubelet.prober import Prober
+from kubelet.probes import Outcome, Probes, Target
+from kubelet.publish import Publisher
+from kubelet.runtime import Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
+from kubelet.workers import Facts, Workers
+from linux.cgroup import tree
+
+log = logging.getLogger(__name__)
+
+RELIST, RELIST_HINTED = 1.0, 10.0
+LEFTOVERS = 60.0
+SPREAD = 10.0  # seconds after a start in which first probes are spread
+
+
+def clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def node_name(config: Config) -> str:
+    return config.hostname_override or socket.gethostname().lower()
+
+
+def runtime_of(config: Config, name: str, observe: Callable[[str, float, bool], None]) -> Runtime:
+    scheme, _, path = config.container_runtime_endpoint.partition("://")
+    if scheme != "docker":
+        raise UsageError(
+            f"--container-runtime-endpoint: {config.container_runtime_endpoint!r}: only docker:///path/to/docker.sock is "
+            "supported by this version; CRI (unix://) comes later"
+        )
+    from kubelet.docker import DockerOptions, DockerRuntime
+    from kubelet.docker.spec import LogLimits
+    from kubelet.network import Network
+
+    network = Network(config.cni_conf_dir, config.cni_bin_dir, config.cni_cache_dir)
+    try:
+        size = quantity.integer(config.container_log_max_size)
+    except ValueError as error:
+        raise UsageError(f"containerLogMaxSize: {config.container_log_max_size!r}: write it like 10Mi") from error
+    options = DockerOptions(
+        socket_path=path,
+        node=name,
+        pause_image=config.pod_infra_container_image,
+        logs=LogLimits(size=size, files=config.container_log_max_files),
+        timeout=config.runtime_request_timeout,
+    )
+    return DockerRuntime(options, network, observe=observe)
+
+
+def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Place:
+    whole = node.capacity(facts, config.max_pods)
+    lowest = machine.lowest_oom_score()
+    if lowest > -1000:
+        log.warning("no CAP_SYS_RESOURCE: containers get no oom_score_adj below %d", lowest)
+    return Place(
+        root=config.root_dir,
+        logs=config.pod_logs_dir,
+        cgroup_root=config.cgroup_root,
+        cluster_dns=config.cluster_dns,
+        cluster_domain=config.cluster_domain,
+        resolv_conf=config.resolv_conf,
+        host_ips=ips,
+        memory=facts.memory,
+        allocatable=node.allocatable(whole, config.kube_reserved, config.system_reserved),
+        lowest_oom_score=lowest,
+    )
+
+
+class Wiring:
+    """The parts, put together; `run` runs them until cancelled."""
+
+    def __init__(
+        self, config: Config, client: Client, connection: Connection, runtime: Runtime, metrics: Metrics
+    ) -> None:
+        name = node_name(config)
+        ip = config.node_ip or machine.address_towards(client.server)
+        if not ip:
+            raise UsageError("--node-ip: no address of this machine leads to the API server; name one")
+        os.makedirs(os.path.join(config.root_dir, "pods"), mode=0o750, exist_ok=True)
+        self.config, self.name, self.ips = config, name, (ip,)
+        self.runtime, self.metrics = runtime, metrics
+        self.keys: Keys[str] = Keys()
+        self.view = RuntimeView(runtime, self.keys.add)
+        metrics.registry.register(Running(self.view))
+        self.recorder = Recorder(client, "kubelet", name)
+        self.told = Told(self.recorder)
+        self.facts = machine.machine(config.root_dir)
+        self.pods: Informer[Pod] = Informer(client, PODS, field_selector=f"spec.nodeName={name}")
+        self.services = Informer(client, SERVICES)
+        self.source = PodSource(self.pods, self._pod_changed)
+        self.objects = Objects(client, self._objects_changed)
+        self.probes = Probes(
+            Prober(runtime).attempt,
+            changed=self.keys.add,
+            failed=self._probe_failed,
+            spread=SPREAD,
+        )
+        self.publisher = Publisher(client, self.source.get, self._gone)
+        self.deeds = Deeds(
+            place_of(config, self.ips, self.facts),
+            runtime,
+            self.objects,
+            self.services,
+            self.told,
+            clock,
+            tree.hierarchies(),
+        )
+        self.workers = Workers(
+            Facts(
+                host_ips=self.ips,
+                scheme=config.container_runtime_endpoint.partition("://")[0],
+                sync_frequency=config.sync_frequency,
+                crash_cap=config.crash_loop_back_off.max_container_restart_period,
+            ),
+            self.source,
+            view,
+            self.deeds,
+            self.probes,
+            self.publisher,
+            self.told,
+            self.keys,
+            started=metrics.pod_start.observe,
+        )
+        self.heartbeat = Heartbeat(connection, name, config.node_lease_duration_seconds)
+        self.node_wake = Wake()
+        self.speaker = node.Speaker(
+            client=client,
+            recorder=self.recorder,
+            portrait=self._portrait,
+            runtime_status=runtime.status,
+            images=self._images,
+            pressure=lambda: machine.pressure(config.root_dir),
+            clock=clock,
+            name=name,
+            config=config,
+        )
+        self._version: RuntimeVersion | None = None
+        self._failing = False
+        self._leftovers_at = 0.0
+        self.relisted_at = time.monotonic()
+
+    async def _portrait(self) -> node.Portrait:
+        if self._version is None:
+            try:
+                self._version = await self.runtime.version()
+            except RuntimeUnavailable as error:
+                log.warning("runtime version: %s", error)
+        return node.Portrait(
+            name=self.name, config=self.config, machine=self.facts, addresses=self.ips, version=self._version
+        )
+
+    async def _images(self) -> Sequence[Image]:
+        try:
+            return await self.runtime.list_images()
+        except RuntimeUnavailable:
+            return ()
+
+    def _pod_changed(self, uid: str) -> None:
+        self.workers.wake(uid)
+
+    def _objects_changed(self, uid: str) -> None:
+        self.workers.objects_changed(uid)
+
+    def _gone(self, uid: str) -> None:
+        self.workers.gone(uid)
+
+    def _probe_failed(self, target: Target, outcome: Outcome) -> None:
+        message = f"{target.kind} probe failed: {outcome.message}"
+        self.told.container(target.pod, target.container.name, "Warning", "Unhealthy", message)
+
+    def _hint(self, hint: Hint) -> None:
+        self.keys.add(hint.pod_uid)
+
+    async def _relist(self) -> float:
+        begun = time.monotonic()
+        try:
+            await self.view.relist()
+        except Retry:
+            self._failing = True
+            self.node_wake.set()
+            raise
+        self.relisted_at = time.monotonic()
+        self.metrics.relist.observe(self.relisted_at - begun)
+        if self._failing:
+            self._failing = False
+            self.node_wake.set()
+            self.workers.wake_all()
+        self.workers.orphans()
+        if time.monotonic() >= self._leftovers_at and self.source.synced:
+            self._leftovers_at = time.monotonic() + LEFTOVERS
+            self.workers.leftovers()
+        return RELIST_HINTED if self.runtime.hinting() and self.source.synced else RELIST
+
+    async def _pass(self, uid: str) -> float | None:
+        begun = time.monotonic()
+        try:
+            return await self.workers.sync(uid)
+        finally:
+            self.metrics.pod_worker.labels("sync").observe(time.monotonic() - begun)
+
+    def syncloop(self) -> str | None:
+        """Upstream's healthz check of the same name: has the loop looked at the runtime lately, or tried to?"""
+        age = time.monotonic() - self.relisted_at
+        return f"no look at the runtime for {age:.0f} s" if age > 180 and not self._failing else None
+
+    async def run(self) -> None:
+        about = Reference("v1", "Node", "", self.name, self.name)
+        self.recorder.event(about, "Normal", "Starting", "Starting kubelet.")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for work in (
+                    self.pods.run(),
+                    self.services.run(),
+                    self.recorder.run(),
+                    self.objects.run(),
+                    self.probes.run(),
+                    self.publisher.run(),
+                    self.heartbeat.keep(),
+                    self.runtime.watch(self._hint),
+                    forever(
+                        self._relist,
+                        Wake(),
+                        resync=RELIST_HINTED,
+                        backoff=Backoff(first=0.5, most=5.0),
+                        name="look at the runtime",
+                    ),
+                    by_key(
+                        self._pass,
+                        self.keys,
+                        workers=self.config.max_pods,
+                        backoff=Backoff(first=0.5, most=10.0),
+                        name="pod",
+                    ),
+                    forever(
+                        self.speaker.sync,
+                        self.node_wake,
+                        resync=self.config.node_status_update_frequency,
+                        min_interval=0.2,
+                        backoff=Backoff(first=0.2, most=5.0),
+                        name="node status",
+                    ),
+                ):
+                    group.create_task(work)
+        finally:
+            self.deeds.close()
+
+
+async def run(config: Config, ready: Callable[[], None]) -> None:
+    """The kubelet, until cancelled. Pods stay as they are."""
+    name = node_name(config)
+    connection = Connection.from_kubeconfig(config.kubeconfig)
+    metrics = Metrics(name)
+    runtime = runtime_of(config, name, metrics.operation)
+    async with Client(connection, user_agent="wherry-kubelet") as client:
+        wiring = Wiring(config, client, connection, runtime, metrics)
+        health = {"/healthz": serving.health({"ping": lambda: None, "syncloop": wiring.syncloop})}
+        try:
+            async with serving.serve(config.healthz_bind_address, config.healthz_port, health, flag="--healthz-port"):
+                ready()
+                await wiring.run()
+        finally:
+            await runtime.close()
