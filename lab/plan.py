@@ -148,7 +148,7 @@ def _node_daemons(lab: Lab, node: Node) -> list[Daemon]:
         ),
         "metrics": (
             f"--cgroup-root={node.cgroup}",
-            f"--docker-endpoint={lab.docker}",
+            f"--docker={lab.docker}",
             f"--node-name={node.name}",
         ),
     }

@@ -1,0 +1,158 @@
+"""What is there: containers from Docker's labels, the machine from psutil, block devices and interfaces from /proc."""
+
+import os
+import platform
+import re
+import threading
+from collections.abc import Mapping
+
+import psutil
+
+from metrics.model import FileSystem, Identity, Interface, Machine
+
+_NODE = "io.wherry.node"
+_KUBERNETES = "io.kubernetes."
+_SANDBOX_NAME = "POD"
+
+
+def identity(container_id: str, name: str, image: str, labels: Mapping[str, str], started: float | None) -> Identity:
+    """A container from what its runtime says of it; the labels are those every kubelet sets."""
+    container = labels.get(f"{_KUBERNETES}container.name", "")
+    kind = labels.get(f"{_KUBERNETES}docker.type", "")
+    sandbox = kind == "podsandbox" or container == _SANDBOX_NAME or name.startswith(f"k8s_{_SANDBOX_NAME}_")
+    return Identity(
+        id=container_id,
+        name=name,
+        image=image,
+        pod=labels.get(f"{_KUBERNETES}pod.name", ""),
+        namespace=labels.get(f"{_KUBERNETES}pod.namespace", ""),
+        container="" if sandbox else container,
+        pod_uid=labels.get(f"{_KUBERNETES}pod.uid", ""),
+        sandbox=sandbox,
+        started=started,
+    )
+
+
+class DockerIdentities:
+    """The running containers of one Docker daemon, by id. Blocking: call it in a thread.
+
+    While Docker does not answer, the containers last known keep their names; their cgroups say whether they still run.
+    """
+
+    def __init__(self, endpoint: str, node: str = "", timeout: int = 5) -> None:
+        self._endpoint = endpoint
+        self._node = node
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._known: dict[str, Identity] = {}
+        self._client: object | None = None
+        self.error = ""
+
+    def __call__(self) -> Mapping[str, Identity]:
+        with self._lock:
+            try:
+                self._known = self._read()
+                self.error = ""
+            except OSError as error:  # requests' and docker's connection errors are OSErrors
+                self._client = None
+                self.error = f"Docker at {self._endpoint}: {error}"
+            return self._known
+
+    def _read(self) -> dict[str, Identity]:
+        import docker
+
+        try:
+            if self._client is None:
+                self._client = docker.APIClient(base_url=self._endpoint, timeout=self._timeout)
+            wanted = {"label": f"{_NODE}={self._node}"} if self._node else {}
+            listed = self._client.containers(filters=wanted)  # type: ignore[attr-defined]
+        except docker.errors.DockerException as error:
+            raise OSError(str(error)) from error
+        found = {}
+        for entry in listed:
+            name = (entry["Names"] or [""])[0].lstrip("/")
+            found[entry["Id"]] = identity(
+                entry["Id"], name, entry["Image"], entry["Labels"] or {}, float(entry.get("Created") or 0) or None
+            )
+        return found
+
+
+def machine() -> Machine:
+    memory = psutil.virtual_memory().total
+    return Machine(
+        cores=psutil.cpu_count() or 1,
+        physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
+        memory_bytes=memory,
+        swap_bytes=psutil.swap_memory().total,
+        kernel=platform.release(),
+        system=_system(),
+    )
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        return ""
+
+
+def filesystems() -> tuple[FileSystem, ...]:
+    """Each block device that is mounted, once."""
+    found: dict[str, FileSystem] = {}
+    for partition in psutil.disk_partitions(all=False):
+        if partition.device in found or not partition.device.startswith("/dev/"):
+            continue
+        try:
+            status = os.statvfs(partition.mountpoint)
+        except OSError:
+            continue
+        total = status.f_blocks * status.f_frsize
+        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+        found[partition.device] = FileSystem(partition.device, total, used, status.f_files, status.f_ffree)
+    return tuple(found.values())
+
+
+def devices() -> dict[str, str]:
+    """Names of block devices by `major:minor`."""
+    found: dict[str, str] = {}
+    try:
+        with open("/proc/partitions") as table:
+            for line in table:
+                words = line.split()
+                if len(words) == 4 and words[0].isdigit():
+                    found[f"{words[0]}:{words[1]}"] = f"/dev/{words[3]}"
+    except OSError:
+        pass
+    return found
+
+
+_COUNTERS = re.compile(r"^\s*([^:\s]+):\s*(.*)$", re.MULTILINE)
+
+
+def interfaces(pid: int) -> tuple[Interface, ...]:
+    """The interfaces of the network namespace that process `pid` is in, without loopback; none when it is gone."""
+    try:
+        with open(f"/proc/{pid}/net/dev") as table:
+            content = table.read()
+    except OSError:
+        return ()
+    return parse_interfaces(content)
+
+
+def parse_interfaces(content: str) -> tuple[Interface, ...]:
+    """/proc/net/dev: eight receive counters, then eight transmit counters (proc(5))."""
+    found = []
+    for name, rest in _COUNTERS.findall(content):
+        values = [int(word) for word in rest.split() if word.isdigit()]
+        if name == "lo" or len(values) < 16:
+            continue
+        found.append(
+            Interface(name, values[0], values[1], values[2], values[3], values[8], values[9], values[10], values[11])
+        )
+    return tuple(found)
+
+
+def first_process(procs: str | None) -> int | None:
+    """The first pid of a cgroup.procs file's content."""
+    word = (procs or "").split(maxsplit=1)
+    return int(word[0]) if word and word[0].isdigit() else None
