@@ -140,7 +140,7 @@ class Wiring:
                 crash_cap=config.crash_loop_back_off.max_container_restart_period,
             ),
             self.source,
-            view,
+            self.view,
             self.deeds,
             self.probes,
             self.publisher,
