@@ -15,6 +15,7 @@ pod do not reach a living one.
 from __future__ import annotations
 
 from _blake2 import blake2b
+from itertools import chain
 
 from cni.model import Attachment, address_text
 from cni.spec import Address, Interface, Result, Route
@@ -33,7 +34,7 @@ def free_address(subnet: Subnet, taken: Container[int], last: int | None) -> int
     """
     first, end = subnet.network + 2, subnet.broadcast
     start = last + 1 if last is not None and first <= last < end - 1 else first
-    for address in (*range(start, end), *range(first, start)):
+    for address in chain(range(start, end), range(first, start)):
         if address not in taken:
             return address
     return None

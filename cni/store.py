@@ -85,11 +85,15 @@ class Ledger:
             os.link(draft, final)
         os.unlink(draft)
 
+    def held(self, container: str, ifname: str) -> list[int]:
+        """The addresses that the container holds on this interface."""
+        holders = self.holders()
+        found = [address for address, holder in holders.items() if holder == (container, ifname)]
+        return found or [address for address, holder in holders.items() if holder == (container, "")]
+
     def release(self, container: str, ifname: str) -> list[int]:
         """Frees what the container holds on this interface; freeing nothing is fine. The addresses freed."""
-        holders = self.holders()
-        freed = [address for address, holder in holders.items() if holder == (container, ifname)]
-        freed = freed or [address for address, holder in holders.items() if holder == (container, "")]
+        freed = self.held(container, ifname)
         for address in freed:
             _unlink(f"{self.directory}/{address_text(address)}")
         return freed
@@ -120,6 +124,14 @@ def release(directory: str, container: str, ifname: str) -> list[int]:
         return []
     with Ledger(directory) as ledger:
         return ledger.release(container, ifname)
+
+
+def held(directory: str, container: str, ifname: str) -> list[int]:
+    """``Ledger.held`` that makes no ledger where there never was one."""
+    if not os.path.isdir(directory):
+        return []
+    with Ledger(directory) as ledger:
+        return ledger.held(container, ifname)
 
 
 def _unlink(path: str) -> None:
