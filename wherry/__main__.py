@@ -37,7 +37,24 @@ def _unknown(_argv: Sequence[str]) -> int:
     raise UsageError(f"unknown command; there are {', '.join(_COMMANDS)}")
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"lab": _lab, "version": _version}
+def _server(argv: Sequence[str]) -> int:
+    from wherry.together import server
+
+    return server(argv)
+
+
+def _agent(argv: Sequence[str]) -> int:
+    from wherry.together import agent
+
+    return agent(argv)
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "lab": _lab,
+    "server": _server,
+    "agent": _agent,
+    "version": _version,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,96 @@
+"""Several daemons in one process: `wherry server` (the centre) and `wherry agent` (a node).
+
+Each room runs as it would alone, from its own configuration; the process is ready when all of them are, and ends when one
+ends, because a node of which a part is missing is a broken node.
+"""
+
+import asyncio
+import importlib
+import shlex
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from kube import process, settings
+from kube.errors import UsageError
+from kube.settings import Option
+
+_ETC = "/etc/wherry"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    apiserver: Annotated[str, Option("--apiserver-args", "wherry-apiserver's flags")] = (
+        f"--config={_ETC}/apiserver.yaml"
+    )
+    scheduler: Annotated[str, Option("--scheduler-args", "wherry-scheduler's flags")] = (
+        f"--config={_ETC}/scheduler.yaml"
+    )
+    controllers: Annotated[str, Option("--controllers-args", "wherry-controllers' flags")] = (
+        f"--config={_ETC}/controllers.yaml"
+    )
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    kubelet: Annotated[str, Option("--kubelet-args", "wherry-kubelet's flags")] = (
+        f"--config={_ETC}/kubelet.yaml --kubeconfig={_ETC}/kubelet.kubeconfig"
+    )
+    proxy: Annotated[str, Option("--proxy-args", "wherry-proxy's flags")] = f"--config={_ETC}/proxy.yaml"
+    overlay: Annotated[str, Option("--overlay-args", "wherry-overlay's flags")] = (
+        f"--kubeconfig={_ETC}/overlay.kubeconfig --net-config-path={_ETC}/net-conf.json --ip-masq"
+    )
+    metrics: Annotated[str, Option("--metrics-args", "wherry-metrics' flags")] = f"--config={_ETC}/metrics.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    name: str
+    config: Any
+
+    @property
+    def run(self) -> Callable[[Any, Callable[[], None]], Awaitable[None]]:
+        run: Callable[[Any, Callable[[], None]], Awaitable[None]] = importlib.import_module(f"{self.name}.daemon").run
+        return run
+
+
+def server(argv: Sequence[str]) -> int:
+    wish = settings.load(Server, argv, prog="wherry server", description="The centre in one process.")
+    return process.main(_run, _rooms(wish), name="wherry-server")
+
+
+def agent(argv: Sequence[str]) -> int:
+    wish = settings.load(Agent, argv, prog="wherry agent", description="A node's four daemons in one process.")
+    return process.main(_run, _rooms(wish), name="wherry-agent")
+
+
+def _rooms(wish: msgspec.Struct) -> list[Room]:
+    rooms = []
+    for name in wish.__struct_fields__:
+        try:
+            load = importlib.import_module(f"{name}.config").load
+            rooms.append(Room(name, load(shlex.split(getattr(wish, name)))))
+        except (UsageError, ValueError) as error:
+            raise UsageError(f"--{name}-args: {error}") from error
+    return rooms
+
+
+async def _run(rooms: Sequence[Room], ready: Callable[[], None]) -> None:
+    waiting = {room.name for room in rooms}
+
+    def is_ready(name: str) -> Callable[[], None]:
+        def note() -> None:
+            waiting.discard(name)
+            if not waiting:
+                ready()
+
+        return note
+
+    async with asyncio.TaskGroup() as group:
+        for room in rooms:
+            group.create_task(_whole(room, is_ready(room.name)))
+
+
+async def _whole(room: Room, ready: Callable[[], None]) -> None:
+    await room.run(room.config, ready)
+    raise RuntimeError(f"{room.name} has ended, and a daemon does not end by itself")
