@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -216,7 +217,10 @@ class DockerRuntime:
 
     async def container_status(self, container_id: str) -> ContainerStatus:
         document = await self._containers.inspect("container_status", container_id)
-        return spec.container_status(document, await self._images.by_id(str(document["Image"])))
+        status = spec.container_status(document, await self._images.by_id(str(document["Image"])))
+        if status.log_path and not os.path.exists(status.log_path):  # the link is gone: Docker's own file is not
+            return dataclasses.replace(status, log_path=document.get("LogPath", ""))
+        return status
 
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
         return await self._executions.run(container_id, command, timeout)

@@ -1,0 +1,247 @@
+"""A container's log, as people ask for it: whole, its tail, since a moment, with timestamps, to be followed.
+
+Two formats are read, told apart by their first byte:
+
+    CRI     2026-01-02T03:04:05.678901234Z stdout F text           (P: the line goes on in the next record)
+    Docker  {"log":"text\\n","stream":"stdout","time":"2026-..."}   (no \\n at the end: likewise)
+
+`records` pure-parses; `Reader` walks a file: from the end backwards in blocks for a tail, and on past the end for a follower,
+who also survives rotation: the file that was open is read to its end before the one that took its name is opened.
+(Upstream: pkg/kubelet/kuberuntime/logs/logs.go.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+_BLOCK = 256 * 1024
+_TAIL_BLOCK = 64 * 1024
+_POLL = 0.1  # seconds between looks at a quiet file
+_ALIVE = 0.5  # seconds between questions whether its container still runs
+
+
+class BadOption(Exception):
+    """A query parameter that cannot be; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    follow: bool = False
+    previous: bool = False
+    timestamps: bool = False
+    since: datetime | None = None
+    tail_lines: int | None = None
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the file: a whole line of output, or, `partial`, a piece of one."""
+
+    time: str
+    stream: str
+    text: bytes  # with its newline, unless partial
+    partial: bool
+
+
+class _DockerLine(msgspec.Struct):
+    log: str
+    stream: str = "stdout"
+    time: str = ""
+
+
+_docker = msgspec.json.Decoder(_DockerLine)
+
+
+def options_from(query: Mapping[str, str], now: datetime) -> LogOptions:
+    """PodLogOptions from a query string, validated as upstream does."""
+    since: datetime | None = None
+    if "sinceSeconds" in query and "sinceTime" in query:
+        raise BadOption("sinceSeconds, sinceTime: at most one of them may be given")
+    if (seconds := _number(query, "sinceSeconds", 1)) is not None:
+        since = now - timedelta(seconds=min(seconds, 10**9))
+    if query.get("sinceTime"):
+        try:
+            since = datetime.fromisoformat(query["sinceTime"])
+        except ValueError:
+            raise BadOption(f"sinceTime: {query['sinceTime']!r} is not an RFC 3339 time") from None
+        since = since if since.tzinfo else since.replace(tzinfo=UTC)
+    return LogOptions(
+        follow=_flag(query, "follow"),
+        previous=_flag(query, "previous"),
+        timestamps=_flag(query, "timestamps"),
+        since=since,
+        tail_lines=_number(query, "tailLines", 0),
+        limit_bytes=_number(query, "limitBytes", 1),
+    )
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    text = query.get(name, "").lower()
+    if text in ("", "0", "false", "f"):
+        return False
+    if text in ("1", "true", "t"):
+        return True
+    raise BadOption(f"{name}: {text!r} is neither true nor false")
+
+
+def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
+    text = query.get(name, "")
+    if not text:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise BadOption(f"{name}: {text!r} is not a number") from None
+    if value < least:
+        raise BadOption(f"{name}: must be at least {least}, not {value}")
+    return value
+
+
+def parse(line: bytes) -> Record | None:
+    """A record from a line of the file without its newline; None for what is no record (a torn write)."""
+    if line[:1] == b"{":
+        try:
+            found = _docker.decode(line)
+        except msgspec.DecodeError:
+            return None
+        text = found.log.encode("utf-8", "surrogateescape")
+        return Record(found.time, found.stream, text, not text.endswith(b"\n"))
+    parts = line.split(b" ", 3)
+    if len(parts) != 4 or parts[1] not in (b"stdout", b"stderr"):
+        return None
+    partial = parts[2].split(b":", 1)[0] == b"P"
+    return Record(
+        parts[0].decode("ascii", "replace"), parts[1].decode(), parts[3] + (b"" if partial else b"\n"), partial
+    )
+
+
+def _ends_line(raw: bytes) -> bool:
+    """Whether a raw record is the end of an output line."""
+    record = parse(raw)
+    return record is not None and not record.partial
+
+
+def tail_offset(file: io.BufferedIOBase, lines: int) -> int:
+    """Where the last `lines` lines of output begin; an unfinished one at the end counts as one."""
+    end = position = file.seek(0, os.SEEK_END)
+    if not lines:
+        return end
+    seen, rest = 0, b""  # `rest` is the file from `position` on, as far as it has not been counted
+    while position > 0:
+        size = min(_TAIL_BLOCK, position)
+        position -= size
+        file.seek(position)
+        rest = file.read(size) + rest
+        while (cut := rest.rfind(b"\n", 0, len(rest) - 1)) >= 0 or position == 0:
+            raw, begin = rest[cut + 1 :], position + cut + 1
+            if _ends_line(raw.rstrip(b"\n")) or begin + len(raw) == end:
+                seen += 1
+                if seen > lines:
+                    return begin + len(raw)
+            rest = rest[: cut + 1]
+            if cut < 0:
+                break
+    return 0
+
+
+class _Printer:
+    """Records as the bytes that are sent: since, timestamps, the byte limit."""
+
+    def __init__(self, options: LogOptions) -> None:
+        self._options = options
+        self._left = options.limit_bytes
+        self._fresh = True  # at the beginning of a line
+
+    @property
+    def full(self) -> bool:
+        return self._left == 0
+
+    def print(self, lines: Iterator[bytes]) -> bytes:
+        out: list[bytes] = []
+        for line in lines:
+            record = parse(line)
+            if record is None or self._too_old(record):
+                continue
+            if self._options.timestamps and self._fresh:
+                out.append(record.time.encode() + b" ")
+            out.append(record.text)
+            self._fresh = not record.partial
+        data = b"".join(out)
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        return data
+
+    def _too_old(self, record: Record) -> bool:
+        if self._options.since is None:
+            return False
+        try:
+            return datetime.fromisoformat(record.time) < self._options.since
+        except (ValueError, TypeError):
+            return False
+
+
+async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
+    """The log in pieces of whole records. With `follow` it goes on until `running` says no and the end is reached."""
+    printer = _Printer(options)
+    file = open(path, "rb")  # noqa: SIM115, ASYNC230 - a local file, held across the iteration
+    rest = b""
+    asked = 0.0
+    loop = asyncio.get_running_loop()
+    try:
+        file.seek(tail_offset(file, options.tail_lines) if options.tail_lines is not None else 0)
+        last_look = False  # one more read after the container has ended
+        while not printer.full:
+            block = file.read(_BLOCK)
+            if block:
+                lines = (rest + block).split(b"\n")
+                rest = lines.pop()
+                if data := printer.print(iter(lines)):
+                    yield data
+                await asyncio.sleep(0)
+                continue
+            if not options.follow or last_look:
+                break
+            successor = _successor(path, file)
+            if successor is not None:
+                # What was written between our last read and the renaming is still in the old file.
+                while block := file.read(_BLOCK):
+                    rest += block
+                if data := printer.print(iter(rest.split(b"\n"))):
+                    yield data
+                file.close()
+                file, rest = successor, b""
+                continue
+            if loop.time() - asked >= _ALIVE:
+                last_look = not await running()
+                asked = loop.time()
+                if last_look:
+                    continue
+            await asyncio.sleep(_POLL)
+        if rest and not printer.full and (data := printer.print(iter([rest]))):
+            yield data
+    finally:
+        file.close()
+
+
+def _successor(path: str, file: io.BufferedReader) -> io.BufferedReader | None:
+    """The file that has taken the name, or the same one cut short, from its start."""
+    ours = os.fstat(file.fileno())
+    try:
+        theirs = os.stat(path)
+    except FileNotFoundError:
+        return None  # between the renaming and the new file
+    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) and ours.st_size >= file.tell():
+        return None
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
