@@ -7,6 +7,7 @@ kuberuntime's doBackOff.)
 Entries are values; whoever keeps the table passes one in and gets the next one out.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -50,3 +51,15 @@ def spelt(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m{secs}s"
     return f"{minutes}m{secs}s" if minutes else f"{secs}s"
+
+
+_TOLD = re.compile(r"back-off (?:(\d+)h)?(?:(\d+)m)?(\d+)s restarting failed")
+
+
+def told(message: str) -> float:
+    """The delay that a CrashLoopBackOff message speaks of; 0 for any other message."""
+    match = _TOLD.match(message)
+    if match is None:
+        return 0.0
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(hours * 3600 + minutes * 60 + seconds)

@@ -9,9 +9,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
-from kube import quantity, serving
+from kube import quantity, serving, settings
 from kube.client import Client, Connection
 from kube.core import Pod
 from kube.errors import Retry, UsageError
@@ -19,7 +20,7 @@ from kube.events import Recorder, Reference
 from kube.informer import Informer
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import PODS, SERVICES
-from kubelet import machine, node
+from kubelet import machine, node, server
 from kubelet.apply import Deeds, Place, Told
 from kubelet.config import Config
 from kubelet.lease import Heartbeat
@@ -278,12 +279,29 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     connection = Connection.from_kubeconfig(config.kubeconfig)
     metrics = Metrics(name)
     runtime = runtime_of(config, name, metrics.operation)
-    async with Client(connection, user_agent="wherry-kubelet") as client:
+    tls = server.tls_context(
+        name, config.tls_cert_file, config.tls_private_key_file, config.authentication.x509.client_ca_file
+    )
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(connection, user_agent="wherry-kubelet"))
+        stack.push_async_callback(runtime.close)
         wiring = Wiring(config, client, connection, runtime, metrics)
-        health = {"/healthz": serving.health({"ping": lambda: None, "syncloop": wiring.syncloop})}
-        try:
-            async with serving.serve(config.healthz_bind_address, config.healthz_port, health, flag="--healthz-port"):
-                ready()
-                await wiring.run()
-        finally:
-            await runtime.close()
+        checks: dict[str, serving.Check] = {"ping": lambda: None, "syncloop": wiring.syncloop}
+        api = server.Server(
+            wiring.workers,
+            runtime,
+            checks=checks,
+            routes={
+                "/metrics": serving.metrics(metrics.registry),
+                "/configz": serving.json(lambda: {"kubeletconfig": settings.render(config)}),
+            },
+        )
+        await stack.enter_async_context(server.serve(api, config.address, config.port, tls))
+        if config.healthz_port:
+            health = serving.health(checks)
+            routes = {"/healthz": health, "/livez": health}
+            await stack.enter_async_context(
+                serving.serve(config.healthz_bind_address, config.healthz_port, routes, flag="--healthz-port")
+            )
+        ready()
+        await wiring.run()

@@ -42,7 +42,6 @@ from kubelet.model import (
 )
 from kubelet.runtime import CONTAINER_HASH, ContainerState, ContainerStatus, SandboxRecord
 
-
 NOTHING_SAID = PodStatus()
 
 
@@ -77,6 +76,19 @@ def pod_label(pod: Pod) -> str:
 
 def backoff_key(pod: Pod, container: Container) -> str:
     return f"{pod.metadata.uid}/{container.name}/{container_hash(container)}"
+
+
+def remembered_backoffs(pod: Pod) -> dict[str, Entry]:
+    """The back-offs that the API's status tells of: restarting the kubelet must not restart what is being held back."""
+    found: dict[str, Entry] = {}
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        before = reported(pod.status, container.name)
+        if before is None or before.state.waiting is None or before.last_state.terminated is None:
+            continue
+        delay, ended = backoff.told(before.state.waiting.message), before.last_state.terminated
+        if delay and ended.started_at is not None:
+            found[backoff_key(pod, container)] = Entry(delay, ended.started_at)
+    return found
 
 
 def reported(status: PodStatus, name: str) -> ReportedStatus | None:

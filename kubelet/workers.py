@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from kube.core import Pod, PodStatus
 from kube.errors import Invalid, Retry
 from kube.reconcile import Keys
@@ -134,9 +136,11 @@ class Workers:
                 self._leftovers.add(uid)
                 self._keys.add(uid)
 
-    def status_of(self, uid: str) -> PodStatus | None:
-        life = self._lives.get(uid)
-        return life.status if life else None
+    def pods(self) -> list[Pod]:
+        """The pods of this node with the status last known, which the API may not know yet."""
+        known = {uid: life for uid, life in self._lives.items() if life.pod is not None}
+        fresh = [pod for pod in self._source.pods() if pod.metadata.uid not in known]
+        return fresh + [msgspec.structs.replace(life.pod, status=life.status) for life in known.values() if life.pod]
 
     # --- a pass -------------------------------------------------------------------------------------------------------
 
@@ -169,6 +173,8 @@ class Workers:
         life = Life(uid, pod, status=pod.status if pod else PodStatus())
         if pod is None:
             life.stage, life.grace = Stage.TERMINATING, ORPHAN_GRACE
+        else:
+            life.backoffs = plan.remembered_backoffs(pod)
         self._lives[uid] = life
         return life
 
