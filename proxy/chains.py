@@ -34,7 +34,7 @@ _PER_SERVICE = re.compile(r"KUBE-(SVC|SVL|EXT|FW|SEP)-")
 
 
 def hashed(text: str) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode()[:16]
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:10]).decode()  # 10 bytes are 16 letters
 
 
 def cluster_chain(service: ServicePort) -> str:

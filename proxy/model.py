@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from linux.iptables.rules import Family
@@ -27,7 +27,8 @@ class Reach(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address and port behind a Service port. `local`: it runs on this node."""
+    """One address and port behind a Service port. `local`: it runs on this node. `text` is `ip:port`, as DNAT and chain
+    names spell it."""
 
     ip: Address
     port: int
@@ -35,11 +36,11 @@ class Endpoint:
     ready: bool = True
     serving: bool = True
     terminating: bool = False
+    text: str = field(init=False, compare=False)
 
-    @property
-    def text(self) -> str:
-        """`ip:port`, as DNAT and chain names spell it."""
-        return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+    def __post_init__(self) -> None:
+        host = f"[{self.ip}]" if self.ip.version == 6 else str(self.ip)
+        object.__setattr__(self, "text", f"{host}:{self.port}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ ignores it, because the kernel refuses a transaction built on an outdated genera
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -53,8 +54,12 @@ class Iptables:
         return self.backend.chains_per_section
 
     async def read(self, *tables: Table) -> Snapshot:
-        texts = [await self._run([self.backend.save, "-t", table.value]) for table in tables]
-        return parse("".join(texts))
+        try:
+            async with asyncio.TaskGroup() as group:
+                runs = [group.create_task(self._run([self.backend.save, "-t", table.value])) for table in tables]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed  # the others fail for the same reason
+        return parse("".join(run.result() for run in runs))
 
     async def write(self, sections: Sequence[Section]) -> None:
         if not sections:
