@@ -27,6 +27,7 @@ Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 NONE: Final = "None"
 _TRIES: Final = 64
+_WITH_PORTS: Final = ("NodePort", "LoadBalancer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,6 @@ class Allocators:
         if resource.plural != "services":
             yield
             return
-        inherit(new, old)
         before = old or {}
         causes = [
             *_claim_addresses(new, addresses_of(before), self.ranges, self._taken, self._rng),
@@ -124,40 +124,21 @@ def _difference(new: Obj, old: Obj) -> Obj:
     return {"spec": {"clusterIPs": sorted(addresses_of(new) - addresses_of(old)), "ports": ports}}
 
 
-def inherit(new: Obj, old: Obj | None) -> None:
-    """What an update leaves out it keeps, and what its type no longer has it drops (patchAllocatedValues,
-    dropTypeDependentFields)."""
-    if old is None:
-        return
+def drop_foreign(new: Obj, old: Obj) -> None:
+    """What a changed type no longer has goes, unless the client changed it too (dropTypeDependentFields)."""
     spec, before = new["spec"], old["spec"]
     kind, kind_before = spec.get("type", "ClusterIP"), before.get("type", "ClusterIP")
-    if kind == "ExternalName":
-        if spec.get("clusterIP") == before.get("clusterIP"):
-            spec.pop("clusterIP", None)
-            spec.pop("clusterIPs", None)
-    elif kind_before != "ExternalName":
-        if not spec.get("clusterIP") and before.get("clusterIP"):
-            spec["clusterIP"] = before["clusterIP"]
-        if spec.get("clusterIP") == before.get("clusterIP") and before.get("clusterIPs"):
-            spec["clusterIPs"] = before["clusterIPs"]
-    _inherit_ports(spec, before, kind, kind_before)
-
-
-def _inherit_ports(spec: Obj, before: Obj, kind: str, kind_before: str) -> None:
-    with_ports = ("NodePort", "LoadBalancer")
-    ports = spec.get("ports") or []
-    if kind in with_ports and kind_before in with_ports:
-        known = {(port.get("port"), port.get("protocol")): port.get("nodePort") for port in before.get("ports") or ()}
-        used = {port.get("nodePort") for port in ports}
-        for port in ports:
-            kept = known.get((port.get("port"), port.get("protocol")))
-            if not port.get("nodePort") and kept and kept not in used:
-                port["nodePort"] = kept
-    elif kind_before in with_ports and kind not in with_ports:
-        gone = ports_of({"spec": before})
-        for port in ports:
+    if kind == "ExternalName" and spec.get("clusterIP") == before.get("clusterIP"):
+        for name in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+            spec.pop(name, None)
+    if kind_before in _WITH_PORTS and kind not in _WITH_PORTS:
+        gone = ports_of(old)
+        for port in spec.get("ports") or ():
             if port.get("nodePort") in gone:
                 del port["nodePort"]
+        for name in ("healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts"):
+            if name in spec and spec[name] == before.get(name):
+                del spec[name]
 
 
 def _claim_addresses(service: Obj, own: set[str], ranges: Ranges, taken: Taken, rng: random.Random) -> list[Cause]:
@@ -208,7 +189,7 @@ def _free_address(ranges: Ranges, taken: Taken, rng: random.Random) -> Address |
 def _claim_ports(service: Obj, own: set[int], ranges: Ranges, taken: Taken, rng: random.Random) -> list[Cause]:
     spec = service["spec"]
     kind = spec.get("type")
-    if kind not in ("NodePort", "LoadBalancer"):
+    if kind not in _WITH_PORTS:
         return []
     causes: list[Cause] = []
     mine: dict[int, set[str]] = {}

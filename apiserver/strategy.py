@@ -11,6 +11,7 @@ import copy
 from typing import Any, Final
 
 from apiserver import defaults, errors, validation
+from apiserver.allocators import drop_foreign
 from apiserver.errors import Cause
 from apiserver.registry import Resource
 
@@ -52,6 +53,8 @@ def prepare_update(resource: Resource, new: Obj, old: Obj, subresource: str) -> 
     match subresource:
         case "":
             defaults.prepare_update(resource.gvk, new, old)
+            if resource.plural == "services":
+                drop_foreign(new, old)
         case "status":
             _status_only(resource, new, old)
         case _:

@@ -87,9 +87,12 @@ class Watcher:
         self._wake.set()
 
     def put(self, frame: bytes) -> None:
+        if self.ended:
+            return
         self._frames.append(frame)
         self._size += len(frame)
         if self._size > MAX_BYTES:
+            self._frames.clear()
             self.end()
         self._wake.set()
 
@@ -120,8 +123,9 @@ class Start:
 class Watches:
     """Every open watch of the server, so that shutting down can end them with a clean last chunk."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, *, bookmark_every: float = BOOKMARK_EVERY) -> None:
         self.cache = cache
+        self._bookmark_every = bookmark_every
         self.open: dict[Watcher, str] = {}
         self.closing = False
 
@@ -165,7 +169,7 @@ class Watches:
     async def _chunks(self, watcher: Watcher, view: FrameView, seconds: float, bookmarks: bool) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
-        times = _bookmark_times(clock(), end) if bookmarks else iter(())
+        times = _bookmark_times(clock(), end, self._bookmark_every) if bookmarks else iter(())
         bookmark = next(times, end)
         while True:
             if chunk := watcher.take():
@@ -180,10 +184,10 @@ class Watches:
             await watcher.wait(min(end, bookmark) - clock())
 
 
-def _bookmark_times(now: float, end: float) -> Iterator[float]:
+def _bookmark_times(now: float, end: float, every: float) -> Iterator[float]:
     """About once a minute, and shortly before the end."""
     moment = now
-    while (moment := moment + BOOKMARK_EVERY * random.uniform(0.9, 1.1)) < end - BOOKMARK_BEFORE_END:
+    while (moment := moment + every * random.uniform(0.9, 1.1)) < end - BOOKMARK_BEFORE_END:
         yield moment
     if end - BOOKMARK_BEFORE_END > now:
         yield end - BOOKMARK_BEFORE_END

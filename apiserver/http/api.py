@@ -4,9 +4,8 @@ OpenAPI, metrics)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -31,6 +30,9 @@ VERSION: Final = {
 }
 
 
+PATHS: Final = ("/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version")
+
+
 class Api:
     """`ready` and `live` are named checks; readiness includes liveness."""
 
@@ -49,6 +51,8 @@ class Api:
         path = request.path.rstrip("/")
         if request.method not in ("GET", "HEAD"):
             raise errors.unknown_path()
+        if not path:
+            return json_answer({"paths": PATHS})
         if path == "/version":
             return json_answer(VERSION)
         if path == "/metrics":
@@ -76,18 +80,15 @@ class Api:
 
 def _document(path: str, request: Request) -> Answer:
     """Discovery and OpenAPI, which are functions of the schema table; a known ETag is answered 304."""
-    found: Any = discovery.document(path, request.headers.get("Accept", ""))
-    if found is None:
-        found = openapi.document(path, request.query, request.headers.get("Accept", ""))
+    wanted = request.headers.get("Accept", "")
+    found = discovery.document(path, wanted) or openapi.document(path, request.query, wanted)
     if found is None:
         raise errors.unknown_path()
     headers = dict(found.headers)
+    if found.etag:
+        headers["ETag"] = found.etag
     if found.etag and found.etag == request.headers.get("If-None-Match"):
         return Answer(304, b"", found.content_type, headers)
+    if "gzip" in request.headers.get("Accept-Encoding", "") and len(found.body) > len(found.gzipped) > 0:
+        return Answer(200, found.gzipped, found.content_type, headers | {"Content-Encoding": "gzip"})
     return Answer(200, found.body, found.content_type, headers)
-
-
-def paths() -> bytes:
-    return orjson.dumps(
-        {"paths": ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi", "/readyz", "/version"]}
-    )

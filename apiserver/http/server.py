@@ -130,7 +130,7 @@ class _Sliced(web.Response):
 
 def _dressed(request: Request, answer: Answer) -> tuple[bytes, str]:
     """JSON as the client reads it best: as it is, indented, or as YAML."""
-    if answer.content_type != JSON:
+    if answer.content_type != JSON or "Content-Encoding" in answer.headers or not answer.body:
         return answer.body, answer.content_type
     if accept.wants_yaml(request.headers.get("Accept", "")):
         text = yaml.dump(orjson.loads(answer.body), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
@@ -240,8 +240,8 @@ async def listening(
     what is running. Yields the port; raises UsageError naming the address when it is taken."""
     loop = asyncio.get_running_loop()
 
-    def request(*arguments: Any) -> web.BaseRequest:
-        return web.BaseRequest(*arguments, loop=loop, client_max_size=MAX_BODY + 1)
+    def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY + 1)
 
     low = web.Server(server.handle, request_factory=request, handler_cancellation=True, **_PROTOCOL)
     runner = web.ServerRunner(low, handle_signals=False)

@@ -161,7 +161,8 @@ class SqliteStore:
         number = next(self._numbers)
         waiting = _Waiting(asyncio.get_running_loop().create_future(), changes)
         self._waiting[number] = waiting
-        payload = marshal.dumps((number, verb, *arguments))
+        request: tuple[Any, ...] = (number, verb, *arguments)
+        payload = marshal.dumps(request)
         self._transport.write(struct.pack("<I", len(payload)) + payload)
         return await waiting.future
 

@@ -1,0 +1,142 @@
+"""The whole API without sockets: requests as values over the store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import random
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import aiohttp
+import orjson
+
+from apiserver import bootstrap
+from apiserver.admission import Admission
+from apiserver.allocators import Allocators, Ranges
+from apiserver.authentication import User
+from apiserver.cache import Cache
+from apiserver.daemon import _namespace_phase, _node
+from apiserver.errors import StatusError
+from apiserver.http.api import Api
+from apiserver.http.exchange import Answer, Reply, Request, Stream
+from apiserver.http.verbs import Verbs
+from apiserver.metrics import Metrics
+from apiserver.pipeline import Writer
+from apiserver.registry import Registry
+from apiserver.relay import Relay
+from apiserver.watch import Watches
+from tests.fakes.store import MemoryStore
+
+RANGES = Ranges(ipaddress.ip_network("10.96.0.0/16"), 30000, 32767)
+ADMIN = User("admin", ("system:masters", "system:authenticated"))
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    code: int
+    json: Any
+    warnings: tuple[str, ...] = ()
+
+
+class Calls:
+    def __init__(self, api: Api, store: MemoryStore, cache: Cache, watches: Watches, writer: Writer) -> None:
+        self.api = api
+        self.store = store
+        self.cache = cache
+        self.watches = watches
+        self.writer = writer
+
+    async def reply(
+        self, method: str, url: str, body: Any = None, content_type: str | None = "application/json", **headers: str
+    ) -> Reply:
+        path, _, query = url.partition("?")
+        data = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
+        sent = {"Content-Type": content_type} if content_type else {}
+        sent |= {key.replace("_", "-"): value for key, value in headers.items()}
+
+        async def read() -> bytes:
+            return data
+
+        return await self.api.dispatch(
+            Request(method, path, dict(parse_qsl(query, keep_blank_values=True)), query, sent, read, ADMIN)
+        )
+
+    async def call(self, method: str, url: str, body: Any = None, **more: Any) -> Response:
+        try:
+            reply = await self.reply(method, url, body, **more)
+        except StatusError as error:
+            return Response(error.code, error.to_dict())
+        assert isinstance(reply, Answer)
+        return Response(reply.code, orjson.loads(reply.body) if reply.body else None, reply.warnings)
+
+    async def get(self, url: str, **more: Any) -> Response:
+        return await self.call("GET", url, **more)
+
+    async def post(self, url: str, body: Any, **more: Any) -> Response:
+        return await self.call("POST", url, body, **more)
+
+    async def patch(self, url: str, body: Any, kind: str = "merge") -> Response:
+        names = {"merge": "merge-patch", "strategic": "strategic-merge-patch", "json": "json-patch"}
+        return await self.call("PATCH", url, body, content_type=f"application/{names[kind]}+json")
+
+    async def watch(self, url: str, **headers: str) -> Watching:
+        reply = await self.reply("GET", url, None, **headers)
+        assert isinstance(reply, Stream)
+        return Watching(reply)
+
+
+class Watching:
+    """Frames of one watch, one at a time."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._chunks = stream.chunks
+        self._frames: list[Any] = []
+
+    async def next(self) -> Any:
+        async with asyncio.timeout(5):
+            while not self._frames:
+                chunk = await anext(self._chunks)
+                self._frames += [orjson.loads(line) for line in chunk.splitlines()]
+        return self._frames.pop(0)
+
+    async def brief(self) -> tuple[str, str]:
+        frame = await self.next()
+        return frame["type"], frame["object"]["metadata"].get("name", "")
+
+    async def rest(self) -> list[Any]:
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                chunk = await anext(self._chunks)
+                self._frames += [orjson.loads(line) for line in chunk.splitlines()]
+        frames, self._frames = self._frames, []
+        return frames
+
+    async def close(self) -> None:
+        await self._chunks.aclose()  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def serving(
+    store: MemoryStore | None = None, *, ring: int = 4096, bookmark_every: float = 60.0
+) -> AsyncIterator[Calls]:
+    store = store or MemoryStore()
+    registry = Registry()
+    cache = Cache(registry.describers(), ring=ring)
+    watches = Watches(cache, bookmark_every=bookmark_every)
+    allocators = Allocators(RANGES, rng=random.Random(1))
+    writer = Writer(store, cache, Admission(_namespace_phase(cache, registry)), allocators, event_ttl=3600)
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        relay = Relay(_node(cache, registry), ssl.create_default_context(), session)
+        api = Api(Verbs(registry, writer, watches, relay), Metrics().registry, live={}, ready={})
+        following = group.create_task(cache.run(store))
+        await cache.loaded.wait()
+        allocators.follow(cache.shelf(registry.core("services").prefix))
+        await bootstrap.ensure(registry, writer, cluster_ip="10.96.0.1", address="192.0.2.10", port=6443)
+        yield Calls(api, store, cache, watches, writer)
+        following.cancel()
