@@ -135,7 +135,7 @@ def _write(made: Topology) -> None:
         _write_prometheus(made)
     write_plugins(str(state / "cni-bin"), made.lab.python)
     temporary = state / "topology.json.tmp"
-    temporary.write_bytes(msgspec.json.encode(made))
+    temporary.write_bytes(msgspec.json.encode(made, enc_hook=str))
     temporary.rename(state / "topology.json")
 
 

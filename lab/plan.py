@@ -176,7 +176,7 @@ def _centre_files(lab: Lab, centre: Node) -> dict[str, str]:
         "dataDir": f"{centre.state}/apiserver",
         "tlsCertFile": f"{pki}/apiserver.crt",
         "tlsPrivateKeyFile": f"{pki}/apiserver.key",
-        "clientCAFile": f"{pki}/ca.crt",
+        "clientCaFile": f"{pki}/ca.crt",
         "kubeletClientCertificate": f"{pki}/apiserver-kubelet-client.crt",
         "kubeletClientKey": f"{pki}/apiserver-kubelet-client.key",
         "kubeletCertificateAuthority": f"{pki}/ca.crt",

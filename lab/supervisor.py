@@ -181,7 +181,9 @@ async def _main(topology: Topology, doors: Sequence[forwarder.Door]) -> None:
 
 def read(state: str) -> Topology:
     """The topology that `up` wrote; raises FileNotFoundError where there is no lab."""
-    return msgspec.json.decode(Path(state, "topology.json").read_bytes(), type=Topology)
+    return msgspec.json.decode(
+        Path(state, "topology.json").read_bytes(), type=Topology, dec_hook=lambda kind, text: kind(text)
+    )
 
 
 def ask(state: str, order: dict[str, str]) -> dict[str, Any] | None:
