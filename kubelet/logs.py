@@ -190,13 +190,17 @@ class _Printer:
 
 
 async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
-    """The log in pieces of whole records. With `follow` it goes on until `running` says no and the end is reached."""
+    """The log in pieces of whole records. With `follow` it goes on until `running` says no and the end is reached.
+
+    The first piece is empty and says that the file could be opened (OSError otherwise).
+    """
     printer = _Printer(options)
     file = open(path, "rb")  # noqa: SIM115, ASYNC230 - a local file, held across the iteration
     rest = b""
     asked = 0.0
     loop = asyncio.get_running_loop()
     try:
+        yield b""
         file.seek(tail_offset(file, options.tail_lines) if options.tail_lines is not None else 0)
         last_look = False  # one more read after the container has ended
         while not printer.full:

@@ -220,7 +220,7 @@ class Server:
 
         try:
             pieces = logs.read(status.log_path, options, running)
-            first = await anext(pieces, b"")
+            await anext(pieces)
         except OSError as error:
             raise Refusal(
                 500, f"the log of container {identity} cannot be read: {status.log_path}: {error.strerror}"
@@ -228,7 +228,6 @@ class Server:
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
         try:
-            await response.write(first)
             async for piece in pieces:
                 await response.write(piece)
             await response.write_eof()
