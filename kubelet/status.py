@@ -62,6 +62,7 @@ class Report:
     host_ips: tuple[str, ...] = ()
     scheme: str = "docker"
     sentence: Sentence | None = None
+    over: bool = False  # nothing will be started any more; until then no phase is terminal
     now: datetime
 
 
@@ -142,7 +143,7 @@ def _lost(container_id: str) -> ContainerState:
     )
 
 
-def _unseen(report: Report, container: Container) -> ContainerStatus:
+def _unseen(report: Report, container: Container, *, init: bool) -> ContainerStatus:
     """A container the runtime does not have: never made, or made once and gone."""
     reason = "PodInitializing" if report.pod.spec.init_containers else "ContainerCreating"
     waiting = ContainerState(waiting=ContainerStateWaiting(reason=reason))
@@ -165,6 +166,7 @@ def _unseen(report: Report, container: Container) -> ContainerStatus:
         container_id=before.container_id,
         state=state,
         last_state=last,
+        ready=init and state.terminated is not None and state.terminated.exit_code == 0,
         restart_count=before.restart_count,
         started=False,
     )
@@ -172,7 +174,7 @@ def _unseen(report: Report, container: Container) -> ContainerStatus:
 
 def _container(report: Report, container: Container, *, init: bool) -> ContainerStatus:
     history = report.seen.of(container.name)
-    status = _unseen(report, container) if not history else _known(report, container, history, init=init)
+    status = _unseen(report, container, init=init) if not history else _known(report, container, history, init=init)
     waiting = report.waiting.get(container.name)
     if waiting is None or status.state.running:
         return status
@@ -233,9 +235,9 @@ def _phase(report: Report, inits: Sequence[ContainerStatus], apps: Sequence[Cont
     could_run = bool(report.seen.live)
     if report.sentence is not None:
         return report.previous.phase or PENDING if could_run else report.sentence.phase
-    over = report.stage >= Stage.TERMINATED
-    phase = phase_of(report.pod.spec.restart_policy, inits, apps, over=over)
-    if phase in TERMINAL and could_run:
+    stopped = report.stage >= Stage.TERMINATED
+    phase = phase_of(report.pod.spec.restart_policy, inits, apps, over=stopped)
+    if phase in TERMINAL and (could_run or not (report.over or stopped)):
         return report.previous.phase or RUNNING
     return phase
 

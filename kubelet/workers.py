@@ -277,6 +277,7 @@ class Workers:
                 host_ips=self._facts.host_ips,
                 scheme=self._facts.scheme,
                 sentence=life.sentence,
+                over=todo.finished or life.stage is not Stage.SYNC,
                 now=self._clock(),
             )
         )

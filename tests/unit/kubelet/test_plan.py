@@ -64,7 +64,17 @@ def test_cut_short_at_each_step_it_comes_to_the_same_end(policy: str, cut: int) 
 @given(
     st.lists(
         st.sampled_from(
-            ["pass", "step 1", "exit a 0", "exit a 1", "exit b 1", "sandbox dies", "advance 15", "fail a liveness", "wipe a"]
+            [
+                "pass",
+                "step 1",
+                "exit a 0",
+                "exit a 1",
+                "exit b 1",
+                "sandbox dies",
+                "advance 15",
+                "fail a liveness",
+                "wipe a",
+            ]
         ),
         max_size=12,
     ),

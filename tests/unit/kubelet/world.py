@@ -1,15 +1,15 @@
 """A pod and a runtime as values, driven by lines of text: what the dialogues are spoken in.
 
-    pod restart=OnFailure init=setup containers=web,crash grace=30
-    pass                      plan, do, look again, until there is nothing left to do; every step is printed
-    step N                    the same, but die after N steps: memory is lost, the API's status and the runtime's state are not
-    exit NAME CODE            the newest container of that name ends
-    advance SECONDS
-    fail NAME liveness|startup        ready NAME | unready NAME
-    sandbox dies | wipe NAME (its remains are removed behind our back)
-    image NAME IMAGE          the author changes the image
-    refuse NAME REASON        starting it fails for 10 s
-    delete                    stop and forget
+pod restart=OnFailure init=setup containers=web,crash grace=30
+pass                      plan, do, look again, until there is nothing left to do; every step is printed
+step N                    the same, but die after N steps: memory is lost, the API's status and the runtime's state are not
+exit NAME CODE            the newest container of that name ends
+advance SECONDS
+fail NAME liveness|startup        ready NAME | unready NAME
+sandbox dies | wipe NAME (its remains are removed behind our back)
+image NAME IMAGE          the author changes the image
+refuse NAME REASON        starting it fails for 10 s
+delete                    stop and forget
 """
 
 from collections.abc import Iterator
@@ -113,6 +113,7 @@ class World:
                 waiting=todo.waiting,
                 stage=stage,
                 host_ips=("10.0.0.1",),
+                over=todo.finished or stage is not Stage.SYNC,
                 now=self.now,
             )
         )
