@@ -98,7 +98,13 @@ class Wiring:
     """The parts, put together; `run` runs them until cancelled."""
 
     def __init__(
-        self, config: Config, client: Client, connection: Connection, runtime: Runtime, metrics: Metrics
+        self,
+        config: Config,
+        client: Client,
+        connection: Connection,
+        runtime: Runtime,
+        metrics: Metrics,
+        trees: tree.Hierarchies,
     ) -> None:
         name = node_name(config)
         ip = config.node_ip or machine.address_towards(client.server)
@@ -131,7 +137,7 @@ class Wiring:
             self.services,
             self.told,
             clock,
-            tree.hierarchies(),
+            trees,
         )
         self.workers = Workers(
             Facts(
@@ -285,7 +291,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(connection, user_agent="wherry-kubelet"))
         stack.push_async_callback(runtime.close)
-        wiring = Wiring(config, client, connection, runtime, metrics)
+        wiring = Wiring(config, client, connection, runtime, metrics, tree.hierarchies())
         checks: dict[str, serving.Check] = {"ping": lambda: None, "syncloop": wiring.syncloop}
         api = server.Server(
             wiring.workers,

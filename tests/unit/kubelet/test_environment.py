@@ -1,0 +1,196 @@
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kube.core import (
+    ConfigMap,
+    Container,
+    EnvFromSource,
+    EnvSource,
+    EnvVar,
+    EnvVarSource,
+    KeySelector,
+    ObjectFieldSelector,
+    Pod,
+    PodSpec,
+    ResourceFieldSelector,
+    ResourceRequirements,
+    Secret,
+    Service,
+    ServicePort,
+    ServiceSpec,
+)
+from kube.errors import Invalid
+from kube.meta import ObjectMeta
+from kubelet.environment import Missing, Surroundings, command_line, environment, expand, service_variables
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("$(A)-$(B)", "1-2"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$(NOPE)", "$(NOPE)"),
+        ("$(A", "$(A"),
+        ("a$", "a$"),
+        ("$x$(A)", "$x1"),
+        ("$(A)$$(B)", "1$(B)"),
+        ("$()", "$()"),
+        ("f000-$(A$$(B))", "f000-$(A$$(B))"),
+    ],
+)
+def test_expansion(text: str, wanted: str) -> None:
+    assert expand(text, {"A": "1", "B": "2"}) == wanted
+
+
+@given(st.text(st.characters(exclude_characters="$"), max_size=40))
+def test_text_without_dollars_is_left_alone(text: str) -> None:
+    assert expand(text, {"A": "1"}) == text
+
+
+@given(st.text(max_size=40))
+def test_escaping_every_dollar_gives_the_text_back(text: str) -> None:
+    assert expand(text.replace("$", "$$"), {"A": "1"}) == text
+
+
+def service(name: str, namespace: str = "default", ip: str = "10.96.0.9", *ports: ServicePort) -> Service:
+    return Service(
+        metadata=ObjectMeta(name=name, namespace=namespace),
+        spec=ServiceSpec(cluster_ip=ip, ports=ports or (ServicePort(port=80),)),
+    )
+
+
+def test_service_variables() -> None:
+    ports = (ServicePort(name="http-x", port=80), ServicePort(name="dns", port=53, protocol="UDP"))
+    found = service_variables([service("my-web", "ns", "10.96.0.7", *ports)], "ns")
+    assert found == {
+        "MY_WEB_SERVICE_HOST": "10.96.0.7",
+        "MY_WEB_SERVICE_PORT": "80",
+        "MY_WEB_SERVICE_PORT_HTTP_X": "80",
+        "MY_WEB_SERVICE_PORT_DNS": "53",
+        "MY_WEB_PORT": "tcp://10.96.0.7:80",
+        "MY_WEB_PORT_80_TCP": "tcp://10.96.0.7:80",
+        "MY_WEB_PORT_80_TCP_PROTO": "tcp",
+        "MY_WEB_PORT_80_TCP_PORT": "80",
+        "MY_WEB_PORT_80_TCP_ADDR": "10.96.0.7",
+        "MY_WEB_PORT_53_UDP": "udp://10.96.0.7:53",
+        "MY_WEB_PORT_53_UDP_PROTO": "udp",
+        "MY_WEB_PORT_53_UDP_PORT": "53",
+        "MY_WEB_PORT_53_UDP_ADDR": "10.96.0.7",
+    }
+
+
+def test_service_variables_are_of_ones_own_namespace_and_the_api() -> None:
+    services = [service("kubernetes"), service("a", "other"), service("b", "ns"), service("none", "ns", "None")]
+    assert "KUBERNETES_SERVICE_HOST" in service_variables(services, "ns")
+    assert "B_SERVICE_HOST" in service_variables(services, "ns")
+    assert not any(name.startswith(("A_", "NONE_")) for name in service_variables(services, "ns"))
+    assert not any(name.startswith("B_") for name in service_variables(services, "ns", links=False))
+    assert "KUBERNETES_SERVICE_HOST" in service_variables(services, "ns", links=False)
+
+
+POD = Pod(
+    metadata=ObjectMeta(name="p", namespace="ns", uid="u", labels={"b": "2", "a": 'x"y'}),
+    spec=PodSpec(node_name="n", service_account_name="sa"),
+)
+
+
+def around(**more: object) -> Surroundings:
+    return Surroundings(
+        services=[service("web", "ns", "10.96.0.5")],
+        config_maps={"cm": ConfigMap(data={"A": "from-cm", "WEB_SERVICE_HOST": "mine"})},
+        secrets={"s": Secret(data={"P": base64.b64encode(b"geheim").decode()})},
+        host_ips=("10.0.0.1",),
+        pod_ips=("10.244.0.2",),
+        allocatable={"cpu": "2", "memory": "4Gi"},
+    )
+
+
+def value(**source: object) -> EnvVarSource:
+    return EnvVarSource(**source)  # type: ignore[arg-type]
+
+
+def test_order_services_then_env_from_then_env() -> None:
+    container = Container(
+        name="c",
+        env_from=(
+            EnvFromSource(config_map_ref=EnvSource(name="cm")),
+            EnvFromSource(prefix="X_", secret_ref=EnvSource(name="s")),
+        ),
+        env=(
+            EnvVar(name="A", value="$(WEB_SERVICE_PORT)"),
+            EnvVar(name="B", value="$(A)-$(LATER)-$(X_P)"),
+            EnvVar(name="LATER", value="z"),
+        ),
+    )
+    found = environment(POD, container, around())
+    assert found["WEB_SERVICE_HOST"] == "mine"
+    assert found["A"] == "80"
+    assert found["X_P"] == "geheim"
+    # env sees what env defined before it and the services, not envFrom and not what comes later
+    assert found["B"] == "80-$(LATER)-$(X_P)"
+
+
+def test_values_from_elsewhere() -> None:
+    container = Container(
+        name="c",
+        resources=ResourceRequirements(limits={"cpu": "1500m"}, requests={"memory": "100Mi"}),
+        env=(
+            EnvVar(name="NAME", value_from=value(field_ref=ObjectFieldSelector(field_path="metadata.name"))),
+            EnvVar(name="LABELS", value_from=value(field_ref=ObjectFieldSelector(field_path="metadata.labels"))),
+            EnvVar(name="ONE", value_from=value(field_ref=ObjectFieldSelector(field_path="metadata.labels['b']"))),
+            EnvVar(name="IP", value_from=value(field_ref=ObjectFieldSelector(field_path="status.podIP"))),
+            EnvVar(name="CPU", value_from=value(resource_field_ref=ResourceFieldSelector(resource="limits.cpu"))),
+            EnvVar(
+                name="CPU_M",
+                value_from=value(resource_field_ref=ResourceFieldSelector(resource="limits.cpu", divisor="1m")),
+            ),
+            EnvVar(name="MEM", value_from=value(resource_field_ref=ResourceFieldSelector(resource="limits.memory"))),
+            EnvVar(
+                name="REQ",
+                value_from=value(resource_field_ref=ResourceFieldSelector(resource="requests.memory", divisor="1Mi")),
+            ),
+            EnvVar(name="SECRET", value_from=value(secret_key_ref=KeySelector(name="s", key="P"))),
+            EnvVar(name="MAYBE", value_from=value(config_map_key_ref=KeySelector(name="no", key="k", optional=True))),
+        ),
+    )
+    found = environment(POD, container, around())
+    assert found["NAME"] == "p"
+    assert found["LABELS"] == 'a="x\\"y"\nb="2"'
+    assert found["ONE"] == "2"
+    assert found["IP"] == "10.244.0.2"
+    assert found["CPU"] == "2"
+    assert found["CPU_M"] == "1500"
+    assert found["MEM"] == str(4 * 2**30)
+    assert found["REQ"] == "100"
+    assert found["SECRET"] == "geheim"
+    assert "MAYBE" not in found
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (value(config_map_key_ref=KeySelector(name="no", key="k")), 'configmap "no" not found'),
+        (value(config_map_key_ref=KeySelector(name="cm", key="k")), "couldn't find key k in ConfigMap ns/cm"),
+        (value(secret_key_ref=KeySelector(name="no", key="k")), 'secret "no" not found'),
+        (value(secret_key_ref=KeySelector(name="s", key="k")), "couldn't find key k in Secret ns/s"),
+    ],
+)
+def test_what_is_missing_is_named_as_upstream_names_it(source: EnvVarSource, message: str) -> None:
+    with pytest.raises(Missing) as caught:
+        environment(POD, Container(env=(EnvVar(name="V", value_from=source),)), around())
+    assert str(caught.value) == message
+
+
+def test_an_unknown_field_is_the_authors_fault() -> None:
+    source = value(field_ref=ObjectFieldSelector(field_path="spec.nope"))
+    with pytest.raises(Invalid, match=r"spec\.nope"):
+        environment(POD, Container(env=(EnvVar(name="V", value_from=source),)), around())
+
+
+def test_command_and_args_see_everything() -> None:
+    container = Container(command=("sh", "$(A)"), args=("$$(A)", "$(NO)"))
+    assert command_line(container, {"A": "1"}) == (("sh", "1"), ("$(A)", "$(NO)"))

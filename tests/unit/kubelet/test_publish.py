@@ -1,0 +1,60 @@
+from datetime import UTC, datetime
+
+import msgspec
+
+from kube.core import ContainerState, ContainerStateTerminated, ContainerStatus, PodIP, PodStatus
+from kube.meta import Condition
+from kubelet.publish import status_patch
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def status(**more: object) -> PodStatus:
+    return PodStatus(**{"phase": "Running", "start_time": MOMENT, **more})  # type: ignore[arg-type]
+
+
+def test_equal_statuses_say_nothing() -> None:
+    full = status(
+        conditions=(Condition(type="Ready", status="True", last_transition_time=MOMENT),),
+        container_statuses=(ContainerStatus(name="a", started=True),),
+        pod_ips=(PodIP(ip="10.0.0.2"),),
+    )
+    assert status_patch(full, full) is None
+    # and still nothing after a trip over the wire
+    assert status_patch(msgspec.json.decode(msgspec.json.encode(full), type=PodStatus), full) is None
+
+
+def test_other_owners_conditions_are_left_alone() -> None:
+    theirs = status(conditions=(Condition(type="example.com/gate", status="True"),))
+    ours = status(conditions=(Condition(type="Ready", status="True", last_transition_time=MOMENT),))
+    patch = status_patch(theirs, ours)
+    assert patch is not None
+    assert [c["type"] for c in patch["conditions"]] == ["Ready"]
+
+
+def test_a_reason_that_is_over_is_taken_back() -> None:
+    before = status(conditions=(Condition(type="Ready", status="False", reason="X", last_transition_time=MOMENT),))
+    after = status(conditions=(Condition(type="Ready", status="True", last_transition_time=MOMENT),))
+    patch = status_patch(before, after)
+    assert patch is not None
+    assert patch["conditions"][0]["reason"] is None
+
+
+def test_what_clients_require_is_written_even_when_it_is_zero() -> None:
+    ended = ContainerState(terminated=ContainerStateTerminated(exit_code=0, reason="Completed", finished_at=MOMENT))
+    patch = status_patch(status(), status(container_statuses=(ContainerStatus(name="a", state=ended),)))
+    assert patch is not None
+    container = patch["containerStatuses"][0]
+    assert (container["ready"], container["restartCount"], container["image"], container["imageID"]) == (
+        False,
+        0,
+        "",
+        "",
+    )
+    assert container["state"]["terminated"]["exitCode"] == 0
+    assert container["lastState"] == {}
+
+
+def test_an_address_that_is_gone_is_named() -> None:
+    patch = status_patch(status(pod_ips=(PodIP(ip="10.0.0.2"),)), status(pod_ips=(PodIP(ip="10.0.0.3"),)))
+    assert patch == {"podIPs": [{"ip": "10.0.0.3"}, {"$patch": "delete", "ip": "10.0.0.2"}]}
