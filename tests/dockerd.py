@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -116,12 +117,12 @@ def start(folder: Path, namespace: str) -> Dockerd:
 
 
 def _answers(found: Dockerd) -> bool:
-    with contextlib.suppress(Exception):
-        client = found.client()
-        try:
-            return bool(client.ping())
-        finally:
-            client.close()
+    request = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(found.socket_path)
+        connection.sendall(request)
+        return b" 200 " in connection.recv(64)
     return False
 
 

@@ -1,6 +1,7 @@
 """Docker as a pod runtime: what dockershim was, behind `kubelet.runtime.Runtime`.
 
     engine.py       the `docker` package's client in bounded named threads, each call with a time limit
+    transport.py    its connections
     wire.py         what lasts: ping, events, pull, over HTTP in the event loop
     streams.py      hijacked connections, for exec and attach
     spec.py         pure: our configurations as Engine API bodies, the engine's answers as our values

@@ -12,6 +12,7 @@ other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import threading
@@ -24,7 +25,9 @@ import docker.errors
 import requests.exceptions
 import urllib3.exceptions
 from docker.api.client import APIClient
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 
+from kubelet.docker.transport import Adapter
 from kubelet.runtime import NotFound, RuntimeRefused, RuntimeUnavailable
 
 T = TypeVar("T")
@@ -90,14 +93,15 @@ class Engine:
     def _connected(self) -> APIClient:
         with self._making:
             if self._client is None:
-                self._client = APIClient(
-                    base_url=f"unix://{self.socket_path}",
-                    version="auto",
-                    timeout=math.ceil(self.timeout),
-                    num_pools=WORKERS,
-                    max_pool_size=WORKERS,
-                )
+                with contextlib.closing(self._made(DEFAULT_DOCKER_API_VERSION)) as stranger:
+                    spoken = str(stranger.version(api_version=False)["ApiVersion"])
+                self._client = self._made(spoken)
             return self._client
+
+    def _made(self, version: str) -> APIClient:
+        client = APIClient(f"unix://{self.socket_path}", version=version, timeout=math.ceil(self.timeout))
+        client.mount("http+docker://", Adapter(self.socket_path, timeout=self.timeout, connections=WORKERS))
+        return client
 
     def stuck(self) -> str:
         """The oldest call that is over its limit, in words; "" when there is none."""
