@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import orjson
-from cni.launcher import write_plugins
 
+from cni.launcher import write_plugins
 from kube.client import Client, Connection
 from kube.errors import AlreadyExists, ApiError, ApiUnreachable, UsageError
 from kube.resources import NODES

@@ -49,10 +49,24 @@ def _agent(argv: Sequence[str]) -> int:
     return agent(argv)
 
 
+def _install(argv: Sequence[str]) -> int:
+    from wherry.install import install
+
+    return install(argv)
+
+
+def _uninstall(argv: Sequence[str]) -> int:
+    from wherry.install import uninstall
+
+    return uninstall(argv)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "lab": _lab,
     "server": _server,
     "agent": _agent,
+    "install": _install,
+    "uninstall": _uninstall,
     "version": _version,
 }
 
