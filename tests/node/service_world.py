@@ -117,10 +117,10 @@ def build(make: Make, *, pods: int = 2) -> World:
     """The picture above, with a server in every pod, local or not."""
     node, outside = make("node"), make("outside")
     world = World(node, outside)
-    # Redirects are off because they use up the allowance of ICMP errors to a peer, and REJECT answers with one.
+    # REJECT answers with ICMP errors, of which a peer is allowed few (and redirects use up the same allowance).
     settings = ["rp_filter=0", "send_redirects=0"]
     wished = [f"net.ipv4.conf.{scope}.{each}" for scope in ("all", "default") for each in settings]
-    node.run("sysctl", "-qw", "net.ipv4.ip_forward=1", *wished)
+    node.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0", *wished)
     _veth(node, "eth0", outside, "eth0")
     node.run("ip", "address", "add", f"{NODE}/24", "dev", "eth0")
     outside.run("ip", "address", "add", f"{OUTSIDER}/24", "dev", "eth0")
