@@ -139,6 +139,7 @@ def _forward() -> None:
     """The node routes between its bridge and the rest; this is the plugin's own namespace's switch."""
     with open(_FORWARDING, "rb+", buffering=0) as switch:
         if switch.read(1) == b"0":
+            switch.seek(0)  # a sysctl ignores, without a word, what is written further on
             switch.write(b"1")
 
 

@@ -1,0 +1,107 @@
+"""A host for CNI calls: a namespace with the plugin's program and its state in a directory of the test's."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cni import launcher
+from linux import netns as kernel_netns
+from tests.conftest import Netns
+
+GO_PLUGINS = "/usr/lib/cni"
+
+
+class CniHost:
+    """Calls a plugin as a runtime does, inside the namespace of this "host"."""
+
+    def __init__(self, space: Netns, directory: Path) -> None:
+        self.space = space
+        self.directory = directory
+        self.bin = launcher.write_plugins(directory / "bin").parent
+        self.ledger = directory / "networks" / "pods"
+
+    def config(self, **keys: object) -> dict[str, object]:
+        return {
+            "cniVersion": "1.0.0",
+            "name": "pods",
+            "type": "wherry-cni",
+            "subnet": "10.77.1.0/24",
+            "dataDir": str(self.ledger.parent),
+            **keys,
+        }
+
+    def start(
+        self, command: str, container: str, netns: str, config: Mapping[str, object] | None = None, plugin: str = ""
+    ) -> "subprocess.Popen[bytes]":
+        """The plugin's process, its configuration on stdin already."""
+        program = plugin or str(self.bin / "wherry-cni")
+        variables = {
+            "PATH": os.environ["PATH"],
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": f"{self.bin}:{GO_PLUGINS}",
+        }
+        process = subprocess.Popen(
+            kernel_netns.argv_in(self.space.path, [program]),
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(config or self.config()).encode())
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def call(
+        self, command: str, container: str, netns: str, config: Mapping[str, object] | None = None, plugin: str = ""
+    ) -> tuple[int, dict[str, Any]]:
+        """(exit status, what it said)."""
+        process = self.start(command, container, netns, config, plugin)
+        out, err = process.communicate(timeout=60)
+        assert not err, err.decode()
+        return process.returncode, json.loads(out) if out else {}
+
+    def add(self, container: str, space: Netns, **keys: object) -> dict[str, Any]:
+        status, said = self.call("ADD", container, space.path, self.config(**keys))
+        assert status == 0, said
+        return said
+
+    def delete(self, container: str, netns: str = "", **keys: object) -> None:
+        assert self.call("DEL", container, netns, self.config(**keys)) == (0, {})
+
+    def check(
+        self, container: str, space: Netns, result: Mapping[str, Any], **keys: object
+    ) -> tuple[int, dict[str, Any]]:
+        return self.call("CHECK", container, space.path, self.config(prevResult=result, **keys))
+
+    def held(self) -> dict[str, str]:
+        """address -> what its file says."""
+        files = self.ledger.iterdir() if self.ledger.exists() else ()
+        return {each.name: each.read_bytes().decode() for each in files if each.name[0].isdigit()}
+
+    def links(self) -> set[str]:
+        """The host's links besides its loopback."""
+        return set(link_names(self.space)) - {"lo"}
+
+
+def link_names(space: Netns) -> list[str]:
+    return [each["ifname"] for each in json.loads(space.run("ip", "-j", "link"))]
+
+
+def address_of(result: Mapping[str, Any]) -> str:
+    """The pod's address without its prefix length."""
+    address: str = result["ips"][0]["address"]
+    return address.partition("/")[0]
+
+
+def pings(space: Netns, address: str) -> bool:
+    """Whether one of three echo requests is answered within a second each."""
+    done = space.run("busybox", "ping", "-c", "3", "-A", "-W", "1", address, check=False)
+    return " 0 packets received" not in done and "packets received" in done

@@ -1,0 +1,112 @@
+"""kill -9 at any instruction, and the Go plugins on the same files: nothing leaks and nobody is given a held address."""
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Netns
+from tests.node.cni_host import GO_PLUGINS, CniHost, address_of, link_names, pings
+from tests.requirements import requires
+
+Spaces = Callable[[str], Netns]
+ROUNDS = 1200 if os.environ.get("WHERRY_SOAK") else 60
+
+
+@pytest.fixture
+def host(netns: Spaces, tmp_path: Path) -> CniHost:
+    return CniHost(netns("host"), tmp_path)
+
+
+def killed(host: CniHost, command: str, pod: Netns, after: float) -> None:
+    """Starts the call and kills it, as uncleanly as there is, this many seconds later (it may have ended by then)."""
+    process = host.start(command, "victim", pod.path)
+    deadline = time.monotonic() + after
+    while process.poll() is None and time.monotonic() < deadline:
+        pass  # microseconds count: a sleep would always end between the same two steps
+    process.kill()
+    process.communicate(timeout=30)
+
+
+def test_a_storm_of_kills_leaks_nothing(host: CniHost, netns: Spaces) -> None:
+    pod, bystander = netns("pod"), netns("bystander")
+    host.add("bystander", bystander)
+    chance = random.Random(20)
+    begun = time.monotonic()
+    host.add("victim", pod)
+    host.delete("victim")
+    span = (time.monotonic() - begun) / 2 * 1.3  # one call's time and a little more
+    for turn in range(ROUNDS):
+        if turn % 2:
+            host.add("victim", pod)
+            killed(host, "DEL", pod, chance.uniform(0, span))
+        else:
+            killed(host, "ADD", pod, chance.uniform(0, span))
+        host.delete("victim", pod.path)
+        assert len(host.links()) == 2, f"turn {turn}: {host.links()}"
+        assert list(host.held().values()) == ["bystander\r\neth0"], f"turn {turn}"
+        assert link_names(pod) == ["lo"], f"turn {turn}"
+    said = host.add("victim", pod)
+    assert host.check("victim", pod, said) == (0, {})
+    assert sorted(each.name for each in host.ledger.iterdir()) == sorted([*host.held(), "last_reserved_ip.0", "lock"])
+    requires("busybox")
+    assert pings(pod, "10.77.1.2"), "the bystander"
+
+
+def test_an_add_after_a_killed_add_needs_only_the_del(host: CniHost, netns: Spaces) -> None:
+    """The pair is there, the reservation is gone (its directory was wiped): the new ADD replaces the pair."""
+    pod = netns("pod")
+    host.add("victim", pod)
+    shutil.rmtree(host.ledger)
+    said = host.add("victim", pod)
+    assert host.check("victim", pod, said) == (0, {})
+
+
+def test_a_reservation_that_go_left_half_written_is_not_lost(host: CniHost, netns: Spaces) -> None:
+    host.ledger.mkdir(parents=True)
+    (host.ledger / "10.77.1.2").touch()
+    assert address_of(host.add("c1", netns("pod"))) == "10.77.1.2"
+
+
+def go(host: CniHost, kind: str) -> dict[str, object]:
+    return {
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "type": kind,
+        "bridge": "cni0",
+        "isGateway": True,
+        "ipam": {"type": "host-local", "subnet": "10.77.1.0/24", "dataDir": str(host.ledger.parent)},
+    }
+
+
+def test_gos_host_local_reads_and_writes_the_same_ledger(host: CniHost, netns: Spaces) -> None:
+    requires("host-local")
+    plugin = f"{GO_PLUGINS}/host-local"
+    pod = netns("pod")
+    assert address_of(host.add("ours", pod)) == "10.77.1.2"
+    status, said = host.call("ADD", "theirs", pod.path, go(host, "host-local"), plugin)
+    assert (status, address_of(said)) == (0, "10.77.1.3"), "after ours, by our cursor"
+    status, said = host.call("ADD", "ours", pod.path, go(host, "host-local"), plugin)
+    assert status == 1, "it knows that ours holds one"
+    assert address_of(host.add("more", netns("more"))) == "10.77.1.4", "after theirs, by their cursor"
+    host.delete("theirs")
+    assert host.call("DEL", "ours", pod.path, go(host, "host-local"), plugin)[0] == 0
+    assert list(host.held().values()) == ["more\r\neth0"]
+
+
+def test_a_pod_that_gos_bridge_wired_is_ours_to_remove(host: CniHost, netns: Spaces) -> None:
+    requires("bridge", "host-local")
+    pod = netns("pod")
+    status, said = host.call("ADD", "c1", pod.path, go(host, "bridge"), f"{GO_PLUGINS}/bridge")
+    assert (status, address_of(said)) == (0, "10.77.1.2")
+    second = netns("second")
+    assert address_of(host.add("c2", second)) == "10.77.1.3", "beside it, on the same bridge"
+    host.delete("c1", pod.path)
+    assert link_names(pod) == ["lo"]
+    assert list(host.held()) == ["10.77.1.3"]
+    assert host.call("DEL", "c2", second.path, go(host, "bridge"), f"{GO_PLUGINS}/bridge")[0] == 0
+    assert (host.links(), host.held()) == ({"cni0"}, {})
