@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 from docker.api.client import APIClient
 
+from kubelet.docker.exits import pidfd_of
 from kubelet.docker.pause import static_busybox
 from linux import netns
 from tests.requirements import requires
@@ -96,6 +97,7 @@ def _busybox_tar() -> bytes:
 def start(folder: Path, namespace: str) -> Dockerd:
     """A dockerd whose files are all in `folder`, in a network namespace that exists; waits until it answers."""
     socket_path = str(folder / "docker.sock")
+    forget_dead(folder / "exec" / "containerd" / "containerd.pid")
     log = (folder / "dockerd.log").open("wb")
     argv = [
         "nsenter", f"--net=/run/netns/{namespace}", "dockerd",
@@ -114,6 +116,29 @@ def start(folder: Path, namespace: str) -> Dockerd:
             raise RuntimeError(f"dockerd does not start:\n{text[-3000:]}")
         time.sleep(0.05)
     return found
+
+
+def forget_dead(pid_file: Path) -> None:
+    """Remove the pid file of a process that is gone or a zombie: dockerd takes a zombie containerd for a living one and waits."""
+    with contextlib.suppress(OSError):
+        state = "gone"
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid_file.read_text().strip()}/stat").read_text().rpartition(")")[2].split()[0]
+        if state in ("gone", "Z", "X"):
+            pid_file.unlink()
+
+
+def kill_left(folder: Path) -> None:
+    """End the containers that a dockerd which died before us has left, and their shims with them."""
+    for pid_file in (folder / "exec").glob("containerd/daemon/*/moby/*/init.pid"):
+        descriptor = pidfd_of(int(pid_file.read_text() or 0), pid_file.parent.name)
+        if descriptor is not None:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"{folder}/exec/".encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _answers(found: Dockerd) -> bool:
@@ -167,6 +192,7 @@ def private() -> Iterator[Dockerd]:
         finally:
             stop(found)
     finally:
+        kill_left(folder)
         netns.delete(namespace)
         unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
