@@ -43,6 +43,19 @@ class Metrics:
         self.partial_restore_failures = self._counter(
             "iptables_partial_restore_failures", "Cumulative proxy iptables partial restore failures", _FAMILY
         ).labels(family)
+        self.conntrack_seconds = Histogram(
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "ReconcileConntrackFlowsLatency latency in seconds",
+            _FAMILY,
+            buckets=_BUCKETS,
+            registry=self.registry,
+        ).labels(family)
+        self.conntrack_deleted = Counter(
+            "kubeproxy_conntrack_reconciler_deleted_entries_total",
+            "Cumulative conntrack flows deleted by conntrack reconciler",
+            _FAMILY,
+            registry=self.registry,
+        ).labels(family)
         self.healthz = Counter(
             "kubeproxy_proxy_healthz_total", "Cumulative proxy healthz HTTP status", ("code",), registry=self.registry
         )

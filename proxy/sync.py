@@ -10,7 +10,7 @@ from typing import Protocol
 from kube import core, discovery
 from kube.errors import Retry
 from linux.iptables.rules import Chain, Family, Table
-from proxy import plan
+from proxy import conntrack, plan
 from proxy.apply import Applied, Rules
 from proxy.config import PRIMARY, Config
 from proxy.fragments import Fragment
@@ -77,6 +77,8 @@ class Pass:
         self._clock = clock
         self._family = family
         self._services = Services(node, family)
+        self._flows = conntrack.Flows()
+        self._destinations = conntrack.destinations(())
         self._fragments = plan.Fragments()
         self._read_at = 0.0
 
@@ -105,16 +107,27 @@ class Pass:
             self._read_at = now
         self._health.updated(now)
         self._measure(applied, now, now - begun)
+        if self._flows.due(self._destinations):
+            await self._clean_flows()
 
     async def _apply(self) -> Applied:
         policy = self._policy()
         ports = self._services.ports(self._objects.services(), self._objects.slices())
         parts = self._fragments.of(sorted(ports, key=lambda port: (port.name, port.protocol.value)), policy)
         wanted = plan.joined(parts, policy)
+        self._destinations = conntrack.destinations(ports)
         applied = await self._rules.apply(wanted)
         if applied.chains_written or applied.chains_deleted:
             self._count(parts, list(wanted.chains()))
         return applied
+
+    async def _clean_flows(self) -> None:
+        begun = self._clock()
+        deleted = await self._flows.clean(self._destinations, frozenset(str(ip) for ip in local_addresses()))
+        self._metrics.conntrack_seconds.observe(self._clock() - begun)
+        self._metrics.conntrack_deleted.inc(deleted)
+        if deleted:
+            log.info("%d stale UDP flows deleted", deleted)
 
     def _policy(self) -> Policy:
         config = self._config

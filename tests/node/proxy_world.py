@@ -147,12 +147,14 @@ class Cluster:
     def make_node(self, **spec: Any) -> None:
         self.api(lambda client: client.create(NODES, {"metadata": {"name": "node1"}, "spec": spec}))
 
-    def make_service(self, name: str, cluster_ip: str, *endpoints: str, node_port: int = 0, **spec: Any) -> None:
-        port = {"name": "http", "port": 80, "protocol": "TCP"} | ({"nodePort": node_port} if node_port else {})
+    def make_service(
+        self, name: str, cluster_ip: str, *endpoints: str, node_port: int = 0, protocol: str = "TCP", **spec: Any
+    ) -> None:
+        port = {"name": "http", "port": 80, "protocol": protocol} | ({"nodePort": node_port} if node_port else {})
         kind = "NodePort" if node_port else "ClusterIP"
         body = {"clusterIP": cluster_ip, "type": kind, "ports": [port], **spec}
         self.api(lambda client: client.create(SERVICES, {"metadata": {"name": name}, "spec": body}, "default"))
-        self.api(lambda client: client.create(ENDPOINTSLICES, self._slice(name, endpoints), "default"))
+        self.api(lambda client: client.create(ENDPOINTSLICES, self._slice(name, endpoints, protocol), "default"))
 
     def set_endpoints(self, name: str, *endpoints: str) -> None:
         body = {"endpoints": self._slice(name, endpoints)["endpoints"]}
@@ -163,11 +165,11 @@ class Cluster:
         self.api(lambda client: client.delete(ENDPOINTSLICES, f"{name}-1", "default"))
 
     @staticmethod
-    def _slice(name: str, endpoints: tuple[str, ...]) -> dict[str, Any]:
+    def _slice(name: str, endpoints: tuple[str, ...], protocol: str = "TCP") -> dict[str, Any]:
         return {
             "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "ports": [{"name": "http", "port": 8080, "protocol": protocol}],
             "endpoints": [
                 {
                     "addresses": [ip],

@@ -121,6 +121,42 @@ def test_a_kill_under_a_stream_of_connections_loses_none_and_a_restart_rewrites_
     assert set(hits) == {HERE, REMOTE_POD}, hits
 
 
+def test_a_udp_sender_that_keeps_its_port_follows_the_endpoints(cluster: Cluster) -> None:
+    requires("conntrack")
+    world = cluster.world
+    ready(cluster.start_proxy())
+    cluster.make_service("dns", CLUSTER_IP, HERE, protocol="UDP", node_port=NODE_PORT)
+    with kernel_netns.enter(world.pods[HERE_TOO].path):
+        pod = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        pod.bind((HERE_TOO, 5353))
+    with kernel_netns.enter(world.outside.path):
+        outsider = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        outsider.bind((OUTSIDER, 5353))
+
+    def answered_by(name: str) -> None:
+        for sender, to in ((pod, (CLUSTER_IP, 80)), (outsider, (NODE, NODE_PORT))):
+            until(lambda sender=sender, to=to: asked(sender, to) == name, f"{to} is answered by {name}")
+
+    with pod, outsider:
+        answered_by(HERE)
+        cluster.set_endpoints("dns", REMOTE_POD)
+        answered_by(REMOTE_POD)
+        cluster.set_endpoints("dns")
+        answered_by("")
+        cluster.set_endpoints("dns", HERE)
+        answered_by(HERE)
+
+
+def asked(sender: socket.socket, to: tuple[str, int]) -> str:
+    """Who answered the last datagram; nobody is an empty name."""
+    sender.settimeout(0.3)
+    try:
+        sender.sendto(b"?", to)
+        return sender.recv(1500).decode().split()[0]
+    except OSError:
+        return ""
+
+
 @pytest.mark.parametrize(
     "damage",
     [
