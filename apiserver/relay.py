@@ -119,11 +119,8 @@ class Relay:
 
     async def upgrade(self, what: str, pod: Obj, request: Request) -> Reply:
         """`what` is exec or attach."""
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            if request.headers.get("Upgrade", "").upper().startswith("SPDY"):
-                raise errors.bad_request(
-                    f"{what} over SPDY is not served; use kubectl 1.30 or newer, which speaks WebSocket"
-                )
+        protocol = request.headers.get("Upgrade", "")
+        if not protocol:
             raise errors.bad_request("Upgrade request required")
         container = container_of(pod, request.query.get("container", ""))
         kubelet = self._kubelet(pod)
@@ -134,6 +131,12 @@ class Relay:
         path = f"/{what}/{metadata['namespace']}/{metadata['name']}/{container}?{stream_query(request.raw_query)}"
         head = request_head(path, kubelet.authority, request.headers)
         reader, writer = await self._connect(kubelet)
+        if protocol.lower() != "websocket":
+            # Said last: kubectl tries SPDY after any refused WebSocket and shows what this second try was told.
+            writer.close()
+            raise errors.bad_request(
+                f"{what} over {protocol} is not served; use kubectl 1.30 or newer, which speaks WebSocket"
+            )
         try:
             writer.write(head)
             answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), CONNECT_SECONDS)
