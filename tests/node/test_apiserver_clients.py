@@ -247,7 +247,12 @@ async def test_logs_and_exec_through_the_server(tmp_path: Path) -> None:
         assert out.count("hello\n") == 20_000
         assert "command terminated with exit code 3" in out
         assert asked[-1] == "/exec/default/p/c?command=cat&command=-n&error=1&input=1&output=1"
-        assert "no such program" in await kubectl("exec", "p", "--", "missing", code=1)
+        path = "/api/v1/namespaces/default/pods/p/exec?command=missing&stdout=true"
+        tls = server.connection().ssl_context() or True
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(server.url + path, protocols=("v5.channel.k8s.io",))
+            assert refused.value.status == 400
         assert "is not valid for pod p" in await kubectl("exec", "p", "-c", "x", "--", "true", code=1)
 
 
@@ -256,6 +261,6 @@ async def test_a_kubelet_that_is_away_is_named(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         port = free_port()
         await place_pod(server, port)
-        assert f"cannot reach the kubelet at 127.0.0.1:{port}" in await Kubectl(kubectls()[-1], server)(
-            "logs", "p", code=1
-        )
+        kubectl = Kubectl(kubectls()[-1], server)
+        assert f"cannot reach the kubelet at 127.0.0.1:{port}" in await kubectl("logs", "p", code=1)
+        assert f"cannot reach the kubelet at 127.0.0.1:{port}" in await kubectl("exec", "p", "--", "true", code=1)

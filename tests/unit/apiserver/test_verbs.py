@@ -346,5 +346,6 @@ async def test_relay_says_why_it_cannot(api: Calls) -> None:
     assert unclear.json["message"] == "a container name must be specified for pod a, choose one of: [x y]"
     assert (await api.get(f"{NS}/pods/a/log?container=z")).json["message"] == "container z is not valid for pod a"
     assert (await api.get(f"{NS}/pods/a/exec?container=x", Upgrade="websocket")).code == 400
-    spdy = await api.call("POST", f"{NS}/pods/a/exec?container=x", Upgrade="SPDY/3.1")
-    assert "kubectl 1.30" in spdy.json["message"]
+    homeless = await api.call("POST", f"{NS}/pods/a/exec?container=x", Upgrade="SPDY/3.1")
+    assert homeless.json["message"] == "pod a does not have a host assigned"
+    assert (await api.get(f"{NS}/pods/a/exec?container=x")).json["message"] == "Upgrade request required"
