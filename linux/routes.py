@@ -16,6 +16,7 @@ MAIN = 254
 _ONLINK = 4  # RTNH_F_ONLINK
 _UNICAST = 1
 _LOCAL = 2
+_ANY_SCOPE = 255  # RT_SCOPE_NOWHERE; in a deletion it matches every scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ async def delete_route(ip: Netlink, route: Route) -> None:
             oif=route.device,
             proto=route.protocol,
             table=MAIN,
+            scope=_ANY_SCOPE,
             **_optional(route),
         )
 

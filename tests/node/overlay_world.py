@@ -164,6 +164,11 @@ class OverlayNode:
         if device is None:
             return {"device": None, "routes": self._routes("proto", "87")}
         return {
+            "elsewhere": [
+                one["dst"]
+                for one in self.space.json("ip", "-j", "-4", "route", "show", "proto", "87")
+                if one["dev"] != "flannel.1"
+            ],
             "device": (
                 device["address"],
                 device["mtu"],
@@ -256,11 +261,9 @@ class World:
         return netns.call(self.outer.path, lambda: asyncio.run(talk()))
 
     def create_node(self, name: str, cidr: str) -> None:
-        self.api(
-            lambda client: client.create(
-                NODES, {"metadata": {"name": name}, "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}
-            )
-        )
+        """A Node; `cidr` empty: its podCIDR is still to come."""
+        spec = {"podCIDR": cidr, "podCIDRs": [cidr]} if cidr else {}
+        self.api(lambda client: client.create(NODES, {"metadata": {"name": name}, "spec": spec}))
 
     def delete_node(self, name: str) -> None:
         self.api(lambda client: client.delete(NODES, name))
