@@ -6,7 +6,7 @@ LAB := default
 NODES := 3
 ONLY :=
 
-.PHONY: help lab lab-down test check bench soak setup venv format clean
+.PHONY: help setup-test lab lab-down test check bench soak setup venv format clean
 
 help:
 	@echo "make lab       a three-node cluster in network namespaces, with a demo application (root)"
@@ -23,8 +23,8 @@ $(VENV)/.installed: pyproject.toml tools/venv
 	@touch $@
 
 # Programs from the distribution's packages; does nothing, and takes no time, when they are all there.
-setup:
-	@tools/setup
+setup setup-test:
+	@tools/setup $(if $(filter setup-test,$@),test,lab)
 
 lab: setup venv
 	@$(BIN)/wherry lab --name $(LAB) up --nodes $(NODES)
@@ -39,14 +39,14 @@ check: venv
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 20; exit $${PIPESTATUS[0]}
 	@$(BIN)/pytest -q -n 2 tests/unit
 
-test: setup check
+test: setup-test check
 	@$(BIN)/pytest -q tests/contracts tests/node tests/cluster
 
-bench: setup venv
+bench: setup-test venv
 	@$(BIN)/python -m tests.bench $(ONLY)
 
-soak: setup venv
-	@WHERRY_SOAK=1 $(BIN)/pytest -q -m "not never" $(if $(ONLY),-k $(ONLY)) tests/contracts tests/node tests/cluster --timeout 7200
+soak: setup-test venv
+	@$(BIN)/pytest -q --soak --timeout 14400 $(if $(ONLY),-k $(ONLY)) tests/contracts tests/node tests/cluster
 
 format: venv
 	@$(BIN)/ruff format .

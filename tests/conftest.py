@@ -14,11 +14,18 @@ from tests.requirements import requires
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long trials at full length (`make soak`)")
     parser.addoption(
         "--rewrite",
         action="store_true",
         help="write what was seen into golden files; look at the diff before committing it",
     )
+
+
+@pytest.fixture
+def trial(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """`trial(short, full)`: how many rounds a long trial has in this run."""
+    return lambda short, full: full if request.config.getoption("--soak") else short
 
 
 @pytest.fixture
