@@ -68,6 +68,7 @@ def conforming(obj: dict[str, Any], gvk: tuple[str, str, str], field_validation:
     if name is None:
         return Decoded(obj)
     obj, unknown = conform(obj, name)
+    _with_metadata(obj, name)
     findings = [f'unknown field "{path}"' for path in unknown]
     if findings and field_validation == "Strict":
         raise Strict(findings)
@@ -158,10 +159,17 @@ def _typed(
         obj, unknown = conform(document, name)
     except Mismatch as wrong:
         raise _unhandled(gvk, wanted, str(wrong)) from None
+    _with_metadata(obj, name)
     findings = [*twice, *(f'unknown field "{path}"' for path in unknown)]
     if findings and field_validation == "Strict":
         raise _unhandled(gvk, wanted, str(Strict(findings)))
     return Decoded(obj, tuple(findings) if field_validation == "Warn" else ())
+
+
+def _with_metadata(obj: dict[str, Any], name: str) -> None:
+    """Every object has metadata, as in Go, so that nobody downstream asks whether it does."""
+    if "metadata" in schema.named(name).fields:
+        obj.setdefault("metadata", {})
 
 
 def _from_protobuf(body: bytes, wanted: GVK | None) -> Decoded:
