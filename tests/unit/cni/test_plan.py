@@ -36,7 +36,7 @@ def test_the_address_given_last_and_freed_is_given_again_last(subnet: Subnet, da
     hosts = [int(each) for each in ipaddress.ip_network(str(subnet)).hosts()][1:]
     last = data.draw(st.sampled_from(hosts))
     held = data.draw(st.sets(st.sampled_from(hosts))) - {last}
-    given_since = []
+    given_since: list[int] = []
     while (found := plan.free_address(subnet, held, last if not given_since else given_since[-1])) is not None:
         held.add(found)
         given_since.append(found)

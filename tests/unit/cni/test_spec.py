@@ -1,6 +1,7 @@
 """Networks, results and errors, as a runtime and a plugin exchange them."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_list_is_read_and_each_plugin_is_told_its_share() -> None:
     network = spec.parse_network(json.dumps(CONFLIST).encode())
     assert (network.name, network.version, network.check) == ("pods", "1.0.0", True)
     bridge, portmap = network.plugins
-    runtime = {"portMappings": [{"hostPort": 80}], "bandwidth": {"ingressRate": 1}}
+    runtime: Any = {"portMappings": [{"hostPort": 80}], "bandwidth": {"ingressRate": 1}}
     assert network.request(bridge, runtime=runtime) == {
         "type": "wherry-cni",
         "bridge": "cni0",
