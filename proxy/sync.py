@@ -117,7 +117,7 @@ class Pass:
         wanted = plan.joined(parts, policy)
         self._destinations = conntrack.destinations(ports)
         applied = await self._rules.apply(wanted)
-        if applied.chains_written or applied.chains_deleted:
+        if applied.full or applied.chains_written or applied.chains_deleted:
             self._count(parts, list(wanted.chains()))
         return applied
 
