@@ -137,7 +137,7 @@ def stored(gvk: GVK, document: dict[str, Any]) -> dict[str, Any]:
     return defaults.prepare_create(gvk, defaults.apply(obj, gvk))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(broken())
 def test_a_broken_body_is_refused_or_stored_and_shown(case: tuple[GVK, dict[str, Any], dict[str, Any]]) -> None:
     gvk, good, bad = case
@@ -153,7 +153,7 @@ def test_a_broken_body_is_refused_or_stored_and_shown(case: tuple[GVK, dict[str,
     validation.validate_update(gvk, updated, old)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(broken(), st.sampled_from(patch.SUPPORTED))
 def test_a_broken_object_as_a_patch(case: tuple[GVK, dict[str, Any], dict[str, Any]], kind: str) -> None:
     gvk, good, bad = case
