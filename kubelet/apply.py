@@ -71,7 +71,6 @@ class Place:
     host_ips: tuple[str, ...]
     memory: int
     allocatable: Mapping[str, str]
-    lowest_oom_score: int
 
 
 class Told:
@@ -287,7 +286,6 @@ class Deeds:
                 hostname="" if pod.spec.host_network else str(directory / "hostname"),
                 termination=str(termination),
                 memory=place.memory,
-                lowest_oom_score=place.lowest_oom_score,
             )
 
         return await self._blocking(f"files of pod {pod.metadata.key}", work)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kube.core import Container, Pod, PodSecurityContext, VolumeMount
@@ -42,7 +42,6 @@ class Furniture:
     hostname: str
     termination: str
     memory: int
-    lowest_oom_score: int
 
 
 def container_config(
@@ -51,8 +50,6 @@ def container_config(
     """Raises Invalid when the container cannot be made as it is written."""
     container = action.container
     command, args = command_line(container, variables)
-    limits = resources.container_resources(pod, container, furniture.memory)
-    limits = replace(limits, oom_score_adj=max(limits.oom_score_adj, furniture.lowest_oom_score))
     return ContainerConfig(
         name=container.name,
         attempt=action.restart_count,
@@ -67,7 +64,7 @@ def container_config(
         stdin=container.stdin,
         stdin_once=container.stdin_once,
         tty=container.tty,
-        resources=limits,
+        resources=resources.container_resources(pod, container, furniture.memory),
         security=security(pod, container, image),
     )
 

@@ -30,7 +30,7 @@ from kubelet.observe import PodSource, RuntimeView
 from kubelet.prober import Prober
 from kubelet.probes import Outcome, Probes, Target
 from kubelet.publish import Publisher
-from kubelet.runtime import Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
+from kubelet.runtime import EVERYTHING, Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
 
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 RELIST, RELIST_HINTED = 1.0, 10.0
 LEFTOVERS = 60.0
+PATIENCE = 5.0  # seconds that telling about the node may wait for the runtime
 SPREAD = 10.0  # seconds after a start in which first probes are spread
 
 
@@ -77,9 +78,6 @@ def runtime_of(config: Config, name: str, observe: Callable[[str, float, bool], 
 
 def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Place:
     whole = node.capacity(facts, config.max_pods)
-    lowest = machine.lowest_oom_score()
-    if lowest > -1000:
-        log.warning("no CAP_SYS_RESOURCE: containers get no oom_score_adj below %d", lowest)
     return Place(
         root=config.root_dir,
         logs=config.pod_logs_dir,
@@ -90,7 +88,6 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
         host_ips=ips,
         memory=facts.memory,
         allocatable=node.allocatable(whole, config.kube_reserved, config.system_reserved),
-        lowest_oom_score=lowest,
     )
 
 
@@ -156,7 +153,7 @@ class Wiring:
             started=metrics.pod_start.observe,
         )
         self.heartbeat = Heartbeat(connection, name, config.node_lease_duration_seconds)
-        self.node_wake = Wake()
+        self.node_wake, self.relist_wake = Wake(), Wake()
         self.speaker = node.Speaker(
             client=client,
             recorder=self.recorder,
@@ -176,18 +173,24 @@ class Wiring:
     async def _portrait(self) -> node.Portrait:
         if self._version is None:
             try:
-                self._version = await self.runtime.version()
-            except RuntimeUnavailable as error:
-                log.warning("runtime version: %s", error)
+                async with asyncio.timeout(PATIENCE):
+                    self._version = await self.runtime.version()
+            except (RuntimeUnavailable, TimeoutError) as error:
+                log.warning("runtime version: %s", error or "no answer")
         return node.Portrait(
             name=self.name, config=self.config, machine=self.facts, addresses=self.ips, version=self._version
         )
 
     async def _images(self) -> Sequence[Image]:
         try:
-            return await self.runtime.list_images()
-        except RuntimeUnavailable:
+            async with asyncio.timeout(PATIENCE):
+                return await self.runtime.list_images()
+        except (RuntimeUnavailable, TimeoutError):
             return ()
+
+    async def _beat(self) -> None:
+        await self.speaker.registered.wait()
+        await self.heartbeat.keep()
 
     def _pod_changed(self, uid: str) -> None:
         self.workers.wake(uid)
@@ -203,7 +206,11 @@ class Wiring:
         self.told.container(target.pod, target.container.name, "Warning", "Unhealthy", message)
 
     def _hint(self, hint: Hint) -> None:
-        self.keys.add(hint.pod_uid)
+        if hint.pod_uid == EVERYTHING:
+            self.relist_wake.set()
+            self.workers.wake_all()
+        else:
+            self.keys.add(hint.pod_uid)
 
     async def _relist(self) -> float:
         begun = time.monotonic()
@@ -249,11 +256,11 @@ class Wiring:
                     self.objects.run(),
                     self.probes.run(),
                     self.publisher.run(),
-                    self.heartbeat.keep(),
+                    self._beat(),
                     self.runtime.watch(self._hint),
                     forever(
                         self._relist,
-                        Wake(),
+                        self.relist_wake,
                         resync=RELIST_HINTED,
                         backoff=Backoff(first=0.5, most=5.0),
                         name="look at the runtime",

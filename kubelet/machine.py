@@ -10,7 +10,6 @@ MEMORY_AVAILABLE = 100 * 1024 * 1024  # evictionHard: memory.available<100Mi
 DISK_AVAILABLE = 0.10  # nodefs.available<10%
 INODES_FREE = 0.05  # nodefs.inodesFree<5%
 PIDS_FREE = 0.01
-CAP_SYS_RESOURCE = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +94,3 @@ def address_towards(server: str) -> str:
             return str(probe.getsockname()[0])
     except OSError:
         return ""
-
-
-def lowest_oom_score() -> int:
-    """Without CAP_SYS_RESOURCE no process may be made less likely to be killed than we are ourselves."""
-    capabilities = next((line for line in _line("/proc/self/status").splitlines() if line.startswith("CapEff:")), "")
-    if capabilities and int(capabilities.split()[1], 16) >> CAP_SYS_RESOURCE & 1:
-        return -1000
-    return int(_line("/proc/self/oom_score_adj") or 0)

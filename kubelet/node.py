@@ -6,6 +6,7 @@ differs, at least every `nodeStatusReportFrequency`. Ready is the last condition
 while the runtime or the pod network is not. (pkg/kubelet/kubelet_node_status.go, nodestatus/setters.go)
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,18 +202,18 @@ class Speaker:
     _said: dict[str, Any] = field(default_factory=dict)
     _said_at: datetime | None = None
     _ready: bool | None = None
-    _registered: bool = False
+    registered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def sync(self) -> float | None:
         portrait = await self.portrait()
-        if not self._registered:
+        if not self.registered.is_set():
             await self._register(portrait)
         now = self.clock().replace(microsecond=0)
         try:
             node = await self.client.get(NODES, self.name)
         except NotFound:
             # Somebody deleted it (kubectl delete node): a living kubelet comes back.
-            self._registered = False
+            self.registered.clear()
             return 0.0 if self.config.register_node else None
         runtime = await self.runtime_status()
         said = conditions(node.status.conditions, self.pressure(), runtime, now)
@@ -222,7 +223,12 @@ class Speaker:
             await self.client.patch(NODES, self.name, _patch(status, node), kind=Patch.STRATEGIC, subresource="status")
             self._said, self._said_at = status, now
         self._tell(runtime, said[-1]["message"])
-        return self.config.node_status_update_frequency
+        # A node that is not ready has somebody waiting for it.
+        return (
+            self.config.node_status_update_frequency
+            if self._ready
+            else min(0.5, self.config.node_status_update_frequency)
+        )
 
     def _due(self, now: datetime) -> bool:
         limit = self.config.node_status_report_frequency
@@ -245,7 +251,7 @@ class Speaker:
 
     async def _register(self, portrait: Portrait) -> None:
         if not self.config.register_node:
-            self._registered = True
+            self.registered.set()
             return
         body = registration(self.name, self.config, portrait.machine)
         try:
@@ -256,7 +262,7 @@ class Speaker:
             wanted = {k: v for k, v in body["metadata"]["labels"].items() if existing.metadata.labels.get(k) != v}
             if wanted:
                 await self.client.patch(NODES, self.name, {"metadata": {"labels": wanted}})
-        self._registered = True
+        self.registered.set()
 
 
 def _quiet(status: Mapping[str, Any]) -> dict[str, Any]:
