@@ -191,9 +191,9 @@ def _centre_files(lab: Lab, centre: Node) -> dict[str, str]:
         "bindAddress": "0.0.0.0",
         "tlsCertFile": f"{pki}/kube-controller-manager.crt",
         "tlsPrivateKeyFile": f"{pki}/kube-controller-manager.key",
-        "rootCAFile": f"{pki}/ca.crt",
+        "rootCaFile": f"{pki}/ca.crt",
         "allocateNodeCIDRs": True,
-        "clusterCIDR": str(PODS),
+        "clusterCIDR": [str(PODS)],
         "nodeMonitorGracePeriod": NODE_GRACE,
     }
     scheduler = {

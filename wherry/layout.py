@@ -66,8 +66,8 @@ def server_files(server: Server, ca: KeyPair) -> dict[str, File]:
     controllers = {
         "kubeconfig": f"/{ETC}/controllers.kubeconfig",
         "rootCaFile": f"{pki}/ca.crt",
-        "allocateNodeCidrs": True,
-        "clusterCIDR": str(server.pods),
+        "allocateNodeCIDRs": True,
+        "clusterCIDR": [str(server.pods)],
     }
     scheduler = {"clientConnection": {"kubeconfig": f"/{ETC}/scheduler.kubeconfig"}}
     files = {

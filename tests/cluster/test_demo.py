@@ -9,7 +9,7 @@ from tests.cluster.conftest import Lab, curl, ready, until
 
 
 def _fetch(lab: Lab, pod: str, url: str) -> str:
-    return lab.kubectl("exec", pod, "--", "wget", "-q", "-T", "3", "-O", "-", url)
+    return lab.kubectl("exec", pod, "--", "wget", "-q", "-O", "-", url)
 
 
 def test_its_pods_are_spread_over_the_nodes(demo: Lab) -> None:
@@ -29,7 +29,7 @@ def test_every_pod_reaches_every_other_and_keeps_its_address(demo: Lab) -> None:
 def test_the_cluster_ip_balances_over_all_replicas(demo: Lab) -> None:
     pods = demo.pods("app=hello")
     address = demo.get("service", "hello")["spec"]["clusterIP"]
-    script = f"for i in $(seq 40); do wget -q -T 3 -O - http://{address}/; done"
+    script = f"for i in $(seq 40); do wget -q -O - http://{address}/; done"
     for source in pods:
         answers = demo.kubectl("exec", source["metadata"]["name"], "--", "sh", "-c", script)
         found = re.findall(r"Hello from pod (\S+)", answers)
