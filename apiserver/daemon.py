@@ -75,6 +75,7 @@ async def _serve(
     writer = Writer(store, cache, admission, allocators, event_ttl=config.event_ttl)
     metrics = Metrics()
     metrics.registry.register(CacheFigures(cache, watches))
+    furnished = asyncio.Event()
     verbs = Verbs(registry, writer, watches, Relay(_node(cache, registry), kubelet_tls, session))
     api = Api(
         verbs,
@@ -82,6 +83,7 @@ async def _serve(
         live={"ping": lambda: None},
         ready={
             "cache": lambda: None if cache.loaded.is_set() else "the cache is still loading",
+            "bootstrap": lambda: None if furnished.is_set() else "namespaces and Service kubernetes are being made",
             "shutdown": lambda: "the server is ending" if watches.closing else None,
         },
     )
@@ -96,6 +98,7 @@ async def _serve(
                 await bootstrap.ensure(
                     registry, writer, cluster_ip=str(ranges.first_address), address=address, port=port
                 )
+                furnished.set()
                 log.info("serving on %s:%d, store %s", config.bind_address, port, config.data_dir)
                 ready()
                 await asyncio.get_running_loop().create_future()

@@ -33,7 +33,7 @@ from kube.errors import UsageError
 MAX_BODY: Final = 3 << 20
 GZIP_FROM: Final = 128 << 10
 SLICE: Final = 256 << 10
-SHUTDOWN_SECONDS: Final = 10.0
+SHUTDOWN_SECONDS: Final = 5.0
 _PRETTY_AGENTS: Final = ("curl", "Wget", "Mozilla")
 
 log = logging.getLogger(__name__)

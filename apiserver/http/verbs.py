@@ -7,7 +7,7 @@ from typing import Any, Final, cast, get_args
 
 import orjson
 
-from apiserver import codec, deletion, errors, listing, patch, subresources
+from apiserver import codec, deletion, errors, listing, patch, strategy, subresources
 from apiserver.cache import Entry
 from apiserver.deletion import Deleted
 from apiserver.http import accept
@@ -185,7 +185,7 @@ class Verbs:
         else:
             pinned = obj["metadata"].get("resourceVersion") not in (None, "", "0")
             written = await self.writer.modify(
-                target, lambda _: orjson.loads(orjson.dumps(obj)), subresource=subresource, pinned=pinned
+                target, lambda _: strategy.copied(obj), subresource=subresource, pinned=pinned
             )
         return self._written(request, target.resource, written, decoded.warnings)
 

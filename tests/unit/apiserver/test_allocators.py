@@ -1,0 +1,145 @@
+"""ClusterIPs and NodePorts: never twice, never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apiserver.allocators import Allocators, Ranges, addresses_of, drop_foreign, ports_of
+from apiserver.cache import Shelf, storage_bytes
+from apiserver.errors import StatusError
+from apiserver.registry import Registry
+
+SERVICES = Registry().core("services")
+SMALL = Ranges(ipaddress.ip_network("10.0.0.0/28"), 30000, 30003)
+
+
+def service(name: str = "s", **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "d"}
+    return {"kind": "Service", "apiVersion": "v1", "metadata": metadata, "spec": {"type": "ClusterIP", **spec}}
+
+
+class World:
+    """A shelf of Services and the allocators that follow it."""
+
+    def __init__(self, ranges: Ranges = SMALL) -> None:
+        self.shelf = Shelf(lambda _: {}, 0)
+        self.rv = 0
+        self.allocators = Allocators(ranges, rng=random.Random(1))
+        self.allocators.follow(self.shelf)
+
+    def write(self, obj: dict[str, Any], old: dict[str, Any] | None = None, *, commit: bool = True) -> dict[str, Any]:
+        with self.allocators.assigning(SERVICES, obj, old):
+            if commit:
+                self.rv += 1
+                self.shelf.apply(("d", obj["metadata"]["name"]), storage_bytes(obj), self.rv)
+        return obj
+
+    def delete(self, name: str) -> None:
+        self.rv += 1
+        self.shelf.apply(("d", name), None, self.rv)
+
+
+def test_a_range_gives_every_address_once_and_then_says_so() -> None:
+    world = World()
+    given = [world.write(service(f"s{n}"))["spec"]["clusterIP"] for n in range(13)]
+    assert set(given) == {f"10.0.0.{n}" for n in range(2, 15)}  # the first is kept for Service kubernetes
+    with pytest.raises(StatusError, match="range is full"):
+        world.write(service("more"))
+    world.delete("s3")
+    assert world.write(service("more"))["spec"]["clusterIP"] == given[3]
+
+
+def test_what_was_not_committed_is_free_again() -> None:
+    world = World()
+    asked = service("a", type="NodePort", clusterIP="10.0.0.9", ports=[{"port": 1, "nodePort": 30001}])
+    world.write(asked, commit=False)
+    assert world.write(service("b", **asked["spec"]))["spec"]["clusterIP"] == "10.0.0.9"
+
+
+def test_what_is_being_written_is_not() -> None:
+    world = World()
+    with world.allocators.assigning(SERVICES, service("a", clusterIP="10.0.0.9"), None):
+        with pytest.raises(StatusError, match="provided IP is already allocated"):
+            world.write(service("b", clusterIP="10.0.0.9"))
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("10.0.0.0", "not in the valid range"),
+        ("10.0.0.15", "not in the valid range"),
+        ("10.0.1.1", "not in the valid range. The range of valid IPs is 10.0.0.0/28"),
+        ("nonsense", "must be a valid IP address"),
+    ],
+)
+def test_addresses_that_cannot_be_had(address: str, why: str) -> None:
+    with pytest.raises(StatusError, match=why):
+        World().write(service(clusterIP=address))
+
+
+def test_ports_of_one_service_may_share_a_number_over_two_protocols() -> None:
+    ports = [{"name": "t", "port": 53, "nodePort": 30000, "protocol": "TCP"}]
+    both = [*ports, {"name": "u", "port": 53, "nodePort": 30000, "protocol": "UDP"}]
+    World().write(service(type="NodePort", ports=both))
+    with pytest.raises(StatusError, match="already allocated"):
+        World().write(service(type="NodePort", ports=[*ports, {"name": "x", "port": 54, "nodePort": 30000}]))
+
+
+def test_a_load_balancer_may_do_without_node_ports_but_not_without_a_health_port() -> None:
+    spec = {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": False, "externalTrafficPolicy": "Local"}
+    made = World().write(service(**spec, ports=[{"port": 80}]))["spec"]
+    assert "nodePort" not in made["ports"][0]
+    assert 30000 <= made["healthCheckNodePort"] <= 30003
+
+
+def test_external_names_have_neither() -> None:
+    made = World().write(service(type="ExternalName", externalName="x.example"))["spec"]
+    assert "clusterIP" not in made
+
+
+def test_a_changed_type_drops_what_it_no_longer_has() -> None:
+    world = World()
+    old = world.write(service(type="NodePort", ports=[{"port": 80}]))
+    port, address = old["spec"]["ports"][0]["nodePort"], old["spec"]["clusterIP"]
+    new = service(
+        type="ExternalName",
+        externalName="x",
+        clusterIP=address,
+        clusterIPs=[address],
+        ports=[{"port": 80, "nodePort": port}],
+    )
+    drop_foreign(new, old)
+    world.write(new, old)
+    assert new["spec"] == {"type": "ExternalName", "externalName": "x", "ports": [{"port": 80}]}
+    world.write(service("t", type="NodePort", clusterIP=address, ports=[{"port": 1, "nodePort": port}]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["ClusterIP", "NodePort", "delete"])), max_size=40))
+def test_no_two_services_ever_hold_the_same(steps: list[tuple[int, str]]) -> None:
+    world = World()
+    held: dict[str, dict[str, Any]] = {}
+    for number, kind in steps:
+        name = f"s{number}"
+        if kind == "delete":
+            if name in held:
+                world.delete(name)
+                del held[name]
+            continue
+        new = service(name, type=kind, ports=[{"port": 80}])
+        if old := held.get(name):
+            new["spec"]["clusterIP"] = old["spec"]["clusterIP"]
+        with contextlib.suppress(StatusError):  # full: six NodePort Services want four ports
+            held[name] = world.write(new, old)
+        addresses = [address for one in held.values() for address in addresses_of(one)]
+        ports = [port for one in held.values() for port in ports_of(one)]
+        assert len(addresses) == len(set(addresses))
+        assert len(ports) == len(set(ports))
+        assert set(world.allocators._taken.addresses) == set(addresses)
+        assert set(world.allocators._taken.ports) == set(ports)

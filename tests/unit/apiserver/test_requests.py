@@ -1,0 +1,167 @@
+"""Paths, Accept headers, certificates' names, admission: small functions of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apiserver import authentication, cache, deletion, naming, subresources
+from apiserver.admission import default_tolerations, priority
+from apiserver.authentication import ANONYMOUS, User
+from apiserver.errors import StatusError
+from apiserver.http.accept import form
+from apiserver.http.routes import Route, parse
+from apiserver.relay import kubelet_of, request_head, stream_query
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/api/v1/pods", Route("", "v1", "pods")),
+        ("/api/v1/pods/", Route("", "v1", "pods")),
+        ("/api/v1/nodes/n/status", Route("", "v1", "nodes", None, "n", "status")),
+        ("/api/v1/namespaces", Route("", "v1", "namespaces")),
+        ("/api/v1/namespaces/x", Route("", "v1", "namespaces", None, "x")),
+        ("/api/v1/namespaces/x/finalize", Route("", "v1", "namespaces", None, "x", "finalize")),
+        ("/api/v1/namespaces/x/pods/p/log", Route("", "v1", "pods", "x", "p", "log")),
+        ("/apis/apps/v1/namespaces/x/deployments/d", Route("apps", "v1", "deployments", "x", "d")),
+        ("/apis/apps/v1/namespaces/x/deployments/d/status/more", None),
+        ("/apis/apps/v1", None),
+        ("/api/v1", None),
+        ("/api/v2/pods", None),
+        ("/healthz", None),
+        ("/", None),
+    ],
+)
+def test_paths(path: str, route: Route | None) -> None:
+    assert parse(path) == route
+
+
+TABLE = "application/json;as=Table;g=meta.k8s.io"
+PARTIAL = ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", "object"),
+        ("*/*", "object"),
+        ("application/json", "object"),
+        ("application/vnd.kubernetes.protobuf,application/json", "object"),
+        ("application/vnd.kubernetes.protobuf, */*", "object"),
+        (f"{TABLE};v=v1,{TABLE};v=v1beta1,application/json", "table"),
+        (f"{TABLE};v=v1beta1,application/json", "object"),
+        (f"application/vnd.kubernetes.protobuf{PARTIAL},application/json{PARTIAL},application/json", "metadata"),
+        ("application/yaml", "yaml"),
+        ("text/html,application/json", "object"),
+    ],
+)  # fmt: skip
+def test_accept(accept: str, expected: str) -> None:
+    assert form(accept) == expected
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/vnd.kubernetes.protobuf", "application/json;as=Nonsense"])
+def test_accept_refuses(accept: str) -> None:
+    with pytest.raises(StatusError) as refused:
+        form(accept)
+    assert refused.value.code == 406
+
+
+def test_the_certificate_names_the_user() -> None:
+    subject = ((("organizationName", "a"),), (("organizationName", "b"),), (("commonName", "me"),))
+    assert authentication.user_of({"subject": subject}) == User("me", ("a", "b", "system:authenticated"))
+    assert authentication.user_of(None) == ANONYMOUS
+    assert authentication.user_of({"subject": ()}) == ANONYMOUS
+
+
+def test_anonymous_sees_health_and_version_only() -> None:
+    for path in ("/healthz", "/readyz", "/readyz/cache", "/livez", "/version/"):
+        authentication.admit(ANONYMOUS, path)
+    for path in ("/api", "/metrics", "/api/v1/pods", "/", "/healthzz"):
+        with pytest.raises(StatusError):
+            authentication.admit(ANONYMOUS, path)
+        authentication.admit(User("me"), path)
+
+
+@pytest.mark.parametrize(
+    ("present", "added"),
+    [
+        ([], ["not-ready", "unreachable"]),
+        ([{"operator": "Exists"}], []),
+        ([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}], ["unreachable"]),
+        ([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoSchedule"}], ["not-ready", "unreachable"]),
+    ],
+)  # fmt: skip
+def test_default_tolerations(present: list[dict[str, str]], added: list[str]) -> None:
+    pod: dict[str, Any] = {"spec": {"tolerations": present}}
+    default_tolerations(pod, 10, 20)
+    new = pod["spec"]["tolerations"][len(present) :]
+    assert [one["key"].removeprefix("node.kubernetes.io/") for one in new] == added
+    assert all(one["tolerationSeconds"] in (10, 20) for one in new)
+
+
+def test_priority_classes() -> None:
+    pod: dict[str, Any] = {"metadata": {"name": "p"}, "spec": {"priorityClassName": "system-node-critical"}}
+    priority(pod)
+    assert pod["spec"]["priority"] == 2_000_001_000
+    with pytest.raises(StatusError, match="no PriorityClass with name mine was found"):
+        priority({"metadata": {"name": "p"}, "spec": {"priorityClassName": "mine"}})
+    with pytest.raises(StatusError, match="must not be provided in pod spec"):
+        priority({"metadata": {"name": "p"}, "spec": {"priority": 5}})
+
+
+def test_generated_names_fit_into_a_label() -> None:
+    assert len(naming.generated_name("x" * 100)) == 63
+
+
+def test_stamps() -> None:
+    obj = {"spec": {"metadata": {"resourceVersion": "no"}}, "metadata": {"name": "a", "resourceVersion": "5"},
+           "kind": "K", "apiVersion": "v1"}  # fmt: skip
+    value = cache.storage_bytes(obj)
+    assert b'"5"' not in value
+    body = cache.stamp(value, 640)
+    assert body.startswith(b'{"kind":"K","apiVersion":"v1","metadata":{"resourceVersion":"640","name":"a"}')
+    assert cache.restamp(body, 77) == cache.stamp(value, 77)
+
+
+def test_delete_options_from_body_and_query() -> None:
+    asked = deletion.options({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}, {"gracePeriodSeconds": "9"})
+    assert (asked.grace, asked.uid) == (0, "u")
+    assert deletion.options({}, {"propagationPolicy": "Orphan"}).policy == "Orphan"
+    assert deletion.options({"orphanDependents": False}, {}).policy == "Background"
+    assert deletion.options({"dryRun": ["All"]}, {}).dry_run
+    with pytest.raises(StatusError, match="whole number"):
+        deletion.options({}, {"gracePeriodSeconds": "soon"})
+
+
+def test_exec_options_in_the_kubelets_words() -> None:
+    raw = "command=sh&command=-c&command=echo+a%26b&container=c&stdin=true&stdout=true&tty=false"
+    assert stream_query(raw) == "command=sh&command=-c&command=echo+a%26b&input=1&output=1"
+
+
+def test_only_the_handshake_is_forwarded() -> None:
+    headers = {"Upgrade": "websocket", "Authorization": "secret", "Sec-WebSocket-Key": "k", "Host": "api"}
+    head = request_head("/exec", "10.0.0.1:10250", headers).decode()
+    assert "secret" not in head
+    assert "Host: 10.0.0.1:10250" in head
+    assert "Sec-WebSocket-Key: k" in head
+
+
+def test_where_the_kubelet_is() -> None:
+    pod = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}}
+    addresses = [{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "fd00::1"}]
+    node = {"status": {"addresses": addresses, "daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}}
+    assert kubelet_of(pod, node).authority == "[fd00::1]:1"
+    with pytest.raises(StatusError, match='nodes "n" not found'):
+        kubelet_of(pod, None)
+
+
+def test_selectors_as_text() -> None:
+    expressions = [
+        {"key": "a", "operator": "In", "values": ["y", "x"]},
+        {"key": "b", "operator": "Exists"},
+        {"key": "c", "operator": "DoesNotExist"},
+    ]
+    selector = {"matchLabels": {"z": "1", "k": "2"}, "matchExpressions": expressions}
+    assert subresources.selector_text(selector) == "k=2,z=1,a in (x,y),b,!c"
