@@ -176,7 +176,7 @@ class Wiring:
                 async with asyncio.timeout(PATIENCE):
                     self._version = await self.runtime.version()
             except (RuntimeUnavailable, TimeoutError) as error:
-                log.warning("runtime version: %s", error or "no answer")
+                log.warning("runtime version: %s", str(error) or "no answer")
         return node.Portrait(
             name=self.name, config=self.config, machine=self.facts, addresses=self.ips, version=self._version
         )
@@ -206,7 +206,7 @@ class Wiring:
         self.told.container(target.pod, target.container.name, "Warning", "Unhealthy", message)
 
     def _hint(self, hint: Hint) -> None:
-        if hint.pod_uid == EVERYTHING:
+        if hint == EVERYTHING:
             self.relist_wake.set()
             self.workers.wake_all()
         else:
