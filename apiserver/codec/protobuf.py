@@ -119,7 +119,10 @@ def _scan(data: bytes) -> list[tuple[int, Any]]:
         value: Any
         match key & 7:
             case 2:
-                size, position = _varint(data, position)
+                size = data[position] if position < end else 0x80  # nearly every length fits in one byte
+                position += 1
+                if size >= 0x80:
+                    size, position = _varint(data, position - 1)
                 if position + size > end:
                     raise Malformed("unexpected EOF")
                 value = data[position : position + size]
@@ -208,7 +211,7 @@ def _value(kind: str, raw: Any, depth: int) -> Any:
                 return [_string(one) for number, one in _scan(_message_bytes(raw)) if number == 1]
             inner: dict[str, Any] = {}
             _read(kind, _message_bytes(raw), inner, depth + 1)
-            return _union(kind, inner)
+            return _union(kind, inner) if ".JSONSchemaPropsOr" in kind else inner
 
 
 def _message_bytes(raw: Any) -> bytes:
