@@ -309,7 +309,7 @@ class Copy:
         assert {item["metadata"]["name"]: item for item in answer.json["items"]} == self.objects
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("selector", ["", "on", "on%3D1", "!on"])
 async def test_a_copy_equals_the_list_at_every_bookmark_whenever_it_reconnects(seed: int, selector: str) -> None:
     rng = random.Random(f"{seed}{selector}")
