@@ -47,8 +47,7 @@ Handler = serving.Handler
 _ADMINISTRATORS = frozenset({"system:masters", "kubeadm:cluster-admins"})
 _API_SERVER = "kube-apiserver-kubelet-client"
 _NO_SPDY = (
-    "this kubelet speaks WebSocket (v4.channel.k8s.io, v5.channel.k8s.io), not yet SPDY/3.1: "
-    "use kubectl 1.31 or newer, or set KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true"
+    "this kubelet speaks WebSocket (v4.channel.k8s.io, v5.channel.k8s.io), not yet SPDY/3.1: use kubectl 1.30 or newer"
 )
 _RUN_TIMEOUT = 120.0
 
@@ -368,8 +367,14 @@ def tls_context(node: str, certificate: str, key: str, client_ca: str) -> ssl.SS
 @asynccontextmanager
 async def serve(server: Server, host: str, port: int, tls: ssl.SSLContext) -> AsyncIterator[int]:
     """Serve while the context is open; the port that was bound. UsageError when it cannot be."""
-    # Streams end when the daemon does: nobody waits for a `logs -f`.
-    runner = web.AppRunner(server.application(), access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    # Streams end with their client, even one that follows a silent log, and when the daemon does.
+    runner = web.AppRunner(
+        server.application(),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=0.5,
+        handler_cancellation=True,
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host or None, port, ssl_context=tls, reuse_address=True)

@@ -73,6 +73,7 @@ class DockerRuntime:
         )
         self._executions = Executions(self._containers, timeout=options.timeout)
         self._images = Images(self._engine, self._wire)
+        self._fits = False
 
     # The runtime itself
 
@@ -87,7 +88,7 @@ class DockerRuntime:
         obstacle = self._network.obstacle()
         try:
             await self._wire.ping(PING)
-            message = self._engine.stuck()
+            message = self._engine.stuck() or await self._misfit()
         except RuntimeUnavailable as error:
             message = str(error)
         return RuntimeStatus(
@@ -96,6 +97,18 @@ class DockerRuntime:
             network_ready=not obstacle,
             network_message=obstacle,
         )
+
+    async def _misfit(self) -> str:
+        """Why this dockerd cannot serve the kubelet at all; asked until it can."""
+        if not self._fits:
+            driver = await self._wire.cgroup_driver(PING)
+            if driver != "cgroupfs":
+                return (
+                    f"dockerd at {self._options.socket_path} uses the cgroup driver {driver!r}, the kubelet cgroupfs: "
+                    "start dockerd with --exec-opt native.cgroupdriver=cgroupfs"
+                )
+            self._fits = True
+        return ""
 
     async def watch(self, notify: Callable[[Hint], None]) -> None:
         await self._hints.run(notify, self._containers, self._sandboxes)

@@ -83,7 +83,7 @@ class Sandboxes:
         if not exits.watched(identity):
             raise RuntimeRefused(
                 f"the sandbox of {config.pod.namespace}/{config.pod.name} ended at once "
-                f"(or dockerd's processes cannot be seen from this PID namespace); see docker logs {identity[:12]}"
+                f"(or dockerd's processes cannot be seen from this PID namespace)"
             )
 
     async def _make_pause_image(self) -> None:

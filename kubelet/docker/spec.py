@@ -148,7 +148,7 @@ def container_body(
         "Healthcheck": {"Test": ["NONE"]},  # probes are the kubelet's
         "HostConfig": {
             "NetworkMode": f"container:{sandbox_id}",
-            "IpcMode": f"container:{sandbox_id}",
+            "IpcMode": "host" if sandbox.host_ipc else f"container:{sandbox_id}",
             "PidMode": "host" if sandbox.host_pid else "",
             "CgroupParent": sandbox.cgroup_parent,
             "RestartPolicy": {"Name": "no"},

@@ -57,6 +57,16 @@ class Wire:
         except (aiohttp.ClientError, OSError) as error:
             raise RuntimeUnavailable(f"docker: {self._path}: {_words(error)}") from error
 
+    async def cgroup_driver(self, timeout: float) -> str:
+        """`cgroupfs` or `systemd`."""
+        try:
+            async with self._opened().get("/info", timeout=aiohttp.ClientTimeout(total=timeout)) as response:
+                return str(json.loads(await response.read())["CgroupDriver"])
+        except TimeoutError:
+            raise RuntimeUnavailable(f"docker: {self._path}: no answer within {timeout:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
+            raise RuntimeUnavailable(f"docker: {self._path}: {_words(error)}") from error
+
     async def events(self, label: str) -> AsyncIterator[dict[str, Any] | None]:
         """None once connected, then container events as they happen; ends or raises RuntimeUnavailable with the stream."""
         filters = json.dumps({"type": ["container"], "label": [label]})

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -202,6 +203,24 @@ async def test_a_follower_of_a_silent_log_is_answered_at_once(world: World) -> N
         world.session.get(f"{world.url}/containerLogs/default/web/main?follow=true") as response,
     ):
         assert response.status == 200
+
+
+async def test_a_follower_who_leaves_is_forgotten(world: World) -> None:
+    await world.start("sleep", "60")
+    (world.folder / "main").mkdir()
+    path = world.folder / "main" / "0.log"
+    path.touch()
+
+    def open_files() -> list[str]:
+        links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+        return [os.readlink(link) for link in links if link.is_symlink()]
+
+    async with asyncio.timeout(10):
+        async with world.session.get(f"{world.url}/containerLogs/default/web/main?follow=true") as response:
+            assert response.status == 200
+            assert str(path) in open_files()
+        while str(path) in open_files():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
