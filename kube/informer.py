@@ -66,7 +66,7 @@ class Informer(Generic[T]):
         """`callback` is called synchronously for every change, the first list included; it may only wake somebody."""
         self._subscribers.append(callback)
 
-    async def run(self, backoff: Backoff = Backoff(first=0.2, most=5.0)) -> Never:
+    async def run(self, backoff: Backoff = Backoff(first=0.1, most=2.0)) -> Never:
         failures = 0
         while True:
             try:

@@ -39,6 +39,8 @@ def parse(text: str) -> Fraction:
     if not match:
         raise ValueError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
     number, exponent, suffix = match.groups()
+    if len(number) > 64 or (exponent and abs(int(exponent)) > 100):
+        raise ValueError(f"{text[:40]!r} is out of the range of quantities")
     scale = Fraction(10) ** int(exponent) if exponent else _SUFFIX[suffix or ""]
     return Fraction(number) * scale
 

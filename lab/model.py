@@ -63,6 +63,8 @@ class Daemon:
     argv: tuple[str, ...]
     log: str
     env: dict[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    """Names of daemons that are ready before this one is started the first time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def topology(lab: Lab) -> Topology:
         files |= _node_files(lab, node)
     daemons = [*_outer_daemons(lab), *_centre_daemons(lab, nodes[0])]
     for node in nodes:
-        daemons += _node_daemons(lab, node)
+        daemons += _node_daemons(lab, node, nodes[0])
     centre = str(nodes[0].address)
     return Topology(
         lab=lab,
@@ -119,12 +119,13 @@ def _centre_daemons(lab: Lab, centre: Node) -> list[Daemon]:
             namespace=centre.namespace,
             argv=_python(lab, name, "--config", f"{centre.state}/{name}.yaml"),
             log=f"{centre.state}/log/{name}.log",
+            after=() if name == "apiserver" else (f"{centre.name}/apiserver",),
         )
         for name in names
     ]
 
 
-def _node_daemons(lab: Lab, node: Node) -> list[Daemon]:
+def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
     home, pki = node.state, f"{node.state}/pki"
     arguments: dict[str, tuple[str, ...]] = {
         "kubelet": (
@@ -160,6 +161,7 @@ def _node_daemons(lab: Lab, node: Node) -> list[Daemon]:
             argv=_python(lab, name, *extra),
             log=f"{home}/log/{name}.log",
             env={"XTABLES_LOCKFILE": f"{home}/run/xtables.lock"},
+            after=(f"{centre.name}/apiserver",),
         )
         for name, extra in arguments.items()
     ]

@@ -1,6 +1,7 @@
 """The lab's supervisor: keeps every daemon running, and takes orders from `wherry lab`.
 
-A daemon that ends is started again after one second, as systemd's `Restart=always` with `RestartSec=1` would. The
+A daemon that ends is started again after one second, as systemd's `Restart=always` with `RestartSec=1` would; one that names
+others in `after` is started when they have said READY=1 (sd_notify), as `After=` does for units of `Type=notify`. The
 supervisor runs in the outer namespace; each daemon is entered into its node's with nsenter. Orders come as one JSON line on
 a Unix socket and are answered by one:
 
@@ -14,6 +15,7 @@ a Unix socket and are answered by one:
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -34,6 +36,7 @@ from linux import netns
 
 RESTART_SECONDS = 1.0
 _TERM_SECONDS = 5.0
+_ORDER_SECONDS = 15.0
 _LOG_LIMIT = 20 * 2**20
 
 log = logging.getLogger("lab.supervisor")
@@ -45,11 +48,18 @@ class Child:
 
     daemon: Daemon
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
     last_exit: int | None = None
 
-    async def keep_running(self) -> None:
+    async def keep_running(self, before: Sequence["Child"], notify: str) -> None:
+        """Run it while it is wanted, first when `before` are ready; what it says to `notify` tells that it is."""
+        await self.wanted.wait()
+        for child in before:
+            with contextlib.suppress(TimeoutError):  # one that cannot start must not keep the others from trying
+                async with asyncio.timeout(_ORDER_SECONDS):
+                    await child.ready.wait()
         while True:
             await self.wanted.wait()
             with _log_file(self.daemon.log) as out:
@@ -59,11 +69,12 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
-                    env={**os.environ, **self.daemon.env},
+                    env={**os.environ, **self.daemon.env, "NOTIFY_SOCKET": notify},
                     start_new_session=True,
                 )
             self.last_exit = await self.process.wait()
             self.process = None
+            self.ready.clear()
             if self.wanted.is_set():
                 self.restarts += 1
                 log.warning("%s ended with %s; again in %.0f s", self.daemon.name, self.last_exit, RESTART_SECONDS)
@@ -88,7 +99,8 @@ class Child:
             return
 
     def status(self) -> dict[str, Any]:
-        state = "running" if self.process else "stopped" if not self.wanted.is_set() else "restarting"
+        running = "ready" if self.ready.is_set() else "running"
+        state = running if self.process else "restarting" if self.wanted.is_set() else "stopped"
         pid = self.process.pid if self.process else None
         return {
             "state": state,
@@ -112,10 +124,15 @@ class Supervisor:
         self._children = {daemon.name: Child(daemon) for daemon in daemons}
         self._down = asyncio.Event()
 
-    async def run(self, socket_path: str) -> None:
+    async def run(self, state: str) -> None:
         async with asyncio.TaskGroup() as group:
-            keepers = [group.create_task(child.keep_running()) for child in self._children.values()]
-            server = await asyncio.start_unix_server(self._order, socket_path)
+            notify = os.path.join(state, "notify.sock")
+            self._listen(notify)
+            keepers = [
+                group.create_task(child.keep_running([self._children[n] for n in child.daemon.after], notify))
+                for child in self._children.values()
+            ]
+            server = await asyncio.start_unix_server(self._order, socket_path(state))
             for child in self._children.values():
                 child.wanted.set()
             await self._down.wait()
@@ -123,6 +140,23 @@ class Supervisor:
             await self._end(list(self._children.values()), signal.SIGTERM)
             for keeper in keepers:
                 keeper.cancel()
+
+    def _listen(self, path: str) -> None:
+        """READY=1 from a daemon, told by the pid that the kernel vouches for."""
+        inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        inbox.bind(path)
+
+        def read() -> None:
+            with contextlib.suppress(BlockingIOError):
+                message, ancillary, _, _ = inbox.recvmsg(4096, socket.CMSG_SPACE(12))
+                pid = int.from_bytes(ancillary[0][2][:4], "little") if ancillary else 0
+                if b"READY=1" in message.split(b"\n"):
+                    for child in self._children.values():
+                        if child.process and child.process.pid == pid:
+                            child.ready.set()
+
+        asyncio.get_running_loop().add_reader(inbox, read)
 
     def stop(self) -> None:
         self._down.set()
@@ -171,11 +205,11 @@ async def _main(topology: Topology, doors: Sequence[forwarder.Door]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
-    path = socket_path(topology.lab.state)
-    Path(path).unlink(missing_ok=True)
+    for name in ("supervisor.sock", "notify.sock"):
+        Path(topology.lab.state, name).unlink(missing_ok=True)
     async with asyncio.TaskGroup() as group:
         door = group.create_task(forwarder.serve(doors))
-        await supervisor.run(path)
+        await supervisor.run(topology.lab.state)
         door.cancel()
 
 

@@ -49,6 +49,11 @@ def test_canonical(text: str, canonical: str) -> None:
     assert quantity.canonical(text) == canonical
 
 
+def test_refuses_numbers_that_would_fill_the_memory() -> None:
+    with pytest.raises(ValueError, match="out of the range"):
+        quantity.parse("1e999999999")
+
+
 def test_rounding_is_up() -> None:
     assert quantity.integer("1500m") == 2
     assert quantity.milli("100u") == 1
