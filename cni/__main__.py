@@ -4,6 +4,8 @@ ADD reserves an address, then wires the pod; a failure undoes both before it is 
 the address (in that order: an address is free when nothing answers to it any more), and frees it even when the kernel
 refuses the removal. An error is JSON on stdout and exit status 1, as the specification has it; a bug is a traceback on
 stderr, which runtimes report as such.
+
+Imports stand where they are needed: VERSION and every refusal at the door then cost hardly more than the interpreter.
 """
 
 from __future__ import annotations
@@ -11,10 +13,8 @@ from __future__ import annotations
 import os
 import sys
 
-from cni import apply, plan, store
 from cni.codec import encode
 from cni.config import parse_call, parse_config, parse_ledger, parse_version, read_lease
-from cni.model import address_text
 from cni.spec import (
     ALREADY_ATTACHED,
     CHECK_FAILED,
@@ -28,7 +28,6 @@ from cni.spec import (
     CniError,
     parse_result,
 )
-from linux.rtnetlink import RefusedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,10 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer = _answer(command, data)
     except CniError as error:
         return _say(error.as_json(_spoken_version(data)), 1)
-    except RefusedError as error:
-        return _say(CniError(KERNEL_REFUSED, str(error.strerror)).as_json(_spoken_version(data)), 1)
     except OSError as error:
-        return _say(CniError(IO_FAILURE, f"{command} failed: {error}").as_json(_spoken_version(data)), 1)
+        return _say(_translated(error, command).as_json(_spoken_version(data)), 1)
     return 0 if answer is None else _say(answer, 0)
 
 
@@ -75,7 +72,17 @@ def _answer(command: str, data: bytes) -> dict[str, Json] | None:
     return None
 
 
+def _translated(error: OSError, command: str) -> CniError:
+    from linux.rtnetlink import RefusedError
+
+    if isinstance(error, RefusedError):
+        return CniError(KERNEL_REFUSED, str(error.strerror))
+    return CniError(IO_FAILURE, f"{command} failed: {error}")
+
+
 def _add(call: Call, config: Config) -> dict[str, Json]:
+    from cni import apply, plan
+
     netns = apply.open_namespace(call)
     wanted = _reserve(call, config)
     try:
@@ -90,6 +97,9 @@ def _add(call: Call, config: Config) -> dict[str, Json]:
 
 
 def _reserve(call: Call, config: Config) -> Attachment:
+    from cni import plan, store
+    from cni.model import address_text
+
     lease = read_lease(config)
     with store.Ledger(config.ledger) as ledger:
         holders = ledger.holders()
@@ -107,6 +117,8 @@ def _reserve(call: Call, config: Config) -> Attachment:
 
 
 def _del(call: Call, ledger: str) -> None:
+    from cni import apply, store
+
     try:
         apply.detach(call)
     finally:
@@ -114,6 +126,8 @@ def _del(call: Call, ledger: str) -> None:
 
 
 def _check(call: Call, config: Config) -> None:
+    from cni import apply, plan, store
+
     if config.version < "0.4.0":
         raise CniError(INCOMPATIBLE_VERSION, f"CHECK came with cniVersion 0.4.0; the network is at {config.version}")
     if config.previous is None:
