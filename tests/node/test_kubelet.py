@@ -1,0 +1,218 @@
+"""wherry-kubelet as a process, with real containers, mounts, cgroups and packets, in a namespace of the test's own."""
+
+import asyncio
+import base64
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kube.core import Pod
+from kube.resources import CONFIGMAPS, PODS, SECRETS
+from linux import mounts
+from linux import netns as kernel
+from tests.conftest import Netns
+from tests.dockerd import Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.node.kubelet_world import World, cgroups_of, container, ready, with_world
+
+Run = Callable[[Callable[[World], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def run(
+    netns: Callable[[str], Netns],
+    dockerd: Dockerd,  # noqa: F811
+    cgroup_parent: str,  # noqa: F811
+    tmp_path: Path,
+) -> Run:
+    node = netns("kubelet")
+
+    def go(test: Callable[[World], Awaitable[None]]) -> None:
+        with kernel.enter(node.path):  # what the test starts is started in there
+            asyncio.run(with_world(node, dockerd, cgroup_parent, tmp_path, test))
+
+    return go
+
+
+WEB = "mkdir -p /www; echo up > /www/index.html; exec httpd -f -p 8080 -h /www"
+
+
+def test_a_pod_from_creation_to_nothing(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.client.create(CONFIGMAPS, {"metadata": {"name": "cm"}, "data": {"k": "one"}}, "default")
+        secret = {"pw": base64.b64encode(b"geheim").decode()}
+        await world.client.create(SECRETS, {"metadata": {"name": "s"}, "data": secret}, "default")
+        volumes = [
+            {"name": "cm", "configMap": {"name": "cm"}},
+            {"name": "s", "secret": {"secretName": "s"}},
+            {"name": "disk", "emptyDir": {}},
+            {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            {"name": "host", "hostPath": {"path": str(world.folder / "host"), "type": "DirectoryOrCreate"}},
+        ]
+        mounted = [{"name": v["name"], "mountPath": f"/{v['name']}"} for v in volumes]
+        web = container(
+            "web",
+            f"cat /disk/init /s/pw > /host/seen; stat -f -c %T /s /memory >> /host/seen; {WEB}",
+            volumeMounts=mounted,
+            readinessProbe={"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+            livenessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+            startupProbe={"exec": {"command": ["cat", "/www/index.html"]}, "periodSeconds": 1},
+            resources={"limits": {"cpu": "500m", "memory": "32Mi"}},
+        )
+        init = container("init", "echo -n init- > /disk/init", volumeMounts=[{"name": "disk", "mountPath": "/disk"}])
+        pod = await world.create("p", [web], initContainers=[init], volumes=volumes)
+        pod = await world.until("p", ready, "ready")
+        uid = pod.metadata.uid
+        assert (world.folder / "host/seen").read_text() == "init-geheimtmpfs\ntmpfs\n"
+        assert world.node.run("busybox", "wget", "-q", "-O", "-", f"http://{pod.status.pod_ip}:8080/") == "up\n"
+        groups = cgroups_of(world.cgroups, uid)
+        assert groups
+        limits = [g / "memory.limit_in_bytes" for g in groups] + [g / "memory.max" for g in groups]
+        # the init container has no limit, so the pod has none; the container's own is the runtime's to set
+        assert all(int(f.read_text()) > 1 << 40 for f in limits if f.exists() and f.read_text().strip() != "max")
+        kinds = sorted(mount.kind for mount in mounts.below(str(world.root)))
+        assert kinds == ["tmpfs", "tmpfs"]
+
+        await world.client.patch(CONFIGMAPS, "cm", {"data": {"k": "two"}}, "default")
+        file = world.root / "pods" / uid / "volumes/kubernetes.io~configmap/cm/k"
+        await world.eventually(lambda: file.read_text() == "two", "the ConfigMap's change is in the volume", 10)
+
+        await world.client.delete(PODS, "p", "default")
+        await world.until_gone("p")
+        await world.eventually(lambda: not world.remains(), "no container is left")
+        assert not (world.root / "pods" / uid).exists()
+        assert cgroups_of(world.cgroups, uid) == []
+        assert mounts.below(str(world.root)) == ()
+        assert (world.folder / "host/seen").exists()
+        await world.eventually(lambda: "veth" not in world.node.run("ip", "-o", "link"), "its link is gone")
+        await world.eventually(lambda: not list((world.folder / "logs").iterdir()), "its logs are gone")
+
+    run(test)
+
+
+def test_kill_9_restarts_nothing_and_orphans_are_removed(run: Run) -> None:
+    async def test(world: World) -> None:
+        slow = {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1000}
+        await world.create("stays", [container("a", WEB, readinessProbe=slow)])
+        await world.create("goes", [container("a", "sleep 1000")])
+        await world.create("crashes", [container("a", "exit 3")])
+        before = await world.until("stays", ready, "ready")
+        goes = await world.until("goes", ready, "ready")
+        await world.until("crashes", lambda p: _waiting(p) == "CrashLoopBackOff", "crash loop")
+        running = world.containers()
+        world.kill()
+        await world.client.delete(PODS, "goes", "default", grace_period_seconds=0)
+        assert world.containers() == running  # they outlive the kubelet
+        world.start()
+        await world.eventually(lambda: len(world.containers()) == len(running) - 2, "the orphan is stopped")
+        await world.eventually(lambda: not (world.root / "pods" / goes.metadata.uid).exists(), "and cleaned up")
+        assert world.containers() < running  # nothing that runs now was started by the second kubelet
+        after = await world.pod("stays")
+        assert after is not None
+        assert [c for c in after.status.conditions if c.type == "Ready"] == [
+            c for c in before.status.conditions if c.type == "Ready"
+        ]
+        assert after.status.container_statuses == before.status.container_statuses
+
+    run(test)
+
+
+def _waiting(pod: Pod) -> str:
+    state = pod.status.container_statuses[0].state if pod.status.container_statuses else None
+    return state.waiting.reason if state and state.waiting else ""
+
+
+def test_a_killed_container_is_restarted_and_a_stubborn_one_gets_its_grace(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.create("p", [container("a", "trap '' TERM; while true; do sleep 1; done")])
+        pod = await world.until("p", ready, "ready")
+        identity = pod.status.container_statuses[0].container_id.partition("://")[2]
+        client = world.dockerd.client()
+        await asyncio.to_thread(client.kill, identity, "SIGKILL")
+        client.close()
+        pod = await world.until(
+            "p", lambda p: ready(p) and p.status.container_statuses[0].restart_count == 1, "restarted"
+        )
+        last = pod.status.container_statuses[0].last_state.terminated
+        assert last is not None
+        assert last.exit_code == 137
+        await world.client.delete(PODS, "p", "default", grace_period_seconds=300)
+        assert await world.pod("p") is not None
+        await world.client.delete(PODS, "p", "default", grace_period_seconds=1)
+        await world.until_gone("p", 15)
+        await world.eventually(lambda: not world.remains(), "no container is left")
+
+    run(test)
+
+
+def test_a_killed_kubelet_finishes_what_it_was_deleting(run: Run) -> None:
+    async def test(world: World) -> None:
+        secret = {"metadata": {"name": "s"}, "stringData": {"k": "v"}}
+        await world.client.create(SECRETS, secret, "default")
+        volumes = [{"name": "s", "secret": {"secretName": "s"}}]
+        spec = container("a", "trap '' TERM; while true; do sleep 1; done")
+        pod = await world.create("p", [spec], volumes=volumes, terminationGracePeriodSeconds=2)
+        await world.until("p", ready, "ready")
+        await world.client.delete(PODS, "p", "default")
+
+        async def killing() -> bool:
+            return bool(await world.events("Killing"))
+
+        await world.eventually(killing, "it is being stopped")
+        world.kill()
+        world.start()
+        await world.until_gone("p")
+        await world.eventually(lambda: not world.remains(), "no container is left")
+        await world.eventually(lambda: not (world.root / "pods" / pod.metadata.uid).exists(), "no directory")
+        assert mounts.below(str(world.root)) == ()
+
+    run(test)
+
+
+def test_a_foreign_mount_in_a_dead_pods_directory_is_not_crossed(run: Run) -> None:
+    async def test(world: World) -> None:
+        world.kill()
+        place = world.root / "pods/dead-uid/volumes/kubernetes.io~nfs/data"
+        place.mkdir(parents=True)
+        mounts.tmpfs(str(place))
+        (place / "precious").write_text("data")
+        world.start()
+
+        def said() -> bool:
+            return "not deleting" in (world.folder / "kubelet.log").read_text()
+
+        await world.eventually(said, "it says what stands in the way")
+        assert (place / "precious").read_text() == "data"
+        mounts.unmount(str(place))
+        await world.eventually(lambda: not (world.root / "pods/dead-uid").exists(), "then it goes", 40)
+
+    run(test)
+
+
+def test_health_metrics_logs_and_a_clean_end(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.create("p", [container("a", "echo hello; sleep 1000")])
+        await world.until("p", ready, "ready")
+        assert await world.healthy()
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        tls.load_cert_chain(world.folder / "api/admin.crt", world.folder / "api/admin.key")
+        base = f"https://127.0.0.1:{world.port}"
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{base}/metrics", ssl=tls) as answer:
+                text = await answer.text()
+            async with session.get(f"{base}/containerLogs/default/p/a", ssl=tls) as answer:
+                assert await answer.text() == "hello\n"
+            async with session.get(f"{base}/pods", ssl=tls) as answer:
+                assert [item["metadata"]["name"] for item in (await answer.json())["items"]] == ["p"]
+        assert "kubelet_running_pods 1.0" in text
+        assert 'kubelet_running_containers{container_state="running"} 1.0' in text
+        assert "kubelet_runtime_operations_total{operation_type=" in text
+        running = world.containers()
+        assert world.kill(signal.SIGTERM) == 0
+        assert world.containers() == running
+
+    run(test)
