@@ -97,7 +97,8 @@ def test_refusals_are_json_on_stdout_and_status_1(program: Path, tmp_path: Path)
 
 def test_it_starts_bare(program: Path) -> None:
     """What makes other plugins slow is not loaded: the start is a third of the pod's whole network time."""
-    script = program.read_text().split("from cni", maxsplit=1)[0] + "import cni.__main__, cni.apply, cni.store; print(*sys.modules)"
+    script = program.read_text().split("from cni", maxsplit=1)[0]
+    script += "import cni.__main__, cni.apply, cni.store; print(*sys.modules)"
     done = subprocess.run(
         [os.path.realpath(sys.executable), "-IS", "-c", script], capture_output=True, text=True, timeout=30, check=True
     )
