@@ -30,14 +30,14 @@ from linux.iptables import backend
 from linux.iptables.changes import Wanted as WantedRules
 from linux.iptables.restore import Iptables, Refused
 from linux.iptables.rules import Family
-from linux.netlink import Monitor, Notice, open_netlink
+from linux.netlink import Monitor, Netlink, Notice, open_netlink
 from linux.process import CommandFailed
 from overlay import annotations, drift, masquerade, observe, plan, subnetenv, underlay, wish
 from overlay.apply import apply, forget
 from overlay.config import Config, Network, annotation_prefix, network
 from overlay.model import ROUTE_PROTOCOL, Action, CreateDevice, Wanted
 from overlay.series import Series
-from overlay.wish import Identity, NotYet, Wish
+from overlay.wish import Identity, NotYet, Underlay, Wish
 
 _BACKOFF = reconcile.Backoff(first=0.2, most=5.0)
 _PAUSE = 0.1
@@ -98,7 +98,8 @@ class Overlay:
         self._troubles: dict[str, str | None] = dict.fromkeys(_LOOPS, "not yet done")
         self._wish: Wish | None = None
         self._done: Wanted | None = None
-        self._watched: frozenset[int] = frozenset()
+        self._server: IPv4Address | None = None
+        self._underlay = self._device = 0
         self._rules: Iptables | None = None
         self._rules_done: WantedRules | None = None
 
@@ -152,20 +153,19 @@ class Overlay:
             self._wakes["device"].set()
 
     def _concerns(self, notice: Notice) -> bool:
-        if notice.device in self._watched or notice.protocol == ROUTE_PROTOCOL:
+        if notice.kind == "neighbour":  # the underlay's own come and go all the time
+            return notice.device == self._device
+        if notice.device in (self._device, self._underlay) or notice.protocol == ROUTE_PROTOCOL:
             return True
-        # Before the underlay is known any link, address or route may be the one that was missing.
-        return notice.name == self._net.device or (not self._watched and notice.kind != "neighbour")
+        # While the underlay is not known any link, address or route may be the one that was missing.
+        return notice.name == self._net.device or not self._underlay
 
     async def _sync_device(self) -> None:
         with self._series.duration.time():
             async with open_netlink() as ip:
-                self._watched = frozenset()
-                base = await underlay.find(
-                    ip, interface=self._config.iface, reach=self._reach, server=self._client.server
-                )
+                base = await self._find_underlay(ip)
                 seen = await observe.kernel(ip, self._net.device)
-                self._watched = frozenset({base.index, seen.device.index if seen.device else base.index})
+                self._device = seen.device.index if seen.device else 0
                 found = wish.wish(self._who, self._net, self._nodes.items(), base, seen)
                 self._adopt(found)
                 steps = list(plan.actions(found.wanted, seen))
@@ -183,6 +183,14 @@ class Overlay:
         if self._ready is not None:
             self._ready()
             self._ready = None
+
+    async def _find_underlay(self, ip: Netlink) -> Underlay:
+        self._underlay = 0
+        if self._server is None:  # asked once: a name server that is away must not keep a route from being mended
+            self._server = await underlay.address_of(self._client.server)
+        base = await underlay.find(ip, interface=self._config.iface, reach=self._reach, server=self._server)
+        self._underlay = base.index
+        return base
 
     def _adopt(self, found: Wish) -> None:
         """Make a wish ours, and say what is new in it that people should know."""
@@ -207,13 +215,13 @@ class Overlay:
         self._series.refused.set(len(found.refused))
 
     def _report(self, steps: Sequence[Action]) -> None:
-        mended = drift.mended(steps, self._done)
-        for step in steps:
-            if step in mended:
-                self._series.drift.labels(drift.object_of(step)).inc()
-                log.warning("drift repaired: %s", drift.words(step))
-            else:
-                log.info("%s", drift.words(step))
+        mended = set(drift.mended(steps, self._done))
+        for step in mended:
+            self._series.drift.labels(drift.object_of(step)).inc()
+        for line in drift.summary([step for step in steps if step in mended]):
+            log.warning("drift repaired: %s", line)
+        for line in drift.summary([step for step in steps if step not in mended]):
+            log.info("%s", line)
 
     def _write_subnet_file(self, found: Wish) -> None:
         path = Path(self._config.subnet_file)

@@ -4,7 +4,8 @@ Drift is what somebody else has done to what was right. A pass that finds it can
 wish by comparing with what was wanted in the last complete pass. Pure.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Interface
 
 from overlay import plan
@@ -29,6 +30,7 @@ from overlay.model import (
     Wanted,
 )
 
+_SHOWN = 5
 OBJECTS = ("device", "address", "neighbour", "fdb", "route")
 
 Dropped = IPv4Interface | Neighbour | Fdb | Route | StrayRoute
@@ -76,6 +78,21 @@ def words(action: Action) -> str:
             return f"delete FDB entry {entry.mac} to {entry.remote}"
         case DropNeighbour(neighbour):
             return f"delete neighbour {neighbour.address}"
+
+
+def summary(steps: Sequence[Action]) -> list[str]:
+    """The steps in words; of many steps of one kind the first few, and how many more."""
+    lines: list[str] = []
+    counts: Counter[type[Action]] = Counter()
+    for step in steps:
+        counts[type(step)] += 1
+        if counts[type(step)] <= _SHOWN:
+            lines.append(words(step))
+    for kind, count in counts.items():
+        if count > _SHOWN:
+            last = next(step for step in reversed(steps) if type(step) is kind)
+            lines.append(f"... and {count - _SHOWN} more of the kind, the last: {words(last)}")
+    return lines
 
 
 def mended(steps: Iterable[Action], before: Wanted | None) -> list[Action]:

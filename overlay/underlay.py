@@ -17,15 +17,28 @@ from overlay.wish import NotYet, Underlay
 _ANYWHERE = IPv4Address("192.0.2.1")  # TEST-NET-1: only a default route leads there
 
 
-async def find(ip: Netlink, *, interface: str, reach: IPv4Address | None, server: str) -> Underlay:
+async def address_of(server: str) -> IPv4Address:
+    """The API server's address, by name if need be; raises NotYet."""
+    host = urlsplit(server).hostname or ""
+    try:
+        return IPv4Address(host)
+    except ValueError:
+        loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NotYet(f"cannot find the address of the API server {server}: {error}") from error
+    return IPv4Address(found[0][4][0])
+
+
+async def find(ip: Netlink, *, interface: str, reach: IPv4Address | None, server: IPv4Address) -> Underlay:
     """The underlay as it is now; raises NotYet when there is none."""
     if interface:
         return await _named(ip, interface)
     if reach is not None:
         return await _towards(ip, reach, f"--iface-can-reach {reach}")
-    host = await _address_of(server)
-    if not host.is_loopback:
-        return await _towards(ip, host, f"the API server {server}")
+    if not server.is_loopback:
+        return await _towards(ip, server, f"the API server {server}")
     return await _towards(
         ip, _ANYWHERE, f"anywhere (the API server {server} is on loopback; --iface names the interface)"
     )
@@ -70,16 +83,3 @@ async def _with_address(ip: Netlink, link: links.Link) -> Underlay:
     if not usable:
         raise NotYet(f"interface {link.name} has no IPv4 address that other nodes could reach")
     return Underlay(link.index, link.name, usable[0], link.mtu)
-
-
-async def _address_of(server: str) -> IPv4Address:
-    host = urlsplit(server).hostname or ""
-    try:
-        return IPv4Address(host)
-    except ValueError:
-        loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise NotYet(f"cannot find the address of the API server {server}: {error}") from error
-    return IPv4Address(found[0][4][0])

@@ -35,7 +35,7 @@ PREFIX = "flannel.alpha.coreos.com/"
 ROOT = Path(__file__).parents[2]
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
+def until(condition: Callable[[], T], what: str, seconds: float = 10.0, evidence: Callable[[], str] = lambda: "") -> T:
     """The first true answer; a failure names what did not come and what was seen last."""
     deadline = time.monotonic() + seconds
     while True:
@@ -43,7 +43,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = 10.0) -> T:
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:g} s; last seen: {answer!r}")
+            raise AssertionError(f"{what}: not within {seconds:g} s; last seen: {answer!r}\n{evidence()}")
         time.sleep(0.05)
 
 
@@ -127,7 +127,12 @@ class OverlayNode:
         return status
 
     def ready(self) -> "OverlayNode":
-        until(lambda: self.get("/readyz") == "ok", f"{self.name} ready\n{self.text()}", 20)
+        until(
+            lambda: self.get("/readyz") == "ok",
+            f"{self.name} ready",
+            20,
+            lambda: f"{self.get('/readyz')}\n{self.text()}",
+        )
         return self
 
     def get(self, path: str) -> str:
@@ -249,7 +254,7 @@ class World:
                 return False
             return True
 
-        until(up, f"API server\n{(self.home / 'apiserver.log').read_text()}", 30)
+        until(up, "API server", 30, lambda: (self.home / "apiserver.log").read_text())
 
     def api(self, ask: Callable[[Client], Awaitable[T]]) -> T:
         """A conversation with the API server, from the outer namespace."""

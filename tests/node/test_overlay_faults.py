@@ -210,9 +210,9 @@ def test_an_interface_that_is_not_there_is_waited_for(world: World) -> None:
     one, _ = world.nodes
     one.start("--iface=eth7")
     until(lambda: "--iface eth7: there is no such interface" in one.text(), "words", 20)
-    world.wire(one.space, "eth7", "10.200.0.71")
+    world.wire(one.space, "eth7", "10.201.0.71")
     one.ready()
-    assert "from 10.200.0.71" in one.text()
+    assert "from 10.201.0.71" in one.text()
 
 
 def _rules(space: Space) -> str:

@@ -45,3 +45,10 @@ def test_every_action_has_words() -> None:
     steps = [*plan.actions(WANTED, Seen(strays=((7, "old"),))), DropRoute(Route(IPv4Network("10.1.0.0/16"), None))]
     assert all(drift.words(step) for step in steps)
     assert drift.words(CreateDevice(DEVICE)) == "create device flannel.1 (02:00:00:00:00:01, MTU 1450, from 10.200.0.1)"
+
+
+def test_a_crowd_is_summed_up() -> None:
+    steps = [DropRoute(Route(IPv4Network(f"10.{n}.0.0/16"), None)) for n in range(8)]
+    lines = drift.summary([CreateDevice(DEVICE), *steps])
+    assert len(lines) == 7
+    assert lines[-1] == "... and 3 more of the kind, the last: delete route 10.7.0.0/16 via None"
