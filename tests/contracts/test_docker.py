@@ -28,7 +28,7 @@ from kubelet.runtime import (
     StreamOptions,
 )
 from tests import dockerd as daemons
-from tests.contracts.test_runtime import World, network, until
+from tests.contracts.runtime_world import World, network, until
 from tests.dockerd import Dockerd, cgroup_parent  # noqa: F401
 from tests.requirements import requires
 

@@ -1,16 +1,11 @@
-"""The contract of `kubelet.runtime.Runtime`, over the fake and over a real dockerd.
-
-The pod network of these tests is a plugin written here: it numbers sandboxes and puts an address on an interface of the
-sandbox's own, so that nothing outside the sandbox is touched.
-"""
+"""The contract of `kubelet.runtime.Runtime`, over the fake and over a real dockerd."""
 
 import asyncio
-import contextlib
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -22,126 +17,19 @@ from kubelet.runtime import (
     CONTAINER_HASH,
     EVERYTHING,
     Channel,
-    ContainerConfig,
     ContainerState,
     ExecTimeout,
     Hint,
     Mount,
     NetworkUnavailable,
     NotFound,
-    PodIdentity,
-    PodRecord,
-    Runtime,
     RuntimeRefused,
-    SandboxConfig,
     SandboxState,
     StreamOptions,
 )
+from tests.contracts.runtime_world import World, network, until
 from tests.dockerd import IMAGE, Dockerd, cgroup_parent, dockerd  # noqa: F401
 from tests.fakes.runtime import FakeRuntime
-
-PLUGIN = """#!/bin/sh
-set -e
-leases={leases}
-case $CNI_COMMAND in
-ADD)
-    cat > /dev/null
-    [ ! -e {leases}/refuse ] || {{ echo '{{"cniVersion":"1.0.0","code":11,"msg":"try again later"}}'; exit 1; }}
-    n=$(ls $leases | wc -l)
-    while ! mkdir $leases/$n 2>/dev/null; do n=$((n + 1)); done
-    echo $CNI_CONTAINERID > $leases/$n/owner
-    nsenter --net=$CNI_NETNS ip link add $CNI_IFNAME type veth peer name other
-    nsenter --net=$CNI_NETNS ip addr add 10.77.0.$((n + 10))/24 dev $CNI_IFNAME
-    nsenter --net=$CNI_NETNS ip link set $CNI_IFNAME up
-    echo '{{"cniVersion":"1.0.0","interfaces":[{{"name":"eth0","sandbox":"'$CNI_NETNS'"}}],'
-    echo '"ips":[{{"address":"10.77.0.'$((n + 10))'/24","interface":0}}]}}'
-    ;;
-DEL)
-    cat > /dev/null
-    for lease in $leases/*; do
-        [ "$(cat $lease/owner 2>/dev/null)" != $CNI_CONTAINERID ] || rm -r $lease
-    done
-    ;;
-esac
-"""
-
-
-@dataclass
-class World:
-    """A runtime and what a test needs to use it; each pod is torn down afterwards."""
-
-    runtime: Runtime
-    folder: Path
-    cgroups: str = ""
-    other: Callable[[str], Runtime] | None = None  # a kubelet of another node on the same runtime; None: not shared
-    leases: Path | None = None
-    pods: list[PodIdentity] = field(default_factory=list)
-
-    def sandbox(self, name: str = "web", attempt: int = 0, **more: object) -> SandboxConfig:
-        pod = PodIdentity(name, "default", f"{name}-{uuid.uuid4().hex[:8]}")
-        self.pods.append(pod)
-        return SandboxConfig(
-            pod=pod,
-            attempt=attempt,
-            hostname=name,
-            log_directory=str(self.folder / "log" / f"default_{name}_{pod.uid}"),
-            cgroup_parent=f"{self.cgroups}/pod{pod.uid}" if self.cgroups else "",
-            **more,  # type: ignore[arg-type]
-        )
-
-    async def container(self, *command: str, name: str = "main", attempt: int = 0, **more: object) -> ContainerConfig:
-        image = await self.runtime.image_status(IMAGE)
-        assert image is not None
-        return ContainerConfig(
-            name=name,
-            attempt=attempt,
-            image=image.id,
-            command=command,
-            annotations={CONTAINER_HASH: "1a2b3c"},
-            log_path=f"{name}/{attempt}.log",
-            **more,  # type: ignore[arg-type]
-        )
-
-    async def started(self, *command: str, **more: object) -> tuple[SandboxConfig, str, str]:
-        """A running pod of one container: its configuration, sandbox id and container id."""
-        config = self.sandbox()
-        sandbox_id = await self.runtime.run_sandbox(config)
-        container_id = await self.runtime.create_container(sandbox_id, await self.container(*command, **more), config)
-        await self.runtime.start_container(container_id)
-        return config, sandbox_id, container_id
-
-    async def record(self, pod: PodIdentity) -> PodRecord | None:
-        return next((each for each in await self.runtime.list_pods() if each.pod == pod), None)
-
-    async def clean(self) -> None:
-        for record in await self.runtime.list_pods():
-            for container in record.containers:
-                await self.runtime.remove_container(container.id)
-            for sandbox in record.sandboxes:
-                with contextlib.suppress(NetworkUnavailable):
-                    await self.runtime.remove_sandbox(sandbox.id)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 15.0) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while not await condition():
-                await asyncio.sleep(0.02)
-            return
-    raise AssertionError(f"not within {seconds:g} s: {what}")
-
-
-def network(folder: Path) -> tuple[Network, Path]:
-    leases, binaries, configurations = folder / "leases", folder / "bin", folder / "net.d"
-    for each in (leases, binaries, configurations):
-        each.mkdir(parents=True)
-    plugin = binaries / "numbers"
-    plugin.write_text(PLUGIN.format(leases=leases))
-    plugin.chmod(0o755)
-    (configurations / "10-numbers.conflist").write_text(
-        json.dumps({"cniVersion": "1.0.0", "name": "numbers", "plugins": [{"type": "numbers"}]})
-    )
-    return Network(str(configurations), [str(binaries)], str(folder / "cache"), timeout=20), leases
 
 
 @pytest.fixture(params=["fake", "docker"])
