@@ -21,6 +21,7 @@ import msgspec
 
 from controllers.model import Action, Amend, Create, Delete, Tell
 from controllers.plan import progress
+from controllers.plan.conditions import wire
 from controllers.plan.pods import owner_reference
 from controllers.plan.rollout import Limits, Size, first, grown, limits, proportional, shrunk
 from controllers.plan.templates import canonical, template_hash
@@ -352,7 +353,7 @@ def _status(deployment: Deployment, wanted: DeploymentStatus) -> tuple[Action, .
         "readyReplicas": wanted.ready_replicas,
         "availableReplicas": wanted.available_replicas,
         "unavailableReplicas": wanted.unavailable_replicas,
-        "conditions": to_wire(wanted.conditions),
+        "conditions": wire(wanted.conditions),
     }
     if wanted.terminating_replicas is not None:
         body["terminatingReplicas"] = wanted.terminating_replicas

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from controllers.model import Amend, AnyResource
+from controllers.plan.conditions import wire
 from kube.core import Namespace
 from kube.meta import Condition, Typed, to_wire
 from kube.resources import NAMESPACES
@@ -75,12 +76,12 @@ def report(namespace: Namespace, wanted: Sequence[Condition]) -> Amend | None:
     ]
     if not changed:
         return None
-    wire = []
+    written = []
     for condition in changed:
         before = known.get(condition.type)
-        body = to_wire(condition)
+        (body,) = wire([condition])
         if before and before.status == condition.status and before.last_transition_time:
             body["lastTransitionTime"] = to_wire(before.last_transition_time)
-        wire.append(body)
-    patch = {"metadata": {"uid": namespace.metadata.uid}, "status": {"conditions": wire}}
+        written.append(body)
+    patch = {"metadata": {"uid": namespace.metadata.uid}, "status": {"conditions": written}}
     return Amend(NAMESPACES, "", namespace.metadata.name, patch, kind="strategic", subresource="status")

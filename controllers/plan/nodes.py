@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from controllers.model import Action, Amend, Tell
+from controllers.plan.conditions import wire
 from kube import labels
 from kube.core import Node, Pod, Taint
 from kube.events import Reference
@@ -61,7 +62,7 @@ def silent(node: Node, now: datetime) -> tuple[Action, ...]:
     ]
     if not changed:
         return ()
-    body = {"status": {"conditions": to_wire(changed)}}
+    body = {"status": {"conditions": wire(changed)}}
     amend = Amend(NODES, "", node.metadata.name, body, kind="strategic", subresource="status")
     if "Ready" not in {c.type for c in changed}:
         return (amend,)
@@ -78,7 +79,7 @@ def unready_pods(pods: Iterable[Pod], now: datetime) -> tuple[Action, ...]:
         if not any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions):
             continue
         condition = Condition(type="Ready", status="False", reason="NodeNotReady", last_transition_time=now)
-        body = {"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": to_wire([condition])}}
+        body = {"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": wire([condition])}}
         meta = pod.metadata
         actions.append(Amend(PODS, meta.namespace, meta.name, body, kind="strategic", subresource="status"))
         actions.append(Tell(Reference.of(pod, kind="Pod"), "Warning", "NodeNotReady", "Node is not ready"))

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from controllers.model import Amend, Body
+from controllers.plan.conditions import wire
 from controllers.plan.pods import available_in, is_active, is_over, is_ready, owner_reference
 from kube.apps import ReplicaSet, ReplicaSetStatus
 from kube.core import Pod
-from kube.meta import Condition, to_wire
+from kube.meta import Condition
 from kube.resources import REPLICASETS
 from kube.selectors import from_map
 
@@ -143,7 +144,7 @@ def status_patch(replica_set: ReplicaSet, wanted: ReplicaSetStatus) -> Amend | N
         "availableReplicas": wanted.available_replicas,
         "terminatingReplicas": wanted.terminating_replicas,
         "observedGeneration": wanted.observed_generation,
-        "conditions": to_wire(wanted.conditions) or None,
+        "conditions": wire(wanted.conditions) or None,
     }
     meta = replica_set.metadata
     return Amend(
