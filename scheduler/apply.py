@@ -37,7 +37,8 @@ async def carry_out(
         async with slots:
             match decision:
                 case Bind(pod, node):
-                    bound += await _bind(pod, node, client, observed, recorder, failures)
+                    if await _bind(pod, node, client, observed, recorder, failures):
+                        bound += 1  # not `+= await`: that would add to what it was before the wait
                 case Refuse(pod, message):
                     await _refuse(pods[pod.uid], message, client, recorder, failures)
 

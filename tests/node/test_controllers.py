@@ -360,7 +360,7 @@ async def test_both_daemons_end_cleanly_and_hand_over(tmp_path: Path) -> None:
         await complete(client)
         assert "workqueue_depth" in made.controllers.get("/metrics")
         assert (
-            'scheduler_schedule_attempts_total{result="scheduled",profile="default-scheduler"} 3.0'
+            'scheduler_schedule_attempts_total{profile="default-scheduler",result="scheduled"} 3.0'
             in made.scheduler.get("/metrics")
         )
         assert made.controllers.end() == 0
