@@ -4,12 +4,15 @@ upstream's flags.
 ignored.
 """
 
+import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 
 from kube import settings
+from kube.errors import UsageError
 from kube.settings import Duration, Option
 
 API_VERSION = "kubelet.config.k8s.io/v1beta1"
@@ -100,7 +103,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(argv: Sequence[str]) -> Config:
-    return settings.load(
+    """Raises UsageError naming the flag or key and the remedy."""
+    config = settings.load(
         Config,
         argv,
         prog="wherry-kubelet",
@@ -108,3 +112,35 @@ def load(argv: Sequence[str]) -> Config:
         api_version=API_VERSION,
         document_kind=KIND,
     )
+    check(config)
+    return config
+
+
+_TAINT = re.compile(r"[^=:,\s]+(=[^=:,\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)")
+
+
+def check(config: Config) -> None:
+    """What types cannot say."""
+    if config.node_ip:
+        try:
+            ipaddress.ip_address(config.node_ip)
+        except ValueError as error:
+            raise UsageError(f"--node-ip: {config.node_ip!r} is not an IP address") from error
+    for taint in config.register_with_taints:
+        if isinstance(taint, str) and not _TAINT.fullmatch(taint):
+            raise UsageError(
+                f"--register-with-taints: {taint!r}: write key=value:effect with effect NoSchedule, PreferNoSchedule "
+                "or NoExecute"
+            )
+    for flag, path in (("--root-dir", config.root_dir), ("podLogsDir", config.pod_logs_dir)):
+        if not path.startswith("/"):
+            raise UsageError(f"{flag}: {path!r}: an absolute path is needed, containers' mounts come from there")
+    if not config.cgroup_root.startswith("/") or ".." in config.cgroup_root.split("/"):
+        raise UsageError(f"--cgroup-root: {config.cgroup_root!r}: write it from the root of the cgroup tree, like /")
+    if config.max_pods < 1:
+        raise UsageError(f"--max-pods: {config.max_pods}: a node carries at least one pod")
+    if config.node_lease_duration_seconds < 4:
+        raise UsageError(f"nodeLeaseDurationSeconds: {config.node_lease_duration_seconds}: at least 4, default 40")
+    longest = config.crash_loop_back_off.max_container_restart_period
+    if not 1 <= longest <= 300:
+        raise UsageError(f"crashLoopBackOff.maxContainerRestartPeriod: {longest:g}s: between 1s and 300s")

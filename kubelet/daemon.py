@@ -78,6 +78,10 @@ def runtime_of(config: Config, name: str, observe: Callable[[str, float, bool], 
 
 def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Place:
     whole = node.capacity(facts, config.max_pods)
+    try:
+        left = node.allocatable(whole, config.kube_reserved, config.system_reserved)
+    except ValueError as error:
+        raise UsageError(f"kubeReserved, systemReserved: {error}; write amounts like 100m or 256Mi") from error
     return Place(
         root=config.root_dir,
         logs=config.pod_logs_dir,
@@ -87,7 +91,7 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
         resolv_conf=config.resolv_conf,
         host_ips=ips,
         memory=facts.memory,
-        allocatable=node.allocatable(whole, config.kube_reserved, config.system_reserved),
+        allocatable=left,
     )
 
 

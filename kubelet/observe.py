@@ -64,6 +64,10 @@ class RuntimeView:
         record = self._records.get(uid)
         return record.pod if record else None
 
+    def forget(self, uid: str) -> None:
+        """The pod was removed from the runtime; should something of it be there after all, the next look tells."""
+        self._records.pop(uid, None)
+
     async def relist(self, looking_at: str = "") -> None:
         """Look at everything, in a look that begins after this call."""
         ticket = self._begun

@@ -423,6 +423,7 @@ class Workers:
         for action in plan.removal_actions(seen):
             await self._deeds.tidy(action)
         await self._deeds.erase(life.uid, life.pod, identity)
+        self._view.forget(life.uid)
         self._publisher.forget(life.uid)
         self._probes.forget(life.uid)
         del self._lives[life.uid]

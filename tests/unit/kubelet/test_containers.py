@@ -1,0 +1,115 @@
+import pytest
+
+from kube.core import (
+    Capabilities,
+    Container,
+    EmptyDirVolumeSource,
+    Pod,
+    PodSecurityContext,
+    PodSpec,
+    SeccompProfile,
+    SecurityContext,
+    Volume,
+    VolumeMount,
+)
+from kube.errors import Invalid
+from kube.meta import ObjectMeta
+from kubelet import containers
+from kubelet.containers import Furniture
+from kubelet.model import StartContainer
+from kubelet.runtime import ContainerConfig, Image
+
+FURNITURE = Furniture(
+    volumes={"v": "/host/v"},
+    hosts="/k/hosts",
+    resolver="/k/resolv",
+    hostname="/k/name",
+    termination="/k/t",
+    memory=1 << 33,
+)
+
+
+def configured(container: Container, *, image: Image = Image(id="sha256:1"), **spec: object) -> ContainerConfig:  # noqa: B008
+    volumes = (Volume(name="v", empty_dir=EmptyDirVolumeSource()),)
+    pod = Pod(metadata=ObjectMeta(name="p", namespace="d", uid="u"), spec=PodSpec(volumes=volumes, **spec))  # type: ignore[arg-type]
+    return containers.container_config(pod, StartContainer(container, "s", 2), image, {"A": "1"}, FURNITURE)
+
+
+def test_identity_log_and_furniture() -> None:
+    config = configured(Container(name="a", args=("$(A)",)))
+    assert (config.attempt, config.log_path, config.args) == (2, "a/2.log", ("1",))
+    assert {m.container_path: m.host_path for m in config.mounts} == {
+        "/etc/hosts": "/k/hosts",
+        "/etc/resolv.conf": "/k/resolv",
+        "/etc/hostname": "/k/name",
+        "/dev/termination-log": "/k/t",
+    }
+
+
+def test_a_container_that_mounts_etc_hosts_itself_gets_its_own() -> None:
+    mount = VolumeMount(name="v", mount_path="/etc/hosts")
+    config = configured(Container(name="a", volume_mounts=(mount,)))
+    assert [m.host_path for m in config.mounts if m.container_path == "/etc/hosts"] == ["/host/v"]
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        (VolumeMount(name="v", mount_path="/x", sub_path="y"), "subPath is not supported"),
+        (VolumeMount(name="w", mount_path="/x"), "not among the pod's volumes"),
+        (VolumeMount(name="v", mount_path="/x", mount_propagation="Bidirectional"), "privileged"),
+    ],
+)
+def test_mounts_that_cannot_be(mount: VolumeMount, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        configured(Container(name="a", volume_mounts=(mount,)))
+
+
+def test_the_containers_security_context_wins_over_the_pods() -> None:
+    whole = PodSecurityContext(run_as_user=1, run_as_group=2, supplemental_groups=(5,), fs_group=6)
+    own = SecurityContext(
+        run_as_user=3,
+        allow_privilege_escalation=False,
+        read_only_root_filesystem=True,
+        capabilities=Capabilities(add=("CAP_NET_ADMIN",), drop=("ALL",)),
+        seccomp_profile=SeccompProfile(type="RuntimeDefault"),
+    )
+    found = configured(Container(name="a", security_context=own), security_context=whole).security
+    assert (found.run_as_user, found.run_as_group, found.supplemental_groups) == ("3", 2, (5, 6))
+    assert (found.no_new_privileges, found.read_only_root, found.seccomp_unconfined) == (True, True, False)
+    assert (found.add_capabilities, found.drop_capabilities) == (("NET_ADMIN",), ("ALL",))
+
+
+@pytest.mark.parametrize(
+    ("user", "image_user", "words"),
+    [
+        (0, "", "runAsUser breaks non-root policy"),
+        (None, "", "image will run as root"),
+        (None, "0:0", "image will run as root"),
+        (None, "nobody", r"non-numeric user \(nobody\)"),
+        (None, "1000:1000", ""),
+        (7, "", ""),
+    ],
+)
+def test_run_as_non_root(user: int | None, image_user: str, words: str) -> None:
+    context = SecurityContext(run_as_non_root=True, run_as_user=user)
+    container = Container(name="a", security_context=context)
+    if words:
+        with pytest.raises(Invalid, match=words):
+            configured(container, image=Image(id="i", user=image_user))
+    else:
+        configured(container, image=Image(id="i", user=image_user))
+
+
+def test_the_tail_of_either_kind_of_log(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "log"
+    path.write_text('{"log":"one\\n","stream":"stdout"}\n{"log":"two\\n","stream":"stderr"}\n')
+    assert containers.log_tail(str(path)) == "one\ntwo\n"
+    path.write_text(
+        "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr P tw\n2026-01-01T00:00:00Z stderr F o\n"
+    )
+    assert containers.log_tail(str(path)) == "one\ntwo\n"
+    assert containers.log_tail(str(path), lines=1) == "o\n"
+    assert containers.log_tail(str(path) + "absent") == ""
