@@ -69,6 +69,7 @@ def runtime_of(config: Config, name: str, observe: Callable[[str, float, bool], 
     options = DockerOptions(
         socket_path=path,
         node=name,
+        root=config.root_dir,
         pause_image=config.pod_infra_container_image,
         logs=LogLimits(size=size, files=config.container_log_max_files),
         timeout=config.runtime_request_timeout,
@@ -310,6 +311,9 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             checks=checks,
             routes={
                 "/metrics": serving.metrics(metrics.registry),
+                **server.container_metrics(
+                    lambda: wiring.view.records, config.cgroup_root, config.pod_infra_container_image
+                ),
                 "/configz": serving.json(lambda: {"kubeletconfig": settings.render(config)}),
             },
         )

@@ -47,8 +47,10 @@ RESTART_COUNT = "io.kubernetes.container.restartCount"
 TERMINATION_MESSAGE_PATH = "io.kubernetes.container.terminationMessagePath"
 TERMINATION_MESSAGE_POLICY = "io.kubernetes.container.terminationMessagePolicy"
 POD_TERMINATION_GRACE_PERIOD = "io.kubernetes.pod.terminationGracePeriod"
-# Ours: several kubelets may share one dockerd (a lab does).
+# Ours: several kubelets may share one dockerd, nodes of one lab and of another with the same names; a kubelet's root
+# directory is its own.
 NODE = "io.wherry.node"
+ROOT = "io.wherry.root"
 
 
 class RuntimeUnavailable(Retry):

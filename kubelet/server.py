@@ -15,9 +15,10 @@ for everybody else. (Upstream: pkg/kubelet/server/server.go.)
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,9 +32,14 @@ from kube.errors import UsageError
 from kube.meta import to_wire
 from kubelet import logs
 from kubelet.runtime import (
+    CONTAINER_NAME,
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
     ContainerState,
     ExecTimeout,
     NotFound,
+    PodRecord,
     Runtime,
     RuntimeRefused,
     RuntimeUnavailable,
@@ -41,6 +47,8 @@ from kubelet.runtime import (
     StreamOptions,
 )
 from kubelet.streams import PROTOCOLS, Conversation, Dialect
+from metrics import exposition
+from metrics.collector import Collector, Identity, identity
 
 Handler = serving.Handler
 
@@ -118,6 +126,40 @@ def may(user: User, path: str) -> bool:
     if user.name == _API_SERVER or user.groups & _ADMINISTRATORS:
         return True
     return path in ("/healthz", "/healthz/ping") or path.startswith(("/metrics", "/stats/summary"))
+
+
+def container_metrics(
+    records: Callable[[], Iterable[PodRecord]], cgroup_root: str, pause_image: str
+) -> dict[str, Handler]:
+    """GET /metrics/cadvisor and /metrics/resource: the containers of `records`, read from the tree below `cgroup_root`."""
+
+    def known() -> dict[str, Identity]:
+        found = {}
+        for record in list(records()):
+            pod = record.pod
+            labels = {POD_NAME: pod.name, POD_NAMESPACE: pod.namespace, POD_UID: pod.uid}
+            for each in record.sandboxes:
+                started = each.created_at.timestamp()
+                found[each.id] = identity(each.id, each.id, pause_image, {**labels, CONTAINER_NAME: "POD"}, started)
+            for one in record.containers:
+                started = one.created_at.timestamp()
+                found[one.id] = identity(one.id, one.id, one.image, {**labels, CONTAINER_NAME: one.name}, started)
+        return found
+
+    collector = Collector(known, cgroup_root)
+    root = "/" + cgroup_root.strip("/")
+
+    def page(render: Callable[[], str]) -> Handler:
+        async def answer(_request: web.Request) -> web.Response:
+            text = await asyncio.to_thread(render)
+            return web.Response(body=text.encode(), headers={"Content-Type": exposition.CONTENT_TYPE})
+
+        return answer
+
+    return {
+        "/metrics/cadvisor": page(lambda: exposition.cadvisor(collector.snapshot())),
+        "/metrics/resource": page(lambda: exposition.resource(collector.snapshot(), root)),
+    }
 
 
 class Server:

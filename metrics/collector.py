@@ -18,6 +18,9 @@ from linux.cgroup.tree import Hierarchies, hierarchies
 from linux.cgroup.usage import Usage, text
 from metrics import observe
 from metrics.model import Identity, Machine, Sample, Snapshot
+from metrics.observe import identity
+
+__all__ = ["Collector", "Identity", "identity"]  # what the kubelet needs to serve its own containers
 
 _CONTAINER = re.compile(r"(?:.*[-/])?([0-9a-f]{64})(?:\.scope)?$")
 _POD = re.compile(r"(?:kubepods-(?:\w+-)?)?pod([0-9a-f_-]{32,36})(?:\.slice)?$")

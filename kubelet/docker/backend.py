@@ -1,6 +1,6 @@
 """DockerRuntime: `kubelet.runtime.Runtime` on a dockerd.
 
-The node's label is on everything made and in every question asked, so several kubelets can share one dockerd.
+The kubelet's labels are on everything made and in every question asked, so several kubelets can share one dockerd.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ PING = 3.0  # seconds dockerd may take to say that it lives
 class DockerOptions:
     socket_path: str
     node: str
+    root: str = ""  # the kubelet's root directory: tells its containers from a namesake's
     pause_image: str = pause.PAUSE_IMAGE
     host_network: bool | None = None  # whether dockerd's host network is this node's; None: find out
     logs: spec.LogLimits = field(default_factory=spec.LogLimits)
@@ -67,7 +68,8 @@ class DockerRuntime:
         self._engine = Engine(options.socket_path, timeout=options.timeout, observe=observe)
         self._wire = Wire(options.socket_path, silence=options.timeout)
         self._hints = Hints(self._wire)
-        self._containers = Containers(self._engine, Exits(self._hints.exited), options.node)
+        self._owner = spec.Owner(options.node, options.root)
+        self._containers = Containers(self._engine, Exits(self._hints.exited), self._owner)
         self._sandboxes = Sandboxes(
             self._containers, network, pause_image=options.pause_image, host_network=options.host_network
         )
@@ -186,7 +188,7 @@ class DockerRuntime:
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
         user = await self._user(config)
-        body = spec.container_body(config, sandbox, sandbox_id, self._options.node, self._options.logs, user)
+        body = spec.container_body(config, sandbox, sandbox_id, self._owner, self._options.logs, user)
         subject, settings, path = f"{sandbox.pod.name}/{config.name}", body["HostConfig"], self._options.socket_path
         wanted = settings["OomScoreAdj"]
         if wanted < 0:

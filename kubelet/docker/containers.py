@@ -19,7 +19,8 @@ from docker.api.client import APIClient
 from kubelet.docker import spec
 from kubelet.docker.engine import Conflict, Engine
 from kubelet.docker.exits import Exits
-from kubelet.runtime import NODE, ContainerState, NotFound, RuntimeRefused, RuntimeUnavailable
+from kubelet.docker.spec import Owner
+from kubelet.runtime import ContainerState, NotFound, RuntimeRefused, RuntimeUnavailable
 
 T = TypeVar("T")
 
@@ -29,10 +30,10 @@ _SETTLE = (0.005, 0.01, 0.02, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 2.0, 4.0)
 
 
 class Containers:
-    def __init__(self, engine: Engine, exits: Exits, node: str) -> None:
+    def __init__(self, engine: Engine, exits: Exits, owner: Owner) -> None:
         self.engine = engine
         self.exits = exits
-        self.node = node
+        self.owner = owner
 
     async def create(self, operation: str, subject: str, body: dict[str, Any], name: str) -> str:
         """Its id. NotFound names a missing image; a container of that name that never started is replaced."""
@@ -65,7 +66,7 @@ class Containers:
 
     async def list(self, operation: str, *labels: str) -> list[dict[str, Any]]:
         """This node's containers in all states that carry `labels` ("key" or "key=value")."""
-        filters = {"label": [f"{NODE}={self.node}", *labels]}
+        filters = {"label": [*self.owner.filters, *labels]}
 
         def rows(client: APIClient) -> list[dict[str, Any]]:
             return list(client.containers(all=True, filters=filters))

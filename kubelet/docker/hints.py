@@ -15,8 +15,9 @@ from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kubelet.docker import spec
 from kubelet.docker.containers import Containers
 from kubelet.docker.sandboxes import Sandboxes
+from kubelet.docker.spec import Owner
 from kubelet.docker.wire import Wire
-from kubelet.runtime import EVERYTHING, NODE, Hint, NotFound, RuntimeUnavailable
+from kubelet.runtime import EVERYTHING, Hint, NotFound, RuntimeUnavailable
 
 SWEEP = 60.0
 _TELLING = frozenset({"create", "start", "die", "oom", "destroy"})
@@ -79,14 +80,14 @@ class Hints:
 
         patient = Backoff(first=0.5, most=5.0)
         async with asyncio.TaskGroup() as group:
-            group.create_task(forever(lambda: self._follow(containers.node), Wake(), resync=1.0, backoff=patient))
+            group.create_task(forever(lambda: self._follow(containers.owner), Wake(), resync=1.0, backoff=patient))
             group.create_task(by_key(settle, self._ended, workers=8, name="exit of container"))
             group.create_task(by_key(adopt, self._strangers, workers=2, name="container"))
             group.create_task(forever(sandboxes.sweep, self._sweep, resync=SWEEP, min_interval=1.0))
 
-    async def _follow(self, node: str) -> float:
+    async def _follow(self, owner: Owner) -> float:
         try:
-            async for event in self._wire.events(f"{NODE}={node}"):
+            async for event in self._wire.events(owner.filters):
                 if event is None:
                     self._flowing = True
                     self._say(EVERYTHING)

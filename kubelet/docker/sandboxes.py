@@ -44,7 +44,7 @@ class Sandboxes:
         engine, pod = self._containers.engine, config.pod
         what = f"{pod.namespace}/{pod.name}"
         score = await engine.call(_RUN, what, lambda _: host.oom_score(spec.SANDBOX_OOM_SCORE, engine.socket_path))
-        body = spec.sandbox_body(config, self._containers.node, self._pause_image, score)
+        body = spec.sandbox_body(config, self._containers.owner, self._pause_image, score)
         name = spec.sandbox_name(pod, config.attempt)
         try:
             identity = await self._containers.create(_RUN, what, body, name)

@@ -26,6 +26,7 @@ from kubelet.runtime import (
     POD_NAMESPACE,
     POD_UID,
     RESTART_COUNT,
+    ROOT,
     ContainerConfig,
     ContainerRecord,
     ContainerState,
@@ -67,12 +68,28 @@ def container_name(name: str, pod: PodIdentity, attempt: int) -> str:
     return f"k8s_{name}_{pod.name}_{pod.namespace}_{pod.uid}_{attempt}"
 
 
-def _identity(pod: PodIdentity, node: str, attempt: int) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Which kubelet a container belongs to: its node's name, and its root directory on this machine."""
+
+    node: str
+    root: str = ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {NODE: self.node} | ({ROOT: self.root} if self.root else {})
+
+    @property
+    def filters(self) -> list[str]:
+        return [f"{key}={value}" for key, value in self.labels.items()]
+
+
+def _identity(pod: PodIdentity, owner: Owner, attempt: int) -> dict[str, str]:
     return {
         POD_NAME: pod.name,
         POD_NAMESPACE: pod.namespace,
         POD_UID: pod.uid,
-        NODE: node,
+        **owner.labels,
         ATTEMPT: str(attempt),
     }
 
@@ -87,10 +104,10 @@ def annotations_of(labels: Mapping[str, str]) -> dict[str, str]:
     return {key.removeprefix(_NOTES): value for key, value in labels.items() if key.startswith(_NOTES)}
 
 
-def sandbox_body(config: SandboxConfig, node: str, image: str, oom_score: int) -> dict[str, Any]:
+def sandbox_body(config: SandboxConfig, owner: Owner, image: str, oom_score: int) -> dict[str, Any]:
     labels = {
         **_own(config.labels, config.annotations),
-        **_identity(config.pod, node, config.attempt),
+        **_identity(config.pod, owner, config.attempt),
         CONTAINER_NAME: "POD",
         TYPE: SANDBOX,
         NETWORK: "host" if config.host_network else "pod",
@@ -123,13 +140,13 @@ def sandbox_body(config: SandboxConfig, node: str, image: str, oom_score: int) -
 
 
 def container_body(
-    config: ContainerConfig, sandbox: SandboxConfig, sandbox_id: str, node: str, logs: LogLimits, user: str
+    config: ContainerConfig, sandbox: SandboxConfig, sandbox_id: str, owner: Owner, logs: LogLimits, user: str
 ) -> dict[str, Any]:
     """`user` as "uid[:gid]"; the caller has asked the image where the configuration leaves it open."""
     labels = {
         **_own(config.labels, config.annotations),
         **{key: value for key, value in config.annotations.items() if key.startswith("io.kubernetes.")},
-        **_identity(sandbox.pod, node, config.attempt),
+        **_identity(sandbox.pod, owner, config.attempt),
         CONTAINER_NAME: config.name,
         TYPE: CONTAINER,
         SANDBOX_ID: sandbox_id,

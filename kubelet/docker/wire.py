@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,9 +67,9 @@ class Wire:
         except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
             raise RuntimeUnavailable(f"docker: {self._path}: {_words(error)}") from error
 
-    async def events(self, label: str) -> AsyncIterator[dict[str, Any] | None]:
+    async def events(self, labels: Sequence[str]) -> AsyncIterator[dict[str, Any] | None]:
         """None once connected, then container events as they happen; ends or raises RuntimeUnavailable with the stream."""
-        filters = json.dumps({"type": ["container"], "label": [label]})
+        filters = json.dumps({"type": ["container"], "label": list(labels)})
         forever = aiohttp.ClientTimeout(total=None, sock_connect=10)
         try:
             async with self._opened().get("/events", params={"filters": filters}, timeout=forever) as response:

@@ -30,7 +30,7 @@ def until(what: Callable[[], T], accept: Callable[[T], bool] = bool, *, seconds:
         seen = what()
         if accept(seen):
             return seen
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s; last seen: {seen!r}"
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s; last seen: {repr(seen)[:1500]}"
         time.sleep(pause)
 
 
