@@ -2,11 +2,15 @@
 
 The own one runs in the lab's outer namespace with no bridge and no iptables (pods get their network from CNI), and with its
 own data, exec root and socket, so it shares nothing with a dockerd that may be installed.
+
+    python -m lab.dockerd STATE_DIRECTORY     becomes that dockerd, once no stale pid file is in its way
 """
 
+import contextlib
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 from kube.errors import UsageError
@@ -45,6 +49,7 @@ def own_endpoint(state: str) -> str:
 
 
 def own_argv(state: str) -> tuple[str, ...]:
+    """dockerd and its options; raises UsageError where there is no dockerd."""
     program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin:/sbin")
     if not program:
         raise UsageError(
@@ -65,3 +70,27 @@ def own_argv(state: str) -> tuple[str, ...]:
         "--exec-opt=native.cgroupdriver=cgroupfs",
         "--log-level=warn",
     )
+
+
+def forget_dead(pid_file: Path) -> None:
+    """Remove the pid file of a process that is gone or a zombie. A dockerd that was killed takes its containerd along, which
+    stays a zombie where PID 1 reaps nobody; the next dockerd takes it for alive, waits 15 s for it and gives up."""
+    with contextlib.suppress(OSError):
+        pid, state = pid_file.read_text().strip(), "gone"
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state in ("gone", "Z", "X"):
+            pid_file.unlink()
+
+
+def main() -> None:
+    state = sys.argv[1]
+    home = Path(state, "docker")
+    for pid_file in (home / "dockerd.pid", home / "exec" / "containerd" / "containerd.pid"):
+        forget_dead(pid_file)
+    argv = own_argv(state)
+    os.execv(argv[0], argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -277,7 +277,7 @@ def stop_node(state: str, node: str) -> int:
     with screen.step(f"cutting {node}'s power: link down, daemons and containers killed"):
         _link(made, node, "down")
         supervisor.ask(state, {"order": "stop", "node": node})
-        remains.kill_containers(made.lab.docker, found.state)
+        remains.kill_containers(made.lab.docker, found.cgroup)
     return 0
 
 

@@ -8,7 +8,6 @@ answers the Pod range itself with `unreachable`, behind the overlay's more speci
 import json
 from typing import Any
 
-from lab import dockerd
 from lab.model import (
     API_PORT,
     BRIDGE_ADDRESS,
@@ -98,7 +97,9 @@ def _python(lab: Lab, module: str, *arguments: str) -> tuple[str, ...]:
 def _outer_daemons(lab: Lab) -> list[Daemon]:
     found: list[Daemon] = []
     if lab.own_docker:
-        found.append(Daemon("dockerd", "", lab.outer, dockerd.own_argv(lab.state), f"{lab.state}/log/dockerd.log"))
+        found.append(
+            Daemon("dockerd", "", lab.outer, _python(lab, "lab.dockerd", lab.state), f"{lab.state}/log/dockerd.log")
+        )
     if lab.prometheus:
         argv = (
             lab.prometheus,

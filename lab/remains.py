@@ -1,7 +1,7 @@
 """Taking down what a lab left: processes, containers, mounts, cgroups, namespaces, files.
 
-Nothing here trusts a file: processes are found by their namespace and their cgroup, containers by the label with their
-kubelet's root directory, mounts by their path, cgroups by theirs. Each step is harmless when there is nothing to do.
+Nothing here trusts a file: processes are found by their namespace and their cgroup, containers by their cgroup's parent,
+mounts by their path, cgroups by theirs. Each step is harmless when there is nothing to do.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from kube.errors import UsageError
 from lab import dockerd, network, supervisor
 from linux import mounts
 
-_ROOT_LABEL = "io.wherry.root"
+_LABEL = "io.wherry.node"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -30,7 +30,7 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
     for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering()} - {None}:
         assert endpoint
         if dockerd.answers(endpoint):
-            remove_containers(endpoint, state)
+            remove_containers(endpoint, f"/wherry/{name}")
     supervisor.ask(state, {"order": "down"})
     network.end(names)
     _kill_cgroups(name)
@@ -39,36 +39,40 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
     network.unmake(name)
 
 
-def remove_containers(docker: str, state: str) -> None:
-    """Remove every container whose kubelet keeps its files below `state`."""
-    for client, container in _containers(docker, state):
-        with contextlib.suppress(_not_found()):
+def remove_containers(docker: str, cgroup: str) -> None:
+    """Remove every container that runs, or ran, below a cgroup: a lab's (/wherry/<lab>) or a node's."""
+    for client, container in _containers(docker, cgroup):
+        with contextlib.suppress(_refused()):
             client.remove_container(container["Id"], force=True, v=True)
 
 
-def kill_containers(docker: str, state: str) -> None:
-    """Kill every running container whose kubelet keeps its files below `state`, as a power cut would."""
-    for client, container in _containers(docker, state):
-        if container["State"] == "running":
-            with contextlib.suppress(_not_found()):
+def kill_containers(docker: str, cgroup: str) -> None:
+    """Kill every running container below a cgroup, as a power cut would."""
+    for client, container in _containers(docker, cgroup):
+        if container["State"]["Running"]:
+            with contextlib.suppress(_refused()):
                 client.kill(container["Id"])
 
 
-def _not_found() -> type[Exception]:
+def _refused() -> type[Exception]:
     import docker.errors
 
     found: type[Exception] = docker.errors.APIError
     return found
 
 
-def _containers(endpoint: str, state: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _containers(endpoint: str, cgroup: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The client, and what `docker inspect` says. Labels name the node, and another lab on the same dockerd has a node of
+    that name; the cgroup's parent is this lab's alone."""
     import docker
 
     client = docker.APIClient(base_url=endpoint, timeout=60)
     try:
-        for container in client.containers(all=True, filters={"label": _ROOT_LABEL}):
-            if container["Labels"][_ROOT_LABEL].startswith(f"{state}/"):
-                yield client, container
+        for row in client.containers(all=True, filters={"label": _LABEL}):
+            with contextlib.suppress(_refused()):
+                container = client.inspect_container(row["Id"])
+                if container["HostConfig"]["CgroupParent"].startswith(f"{cgroup}/"):
+                    yield client, container
     finally:
         client.close()
 
