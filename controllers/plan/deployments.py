@@ -272,7 +272,9 @@ def _size(replica_set: ReplicaSet) -> Size:
         replica_set.metadata.name,
         replica_set.spec.replicas or 0,
         replica_set.status.available_replicas,
-        int(allowed) if allowed.isdigit() else 0,
+        actual=replica_set.status.replicas,
+        allowed=int(allowed) if allowed.isdigit() else 0,
+        observed=replica_set.status.observed_generation >= replica_set.metadata.generation,
     )
 
 

@@ -14,13 +14,15 @@ from math import ceil, floor
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One ReplicaSet: how many pods are asked for (`spec`) and available. `allowed` is the `max-replicas` that it was last
-    scaled under, 0 when unknown."""
+    """One ReplicaSet: how many pods are asked for (`spec`), there (`actual`) and available. `allowed` is the `max-replicas`
+    that it was last scaled under, 0 when unknown. `observed` says that its status answers to its present spec."""
 
     name: str
     spec: int
     available: int
+    actual: int = 0
     allowed: int = 0
+    observed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,15 @@ def limits(replicas: int, surge: int | str | None, unavailable: int | str | None
 
 
 def grown(new: Size, old: Sequence[Size], bounds: Limits) -> int:
-    """How many pods to ask of the new set now; a set that is too large shrinks at once."""
+    """How many pods to ask of the new set now; a set that is too large shrinks at once.
+
+    Upstream counts what is asked for, and so overshoots its surge for as long as old pods that are no longer asked for
+    are still there. Here they count until their set says that they are gone."""
     if new.spec > bounds.replicas:
         return bounds.replicas
-    room = bounds.most - new.spec - sum(s.spec for s in old)
+    if not all(s.observed for s in old):
+        return new.spec
+    room = bounds.most - new.spec - sum(max(s.spec, s.actual) for s in old)
     return new.spec + max(0, min(room, bounds.replicas - new.spec))
 
 
@@ -92,7 +99,7 @@ def shrunk(new: Size, old: Sequence[Size], bounds: Limits) -> dict[str, int]:
 
 def proportional(sets: Sequence[Size], bounds: Limits, status_replicas: int) -> dict[str, int]:
     """A Deployment was scaled in the midst of a rollout: each set takes its share of the difference, and what rounding
-    leaves goes to the largest. `sets` come in the order in which they are served (newest first among equals when growing,
+    leaves goes to the largest (of what must go, as much as it has). `sets` come in the order in which they are served (newest first among equals when growing,
     oldest first when shrinking)."""
     most = bounds.most if bounds.replicas > 0 else 0
     difference = most - sum(s.spec for s in sets)
@@ -103,8 +110,11 @@ def proportional(sets: Sequence[Size], bounds: Limits, status_replicas: int) -> 
         share = _share(s, bounds, status_replicas, difference - given, difference) if difference else 0
         sizes[s.name] = s.spec + share
         given += share
-    if order and difference:
-        sizes[order[0].name] = max(0, sizes[order[0].name] + difference - given)
+    left = difference - given
+    for s in order:
+        change = max(left, -sizes[s.name])
+        sizes[s.name] += change
+        left -= change
     return sizes
 
 
