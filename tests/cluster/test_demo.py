@@ -87,7 +87,7 @@ def test_a_stopped_nodes_pods_run_elsewhere_and_the_node_comes_back(demo: Lab) -
         demo.wherry("start", "node3")
     until(lambda: ready(demo.get("node", "node3")), seconds=60)
     # What ran there is gone for good, and new pods may run there again.
-    until(lambda: [p for p in demo.get("pods", "-l", "app=hello")["items"]], lambda pods: len(pods) == 3, seconds=60)
+    until(lambda: list(demo.get("pods", "-l", "app=hello")["items"]), lambda pods: len(pods) == 3, seconds=60)
     victim = demo.pods("app=hello")[0]["metadata"]["name"]
     demo.kubectl("delete", "pod", victim)
     until(

@@ -21,7 +21,10 @@ spec:
   containers:
     - name: main
       image: wherry.local/demo:1
-      command: ["/bin/sh", "-c", "trap 'exit 0' TERM; echo started; i=0; while true; do echo line $i; i=$((i+1)); sleep 0.2 & wait; done"]
+      command:
+        - /bin/sh
+        - -c
+        - "trap 'exit 0' TERM; echo started; i=0; while true; do echo line $i; i=$((i+1)); sleep 0.2 & wait; done"
 """
 
 
@@ -123,18 +126,16 @@ def test_scale_and_watch(demo: Lab, program: str) -> None:
 
 
 def test_exec(demo: Lab, program: str) -> None:
-    """WebSocket only for now: kubectl speaks it by itself from 1.31 on, in 1.30 when asked to."""
-    if int(version(program) or 0) < 30:
-        pytest.skip("kubectl before 1.30 speaks SPDY only, which comes with the kubelet's streaming")
+    """Over WebSocket, which kubectl speaks from 1.30 on; an older one is told so in one line."""
     pod = demo.pods("app=hello")[0]["metadata"]["name"]
+    if int(version(program) or 0) < 30:
+        said = demo.kubectl("exec", pod, "--", "echo", "hi", program=program, check=False)
+        assert "use kubectl 1.30 or newer" in said
+        return
     assert demo.kubectl("exec", pod, "--", "echo", "hi", program=program) == "hi\n"
     assert demo.kubectl("exec", "-i", pod, "--", "cat", stdin="through\n", program=program) == "through\n"
-    done = subprocess.run(
-        [program, "--kubeconfig", demo.kubeconfig, "exec", pod, "--", "sh", "-c", "exit 7"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    argv = [program, "--kubeconfig", demo.kubeconfig, "exec", pod, "--", "sh", "-c", "exit 7"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
 
 

@@ -8,6 +8,9 @@ from kubernetes.stream import stream
 
 from tests.cluster.conftest import Lab, until
 
+# Its WebSocket client leaves closing its socket to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+
 
 @pytest.fixture
 def api(demo: Lab) -> Iterator[client.ApiClient]:
