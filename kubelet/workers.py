@@ -181,6 +181,12 @@ class Workers:
     def _advance(self, life: Life) -> None:
         """SYNC ends when the pod is to be deleted, was forgotten by the API, or has ended."""
         pod = self._source.get(life.uid)
+        if pod is not None and pod.status.phase in TERMINAL and life.status.phase not in TERMINAL:
+            # Someone else ended it (the pod garbage collector does); a terminal phase is final whoever wrote it.
+            ended = pod.status
+            life.status = msgspec.structs.replace(
+                life.status, phase=ended.phase, reason=ended.reason, message=ended.message
+            )
         if life.stage is Stage.SYNC and (
             pod is None or pod.metadata.deletion_timestamp is not None or life.status.phase in TERMINAL
         ):

@@ -160,11 +160,11 @@ async def eventually(condition: Callable[[], Any], what: str, seconds: float = 1
 
 
 @asynccontextmanager
-async def rig(folder: Path) -> AsyncIterator[Rig]:
+async def rig(folder: Path, runtime: FakeRuntime | None = None) -> AsyncIterator[Rig]:
     (folder / "resolv.conf").write_text("nameserver 9.9.9.9\n")
     (folder / "api").mkdir()
     async with api(folder / "api") as connection, Client(connection) as client, asyncio.TaskGroup() as group:
-        made = Rig(connection, client, FakeRuntime(), folder, group)
+        made = Rig(connection, client, runtime or FakeRuntime(), folder, group)
         await made.start()
         try:
             yield made

@@ -7,6 +7,7 @@ from kube.client import Patch
 from kube.resources import CONFIGMAPS, LEASES, NODES, PODS, SECRETS
 from kubelet.runtime import ContainerState, ExecResult
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, rig, waiting
+from tests.fakes.runtime import FakeRuntime
 
 
 def with_a_node(test: Callable[[Rig], Awaitable[None]]) -> Callable[[Path], Awaitable[None]]:
@@ -366,3 +367,29 @@ async def test_what_this_kubelet_cannot_do_is_said_in_words(node: Rig) -> None:
     state = pod.status.container_statuses[0].state.waiting
     assert state is not None
     assert "subPath is not supported" in state.message
+
+
+async def test_host_network_where_there_is_none_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    async with rig(tmp_path, FakeRuntime(host_network=False)) as node:
+        await node.create(hostNetwork=True)
+        event = await node.until_event("FailedCreatePodSandBox")
+        assert "--runtime containerd" in event.message
+        pod = await node.pod()
+        assert pod is not None
+        assert pod.status.phase == "Pending"
+
+
+@with_a_node
+async def test_a_phase_that_somebody_else_ended_is_final(node: Rig) -> None:
+    await node.create()
+    await node.until(ready, "ready")
+    body = {"status": {"phase": "Failed", "reason": "NodeLost", "message": "gone"}}
+    await node.client.patch(PODS, "p", body, "default", kind=Patch.STRATEGIC, subresource="status")
+    await eventually(lambda: not _running(node), "its containers are stopped")
+    pod = await node.until(lambda pod: pod.status.container_statuses[0].state.terminated, "told so")
+    assert (pod.status.phase, pod.status.reason) == ("Failed", "NodeLost")
+
+
+def _running(node: Rig) -> list[str]:
+    found = node.runtime._containers.values()
+    return [c.id for c in found if c.status.state is ContainerState.RUNNING]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from docker.errors import APIError
 
 from kube import settings
 from kube.client import Client
@@ -159,7 +160,8 @@ class World:
             self.kill()
         client = self.dockerd.client()
         for identity in self.remains():
-            client.remove_container(identity, force=True, v=True)
+            with suppress(APIError):  # gone, or on its way: the kubelet was at it
+                client.remove_container(identity, force=True, v=True)
         client.close()
         for mount in mounts.below(str(self.folder)):
             with suppress(OSError):

@@ -37,6 +37,7 @@ def run(
     return go
 
 
+LIMITS = ("memory.limit_in_bytes", "cpu.cfs_quota_us", "cpu.shares", "memory.max", "cpu.max")
 WEB = "mkdir -p /www; echo up > /www/index.html; exec httpd -f -p 8080 -h /www"
 
 
@@ -127,8 +128,19 @@ def _waiting(pod: Pod) -> str:
 
 def test_a_killed_container_is_restarted_and_a_stubborn_one_gets_its_grace(run: Run) -> None:
     async def test(world: World) -> None:
-        await world.create("p", [container("a", "trap '' TERM; while true; do sleep 1; done")])
+        limits = {"limits": {"cpu": "500m", "memory": "32Mi"}}
+        await world.create("p", [container("a", "trap '' TERM; while true; do sleep 1; done", resources=limits)])
         pod = await world.until("p", ready, "ready")
+        assert pod.status.qos_class == "Guaranteed"
+        values = {
+            f.name: f.read_text().strip()
+            for g in cgroups_of(world.cgroups, pod.metadata.uid)
+            for f in g.iterdir()
+            if f.name in LIMITS
+        }
+        assert {"memory.limit_in_bytes": str(32 << 20), "cpu.cfs_quota_us": "50000", "cpu.shares": "512"} == values or (
+            values["memory.max"] == str(32 << 20) and values["cpu.max"] == "50000 100000"
+        )
         identity = pod.status.container_statuses[0].container_id.partition("://")[2]
         client = world.dockerd.client()
         await asyncio.to_thread(client.kill, identity, "SIGKILL")
