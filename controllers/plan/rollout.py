@@ -99,8 +99,8 @@ def shrunk(new: Size, old: Sequence[Size], bounds: Limits) -> dict[str, int]:
 
 def proportional(sets: Sequence[Size], bounds: Limits, status_replicas: int) -> dict[str, int]:
     """A Deployment was scaled in the midst of a rollout: each set takes its share of the difference, and what rounding
-    leaves goes to the largest (of what must go, as much as it has). `sets` come in the order in which they are served (newest first among equals when growing,
-    oldest first when shrinking)."""
+    leaves goes to the largest (of what must go, as much as it has). `sets` come in the order in which equals are served:
+    newest first when growing, oldest first when shrinking."""
     most = bounds.most if bounds.replicas > 0 else 0
     difference = most - sum(s.spec for s in sets)
     order = sorted(sets, key=lambda s: -s.spec)
