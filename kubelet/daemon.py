@@ -112,7 +112,10 @@ class Wiring:
         ip = config.node_ip or machine.address_towards(client.server)
         if not ip:
             raise UsageError("--node-ip: no address of this machine leads to the API server; name one")
-        os.makedirs(os.path.join(config.root_dir, "pods"), mode=0o750, exist_ok=True)
+        try:
+            os.makedirs(os.path.join(config.root_dir, "pods"), mode=0o750, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--root-dir: cannot make {error.filename}: {error.strerror}") from error
         self.config, self.name, self.ips = config, name, (ip,)
         self.runtime, self.metrics = runtime, metrics
         self.keys: Keys[str] = Keys()
@@ -159,21 +162,24 @@ class Wiring:
         )
         self.heartbeat = Heartbeat(connection, name, config.node_lease_duration_seconds)
         self.node_wake, self.relist_wake = Wake(), Wake()
-        self.speaker = node.Speaker(
-            client=client,
-            recorder=self.recorder,
-            portrait=self._portrait,
-            runtime_status=runtime.status,
-            images=self._images,
-            pressure=lambda: machine.pressure(config.root_dir),
-            clock=clock,
-            name=name,
-            config=config,
-        )
+        self.speaker = self._speaker(client)
         self._version: RuntimeVersion | None = None
         self._failing = False
         self._leftovers_at = 0.0
         self.relisted_at = time.monotonic()
+
+    def _speaker(self, client: Client) -> node.Speaker:
+        return node.Speaker(
+            client=client,
+            recorder=self.recorder,
+            portrait=self._portrait,
+            runtime_status=self.runtime.status,
+            images=self._images,
+            pressure=lambda: machine.pressure(self.config.root_dir),
+            clock=clock,
+            name=self.name,
+            config=self.config,
+        )
 
     async def _portrait(self) -> node.Portrait:
         if self._version is None:
@@ -293,6 +299,8 @@ class Wiring:
 
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """The kubelet, until cancelled. Pods stay as they are."""
+    if os.geteuid() != 0:
+        raise UsageError("the kubelet mounts volumes and writes cgroups: run it as root")
     name = node_name(config)
     connection = Connection.from_kubeconfig(config.kubeconfig)
     metrics = Metrics(name)
