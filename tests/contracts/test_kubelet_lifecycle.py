@@ -3,11 +3,16 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from kube.client import Patch
 from kube.resources import CONFIGMAPS, LEASES, NODES, PODS, SECRETS
 from kubelet.runtime import ContainerState, ExecResult
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, rig, waiting
 from tests.fakes.runtime import FakeRuntime
+
+# The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore:shutdown_timeout should be set:DeprecationWarning")
 
 
 def with_a_node(test: Callable[[Rig], Awaitable[None]]) -> Callable[[Path], Awaitable[None]]:
