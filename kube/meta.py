@@ -63,10 +63,11 @@ class LabelSelector(Object, frozen=True, kw_only=True, rename="camel", omit_defa
 
 
 class Condition(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One condition; the kinds differ only in which of the optional fields they use."""
+    """One condition; the kinds differ only in which of the optional fields they use. `status` has no default, because
+    one that equals its default is not written, and a patch would leave the old one."""
 
     type: str
-    status: Literal["True", "False", "Unknown"] = "Unknown"
+    status: Literal["True", "False", "Unknown"]
     reason: str = ""
     message: str = ""
     last_transition_time: datetime | None = None
