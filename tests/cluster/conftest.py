@@ -20,7 +20,10 @@ from tests.leave_no_trace import Snapshot, settled
 from tests.requirements import kubectls, requires
 
 T = TypeVar("T")
-NAME = "test"
+NAME = os.environ.get("WHERRY_TEST_LAB") or "test"
+"""The lab's name; two runs at the same time need two names."""
+KEEP = bool(os.environ.get("WHERRY_KEEP_LAB"))
+"""Use the lab of an earlier run when it is up, and leave it up: for whoever works on a test."""
 
 
 def until(what: Callable[[], T], accept: Callable[[T], bool] = bool, *, seconds: float = 30.0, pause: float = 0.1) -> T:
@@ -124,17 +127,18 @@ def curl(url: str, timeout: float = 3.0) -> str:
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     requires("root", "netns", "iptables", "dockerd", "kubectl", "prometheus")
+    if not KEEP:
+        wherry("lab", "--name", NAME, "down")
     before = Snapshot.take()
-    wherry("lab", "--name", NAME, "down")
     done = wherry("lab", "--name", NAME, "up", "--nodes", "3", "--prometheus", check=False)
     made = Lab(NAME, done.stdout)
     try:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{_logs(made.state)}"
         yield made
     finally:
-        if not os.environ.get("WHERRY_KEEP_LAB"):
+        if not KEEP:
             wherry("lab", "--name", NAME, "down")
-    left = settled(before)
+    left = {} if KEEP else settled(before)
     assert not left, f"the lab left traces: {left}"
 
 

@@ -274,7 +274,7 @@ def _wanted_chains(world: World) -> Wanted:
 def _chains(world: World, node: str, wanted: Wanted) -> Iterator[str]:
     """Where the rules of `nat` can send a packet, and that each chain of ours is reached from another."""
     text = world.inside(node, "iptables-save", "-t", "nat", timeout=30)
-    made = set(re.findall(r"^:(KUBE-(?:SEP|SVC|EXT)-\S+)", text, re.M))
+    made = set(re.findall(r"^:(KUBE-(?:SEP|SVC|EXT)-\S+)", text, re.MULTILINE))
     reached = set(re.findall(r"-[jg] (KUBE-(?:SEP|SVC|EXT)-\S+)", text))
     yield from (f"chain {chain} is reached by no rule" for chain in sorted(made - reached))
     seen: Wanted = {key: set() for key in wanted}
