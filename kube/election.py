@@ -81,6 +81,7 @@ class Election:
         self.me = me or identity()
         self.leading = False
         self._seen: tuple[str, float] = ("", 0.0)
+        self._trouble = ""
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for the Lease, then run `work` while renewing it. Raises LeadershipLost; returns when `work` does."""
@@ -115,10 +116,14 @@ class Election:
     async def _attempt(self) -> bool:
         """Take or renew the Lease; whether it is ours now."""
         try:
-            return await self._take()
+            taken = await self._take()
         except (ApiError, ApiUnreachable) as error:
-            log.debug("lease %s/%s: %s", self._namespace, self._name, error)
+            if str(error) != self._trouble:  # once, not every retry period
+                log.warning("lease %s/%s: %s; trying on", self._namespace, self._name, error)
+            self._trouble = str(error)
             return False
+        self._trouble = ""
+        return taken
 
     async def _take(self) -> bool:
         stamp = micro_timestamp(datetime.now(UTC))

@@ -297,6 +297,21 @@ class Wiring:
             self.deeds.close()
 
 
+def _reach(config: Config) -> None:
+    """Somebody is behind the runtime's socket when the kubelet starts, as upstream insists; raises UsageError. Later on it
+    may come and go."""
+    endpoint = config.container_runtime_endpoint
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(endpoint.partition("://")[2])
+        except OSError as error:
+            raise UsageError(
+                f"--container-runtime-endpoint {endpoint}: nobody answers there ({error.strerror or error}); "
+                "start Docker (systemctl start docker) or name its socket"
+            ) from error
+
+
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """The kubelet, until cancelled. Pods stay as they are."""
     if os.geteuid() != 0:
@@ -305,6 +320,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     connection = Connection.from_kubeconfig(config.kubeconfig)
     metrics = Metrics(name)
     runtime = runtime_of(config, name, metrics.operation)
+    _reach(config)
     tls = server.tls_context(
         name, config.tls_cert_file, config.tls_private_key_file, config.authentication.x509.client_ca_file
     )

@@ -42,6 +42,8 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         "/readyz": serving.health({"docker": docker}),
         "/configz": serving.json(lambda: settings.render(config)),
     }
+    if config.docker:
+        await asyncio.to_thread(identities)  # /readyz and the log know from the start whether Docker answers
     async with serving.serve(config.listen_ip, config.port, routes, flag="--port"):
         ready()
         await asyncio.get_running_loop().create_future()

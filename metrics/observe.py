@@ -1,5 +1,6 @@
 """What is there: containers from Docker's labels, the machine from psutil, block devices and interfaces from /proc."""
 
+import logging
 import os
 import platform
 import re
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 import psutil
 
 from metrics.model import FileSystem, Identity, Interface, Machine
+
+log = logging.getLogger(__name__)
 
 _NODE = "io.wherry.node"
 _KUBERNETES = "io.kubernetes."
@@ -55,7 +58,9 @@ class DockerIdentities:
                 self.error = ""
             except OSError as error:  # requests' and docker's connection errors are OSErrors
                 self._client = None
-                self.error = f"Docker at {self._endpoint}: {error}"
+                if not self.error:
+                    log.warning("Docker at %s: %s; containers go without names until it answers", self._endpoint, error)
+                self.error = f"Docker at {self._endpoint}: {error}; start it, or name its socket with --docker"
             return self._known
 
     def _read(self) -> dict[str, Identity]:

@@ -26,6 +26,7 @@ from kube.errors import ApiError, Retry, UsageError
 from kube.informer import Change, Informer
 from kube.resources import NODES
 from linux import sysctl
+from linux.capabilities import Capability, effective
 from linux.iptables import backend
 from linux.iptables.changes import Wanted as WantedRules
 from linux.iptables.restore import Iptables, Refused
@@ -44,7 +45,6 @@ _PAUSE = 0.1
 """Seconds between passes: what comes within them is one pass' work."""
 _WAIT = 5.0
 """Seconds after which what was missing is looked for again, should nothing have announced it."""
-_CAP_NET_ADMIN = 1 << 12
 _SELDOM = 3600.0
 _LOOPS = ("device", "lease", "rules")
 
@@ -53,7 +53,8 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """Runs until cancelled; with --cleanup removes everything of ours and returns."""
-    _require_net_admin()
+    if not effective(Capability.NET_ADMIN):
+        raise UsageError("links and routes need CAP_NET_ADMIN: run as root (sudo)")
     if config.cleanup:
         try:
             removed = await forget(Path(config.subnet_file))
@@ -270,13 +271,6 @@ class Overlay:
         elif written:
             log.info("wrote %s", ", ".join(written))
         self._rules_done = wanted
-
-
-def _require_net_admin() -> None:
-    status = Path("/proc/self/status").read_text()
-    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective, 16) & _CAP_NET_ADMIN:
-        raise UsageError("links and routes need CAP_NET_ADMIN: run as root")
 
 
 def _random_mac() -> str:

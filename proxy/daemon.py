@@ -23,6 +23,7 @@ from kube.informer import Informer
 from kube.reconcile import Wake, forever
 from kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from linux import process
+from linux.capabilities import Capability, effective
 from linux.iptables import backend, generation, legacy_reader
 from linux.iptables.restore import Iptables
 from linux.iptables.rules import Family
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """Keep the rules true until cancelled; with `--cleanup` delete them and return."""
+    if not effective(Capability.NET_ADMIN):
+        raise UsageError("iptables rules need CAP_NET_ADMIN: run as root (sudo)")
     if config.cleanup:
         await cleanup()
         return
