@@ -7,10 +7,12 @@
 
 import io
 import json
+import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 from kube import certificates, trust
@@ -28,11 +30,55 @@ SERVICES = IPv4Network("10.96.0.0/16")
 CENTRE_UNITS = ("wherry-apiserver", "wherry-scheduler", "wherry-controllers")
 AGENT_UNITS = ("wherry-kubelet", "wherry-proxy", "wherry-overlay", "wherry-metrics")
 
+_BUNDLED = (
+    "node.json",
+    "kubelet.kubeconfig",
+    "proxy.kubeconfig",
+    "overlay.kubeconfig",
+    "pki/ca.crt",
+    "pki/kubelet.crt",
+    "pki/kubelet.key",
+)
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_REMEDY = "name a file that `wherry install server --node NAME=ADDRESS` wrote"
+
 
 @dataclass(frozen=True, slots=True)
 class File:
     content: bytes
     mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A node's own words, in its bundle and then in /etc/wherry/node.json: name, address, the range of all pods."""
+
+    node: str
+    address: IPv4Address
+    pods: IPv4Network
+
+    @classmethod
+    def parse(cls, text: bytes) -> "About":
+        """Raises ValueError."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.keys() != {"node", "address", "pods"}:
+            raise ValueError("expected node, address and pods")
+        return cls(node_name(str(found["node"])), IPv4Address(str(found["address"])), IPv4Network(str(found["pods"])))
+
+    def render(self) -> bytes:
+        return json.dumps({"node": self.node, "address": str(self.address), "pods": str(self.pods)}).encode() + b"\n"
+
+    @property
+    def kubelet_flags(self) -> str:
+        """What upstream keeps out of KubeletConfiguration."""
+        return f"--hostname-override={self.node} --node-ip={self.address}"
+
+
+def node_name(text: str) -> str:
+    """A name that a Node can have; raises ValueError."""
+    if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in text.split(".")):
+        raise ValueError(f"{text!r} is no node name: write lower-case letters, digits, '-' and '.', such as node1")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +135,8 @@ def _bundle(server: Server, ca: KeyPair, name: str, address: IPv4Address) -> byt
     """Everything that makes a host this node of this cluster: a tar to carry there by a private way."""
     kubelet = trust.kubelet(name)
     serving = certificates.issue(ca, kubelet.user, kubelet.groups, [name, str(address), "127.0.0.1"])
-    about = {"node": name, "address": str(address), "pods": str(server.pods)}
     files = {
-        "node.json": File(json.dumps(about).encode()),
+        "node.json": File(About(name, address, server.pods).render()),
         "kubelet.kubeconfig": _kubeconfig(ca, kubelet, server.url),
         "proxy.kubeconfig": _kubeconfig(ca, trust.PROXY, server.url),
         "overlay.kubeconfig": _kubeconfig(ca, trust.OVERLAY, server.url),
@@ -99,6 +144,7 @@ def _bundle(server: Server, ca: KeyPair, name: str, address: IPv4Address) -> byt
         "pki/kubelet.crt": File(serving.certificate),
         "pki/kubelet.key": File(serving.key, 0o600),
     }
+    assert files.keys() == set(_BUNDLED)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for path, file in files.items():
@@ -109,29 +155,35 @@ def _bundle(server: Server, ca: KeyPair, name: str, address: IPv4Address) -> byt
 
 
 def read_bundle(content: bytes) -> dict[str, File]:
-    """A bundle's files by name; raises UsageError for what is none."""
+    """A bundle's files by name: those that `_bundle` writes, no more and no fewer. Raises UsageError for anything else."""
+    files = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            files = {}
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for entry in tar:
                 data = tar.extractfile(entry)
-                if data and not entry.name.startswith("/") and ".." not in entry.name.split("/"):
-                    files[entry.name] = File(
-                        data.read(), 0o600 if entry.name.endswith((".key", ".kubeconfig")) else 0o644
-                    )
-    except tarfile.TarError as error:
-        raise UsageError(
-            f"--bundle: {error}; name a file that `wherry install server --node NAME=ADDRESS` wrote"
-        ) from error
-    if "node.json" not in files:
-        raise UsageError(
-            "--bundle: node.json is missing; name a file that `wherry install server --node NAME=ADDRESS` wrote"
-        )
+                if data:
+                    files[entry.name] = File(data.read(), _mode(entry.name))
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise UsageError(f"--bundle: {error}; {_REMEDY}") from error
+    for name in (*_BUNDLED, *files):
+        if name not in files:
+            raise UsageError(f"--bundle: {name} is missing; {_REMEDY}")
+        if name not in _BUNDLED:
+            raise UsageError(f"--bundle: {name!r} does not belong there; {_REMEDY}")
+    about(files)
     return files
 
 
+def about(bundle: Mapping[str, File]) -> About:
+    """What a bundle says of its node; raises UsageError."""
+    try:
+        return About.parse(bundle["node.json"].content)
+    except ValueError as error:
+        raise UsageError(f"--bundle: node.json: {error}; {_REMEDY}") from error
+
+
 def agent_files(bundle: Mapping[str, File], conflist: bytes) -> dict[str, File]:
-    about = json.loads(bundle["node.json"].content)
+    node = about(bundle)
     pki = f"/{ETC}/pki"
     kubelet = {
         "authentication": {"x509": {"clientCAFile": f"{pki}/ca.crt"}},
@@ -140,28 +192,47 @@ def agent_files(bundle: Mapping[str, File], conflist: bytes) -> dict[str, File]:
     }
     proxy = {
         "clientConnection": {"kubeconfig": f"/{ETC}/proxy.kubeconfig"},
-        "hostnameOverride": about["node"],
-        "bindAddress": about["address"],
-        "clusterCIDR": about["pods"],
+        "hostnameOverride": node.node,
+        "bindAddress": str(node.address),
+        "clusterCIDR": str(node.pods),
     }
-    network = {"Network": about["pods"], "Backend": {"Type": "vxlan"}}
+    overlay = {
+        "kubeconfig": f"/{ETC}/overlay.kubeconfig",
+        "netConfigPath": f"/{ETC}/net-conf.json",
+        "hostnameOverride": node.node,
+        "iface": str(node.address),
+        "ipMasq": True,
+    }
+    network = {"Network": str(node.pods), "Backend": {"Type": "vxlan"}}
     return {
         **{f"{ETC}/{name}": file for name, file in bundle.items()},
         f"{ETC}/kubelet.yaml": _config("kubelet.config.k8s.io/v1beta1", "KubeletConfiguration", kubelet),
         f"{ETC}/proxy.yaml": _config("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", proxy),
-        f"{ETC}/metrics.yaml": _config("wherry.io/v1alpha1", "MetricsConfiguration", {"nodeName": about["node"]}),
+        f"{ETC}/overlay.yaml": _config("wherry.io/v1alpha1", "OverlayConfiguration", overlay),
+        f"{ETC}/metrics.yaml": _config("wherry.io/v1alpha1", "MetricsConfiguration", {"nodeName": node.node}),
         f"{ETC}/net-conf.json": File(json.dumps(network, indent=2).encode() + b"\n"),
         CONFLIST: File(conflist),
     }
 
 
-def unit_arguments(bundle: Mapping[str, File]) -> dict[str, str]:
-    """Flags to add to a node's units: those upstream keeps out of its configuration files."""
-    about = json.loads(bundle["node.json"].content)
-    return {
-        "wherry-kubelet": f" --hostname-override={about['node']} --node-ip={about['address']}",
-        "wherry-overlay": f" --hostname-override={about['node']} --iface={about['address']}",
-    }
+def fitted(unit: str, programs: Path, needed: Iterable[Path], more: str = "") -> str:
+    """A shipped unit for programs that lie in `programs` and need the directories `needed`; `more` are flags to add.
+
+    A sandbox must not hide the program it starts: out of home directories it is left readable, out of /tmp not replaced.
+    """
+    text = unit.replace("/opt/wherry/bin", str(programs))
+    if more:
+        text = re.sub(r"^(ExecStart=.*)$", rf"\1 {more}", text, flags=re.MULTILINE)
+    places = [programs, *needed]
+    if any(place.is_relative_to(home) for place in places for home in ("/home", "/root", "/run/user")):
+        text = text.replace("ProtectHome=yes", "ProtectHome=read-only")
+    if any(place.is_relative_to(temporary) for place in places for temporary in ("/tmp", "/var/tmp")):
+        text = text.replace("PrivateTmp=yes\n", "")
+    return text
+
+
+def _mode(name: str) -> int:
+    return 0o600 if name.endswith((".key", ".kubeconfig")) else 0o644
 
 
 def _config(api_version: str, kind: str, keys: Mapping[str, Any]) -> File:

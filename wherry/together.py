@@ -9,6 +9,7 @@ import importlib
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -16,8 +17,10 @@ import msgspec
 from kube import process, settings
 from kube.errors import UsageError
 from kube.settings import Option
+from wherry import layout
 
-_ETC = "/etc/wherry"
+_ETC = f"/{layout.ETC}"
+_NODE = f"{_ETC}/node.json"
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +36,12 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
-    kubelet: Annotated[str, Option("--kubelet-args", "wherry-kubelet's flags")] = (
-        f"--config={_ETC}/kubelet.yaml --kubeconfig={_ETC}/kubelet.kubeconfig"
-    )
+    kubelet: Annotated[
+        str,
+        Option("--kubelet-args", f"wherry-kubelet's flags; when empty those of its unit, for the node of {_NODE}"),
+    ] = ""
     proxy: Annotated[str, Option("--proxy-args", "wherry-proxy's flags")] = f"--config={_ETC}/proxy.yaml"
-    overlay: Annotated[str, Option("--overlay-args", "wherry-overlay's flags")] = (
-        f"--kubeconfig={_ETC}/overlay.kubeconfig --net-config-path={_ETC}/net-conf.json --ip-masq"
-    )
+    overlay: Annotated[str, Option("--overlay-args", "wherry-overlay's flags")] = f"--config={_ETC}/overlay.yaml"
     metrics: Annotated[str, Option("--metrics-args", "wherry-metrics' flags")] = f"--config={_ETC}/metrics.yaml"
 
 
@@ -61,7 +63,20 @@ def server(argv: Sequence[str]) -> int:
 
 def agent(argv: Sequence[str]) -> int:
     wish = settings.load(Agent, argv, prog="wherry agent", description="A node's four daemons in one process.")
+    if not wish.kubelet:
+        wish = msgspec.structs.replace(wish, kubelet=_kubelet_arguments(Path(_NODE)))
     return process.main(_run, _rooms(wish), name="wherry-agent")
+
+
+def _kubelet_arguments(node: Path) -> str:
+    """As its unit has them; without node.json the node is named after the host."""
+    common = f"--config={_ETC}/kubelet.yaml --kubeconfig={_ETC}/kubelet.kubeconfig"
+    try:
+        return f"{common} {layout.About.parse(node.read_bytes()).kubelet_flags}"
+    except FileNotFoundError:
+        return common
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{node}: {error}; install the node's bundle again, or give --kubelet-args") from error
 
 
 def _rooms(wish: msgspec.Struct) -> list[Room]:
