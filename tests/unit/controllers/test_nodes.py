@@ -77,7 +77,7 @@ def test_silence_makes_every_condition_unknown_once() -> None:
 
 
 def test_pods_of_a_silent_node_are_not_ready() -> None:
-    amend, tell = nodes.unready_pods([pod("up"), pod("down", ready=False)], NOW)
+    amend, _ = nodes.unready_pods([pod("up"), pod("down", ready=False)], NOW)
     assert isinstance(amend, Amend)
     assert amend.name == "up"
     (condition,) = amend.body["status"]["conditions"]
