@@ -6,6 +6,9 @@ Without NOTIFY_SOCKET everything here does nothing.
 import os
 import socket
 
+_PATIENCE = 1.0
+"""Seconds: a supervisor that does not read its socket must not stop the event loop of whom it supervises."""
+
 
 def notify(state: str) -> bool:
     """Send a state (`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=...`); False when nobody listens."""
@@ -16,6 +19,7 @@ def notify(state: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+            out.settimeout(_PATIENCE)
             out.connect(address)
             out.sendall(state.encode())
     except OSError:
