@@ -1,10 +1,10 @@
 """The API client: typed objects over one pool of connections.
 
 It speaks only what a stock kube-apiserver offers. Answers decode to the kind's type; requests are Structs or plain
-mappings. Every failure is `ApiError` (the server answered) or `ApiUnreachable` (it did not); see `kube.errors`.
+mappings. Every failure is `ApiError` (the server answered) or `ApiUnreachable` (it did not, or what answered is no API
+server: HTML of a proxy, a redirect); see `kube.errors`.
 """
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ import aiohttp
 import msgspec
 import orjson
 
-from kube.errors import ApiUnreachable, api_error
+from kube.errors import ApiError, ApiUnreachable, api_error
 from kube.kubeconfig import Connection
 from kube.meta import ObjectMeta, Typed, to_wire
-from kube.resources import EVENTS, PODS, Resource
+from kube.resources import PODS, Resource
 from kube.version import WHERRY
 
 __all__ = ["Client", "Connection", "Page", "Patch", "WatchEvent"]
 
 T = TypeVar("T", bound=Typed)
+D = TypeVar("D")
 Body = Typed | Mapping[str, Any]
 
 
@@ -121,17 +122,27 @@ class Client:
                 headers=headers,
                 ssl=self._tls,
                 server_hostname=self._connection.server_name,
+                allow_redirects=False,
             ) as answer:
                 payload = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiUnreachable(f"{method} {path} at {self._connection.server}: {_words(error)}") from error
-        if answer.status >= 400:
-            raise api_error(answer.status, _status_of(payload))
+        if answer.status >= 300:
+            raise _refusal(answer, payload)
         return payload
 
+    def _decoded(self, payload: bytes, kind: type[D], path: str) -> D:
+        try:
+            return msgspec.json.decode(payload, type=kind)
+        except msgspec.DecodeError as error:
+            raise ApiUnreachable(
+                f"{path} at {self._connection.server}: the answer is no {kind.__name__}: {error}; "
+                f"it begins {bytes(payload)[:60]!r}"
+            ) from error
+
     async def get(self, resource: Resource[T], name: str, namespace: str | None = None) -> T:
-        payload = await self.request("GET", resource.path(namespace, name))
-        return msgspec.json.decode(payload, type=resource.type)
+        path = resource.path(namespace, name)
+        return self._decoded(await self.request("GET", path), resource.type, path)
 
     async def list(
         self,
@@ -151,25 +162,26 @@ class Client:
             query["limit"] = str(limit)
         items: list[T] = []
         while True:
-            payload = await self.request("GET", resource.path(namespace), query=query)
-            page = _decode_list(payload, resource.type)
-            items += page[0]
-            if not page[1].continue_:
-                return Page(tuple(items), page[1].resource_version)
-            query = {**query, "continue": page[1].continue_}
+            path = resource.path(namespace)
+            page = self._decoded(await self.request("GET", path, query=query), _List, path)
+            for item in page.items or ():
+                items.append(self._decoded(item, resource.type, path))  # noqa: PERF401
+            if not page.metadata.continue_:
+                return Page(tuple(items), page.metadata.resource_version)
+            query = {**query, "continue": page.metadata.continue_}
 
     async def create(self, resource: Resource[T], obj: Body, namespace: str | None = None) -> T:
         """`obj` may leave out apiVersion and kind; its own namespace wins over `namespace`."""
         body = _complete(resource, obj)
-        payload = await self.request("POST", resource.path(body["metadata"].get("namespace") or namespace), body=body)
-        return msgspec.json.decode(payload, type=resource.type)
+        path = resource.path(body["metadata"].get("namespace") or namespace)
+        return self._decoded(await self.request("POST", path, body=body), resource.type, path)
 
     async def update(self, resource: Resource[T], obj: Body, *, subresource: str = "") -> T:
         """PUT of the whole object. Only for objects whose every field the caller knows; others are patched."""
         body = _complete(resource, obj)
         meta = body["metadata"]
-        payload = await self.request("PUT", resource.path(meta.get("namespace"), meta["name"], subresource), body=body)
-        return msgspec.json.decode(payload, type=resource.type)
+        path = resource.path(meta.get("namespace"), meta["name"], subresource)
+        return self._decoded(await self.request("PUT", path, body=body), resource.type, path)
 
     async def patch(
         self,
@@ -181,10 +193,9 @@ class Client:
         kind: Patch = Patch.MERGE,
         subresource: str = "",
     ) -> T:
-        payload = await self.request(
-            "PATCH", resource.path(namespace, name, subresource), body=body, content_type=kind.value
-        )
-        return msgspec.json.decode(payload, type=resource.type)
+        path = resource.path(namespace, name, subresource)
+        payload = await self.request("PATCH", path, body=body, content_type=kind.value)
+        return self._decoded(payload, resource.type, path)
 
     async def delete(
         self,
@@ -212,9 +223,8 @@ class Client:
         self, resource: Resource[T], name: str, subresource: str, body: Mapping[str, Any], namespace: str | None = None
     ) -> dict[str, Any]:
         """POST to a subresource (binding, eviction, token); the answer as plain JSON."""
-        payload = await self.request("POST", resource.path(namespace, name, subresource), body=body)
-        answer: dict[str, Any] = orjson.loads(payload)
-        return answer
+        path = resource.path(namespace, name, subresource)
+        return self._decoded(await self.request("POST", path, body=body), dict[str, Any], path)
 
     async def bind(self, name: str, namespace: str, node: str, uid: str) -> None:
         """Give a pod its node; Conflict when it has one or is another pod by now."""
@@ -257,24 +267,32 @@ class Client:
                 server_hostname=self._connection.server_name,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=idle),
                 read_bufsize=2**18,
+                allow_redirects=False,
             ) as answer:
-                if answer.status >= 400:
-                    raise api_error(answer.status, _status_of(await answer.read()))
+                if answer.status >= 300:
+                    raise _refusal(answer, await answer.read())
                 async for line in _lines(answer.content):
-                    yield _event(line, resource.type)
+                    yield self._event(line, resource.type, path)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiUnreachable(f"watch {path} at {self._connection.server}: {_words(error)}") from error
 
-    async def record_event(self, body: Mapping[str, Any], namespace: str) -> str:
-        """Create a core/v1 Event; its name."""
-        answer = await self.create(EVENTS, body, namespace)
-        return answer.metadata.name
+    def _event(self, line: bytes, kind: type[T], path: str) -> WatchEvent[T]:
+        frame = self._decoded(line, _Frame, path)
+        match frame.type:
+            case "ADDED" | "MODIFIED" | "DELETED":
+                return WatchEvent(frame.type, self._decoded(frame.object, kind, path))
+            case "BOOKMARK":
+                return WatchEvent("BOOKMARK", kind(metadata=self._decoded(frame.object, _Bookmark, path).metadata))
+            case _:
+                status = _status_of(bytes(frame.object))
+                code = status.get("code")
+                raise api_error(code if isinstance(code, int) else 500, status)
 
 
-async def _lines(stream: asyncio.StreamReader | aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Newline-framed JSON without aiohttp's limit on a line's length: one object may be megabytes."""
     rest = bytearray()
-    while chunk := await stream.readany() if isinstance(stream, aiohttp.StreamReader) else await stream.read(2**16):
+    while chunk := await stream.readany():
         rest += chunk
         if b"\n" not in chunk:
             continue
@@ -285,20 +303,23 @@ async def _lines(stream: asyncio.StreamReader | aiohttp.StreamReader) -> AsyncIt
                 yield line
 
 
-def _event(line: bytes, kind: type[T]) -> WatchEvent[T]:
-    frame = msgspec.json.decode(line, type=_Frame)
-    match frame.type:
-        case "ADDED" | "MODIFIED" | "DELETED":
-            return WatchEvent(frame.type, msgspec.json.decode(frame.object, type=kind))
-        case "BOOKMARK":
-            return WatchEvent("BOOKMARK", kind(metadata=msgspec.json.decode(frame.object, type=_Bookmark).metadata))
-        case _:
-            status = _status_of(bytes(frame.object))
-            raise api_error(int(status.get("code") or 500), status)
+def _refusal(answer: aiohttp.ClientResponse, payload: bytes) -> ApiError:
+    return api_error(answer.status, _status_of(payload), answer.headers.get("Retry-After", ""))
 
 
 def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """What went wrong, without aiohttp's picture of our own TLS context: the caller names the server."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the server's certificate is refused: {error.certificate_error}"
+        case aiohttp.ClientConnectorError():
+            return _words(error.os_error)
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection"
+        case TimeoutError():
+            return str(error) or "no answer in time"
+        case _:
+            return str(error) or type(error).__name__
 
 
 def _status_of(payload: bytes) -> Mapping[str, Any]:
@@ -306,7 +327,7 @@ def _status_of(payload: bytes) -> Mapping[str, Any]:
         body = orjson.loads(payload)
     except orjson.JSONDecodeError:
         return {"message": payload[:500].decode(errors="replace").strip()}
-    return body if isinstance(body, dict) else {"message": str(body)}
+    return body if isinstance(body, dict) else {"message": str(body)[:500]}
 
 
 def _selection(label_selector: str, field_selector: str) -> dict[str, str]:
@@ -317,12 +338,6 @@ def _selection(label_selector: str, field_selector: str) -> dict[str, str]:
 class _List(msgspec.Struct, frozen=True):
     items: list[msgspec.Raw] | None = None
     metadata: ListMeta = ListMeta()
-
-
-def _decode_list(payload: bytes, kind: type[T]) -> tuple[list[T], ListMeta]:
-    frame = msgspec.json.decode(payload, type=_List)
-    decode = msgspec.json.Decoder(kind).decode
-    return [decode(item) for item in frame.items or ()], frame.metadata
 
 
 def _complete(resource: Resource[T], obj: Body) -> dict[str, Any]:

@@ -22,6 +22,10 @@ class UsageError(Exception):
     """Whoever started the daemon is wrong: a flag, a key, a file, a port in use. One line that names the remedy."""
 
 
+class Bereft(Exception):
+    """What the daemon cannot work without has ended (a process of its own, say). One line; the supervisor starts it again."""
+
+
 class ApiUnreachable(Retry):
     """No answer from the API server: refused, reset, timed out or a TLS failure."""
 
@@ -38,12 +42,13 @@ class ApiError(Exception):
         self.status = status
         self.reason = reason
         self.message = message
-        self.details: Mapping[str, Any] = details or {}
+        self.details: Mapping[str, Any] = details if isinstance(details, Mapping) else {}
 
     @property
     def retry_after(self) -> float:
         """Seconds the server asks us to wait; 0 when it does not say."""
-        return float(self.details.get("retryAfterSeconds") or 0)
+        asked = self.details.get("retryAfterSeconds")
+        return float(asked) if isinstance(asked, int | float) else 0.0
 
 
 class NotFound(ApiError):
@@ -93,12 +98,17 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 }
 
 
-def api_error(status: int, body: Mapping[str, Any]) -> ApiError:
-    """The exception for an HTTP status and the Status object that came with it."""
+def api_error(status: int, body: Mapping[str, Any], retry_after: str = "") -> ApiError:
+    """The exception for an HTTP status, the Status object that came with it, and the Retry-After header: an overloaded
+    server says how long to wait only there."""
     reason = str(body.get("reason") or "")
     message = str(body.get("message") or f"the server answered {status}")
+    details = body.get("details")
+    details = details if isinstance(details, Mapping) else {}
+    if retry_after.isascii() and retry_after.isdigit():
+        details = {"retryAfterSeconds": int(retry_after), **details}
     if status == 409:
         kind: type[ApiError] = AlreadyExists if reason == "AlreadyExists" else Conflict
     else:
         kind = _BY_STATUS.get(status, ApiError)
-    return kind(status, reason, message, body.get("details"))
+    return kind(status, reason, message, details)

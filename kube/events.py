@@ -2,7 +2,8 @@
 
 `event` queues and returns at once; `run` writes. The same event about the same object within ten minutes is counted up on
 the object that exists instead of written anew, as client-go's correlator does; a spam filter gives each object a burst of
-25 and then one every five minutes. Losing an event is allowed, blocking for one is not.
+25 and then one every five minutes. While the API server is away, events wait (a thousand of them, each about two minutes of
+its turn). Losing an event is allowed, blocking for one is not.
 """
 
 import asyncio
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 _SAME_WINDOW = 600.0
 _BURST = 25.0
 _REFILL_SECONDS = 300.0
+_ATTEMPTS = 15
+_LONGEST_NAME = 253 - 17
+"""What a name may have, less a dot and 16 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,10 @@ class _Written:
 
 
 class Recorder:
-    def __init__(self, client: Client, component: str, host: str = "") -> None:
+    """`pause`: seconds before the first new attempt while the API server is away; the next ones are longer."""
+
+    def __init__(self, client: Client, component: str, host: str = "", *, pause: float = 1.0) -> None:
+        self._pause = pause
         self._client = client
         self._source = {"component": component} | ({"host": host} if host else {})
         self._queue: asyncio.Queue[_Event] = asyncio.Queue(maxsize=1000)
@@ -95,12 +102,12 @@ class Recorder:
             event = await self._queue.get()
             if not self._allowed(event.about):
                 continue
-            for attempt in range(3):
+            for attempt in range(_ATTEMPTS):
                 try:
                     await self._write(event)
                     break
                 except ApiUnreachable:
-                    await asyncio.sleep(1.0 + attempt)
+                    await asyncio.sleep(min(10.0, self._pause * (1 + attempt)))
                 except ApiError as error:
                     log.info("event about %s not taken: %s", event.about.name, error)
                     break
@@ -129,7 +136,7 @@ class Recorder:
                 known.count += 1
                 known.last = time.monotonic()
                 return
-        name = f"{event.about.name}.{time.time_ns():x}"
+        name = f"{event.about.name[:_LONGEST_NAME].rstrip('-.')}.{time.time_ns():x}"
         await self._client.create(EVENTS, self._body(event, name, namespace, stamp), namespace)
         self._written[event] = _Written(name, stamp, 1, time.monotonic())
         if len(self._written) > 2048:

@@ -1,12 +1,15 @@
 """A local copy of one kind, kept true by list and watch.
 
-List once, watch from there, take every event; when the server ends the watch, watch again from the last version seen;
-when that version is too old (410), list again and tell subscribers what the gap held. Subscribers are only woken: what is
-true they read from the copy. While the server is away the copy stays as it was last known.
+List once, watch from there, take every event; when the server ends the watch, or the connection breaks or falls silent,
+watch again from the last version seen; when the server refuses that version (410: too old; anything else: a server that was
+set back to a backup does not know it), list again and tell subscribers what the gap held. Subscribers are only woken: what
+is true they read from the copy; one that raises has a bug and ends the daemon. While the server is away the copy stays as it
+was last known.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Never, TypeVar
@@ -20,6 +23,11 @@ from kube.resources import Resource
 T = TypeVar("T", bound=Typed)
 
 log = logging.getLogger(__name__)
+
+_LASTING = 5.0
+"""Seconds after which a watch was worth its while, even if nothing happened."""
+_NOT_THE_VERSION = (401, 403, 429, 503)
+"""Refusals that say nothing about the version a watch asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +75,32 @@ class Informer(Generic[T]):
         self._subscribers.append(callback)
 
     async def run(self, backoff: Backoff = Backoff(first=0.1, most=2.0)) -> Never:
+        """List and watch until cancelled. A server that answers and ends each watch at once is asked as rarely as one that
+        refuses: what counts is whether the last attempt lasted or brought anything."""
         failures = 0
         while True:
+            started, version = time.monotonic(), self.resource_version
+            refusal, asked = "", 0.0
             try:
                 if not self.resource_version:
                     await self._list()
                 await self._watch()
-                failures = 0
             except Expired:
                 log.info("%s: history is gone; listing again", self._resource.plural)
                 self.resource_version = ""
-            except (ApiError, ApiUnreachable) as error:
-                failures += 1
-                pause = backoff.delay(failures)
-                log.warning("%s: %s; again in %.1f s", self._resource.plural, error, pause)
+            except ApiUnreachable as error:
+                refusal = str(error)
+            except ApiError as error:
+                refusal, asked = str(error), error.retry_after
+                if error.status not in _NOT_THE_VERSION:
+                    self.resource_version = ""
+            brought = bool(version) and self.resource_version not in ("", version)
+            failures = 0 if brought or time.monotonic() - started > _LASTING else failures + 1
+            if refusal or failures > 1:
+                pause = max(asked, backoff.delay(max(failures, 1)))
+                log.warning(
+                    "%s: %s; again in %.1f s", self._resource.plural, refusal or "the watch ended at once", pause
+                )
                 await asyncio.sleep(pause)
 
     async def _list(self) -> None:

@@ -1,10 +1,11 @@
 """kubeconfig files: how a client finds its server and proves who it is.
 
 Only what Wherry's daemons need is understood: a server, its CA, a client certificate or a bearer token, each inline or in
-a file (relative paths are relative to the kubeconfig). Exec plugins and proxies are refused in words.
+a file (relative paths are relative to the kubeconfig). Exec plugins, passwords and proxies are refused in words.
 """
 
 import base64
+import binascii
 import os
 import ssl
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from kube.errors import UsageError
+from kube.settings import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Connection:
         try:
             document = yaml.safe_load(Path(path).read_bytes())
         except (OSError, yaml.YAMLError) as error:
-            raise UsageError(f"--kubeconfig {path}: {error}; name a readable kubeconfig file") from error
+            raise UsageError(f"--kubeconfig {path}: {one_line(error)}; name a readable kubeconfig file") from error
         if not isinstance(document, dict):
             raise UsageError(
                 f"--kubeconfig {path}: this is not a kubeconfig (expected a mapping with clusters and users)"
@@ -49,26 +51,55 @@ class Connection:
         chosen = _named(document, "contexts", name, "context", path)
         cluster = _named(document, "clusters", str(chosen.get("cluster", "")), "cluster", path)
         user = _named(document, "users", str(chosen.get("user", "")), "user", path)
-        if "exec" in user or "auth-provider" in user:
+        for what in ("exec", "auth-provider", "username"):
+            if what in user:
+                raise UsageError(
+                    f"--kubeconfig {path}: user {chosen.get('user')!r} proves itself by {what}, which is not understood; "
+                    f"give a certificate or a token"
+                )
+        if "proxy-url" in cluster:
             raise UsageError(
-                f"--kubeconfig {path}: user {chosen.get('user')!r} needs a plugin; give a certificate or a token"
+                f"--kubeconfig {path}: cluster {chosen.get('cluster')!r} has a proxy-url, which is not understood; "
+                f"name a server that can be reached directly"
             )
-        if not cluster.get("server"):
-            raise UsageError(f"--kubeconfig {path}: cluster {chosen.get('cluster')!r} has no server")
+        server = str(cluster.get("server") or "").rstrip("/")
+        if not server.startswith(("https://", "http://")):
+            raise UsageError(
+                f"--kubeconfig {path}: cluster {chosen.get('cluster')!r}: server {server!r} is not https://host:port"
+            )
+        certificate, key = (
+            _material(user, "client-certificate", where, path),
+            _material(user, "client-key", where, path),
+        )
+        if bool(certificate) != bool(key):
+            raise UsageError(
+                f"--kubeconfig {path}: user {chosen.get('user')!r} has only one of client-certificate and client-key"
+            )
         return cls(
-            server=str(cluster["server"]).rstrip("/"),
-            ca=_material(cluster, "certificate-authority", where),
-            certificate=_material(user, "client-certificate", where),
-            key=_material(user, "client-key", where),
-            token=user.get("token"),
+            server=server,
+            ca=_material(cluster, "certificate-authority", where, path),
+            certificate=certificate,
+            key=key,
+            token=_token(user, where),
             insecure=bool(cluster.get("insecure-skip-tls-verify")),
             server_name=cluster.get("tls-server-name"),
         )
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """None for plain HTTP. The key touches the disk only as long as the ssl module needs a file."""
+        """None for plain HTTP. The key touches the disk only as long as the ssl module needs a file.
+
+        Raises UsageError when the CA, certificate or key is no PEM of its kind, or the key is another's."""
         if not self.server.startswith("https:"):
             return None
+        try:
+            return self._context()
+        except (ssl.SSLError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"the CA, client certificate or key for {self.server} cannot be used: {error}; "
+                f"give PEM files that belong together"
+            ) from error
+
+    def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
         if self.insecure:
             context.check_hostname = False
@@ -93,18 +124,30 @@ def _read(path: str, what: str) -> bytes:
 
 
 def _named(document: dict[str, Any], section: str, name: str, inner: str, path: str) -> dict[str, Any]:
-    for entry in document.get(section) or []:
-        if entry.get("name") == name:
-            return entry.get(inner) or {}
+    entries = document.get(section)
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("name") == name:
+            found = entry.get(inner)
+            return found if isinstance(found, dict) else {}
     raise UsageError(f"--kubeconfig {path}: no {inner} named {name!r} in {section}; set current-context or add it")
 
 
-def _material(entry: dict[str, Any], key: str, where: str) -> bytes | None:
+def _material(entry: dict[str, Any], key: str, where: str, path: str) -> bytes | None:
     if data := entry.get(f"{key}-data"):
-        return base64.b64decode(data)
+        try:
+            return base64.b64decode(data)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise UsageError(f"--kubeconfig {path}: {key}-data is not base64 ({error}); write the file anew") from error
     if file := entry.get(key):
-        return _read(os.path.join(where, file), key)
+        return _read(os.path.join(where, str(file)), key)
     return None
+
+
+def _token(user: dict[str, Any], where: str) -> str | None:
+    """Read once: a token that is changed on disk is used from the next start on."""
+    if file := user.get("tokenFile"):
+        return _read(os.path.join(where, str(file)), "tokenFile").decode().strip()
+    return str(user["token"]) if user.get("token") else None
 
 
 def render(

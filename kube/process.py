@@ -1,8 +1,8 @@
 """A daemon as a process: its log, its signals, its supervisor, its exit status.
 
 `main` runs a room's `run(config, ready)` until it ends, fails or SIGTERM or SIGINT arrives. Exit status: 0 after a signal
-and a clean end, 2 when whoever started us is wrong (`UsageError`, one line), 1 after a bug (traceback), so that the
-supervisor starts us again.
+and a clean end, 2 when whoever started us is wrong (`UsageError`, one line), 1 when the world refused so that nothing could
+be begun (`Retry`, one line) or after a bug (traceback), so that the supervisor starts us again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from kube import sdnotify
-from kube.errors import UsageError
+from kube.errors import Retry, UsageError
 
 C = TypeVar("C")
 
@@ -44,6 +44,9 @@ def main(run: Run[C], config: C, *, name: str) -> int:
             return runner.run(_supervised(run, config, name))
     except BaseException as error:
         usage = usage_error(error)
+        if usage is None and isinstance(error, Retry | KeyboardInterrupt):
+            complain(name, error if str(error) else type(error).__name__)
+            return 1
         if usage is None:
             log.critical("%s: this is a bug", name, exc_info=error)
             return 1
@@ -61,7 +64,7 @@ def usage_error(error: BaseException) -> UsageError | None:
     return None
 
 
-def complain(name: str, error: BaseException) -> None:
+def complain(name: str, error: object) -> None:
     """One line on stderr."""
     print(f"{name}: {error}", file=sys.stderr, flush=True)
 

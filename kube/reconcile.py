@@ -9,7 +9,8 @@ exactly one more. Nobody else in this code base writes a `while True` around a s
 
 A pass returns the seconds after which it wants to be run again in any case, or None. It may raise:
 `Retry`, `ApiError` or `OSError` (the world refused: backed off), `Invalid` (logged; the pass counts as done, because the
-pass itself has already told the object's author). Anything else is a bug and ends the daemon.
+pass itself has already told the object's author), or a group of nothing but these (a pass may use a TaskGroup). Anything
+else is a bug and ends the daemon.
 """
 
 import asyncio
@@ -68,13 +69,39 @@ class Wake:
         return True
 
 
-def _refusal(error: BaseException) -> float | None:
-    """Seconds the refusing side asked for (0 if it did not say), or None when `error` is not a refusal."""
-    if isinstance(error, ApiError):
-        return error.retry_after
-    if isinstance(error, (Retry, OSError)):
-        return 0.0
-    return None
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """`asked`: seconds the refusing side wants us to wait, 0 if it did not say. `author`: only the object's author is wrong.
+    `race`: somebody else wrote first (409), the ordinary way of two writers and not worth a warning."""
+
+    words: str
+    asked: float = 0.0
+    author: bool = False
+    race: bool = False
+
+
+def _refusal(error: BaseException) -> _Refusal | None:
+    """What was refused, or None when `error` is a bug."""
+    match error:
+        case ApiError():
+            return _Refusal(str(error), error.retry_after, race=error.status == 409)
+        case Invalid():
+            return _Refusal(str(error), author=True)
+        case Retry() | OSError():
+            return _Refusal(str(error) or type(error).__name__)
+        case BaseExceptionGroup():
+            parts = [_refusal(one) for one in error.exceptions]
+            found = [one for one in parts if one is not None]
+            if len(found) < len(parts):
+                return None
+            return _Refusal(
+                "; ".join(dict.fromkeys(one.words for one in found)),
+                max(one.asked for one in found),
+                all(one.author for one in found),
+                all(one.race for one in found),
+            )
+        case _:
+            return None
 
 
 async def forever(
@@ -94,20 +121,20 @@ async def forever(
         try:
             wanted = await sync()
             failures = 0
-        except Invalid as error:
-            failures = 0
-            log.error("%s: %s", name or "sync", error)
         except Exception as error:
-            asked = _refusal(error)
-            if asked is None:
+            refusal = _refusal(error)
+            if refusal is None:
                 raise
-            failures += 1
-            pause = max(asked, backoff.delay(failures), min_interval)
-            log.warning("%s: %s; again in %.1f s", name or "sync", error, pause)
-            await asyncio.sleep(pause)
-            continue
-        if min_interval:
-            await asyncio.sleep(min_interval)
+            if refusal.author:
+                failures = 0
+                log.error("%s: %s", name or "sync", refusal.words)
+            else:
+                failures += 1
+                pause = max(refusal.asked, backoff.delay(failures), min_interval)
+                log.warning("%s: %s; again in %.1f s", name or "sync", refusal.words, pause)
+                await asyncio.sleep(pause)
+                continue
+        await asyncio.sleep(min_interval)  # also 0: a pass that wakes itself must not keep the loop for itself
         await wake.wait(timeout=resync if wanted is None else min(resync, max(0.0, wanted - min_interval)))
 
 
@@ -185,7 +212,8 @@ async def by_key(
     name: str = "",
 ) -> None:
     """Run `sync(key)` for every key added to `keys`, `workers` at a time, the same key never twice at once; a failed key
-    comes again when its own back-off has passed. Runs until cancelled."""
+    comes again when its own back-off has passed, or at once when somebody adds it: something has changed since it failed.
+    Runs until cancelled."""
     failures: dict[K, int] = {}
 
     async def work() -> Never:
@@ -196,21 +224,22 @@ async def by_key(
                 failures.pop(key, None)
                 if wanted is not None:
                     keys.add(key, after=wanted)
-            except Invalid as error:
-                failures.pop(key, None)
-                log.error("%s %s: %s", name or "sync", key, error)
             except Exception as error:
-                asked = _refusal(error)
-                if asked is None:
+                refusal = _refusal(error)
+                if refusal is None:
                     raise
-                failures[key] = failures.get(key, 0) + 1
-                pause = max(asked, backoff.delay(failures[key]))
-                # A lost race (409) is the ordinary way of two writers; it is not worth a warning.
-                level = logging.DEBUG if isinstance(error, ApiError) and error.status == 409 else logging.WARNING
-                log.log(level, "%s %s: %s; again in %.1f s", name or "sync", key, error, pause)
-                keys.add(key, after=pause)
+                if refusal.author:
+                    failures.pop(key, None)
+                    log.error("%s %s: %s", name or "sync", key, refusal.words)
+                else:
+                    failures[key] = failures.get(key, 0) + 1
+                    pause = max(refusal.asked, backoff.delay(failures[key]))
+                    level = logging.DEBUG if refusal.race else logging.WARNING
+                    log.log(level, "%s %s: %s; again in %.1f s", name or "sync", key, refusal.words, pause)
+                    keys.add(key, after=pause)
             finally:
                 keys.done(key)
+            await asyncio.sleep(0)  # keys that are always due must not keep the loop for themselves
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):

@@ -16,7 +16,7 @@ Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
 
 _NAME = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
-_SET = re.compile(rf"({_NAME})\s+(in|notin)\s+\(([^()]*)\)")
+_SET = re.compile(rf"({_NAME})\s+(in|notin)\s*\(([^()]*)\)")
 _EQUAL = re.compile(rf"({_NAME})\s*(==|!=|=|>|<)\s*({_VALUE})")
 _EXISTS = re.compile(rf"(!?)\s*({_NAME})")
 _COMMA = re.compile(r",(?![^(]*\))")
@@ -80,7 +80,8 @@ class FieldSelector:
 
 
 def _integer(text: str) -> bool:
-    return text.removeprefix("-").isdigit()
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit()
 
 
 @lru_cache(maxsize=1024)
@@ -100,6 +101,8 @@ def _label_requirement(part: str) -> Requirement:
         return Requirement(key, "In" if word == "in" else "NotIn", values)
     if match := _EQUAL.fullmatch(part):
         key, sign, value = match.groups()
+        if sign in "<>" and not _integer(value):
+            raise ValueError(f"unable to parse requirement: {part!r}: for '>' and '<' the value must be an integer")
         operators: dict[str, Operator] = {"=": "In", "==": "In", "!=": "NotIn", ">": "Gt", "<": "Lt"}
         return Requirement(key, operators[sign], frozenset({value}))
     if match := _EXISTS.fullmatch(part):

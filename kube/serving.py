@@ -24,7 +24,7 @@ Check = Callable[[], str | None]
 def split_address(address: str, flag: str, default_host: str = "") -> tuple[str, int]:
     """`host:port`, `[v6]:port` or `:port` as a pair; raises UsageError naming `flag`."""
     host, sign, port = address.rpartition(":")
-    if not sign or not port.isdigit() or int(port) > 65535:
+    if not sign or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"{flag}: {address!r} is not host:port")
     return host.strip("[]") or default_host, int(port)
 
@@ -42,6 +42,8 @@ async def serve(
 
     Raises UsageError naming the address and `flag` when it cannot be bound.
     """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"{flag}: {port} is not a port; ports are 0 to 65535")
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)

@@ -37,7 +37,7 @@ Duration = Annotated[float, _DURATION_MARK]
 """Seconds; written as Go durations (`30s`, `1m30s`, `250ms`) or plain numbers of seconds."""
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +62,32 @@ class _Field:
 
 
 def parse_duration(text: str | float) -> float:
-    """Seconds; raises ValueError."""
-    if isinstance(text, bool):
-        raise ValueError(f"{text!r} is not a duration; write it like 30s or 1m30s")  # noqa: TRY004
-    if isinstance(text, int | float):
+    """Seconds, never negative; raises ValueError."""
+    if isinstance(text, int | float) and not isinstance(text, bool) and 0 <= text < float("inf"):
         return float(text)
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if isinstance(text, str) and re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
         return float(text)
-    parts = _DURATION.findall(text)
+    parts = _DURATION.findall(text) if isinstance(text, str) else []
     if not parts or "".join(n + u for n, u in parts) != text:
         raise ValueError(f"{text!r} is not a duration; write it like 30s or 1m30s")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def format_duration(seconds: float) -> str:
-    """The Go spelling: 90.0 -> `1m30s`, 0.25 -> `250ms`."""
-    if seconds < 1 and seconds:
-        return f"{seconds * 1000:g}ms"
-    hours, rest = divmod(seconds, 3600)
-    minutes, secs = divmod(rest, 60)
-    text = (f"{hours:g}h" if hours else "") + (f"{minutes:g}m" if minutes or hours else "")
-    return text + (f"{secs:g}s" if secs or not text else "0s" if text else "")
+    """The Go spelling, exact to a nanosecond: 90.0 -> `1m30s`, 0.25 -> `250ms`, 3600.0 -> `1h0m0s`."""
+    whole, nanos = divmod(round(seconds * 10**9), 10**9)
+    if not whole:
+        unit, scale = next(((u, s) for u, s in (("ms", 10**6), ("µs", 10**3)) if nanos >= s), ("ns", 1))
+        return f"{_decimal(nanos // scale, nanos % scale, scale)}{unit}" if nanos else "0s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{text}{_decimal(rest, nanos, 10**9)}s"
+
+
+def _decimal(whole: int, part: int, scale: int) -> str:
+    digits = str(part).rjust(len(str(scale)) - 1, "0").rstrip("0") if part else ""
+    return f"{whole}.{digits}" if digits else str(whole)
 
 
 def camel(name: str) -> str:
@@ -236,14 +241,26 @@ def _document(path: str, api_version: str, document_kind: str) -> dict[str, Any]
     try:
         document = yaml.safe_load(Path(path).read_bytes())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: {error}; name a readable YAML or JSON file") from error
+        raise UsageError(f"--config {path}: {one_line(error)}; name a readable YAML or JSON file") from error
     if not isinstance(document, dict):
         raise UsageError(f"--config {path}: expected a mapping with apiVersion and kind at its top")
     for key, wanted in (("apiVersion", api_version), ("kind", document_kind)):
         found = document.pop(key, None)
         if found != wanted:
-            raise UsageError(f"--config {path}: {key}: found {found!r}, this daemon reads {wanted!r}")
+            raise UsageError(
+                f"--config {path}: {key}: found {found!r}, this daemon reads {wanted!r}; write {key}: {wanted}"
+            )
     return document
+
+
+def one_line(error: Exception) -> str:
+    """What an unreadable file's error says, without the path again and without the parser's drawing."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
+    return " ".join(str(error).split())
 
 
 def _from_document(kind: type[msgspec.Struct], document: dict[str, Any], path: str, prefix: str = "") -> dict[str, Any]:

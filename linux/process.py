@@ -1,7 +1,10 @@
 """Running other programs from the event loop, with a deadline and their words when they fail."""
 
 import asyncio
+import contextlib
+import os
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +35,8 @@ async def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Run a program to its end; `timeout` in seconds, after which it is killed. Raises CommandFailed (with `check`)."""
+    """Run a program to its end; after `timeout` seconds it and its children are killed. Raises CommandFailed (with `check`;
+    always when the program cannot be started or runs out of time)."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -40,6 +44,7 @@ async def run(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(env) if env is not None else None,
+            start_new_session=True,
         )
     except OSError as error:
         raise CommandFailed(argv, 127, f"{error.strerror}: {argv[0]}") from error
@@ -50,7 +55,9 @@ async def run(
         raise CommandFailed(argv, None, f"killed after {timeout:g} s") from error
     finally:
         if process.returncode is None:
-            process.kill()
+            # With all that it started: a child that holds on to our pipes would keep us waiting for its own end.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     assert process.returncode is not None
     if check and process.returncode:

@@ -113,3 +113,101 @@ async def test_an_earlier_request_wins_over_a_later_one() -> None:
 def test_backoff_doubles_to_its_most() -> None:
     plain = Backoff(first=1, most=10, jitter=0)
     assert [plain.delay(n) for n in range(6)] == [0, 1, 2, 4, 8, 10]
+
+
+async def test_a_group_of_refusals_is_a_refusal_and_one_with_a_bug_in_it_is_a_bug() -> None:
+    failures: list[Exception] = [
+        ExceptionGroup("tasks", [Retry("one"), ExceptionGroup("more", [OSError("two")])]),
+        ExceptionGroup("tasks", [Retry("one"), KeyError("a bug")]),
+    ]
+
+    async def sync() -> float | None:
+        raise failures.pop(0)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await forever(sync, Wake(), resync=60, backoff=FAST)
+    assert not failures
+    assert caught.value.subgroup(KeyError)
+
+
+async def test_a_wake_does_not_shorten_the_back_off_of_the_whole_node() -> None:
+    moments: list[float] = []
+    wake = Wake()
+
+    async def sync() -> None:
+        moments.append(asyncio.get_running_loop().time())
+        if len(moments) == 1:
+            wake.set()
+            raise Retry("not yet")
+
+    task = asyncio.get_running_loop().create_task(
+        forever(sync, wake, resync=60, backoff=Backoff(first=0.2, most=0.2, jitter=0))
+    )
+    await until(lambda: len(moments) == 2)
+    task.cancel()
+    assert moments[1] - moments[0] >= 0.19
+
+
+async def test_a_key_that_changes_while_it_is_backed_off_is_tried_at_once() -> None:
+    keys: Keys[str] = Keys()
+    passes = 0
+
+    async def sync(_key: str) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 1:
+            raise Retry("not yet")
+
+    task = asyncio.get_running_loop().create_task(by_key(sync, keys, backoff=Backoff(first=60, most=60)))
+    keys.add("a")
+    await until(lambda: passes == 1 and len(keys) == 1)
+    keys.add("a")
+    await until(lambda: passes == 2)
+    await until(lambda: len(keys) == 0)
+    task.cancel()
+
+
+async def test_a_pass_that_always_wakes_itself_leaves_room_for_others() -> None:
+    wake = Wake()
+
+    async def sync() -> None:
+        wake.set()
+
+    task = asyncio.get_running_loop().create_task(forever(sync, wake, resync=60))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_every_key_gets_its_turn_beside_one_that_never_rests() -> None:
+    keys: Keys[int] = Keys()
+    seen: set[int] = set()
+
+    async def sync(key: int) -> float | None:
+        seen.add(key)
+        return 0.0 if key == 0 else None
+
+    task = asyncio.get_running_loop().create_task(by_key(sync, keys, workers=1))
+    for key in range(50):
+        keys.add(key)
+    await until(lambda: len(seen) == 50)
+    task.cancel()
+
+
+async def test_cancelled_in_the_middle_of_a_pass_it_ends() -> None:
+    keys: Keys[str] = Keys()
+    begun = asyncio.Event()
+
+    async def sync(_key: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.get_running_loop().create_task(by_key(sync, keys))
+    keys.add("a")
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(keys) == 0
