@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -173,17 +172,10 @@ def root_ca(path: str) -> str:
     return text
 
 
-def _tls(config: Config) -> ssl.SSLContext:
-    if bool(config.tls_cert_file) != bool(config.tls_private_key_file):
-        raise UsageError("--tls-cert-file and --tls-private-key-file go together; give both or neither")
-    if config.tls_cert_file:
-        return serving.server_tls(config.tls_cert_file, config.tls_private_key_file)
-    return selfsigned.context("wherry-controllers")
-
-
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """Control until cancelled."""
     connection = Connection.from_kubeconfig(config.kubeconfig)
+    tls = selfsigned.given_or_made(config.tls_cert_file, config.tls_private_key_file, "wherry-controllers")
     registry = CollectorRegistry()
     depths = Depths()
     registry.register(depths)
@@ -205,7 +197,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             "/configz": serving.json(lambda: {"wherry.io": render(config)}),
         }
         async with serving.serve(
-            config.bind_address, config.secure_port, routes, tls=_tls(config), flag="--bind-address or --secure-port"
+            config.bind_address, config.secure_port, routes, tls=tls, flag="--bind-address or --secure-port"
         ):
             ready()
             work: Callable[[], Awaitable[None]] = controllers.run

@@ -11,9 +11,9 @@ from controllers.model import Delete
 from controllers.observe import World
 from controllers.plan import namespaces as plan
 from kube.client import Client
-from kube.core import Namespace
+from kube.core import ConfigMap, Namespace
 from kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, NotFound, Retry
-from kube.informer import Change
+from kube.informer import Change, Informer
 from kube.meta import Typed, now
 from kube.reconcile import Keys, by_key
 from kube.resources import CONFIGMAPS, NAMESPACES, SERVICEACCOUNTS, Resource
@@ -110,7 +110,7 @@ class Furnishings:
         "internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."
     )
 
-    def __init__(self, world: World, certificates: Any, root_ca: str) -> None:
+    def __init__(self, world: World, certificates: Informer[ConfigMap], root_ca: str) -> None:
         """`certificates` is the informer of ConfigMaps named kube-root-ca.crt, `root_ca` a PEM bundle; "" publishes none."""
         self._world = world
         self._client: Client = world.client

@@ -23,7 +23,7 @@ from typing import Any
 
 from kube.client import Client
 from kube.coordination import Lease
-from kube.errors import ApiError, ApiUnreachable, NotFound
+from kube.errors import ApiError, ApiUnreachable, NotFound, UsageError
 from kube.meta import micro_timestamp
 from kube.resources import LEASES
 
@@ -41,6 +41,14 @@ class Terms:
     lease_duration: float = 15.0
     renew_deadline: float = 10.0
     retry_period: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retry_period < self.renew_deadline < self.lease_duration:
+            raise UsageError(
+                f"--leader-elect-retry-period ({self.retry_period:g} s), --leader-elect-renew-deadline "
+                f"({self.renew_deadline:g} s) and --leader-elect-lease-duration ({self.lease_duration:g} s): "
+                "give three times that grow in this order"
+            )
 
 
 def identity() -> str:
@@ -86,7 +94,8 @@ class Election:
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for the Lease, then run `work` while renewing it. Raises LeadershipLost; returns when `work` does."""
         while not await self._attempt():  # noqa: ASYNC110 (a Lease is polled: that is the protocol)
-            await asyncio.sleep(self._terms.retry_period)
+            # A server that does not answer yet is asked again soon: at a cluster's start everybody waits for this.
+            await asyncio.sleep(min(0.25, self._terms.retry_period) if self._trouble else self._terms.retry_period)
         log.info("leading: %s/%s", self._namespace, self._name)
         self.leading = True
         try:

@@ -8,7 +8,15 @@ import socket
 import ssl
 import tempfile
 
-from kube import certificates
+from kube import certificates, serving
+from kube.errors import UsageError
+
+
+def given_or_made(certificate: str, key: str, common_name: str) -> ssl.SSLContext:
+    """TLS from --tls-cert-file and --tls-private-key-file, or, where neither is given, from a certificate of our own."""
+    if bool(certificate) != bool(key):
+        raise UsageError("--tls-cert-file and --tls-private-key-file go together; give both or neither")
+    return serving.server_tls(certificate, key) if certificate else context(common_name)
 
 
 def context(common_name: str) -> ssl.SSLContext:

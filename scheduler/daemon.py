@@ -1,7 +1,6 @@
 """Wiring: informers wake the loop, the loop plans and applies, a small HTTPS server tells how it goes."""
 
 import asyncio
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -98,19 +97,12 @@ class Scheduler:
             await reconcile.forever(self.sync, self.wake, resync=RESYNC, name="scheduler")
 
 
-def _tls(config: Config) -> ssl.SSLContext:
-    if bool(config.tls_cert_file) != bool(config.tls_private_key_file):
-        raise UsageError("--tls-cert-file and --tls-private-key-file go together; give both or neither")
-    if config.tls_cert_file:
-        return serving.server_tls(config.tls_cert_file, config.tls_private_key_file)
-    return selfsigned.context("wherry-scheduler")
-
-
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """Schedule until cancelled."""
     if not config.client_connection.kubeconfig:
         raise UsageError("--kubeconfig is required (or clientConnection.kubeconfig in the --config file)")
     connection = Connection.from_kubeconfig(config.client_connection.kubeconfig)
+    tls = selfsigned.given_or_made(config.tls_cert_file, config.tls_private_key_file, "wherry-scheduler")
     registry = CollectorRegistry()
     async with Client(connection, user_agent="wherry-scheduler") as client:
         scheduler = Scheduler(client, Metrics(registry))
@@ -130,7 +122,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             "/configz": serving.json(lambda: {"kubescheduler.config.k8s.io": render(config)}),
         }
         async with serving.serve(
-            config.bind_address, config.secure_port, routes, tls=_tls(config), flag="--bind-address or --secure-port"
+            config.bind_address, config.secure_port, routes, tls=tls, flag="--bind-address or --secure-port"
         ):
             ready()
             work: Callable[[], Awaitable[None]] = scheduler.run
