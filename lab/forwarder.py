@@ -49,10 +49,16 @@ async def serve(doors: Sequence[Door]) -> Never:
 
 
 async def _answer(listener: socket.socket, host: str, port: int) -> None:
+    at_work: set[asyncio.Task[None] | None] = set()  # the event loop's own references to tasks are weak
+
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            await _relay(reader, writer, host, port)
-        writer.close()
+        at_work.add(task := asyncio.current_task())
+        try:
+            with contextlib.suppress(OSError):
+                await _relay(reader, writer, host, port)
+        finally:
+            writer.close()
+            at_work.discard(task)
 
     server = await asyncio.start_server(accept, sock=listener)
     await server.serve_forever()
@@ -69,9 +75,12 @@ async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hos
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    """Until the end of what `reader` gives. Half a connection may end by itself; where one side is torn, so is the other."""
+    try:
         while data := await reader.read(_CHUNK):
             writer.write(data)
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+    except OSError:
+        writer.transport.abort()
