@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,13 +94,14 @@ def _busybox_tar() -> bytes:
     return buffer.getvalue()
 
 
-def start(folder: Path, namespace: str) -> Dockerd:
-    """A dockerd whose files are all in `folder`, in a network namespace that exists; waits until it answers."""
+def start(folder: Path, namespace: str, enter: Sequence[str] = ()) -> Dockerd:
+    """A dockerd whose files are all in `folder`, in a network namespace that exists; waits until it answers. `enter` is
+    the command that enters more than that namespace."""
     socket_path = str(folder / "docker.sock")
     forget_dead(folder / "exec" / "containerd" / "containerd.pid")
     log = (folder / "dockerd.log").open("wb")
     argv = [
-        "nsenter", f"--net=/run/netns/{namespace}", "dockerd",
+        *(enter or ("nsenter", f"--net=/run/netns/{namespace}")), "dockerd",
         "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--live-restore",
         "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "docker.pid"),
         "--exec-opt", "native.cgroupdriver=cgroupfs", "--host", f"unix://{socket_path}",
