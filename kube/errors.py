@@ -22,10 +22,6 @@ class UsageError(Exception):
     """Whoever started the daemon is wrong: a flag, a key, a file, a port in use. One line that names the remedy."""
 
 
-class Bereft(Exception):
-    """What the daemon cannot work without has ended (a process of its own, say). One line; the supervisor starts it again."""
-
-
 class ApiUnreachable(Retry):
     """No answer from the API server: refused, reset, timed out or a TLS failure."""
 

@@ -1,8 +1,8 @@
 """A daemon as a process: its log, its signals, its supervisor, its exit status.
 
 `main` runs a room's `run(config, ready)` until it ends, fails or SIGTERM or SIGINT arrives. Exit status: 0 after a signal
-and a clean end, 2 when whoever started us is wrong (`UsageError`, one line), 1 when the world refused so that nothing could
-be begun (`Retry`, one line) or after a bug (traceback), so that the supervisor starts us again.
+and a clean end, 2 when whoever started us is wrong (`UsageError`, one line), 1 when the world refused what the daemon cannot
+do without (`Retry`, one line) or after a bug (traceback), so that the supervisor starts us again.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from kube import sdnotify
 from kube.errors import Retry, UsageError
 
 C = TypeVar("C")
+E = TypeVar("E", bound=BaseException)
 
 Run = Callable[[C, Callable[[], None]], Awaitable[None]]
 
@@ -43,23 +44,22 @@ def main(run: Run[C], config: C, *, name: str) -> int:
         with _runner() as runner:
             return runner.run(_supervised(run, config, name))
     except BaseException as error:
-        usage = usage_error(error)
-        if usage is None and isinstance(error, Retry | KeyboardInterrupt):
-            complain(name, error if str(error) else type(error).__name__)
+        if usage := only(UsageError, error):
+            complain(name, usage)
+            return 2
+        if refused := only(Retry, error) or only(KeyboardInterrupt, error):
+            complain(name, refused if str(refused) else type(refused).__name__)
             return 1
-        if usage is None:
-            log.critical("%s: this is a bug", name, exc_info=error)
-            return 1
-        complain(name, usage)
-        return 2
+        log.critical("%s: this is a bug", name, exc_info=error)
+        return 1
 
 
-def usage_error(error: BaseException) -> UsageError | None:
-    """The UsageError that `error` is or, being a group of nothing else, holds."""
-    if isinstance(error, UsageError):
+def only(kind: type[E], error: BaseException) -> E | None:
+    """The exception of that kind that `error` is or, being a group of nothing else, holds."""
+    if isinstance(error, kind):
         return error
     if isinstance(error, BaseExceptionGroup):
-        found = [usage_error(e) for e in error.exceptions]
+        found = [only(kind, e) for e in error.exceptions]
         return found[0] if all(found) else None
     return None
 
