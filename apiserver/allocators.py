@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Final
 
 from apiserver import errors
-from apiserver.cache import Event, Shelf
+from apiserver.cache import Event, Frames, Shelf
 from apiserver.errors import Cause
 from apiserver.registry import Resource
 
@@ -82,13 +82,15 @@ class Allocators:
         self._taken = Taken()
         self._rng = rng or random.SystemRandom()
 
-    def follow(self, services: Shelf) -> None:
-        """Call once, when the cache is loaded."""
+    @contextmanager
+    def following(self, services: Shelf) -> Iterator[None]:
+        """Open it once, when the cache is loaded."""
         for entry in services.entries():
             self._taken.add(entry.parse())
-        services.watchers.add(self._observe)
+        with services.watched(self._observe):
+            yield
 
-    def _observe(self, event: Event) -> None:
+    def _observe(self, event: Event, _frames: Frames) -> None:
         if event.new:
             self._taken.add(event.new.parse())
         if event.old:

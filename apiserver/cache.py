@@ -17,7 +17,8 @@ import asyncio
 import bisect
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -84,12 +85,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A change: `old` is None for a creation, `new` for a deletion. `frames` keeps what was rendered for watchers."""
+    """A change: `old` is None for a creation, `new` for a deletion."""
 
     rv: int
     new: Entry | None
     old: Entry | None
-    frames: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -99,6 +99,24 @@ class Event:
 _NOTHING: Final = Entry("", "", 0, b"", {}, {})
 
 
+Frames = dict[tuple[str, str], bytes]  # what was rendered of one event so far, for all watchers who see it alike
+Offer = Callable[[Event, Frames], None]
+Bucket = tuple[str, ...]
+EVERYTHING: Final[Bucket] = ()
+
+
+def bucket_of_namespace(namespace: str) -> Bucket:
+    return ("namespace", namespace)
+
+
+def bucket_of_object(namespace: str, name: str) -> Bucket:
+    return ("object", namespace, name)
+
+
+def bucket_of_node(node: str) -> Bucket:
+    return ("node", node)
+
+
 class Shelf:
     """One resource: its objects sorted by namespace and name, its index by node, its recent events, its watchers."""
 
@@ -106,7 +124,7 @@ class Shelf:
         self.describe = describe
         self.floor = floor  # events after this resource version are all in `events`
         self.events: deque[Event] = deque()
-        self.watchers: set[Callable[[Event], None]] = set()
+        self._watchers: dict[Bucket, dict[Offer, None]] = {}
         self._ring = ring
         self._ring_bytes = 0
         self._objects: dict[Key, Entry] = {}
@@ -171,8 +189,34 @@ class Shelf:
             return
         event = Event(rv, new, old)
         self._remember(event)
-        for offer in tuple(self.watchers):
-            offer(event)
+        self._tell(event)
+
+    @contextmanager
+    def watched(self, offer: Offer, bucket: Bucket = EVERYTHING) -> Iterator[None]:
+        """Calls `offer` for each event of the bucket while the context is open. A watcher in the narrowest bucket costs nothing
+        when others' objects change: a thousand kubelets watch a thousand nodes' pods."""
+        self._watchers.setdefault(bucket, {})[offer] = None
+        try:
+            yield
+        finally:
+            offers = self._watchers[bucket]
+            del offers[offer]
+            if not offers:
+                del self._watchers[bucket]
+
+    def _tell(self, event: Event) -> None:
+        entries = [entry for entry in (event.old, event.new) if entry is not None]
+        namespace, name = entries[0].key
+        nodes = {entry.fields.get("spec.nodeName", "") for entry in entries}
+        frames: Frames = {}
+        for bucket in (
+            EVERYTHING,
+            bucket_of_namespace(namespace),
+            bucket_of_object(namespace, name),
+            *(bucket_of_node(node) for node in nodes if node),
+        ):
+            for offer in tuple(self._watchers.get(bucket, ())):
+                offer(event, frames)
 
     def _keys(self, namespace: str | None) -> list[Key]:
         if namespace is None:

@@ -34,6 +34,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     default_unreachable_toleration_seconds: Annotated[
         int, Option("--default-unreachable-toleration-seconds", "toleration of unreachable that Pods without one get")
     ] = 300
+    disable_admission_plugins: Annotated[
+        str, Option("--disable-admission-plugins", "admission plugins to do without, separated by commas")
+    ] = ""
     kubelet_client_certificate: Annotated[
         str, Option("--kubelet-client-certificate", "client certificate shown to kubelets (logs, exec), PEM")
     ] = ""

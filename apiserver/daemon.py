@@ -7,6 +7,7 @@ watches end with a clean last chunk, running requests finish, the store commits 
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import socket
@@ -14,12 +15,13 @@ import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
 from apiserver import bootstrap
-from apiserver.admission import Admission
+from apiserver.accounts import Accounts
+from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
 from apiserver.cache import Cache
 from apiserver.config import Config
@@ -33,7 +35,11 @@ from apiserver.relay import Relay
 from apiserver.store import StoreFailed, StoreLost
 from apiserver.store.sqlite import SqliteStore, open_store
 from apiserver.watch import Watches
-from kube.errors import UsageError
+from kube.errors import Retry, UsageError
+
+# Requests leave few cycles behind and the cache is large and long-lived: CPython's default looks for cycles after every
+# 700 objects, which took a twentieth of the time of a write.
+GC_THRESHOLD: Final = (20_000, 50, 50)
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +47,9 @@ log = logging.getLogger(__name__)
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """Serves until cancelled. Raises UsageError for what the configuration gets wrong."""
     ranges = service_ranges(config)
+    plugins = admission_plugins(config)
     address = advertised(config)
+    gc.set_threshold(*GC_THRESHOLD)
     tls = tls_context(config.tls_cert_file, config.tls_private_key_file, config.client_ca_file)
     kubelet_tls = kubelet_context(config)
     async with AsyncExitStack() as stack:
@@ -49,13 +57,14 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             store = await stack.enter_async_context(open_store(Path(config.data_dir) / "state.db"))
         except (StoreFailed, OSError) as error:
             raise UsageError(f"--data-dir {config.data_dir}: {error}") from error
-        session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        await _serve(config, ranges, address, tls, store, kubelet_tls, session, ready)
+        session = await stack.enter_async_context(_session())
+        await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, ready)
 
 
 async def _serve(
     config: Config,
     ranges: Ranges,
+    plugins: frozenset[str],
     address: str,
     tls: ssl.SSLContext,
     store: SqliteStore,
@@ -69,6 +78,8 @@ async def _serve(
     allocators = Allocators(ranges)
     admission = Admission(
         _namespace_phase(cache, registry),
+        Accounts(cache.shelf(registry.core("serviceaccounts").prefix)).find,
+        plugins,
         config.default_not_ready_toleration_seconds,
         config.default_unreachable_toleration_seconds,
     )
@@ -92,18 +103,26 @@ async def _serve(
             group.create_task(store.run(), name="store")
             group.create_task(cache.run(store), name="cache")
             await cache.loaded.wait()
-            allocators.follow(cache.shelf(registry.core("services").prefix))
             server = Server(api.dispatch, metrics.observe)
-            async with listening(server, config.bind_address, config.secure_port, tls, watches.close) as port:
-                await bootstrap.ensure(
-                    registry, writer, cluster_ip=str(ranges.first_address), address=address, port=port
+            async with AsyncExitStack() as stack:
+                stack.enter_context(allocators.following(cache.shelf(registry.core("services").prefix)))
+                port = await stack.enter_async_context(
+                    listening(server, config.bind_address, config.secure_port, tls, watches.close)
                 )
+                cluster_ip = str(ranges.first_address)
+                await bootstrap.ensure(registry, writer, cluster_ip=cluster_ip, address=address, port=port)
                 furnished.set()
                 log.info("serving on %s:%d, store %s", config.bind_address, port, config.data_dir)
                 ready()
                 await asyncio.get_running_loop().create_future()
     except* StoreLost as lost:
-        raise RuntimeError(f"the store's process ended ({lost.exceptions[0]}); starting again reloads it") from lost
+        why = f"the store's process ended ({lost.exceptions[0]}); starting again reloads what it has on disk"
+        raise Retry(why) from lost
+
+
+def _session() -> aiohttp.ClientSession:
+    """To kubelets. No limit: a followed log holds its connection for hours."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
 
 
 def _namespace_phase(cache: Cache, registry: Registry) -> Callable[[str], str | None]:
@@ -163,6 +182,15 @@ def advertised(config: Config) -> str:
                 "--advertise-address is required: this host has no route to choose an address by"
             ) from error
         return str(probe.getsockname()[0])
+
+
+def admission_plugins(config: Config) -> frozenset[str]:
+    """Raises UsageError."""
+    without = {one.strip() for one in config.disable_admission_plugins.split(",") if one.strip()}
+    if unknown := without - PLUGINS:
+        known = ", ".join(sorted(PLUGINS))
+        raise UsageError(f"--disable-admission-plugins: {', '.join(sorted(unknown))} is none of {known}")
+    return PLUGINS - without
 
 
 def _ip(flag: str, text: str) -> str:

@@ -18,11 +18,17 @@ class Document:
     headers: Mapping[str, str] = field(default_factory=dict)
     gzipped: bytes = b""
 
+    @property
+    def digest(self) -> str:
+        return self.etag.strip('"')
+
 
 def fixed(content: object, content_type: str = "application/json") -> Document:
     body = content if isinstance(content, bytes) else orjson.dumps(content)
-    return Document(body, content_type, f'"{digest(body)}"', {"Vary": "Accept"}, gzip.compress(body, 6, mtime=0))
-
-
-def digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest().upper()
+    return Document(
+        body,
+        content_type,
+        f'"{hashlib.sha256(body).hexdigest().upper()}"',
+        {"Vary": "Accept"},
+        gzip.compress(body, 6, mtime=0),
+    )

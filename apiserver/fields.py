@@ -5,6 +5,7 @@ text, and what is absent is the empty string, so `spec.nodeName=` finds pods wit
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from apiserver import errors
@@ -19,14 +20,12 @@ def _at(path: str) -> Read:
     def read(obj: dict[str, Any]) -> str:
         value: Any = obj
         for part in parts:
-            value = value.get(part) if isinstance(value, dict) else None
-        match value:
-            case None:
+            value = value.get(part) if type(value) is dict else None
+            if value is None:
                 return ""
-            case bool():
-                return "true" if value else "false"
-            case _:
-                return str(value)
+        if type(value) is bool:
+            return "true" if value else "false"
+        return str(value)
 
     return read
 
@@ -78,7 +77,12 @@ def labels(gvk: tuple[str, str, str]) -> frozenset[str]:
 
 def selectable(gvk: tuple[str, str, str], obj: dict[str, Any]) -> dict[str, str]:
     """Every selectable field of the object with its value as text."""
-    return {label: read(obj) for label, read in (_META | _KINDS.get((gvk[0], gvk[2]), {})).items()}
+    return {label: read(obj) for label, read in _reads(gvk[0], gvk[2])}
+
+
+@cache
+def _reads(group: str, kind: str) -> tuple[tuple[str, Read], ...]:
+    return tuple((_META | _KINDS.get((group, kind), {})).items())
 
 
 def unknown(gvk: tuple[str, str, str], label: str) -> StatusError:

@@ -23,7 +23,16 @@ from typing import Any, Final
 import orjson
 
 from apiserver import errors, fields
-from apiserver.cache import Cache, Entry, Shelf
+from apiserver.cache import (
+    EVERYTHING,
+    Bucket,
+    Cache,
+    Entry,
+    Shelf,
+    bucket_of_namespace,
+    bucket_of_node,
+    bucket_of_object,
+)
 from apiserver.errors import StatusError
 from apiserver.schema import ResourceInfo
 from kube.selectors import FieldSelector, Selector, parse_fields, parse_labels
@@ -31,7 +40,7 @@ from kube.selectors import FieldSelector, Selector, parse_fields, parse_labels
 FRESH_WAIT: Final = 3.0
 _TOKEN: Final = "meta.k8s.io/v1"
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_FALSE: Final = frozenset({"", "0", "f", "F", "false", "FALSE", "False"})
+NOT_TRUE: Final = frozenset({"", "0", "f", "F", "false", "FALSE", "False"})
 
 EXPIRED_TOKEN: Final = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
@@ -87,7 +96,7 @@ def _flag(query: Mapping[str, str], name: str) -> bool | None:
         return None
     if value in _TRUE:
         return True
-    if value in _FALSE:
+    if value in NOT_TRUE:
         return False
     raise errors.bad_request(f"{name}: {value!r} is not a boolean; write true or false")
 
@@ -198,6 +207,17 @@ def candidates(shelf: Shelf, asked: Options, namespace: str | None) -> Iterable[
     if node:
         return shelf.on_node(node)
     return shelf.entries(namespace)
+
+
+def bucket(asked: Options, namespace: str | None) -> Bucket:
+    """Where the events are that a watch can select: as `candidates`, for what is to come."""
+    name = asked.fields.required("metadata.name")
+    if name is not None and namespace is not None:
+        return bucket_of_object(namespace, name)
+    node = asked.fields.required("spec.nodeName")
+    if node:
+        return bucket_of_node(node)
+    return EVERYTHING if namespace is None else bucket_of_namespace(namespace)
 
 
 async def fresh(cache: Cache, rv: int | None) -> None:

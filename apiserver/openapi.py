@@ -9,11 +9,12 @@ satisfies it, if the content type is spelt with dots (the `@` of the Accept head
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
 from apiserver import schema
-from apiserver.document import Document, digest, fixed
+from apiserver.document import Document, fixed
 from apiserver.patch import SUPPORTED as PATCH_TYPES
 from apiserver.schema import Field, ResourceInfo, Shape, Type
 from kube.version import GIT_VERSION
@@ -72,9 +73,9 @@ def document(path: str, query: Mapping[str, str], accept: str) -> Document | Non
     if place == path or place not in _places():
         return None
     found = _group_version(place)
-    if query.get("hash") == digest(found.body):
+    if query.get("hash") == found.digest:
         headers = {**found.headers, "Cache-Control": "public, immutable, max-age=31536000"}
-        return Document(found.body, found.content_type, found.etag, headers, found.gzipped)
+        return replace(found, headers=headers)
     return found
 
 
@@ -84,10 +85,13 @@ def _v2_json() -> Document:
     return fixed({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}})
 
 
+@cache
+def _v2_protobuf() -> Document:
+    return fixed(_V2, _V2_TYPE)
+
+
 def _v2(accept: str) -> Document:
-    if "protobuf" in accept:
-        return fixed(_V2, _V2_TYPE)
-    return _v2_json()
+    return _v2_protobuf() if "protobuf" in accept else _v2_json()
 
 
 @cache
@@ -99,7 +103,7 @@ def _places() -> dict[str, tuple[str, str]]:
 
 @cache
 def _index() -> Document:
-    urls = {place: f"/openapi/v3/{place}?hash={digest(_group_version(place).body)}" for place in _places()}
+    urls = {place: f"/openapi/v3/{place}?hash={_group_version(place).digest}" for place in _places()}
     return fixed({"paths": {place: {"serverRelativeURL": url} for place, url in urls.items()}})
 
 

@@ -83,40 +83,42 @@ class Writer:
         return entry
 
     async def create(self, target: Target, obj: Obj) -> Written:
-        """`obj` is decoded; its namespace is the target's. Raises StatusErrors."""
-        metadata = obj["metadata"]
+        """`obj` is decoded, its namespace is the target's, and it becomes what is stored. Raises StatusErrors."""
+        resource, metadata = target.resource, obj["metadata"]
         if metadata.get("resourceVersion") not in (None, "", "0"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
-        prefix = metadata.get("generateName", "") if not metadata.get("name") else ""
-        for _ in range(NAME_TRIES if prefix else 1):
-            if prefix:
-                metadata["name"] = generated_name(prefix)
-            written = await self._create_once(target, strategy.copied(obj))
-            if written is not None:
-                return written
-        name = metadata["name"]
-        group, plural = target.resource.info.group, target.resource.plural
-        if prefix:
-            raise errors.generate_name_conflict(group, plural, name)
-        raise errors.already_exists(group, plural, name)
-
-    async def _create_once(self, target: Target, obj: Obj) -> Written | None:
-        resource, metadata = target.resource, obj["metadata"]
+        generated = bool(metadata.get("generateName")) and not metadata.get("name")
+        if generated:
+            metadata["name"] = self._free_name(resource, target.namespace, metadata["generateName"])
         for key in ("selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "resourceVersion"):
             metadata.pop(key, None)
         metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": rfc3339(now())}
         if resource.has_generation:
             metadata["generation"] = 1
         strategy.prepare_create(resource, obj)
-        self.admission.create(resource, target.namespace, obj)
+        await self.admission.create(resource, target.namespace, obj)
         strategy.check(resource, obj, strategy.validate_create(resource, obj))
-        if self.shelf(resource).get(target.namespace, metadata["name"]):
-            return None
+        written = None
+        if not self.shelf(resource).get(target.namespace, metadata["name"]):
+            written = await self._commit_new(target, obj)
+        if written is None:
+            taken = errors.generate_name_conflict if generated else errors.already_exists
+            raise taken(resource.info.group, resource.plural, metadata["name"])
+        return written
+
+    def _free_name(self, resource: Resource, namespace: str, prefix: str) -> str:
+        """Free as far as the cache knows; who loses the race for it is told to try again."""
+        names = (generated_name(prefix) for _ in range(NAME_TRIES))
+        name = generated_name(prefix)
+        return next((one for one in names if not self.shelf(resource).get(namespace, one)), name)
+
+    async def _commit_new(self, target: Target, obj: Obj) -> Written | None:
+        resource = target.resource
         with self.allocators.assigning(resource, obj, None):
             value = storage_bytes(obj)
             if target.dry_run:
                 return Written(value, True)
-            key = resource.key(target.namespace, metadata["name"])
+            key = resource.key(target.namespace, obj["metadata"]["name"])
             rv = await self.commit(Op(key, value, 0, self._ttl(resource)))
             return None if rv is None else Written(stamp(value, rv), True)
 

@@ -7,8 +7,9 @@ A watcher hangs on its resource's shelf. For each event the selector decides the
     yes              yes            MODIFIED  with the new object
     yes              no             DELETED   with the old object at the new resource version
 
-so that a client which applies what it is told always holds exactly what LIST would give it. The rendered frame is kept
-on the event and shared by all watchers that see the object in the same view.
+so that a client which applies what it is told always holds exactly what LIST would give it. A frame is rendered once an
+event and shared by all watchers that see the object in the same view; the shelf offers an event only to the watchers of the
+buckets it falls into (all, its namespace, its node, its name).
 
 A watcher whose unread frames pass the limit is closed; the client watches again from the last version it saw.
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from apiserver import errors
-from apiserver.cache import Cache, Entry, Event, Shelf
+from apiserver.cache import EVERYTHING, Bucket, Cache, Entry, Event, Frames, Shelf
 
 MAX_BYTES: Final = 4 << 20
 BOOKMARK_EVERY: Final = 60.0
@@ -56,29 +57,29 @@ class Watcher:
         self._wake = asyncio.Event()
         self.ended = False
 
-    def offer(self, event: Event) -> None:
+    def offer(self, event: Event, frames: Frames) -> None:
         was = event.old is not None and self._matches(event.old)
         now = event.new is not None and self._matches(event.new)
         match was, now:
             case False, True:
-                self._tell("ADDED", event, event.new)
+                self._tell("ADDED", event, event.new, frames)
             case True, True:
-                self._tell("MODIFIED", event, event.new)
+                self._tell("MODIFIED", event, event.new, frames)
             case True, False:
-                self._tell("DELETED", event, event.old)
+                self._tell("DELETED", event, event.old, frames)
             case _:
                 pass
 
-    def _tell(self, word: str, event: Event, entry: Entry | None) -> None:
+    def _tell(self, word: str, event: Event, entry: Entry | None, frames: Frames) -> None:
         assert entry is not None
         if not self._view.shared:
             self.put(self._view.frame(word, entry if word != "DELETED" else entry.at(event.rv)))
             return
         key = (word, self._view.name)
-        frame = event.frames.get(key)
+        frame = frames.get(key)
         if frame is None:
             frame = self._view.frame(word, entry if word != "DELETED" else entry.at(event.rv))
-            event.frames[key] = frame
+            frames[key] = frame
         self.put(frame)
 
     def show(self, entries: Iterable[Entry]) -> None:
@@ -103,7 +104,7 @@ class Watcher:
     def take(self) -> bytes:
         frames, self._frames, self._size = self._frames, [], 0
         self._wake.clear()
-        return b"".join(frames)
+        return frames[0] if len(frames) == 1 else b"".join(frames)
 
     async def wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -117,6 +118,7 @@ class Start:
 
     rv: int | None
     entries: Callable[[], Iterable[Entry]]
+    bucket: Bucket = EVERYTHING
     initial_events_end: bool = False
 
 
@@ -141,16 +143,15 @@ class Watches:
         shelf = self.cache.shelf(prefix)
         watcher = Watcher(matches, view)
         self.open[watcher] = prefix
-        shelf.watchers.add(watcher.offer)
         try:
-            if not self._begin(shelf, start, watcher, view):
-                yield view.error(errors.too_old_resource_version(start.rv or 0, shelf.floor).to_dict())
-                return
-            async for chunk in self._chunks(watcher, view, seconds, bookmarks):
-                yield chunk
+            with shelf.watched(watcher.offer, start.bucket):
+                if not self._begin(shelf, start, watcher, view):
+                    yield view.error(errors.too_old_resource_version(start.rv or 0, shelf.floor).to_dict())
+                    return
+                async for chunk in self._chunks(watcher, view, seconds, bookmarks):
+                    yield chunk
         finally:
-            self.open.pop(watcher, None)
-            shelf.watchers.discard(watcher.offer)
+            del self.open[watcher]
 
     def _begin(self, shelf: Shelf, start: Start, watcher: Watcher, view: FrameView) -> bool:
         """Nothing awaits between joining the shelf's watchers and this: no event is missed or told twice."""
@@ -161,7 +162,7 @@ class Watches:
             if events is None:
                 return False
             for event in events:
-                watcher.offer(event)
+                watcher.offer(event, {})
         if start.initial_events_end:
             watcher.put(view.bookmark(self.cache.rv, initial_events_end=True))
         return True

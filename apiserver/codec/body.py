@@ -94,7 +94,7 @@ def _parse(
         else:
             document = json.loads(body)
             if field_validation != "Ignore":
-                twice = [f'duplicate field "{path}"' for path in json.duplicates(body)]
+                twice = [f'duplicate field "{path}"' for path in json.duplicates(body, document)]
     except yaml.Malformed as wrong:
         raise _unrecognised(body, wanted, str(wrong)) from None
     except ValueError as wrong:

@@ -23,8 +23,11 @@ from apiserver import schema
 from apiserver.schema import Field, Shape
 from kube import quantity
 
+Path = tuple[
+    Any, str | int
+]  # (path of the parent, key or index); () at the top. Spelt out only when something is wrong.
 Scalar = Callable[[Any], Any]
-Nested = Callable[[Any, str, list[str]], Any]
+Nested = Callable[[Any, Any, list[str]], Any]
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _INDEX: Final = re.compile(r"\[\d+\]")
@@ -52,7 +55,16 @@ class Mismatch(ValueError):
 def conform(obj: dict[str, Any], type_name: str) -> tuple[dict[str, Any], list[str]]:
     """The object pruned and spelt canonically, and the paths of the fields that its type does not have."""
     unknown: list[str] = []
-    return _struct(type_name)(obj, "", unknown), unknown
+    return _struct(type_name)(obj, (), unknown), unknown
+
+
+def _spelt(path: Any) -> str:
+    """`spec.containers[0].name`."""
+    text = ""
+    while path:
+        path, part = path
+        text = f"[{part}]{text}" if type(part) is int else f".{part}{text}"
+    return text.removeprefix(".")
 
 
 def _wrong(value: Any, go_type: str) -> Mismatch:
@@ -94,19 +106,18 @@ def _struct(name: str) -> Nested:
             compiled[key] = (scalar, nested, field.omit)
         return compiled
 
-    def check(value: Any, path: str, unknown: list[str]) -> Any:
+    def check(value: Any, path: Any, unknown: list[str]) -> Any:
         if type(value) is not dict:
             raise _wrong(value, go_name(name))
         table = compiled or fields()
         key = ""
         try:
-            for key in tuple(value):
+            for key, before in tuple(value.items()):
                 found = table.get(key)
                 if found is None:
-                    unknown.append(f"{path}.{key}" if path else key)
+                    unknown.append(_spelt((path, key)))
                     del value[key]
                     continue
-                before = value[key]
                 if before is None:
                     del value[key]
                     continue
@@ -115,7 +126,7 @@ def _struct(name: str) -> Nested:
                     after = scalar(before)
                 else:
                     assert nested is not None
-                    after = nested(before, f"{path}.{key}" if path else key, unknown)
+                    after = nested(before, (path, key), unknown)
                 if omit and not after:
                     del value[key]
                 elif after is not before:
@@ -123,7 +134,7 @@ def _struct(name: str) -> Nested:
         except Mismatch as wrong:
             if not wrong.owner:
                 wrong.owner = owner
-                wrong.path = f"{path}.{key}" if path else key
+                wrong.path = _spelt((path, key))
             raise
         return value
 
@@ -148,22 +159,22 @@ def _value(field: Field) -> tuple[Scalar | None, Nested | None]:
 
 
 def _list_of(one: Nested, field: Field) -> Nested:
-    def check(value: Any, path: str, unknown: list[str]) -> Any:
+    def check(value: Any, path: Any, unknown: list[str]) -> Any:
         if type(value) is not list:
             raise _wrong(value, go_name(field.type, Shape.LIST))
         for index, item in enumerate(value):
-            value[index] = one({} if item is None else item, f"{path}[{index}]", unknown)
+            value[index] = one({} if item is None else item, (path, index), unknown)
         return value
 
     return check
 
 
 def _map_of(one: Nested, field: Field) -> Nested:
-    def check(value: Any, path: str, unknown: list[str]) -> Any:
+    def check(value: Any, path: Any, unknown: list[str]) -> Any:
         if type(value) is not dict:
             raise _wrong(value, go_name(field.type, Shape.MAP))
         for key, item in value.items():
-            value[key] = one({} if item is None else item, f"{path}.{key}", unknown)
+            value[key] = one({} if item is None else item, (path, key), unknown)
         return value
 
     return check

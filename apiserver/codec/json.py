@@ -1,13 +1,17 @@
 """JSON bodies: fast to read, and, when somebody wants to know, which keys were written twice.
 
-orjson keeps the last of two equal keys and says nothing. The second look is the standard library's parser with a hook:
-plain dicts where keys are unique, and only where one is not, a walk that finds its path.
+orjson keeps the last of two equal keys and says nothing. The second look is a count: what orjson kept, written again, has
+as many keys as the body unless one came twice. Only then the standard library's parser, ten times as slow, finds where.
 """
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
 import orjson
+
+_KEY_END: Final = re.compile(rb'"[ \t\r\n]*:')
+_GAPS: Final = (b'" ', b'"\n', b'"\t', b'"\r')
 
 
 class _Pairs(dict[str, Any]):
@@ -29,8 +33,23 @@ def loads(body: bytes) -> Any:
         raise ValueError(f"unexpected end of JSON input: {wrong.msg}") from None
 
 
-def duplicates(body: bytes) -> list[str]:
-    """Paths of the keys that occur more than once in one object, in document order."""
+def duplicates(body: bytes, document: Any) -> list[str]:
+    """Paths of the keys that occur more than once in one object, in document order; `document` is what `loads` made."""
+    return [] if _unique(body, document) else _duplicates(body)
+
+
+def _unique(body: bytes, document: Any) -> bool:
+    """Certain when true. A quote before a colon ends a key or stands in a text, and texts are the same on both sides as long
+    as the body spells no quote as \\u0022."""
+    if b"\\u" in body:
+        return False
+    kept = orjson.dumps(document)
+    if any(gap in body for gap in _GAPS):
+        return len(_KEY_END.findall(body)) == len(_KEY_END.findall(kept))
+    return body.count(b'":') == kept.count(b'":')
+
+
+def _duplicates(body: bytes) -> list[str]:
     seen = False
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:

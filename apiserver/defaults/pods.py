@@ -5,7 +5,8 @@ service links, host ports. The quality-of-service class is part of a new pod's s
 """
 
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from functools import lru_cache
+from math import ceil
 from typing import Any, Final
 
 from kube import quantity
@@ -139,12 +140,16 @@ def quality_of_service(spec: Json) -> str:
     return "Guaranteed" if every_limit and requests == limits else "Burstable"
 
 
-def _positive(maps: Iterable[Json]) -> dict[str, Fraction]:
-    """Sums of cpu and memory over the maps, without zeros."""
-    total: dict[str, Fraction] = {}
+def _positive(maps: Iterable[Json]) -> dict[str, int]:
+    """Sums of cpu and memory over the maps in billionths, upstream's finest grain, without zeros."""
+    total: dict[str, int] = {}
     for amounts in maps:
         for name in ("cpu", "memory"):
-            value = quantity.parse(str(amounts.get(name, "0")))
-            if value > 0:
-                total[name] = total.get(name, Fraction(0)) + value
+            if name in amounts and (value := _billionths(str(amounts[name]))) > 0:
+                total[name] = total.get(name, 0) + value
     return total
+
+
+@lru_cache(maxsize=1024)
+def _billionths(text: str) -> int:
+    return ceil(quantity.parse(text) * 10**9)

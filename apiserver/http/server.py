@@ -34,6 +34,8 @@ MAX_BODY: Final = 3 << 20
 GZIP_FROM: Final = 128 << 10
 SLICE: Final = 256 << 10
 SHUTDOWN_SECONDS: Final = 5.0
+STALL_SECONDS: Final = 60.0  # a client that reads nothing of a slice for so long is gone, or as good as
+UNREAD_BYTES: Final = 1 << 20  # of an upgraded connection, before we stop reading
 _PRETTY_AGENTS: Final = ("curl", "Wget", "Mozilla")
 
 log = logging.getLogger(__name__)
@@ -151,8 +153,14 @@ async def _stream(raw: web.BaseRequest, stream: Stream) -> web.StreamResponse:
     try:
         async with aclosing(cast("Any", stream.chunks)) as chunks:
             async for chunk in chunks:
-                if chunk:
-                    await response.write(chunk)
+                view = memoryview(chunk)
+                for start in range(0, len(view), SLICE):
+                    async with asyncio.timeout(STALL_SECONDS):
+                        await response.write(view[start : start + SLICE])
+    except TimeoutError:
+        if raw.transport is not None:
+            raw.transport.abort()
+        return response
     except ConnectionError:
         return response  # the client is gone; there is nobody to tell
     await response.write_eof()
@@ -176,10 +184,14 @@ class _RawConnection:
         self._transport = transport
         self._protocol = protocol
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self._unread = 0
         self._ended = False
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         self._pieces.put_nowait(bytes(data))
+        self._unread += len(data)
+        if self._unread > UNREAD_BYTES:
+            self._transport.pause_reading()
         return False, b""
 
     def feed_eof(self) -> None:
@@ -193,6 +205,9 @@ class _RawConnection:
             return b""
         piece = await self._pieces.get()
         self._ended = not piece
+        before, self._unread = self._unread, self._unread - len(piece)
+        if before > UNREAD_BYTES >= self._unread:
+            self._transport.resume_reading()
         return piece
 
     async def write(self, data: bytes) -> None:

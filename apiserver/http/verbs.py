@@ -154,6 +154,7 @@ class Verbs:
         start = Start(
             rv,
             lambda: listing.candidates(shelf, asked, namespace),
+            listing.bucket(asked, namespace),
             initial_events_end=asked.bookmarks and everything and (asked.initial_events is True or asked.rv is None),
         )
         matches = listing.matcher(asked, namespace)

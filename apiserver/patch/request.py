@@ -60,7 +60,7 @@ def _parse(body: bytes, kind: str, field_validation: FieldValidation) -> tuple[A
     if kind != JSON_PATCH and not isinstance(patch, dict):
         raise errors.bad_request("error decoding patch: json: cannot unmarshal the patch into a Go map")
     prefix = "json patch " if kind == JSON_PATCH else ""
-    found = [] if field_validation == "Ignore" else json.duplicates(body)
+    found = [] if field_validation == "Ignore" else json.duplicates(body, patch)
     return patch, [f'{prefix}duplicate field "{path}"' for path in found]
 
 

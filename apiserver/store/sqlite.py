@@ -40,10 +40,12 @@ from apiserver.store import (
 )
 
 EXPIRE_EVERY = 5.0
+EXPIRE_ROWS = 1000  # of one round, so that writes do not wait for a long one
 HISTORY = 10_000
 CLOSE_WAIT = 10.0
 
 Changes = Callable[[Any], tuple[Change, ...]]
+Reply = tuple[int, str, Any]  # number of the request, word, payload
 
 
 @dataclass(slots=True)
@@ -55,24 +57,28 @@ class _Waiting:
 
 
 class _Channel(asyncio.Protocol):
-    def __init__(self, on_reply: Callable[[int, str, Any], None]) -> None:
+    """Frames of replies; all that arrived together are handed on together."""
+
+    def __init__(self, on_replies: Callable[[list[Reply]], None]) -> None:
         self.buffer = bytearray()
-        self.on_reply = on_reply
+        self.on_replies = on_replies
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         position = 0
+        replies: list[Reply] = []
         while len(self.buffer) >= position + 4:
             (length,) = struct.unpack_from("<I", self.buffer, position)
             if len(self.buffer) < position + 4 + length:
                 break
             frame = bytes(memoryview(self.buffer)[position + 4 : position + 4 + length])
             position += 4 + length
-            self.on_reply(*marshal.loads(frame))
+            replies.append(marshal.loads(frame))
         del self.buffer[:position]
+        self.on_replies(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.on_reply(-1, "lost", str(exc or "the store process ended"))
+        self.on_replies([(-1, "lost", str(exc or "the store process ended"))])
 
 
 class SqliteStore:
@@ -85,6 +91,7 @@ class SqliteStore:
         self._waiting: dict[int, _Waiting] = {0: _Waiting(self._opened, None)}
         self._subscribers: set[asyncio.Queue[Batch | None]] = set()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
         self._lost = asyncio.Event()
         self._why_lost = ""
 
@@ -117,8 +124,10 @@ class SqliteStore:
                 batch = await queue.get()
                 if batch is None:
                     raise StoreLost(self._why_lost)
-                if batch.rv > after:
+                if batch.changes[0].rv > after:
                     yield batch
+                elif batch.rv > after:  # the history covered its first transactions
+                    yield Batch(tuple([one for one in batch.changes if one.rv > after]))
         finally:
             self._subscribers.discard(queue)
 
@@ -137,12 +146,13 @@ class SqliteStore:
         await self._ask("status")
 
     async def expire(self, now: float) -> None:
-        """Deletes every key whose time to live ended before `now` (Unix time)."""
+        """Deletes the keys whose time to live ended before `now` (Unix time), a thousand at a time."""
 
         def changes(gone: list[tuple[int, str]]) -> tuple[Change, ...]:
             return tuple(Change(rv, key, None) for rv, key in gone)
 
-        await self._ask("expire", now, changes=changes)
+        while len(await self._ask("expire", now, changes=changes)) >= EXPIRE_ROWS:
+            pass
 
     async def run(self) -> NoReturn:
         """Expires keys; raises StoreLost when the child ends. Own it in the daemon's TaskGroup."""
@@ -163,18 +173,38 @@ class SqliteStore:
         self._waiting[number] = waiting
         request: tuple[Any, ...] = (number, verb, *arguments)
         payload = marshal.dumps(request)
-        self._transport.write(struct.pack("<I", len(payload)) + payload)
+        if not self._unsent:  # what is asked in one turn of the loop is sent in one piece
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent += (struct.pack("<I", len(payload)), payload)
         return await waiting.future
 
-    def _on_reply(self, number: int, word: str, payload: Any) -> None:
-        if word == "lost":
-            self._lose(payload)
-            return
-        waiting = self._waiting.pop(number)
-        if word == "ok" and waiting.changes:
-            changes = waiting.changes(payload)
-            for queue in self._subscribers if changes else ():
-                queue.put_nowait(Batch(changes))
+    def _send(self) -> None:
+        pieces, self._unsent = self._unsent, []
+        if self._transport is not None:
+            self._transport.writelines(pieces)
+
+    def _on_replies(self, replies: list[Reply]) -> None:
+        """Watchers are told before callers, so that whoever reads on its own reply finds the cache up to date."""
+        changes: list[Change] = []
+        answered: list[tuple[_Waiting, Reply]] = []
+        for reply in replies:
+            number, word, payload = reply
+            if word == "lost":
+                self._lose(payload)
+                return
+            waiting = self._waiting.pop(number)
+            answered.append((waiting, reply))
+            if word == "ok" and waiting.changes:
+                changes += waiting.changes(payload)
+        if changes:
+            batch = Batch(tuple(changes))
+            for queue in self._subscribers:
+                queue.put_nowait(batch)
+        for waiting, (_, word, payload) in answered:
+            self._answer(waiting, word, payload)
+
+    @staticmethod
+    def _answer(waiting: _Waiting, word: str, payload: Any) -> None:
         if waiting.future.done():  # its caller was cancelled; the write stands all the same
             return
         match word:
@@ -213,12 +243,12 @@ async def open_store(path: Path, *, history: int = HISTORY) -> AsyncIterator[Sql
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
     child = Path(__file__).with_name("sqlite_child.py")
-    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path), str(history)]
+    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path), str(history), str(EXPIRE_ROWS)]
     with theirs:
         process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220
     store = SqliteStore()
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_connection(lambda: _Channel(store._on_reply), sock=ours)
+    transport, _ = await loop.create_connection(lambda: _Channel(store._on_replies), sock=ours)
     try:
         store._transport = transport
         try:

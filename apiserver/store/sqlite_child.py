@@ -58,13 +58,14 @@ class Refused(Exception):
 
 
 class Database:
-    def __init__(self, path: str, history: int) -> None:
+    def __init__(self, path: str, history: int, expire_rows: int) -> None:
         self.db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=FULL")
         self.db.execute("PRAGMA journal_size_limit=16777216")
         self.db.executescript("BEGIN;" + SCHEMA + "COMMIT;")
         self.history = history
+        self.expire_rows = expire_rows
         self.since_trim = 0
         self.remember()
 
@@ -74,7 +75,7 @@ class Database:
             raise SystemExit(f"its format is {meta['format']}; this program reads format 1")
         self.revision, self.rv, self.compacted = meta["revision"], meta["rv"], meta["compacted"]
 
-    def round(self, requests: list[Request], send: Callable[[Reply], None]) -> None:
+    def round(self, requests: list[Request], send: Callable[[list[Reply]], None]) -> None:
         """Carries out the requests in one SQLite transaction; answers after the COMMIT."""
         replies: list[Reply] = []
         try:
@@ -91,8 +92,7 @@ class Database:
                 self.db.execute("ROLLBACK")
             self.remember()
             replies = [(request[0], "failed", str(error)) for request in requests]
-        for reply in replies:
-            send(reply)
+        send(replies)
 
     def answer(self, request: Request) -> Reply:
         number, verb, *arguments = request
@@ -136,7 +136,8 @@ class Database:
 
     def expire(self, now: float) -> list[tuple[int, str]]:
         """Deletes what has outlived its time; answers the (rv, key) pairs."""
-        rows = self.db.execute("SELECT k, rv, v FROM kv WHERE expires<=? LIMIT 1000", (now,)).fetchall()
+        query = "SELECT k, rv, v FROM kv WHERE expires<=? LIMIT ?"
+        rows = self.db.execute(query, (now, self.expire_rows)).fetchall()
         gone: list[tuple[int, str]] = []
         for key, rv, value in rows:
             self.revision += 1
@@ -183,15 +184,13 @@ def frames(connection: socket.socket) -> Iterator[list[Request]]:
     """Rounds of whole requests: blocks for the first, then takes what is already there."""
     buffer = bytearray()
     while True:
-        connection.setblocking(True)
         piece = connection.recv(1 << 18)
         while piece:
             buffer += piece
             if len(buffer) > ROUND_BYTES:
                 break
-            connection.setblocking(False)
             try:
-                piece = connection.recv(1 << 18)
+                piece = connection.recv(1 << 18, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
         requests: list[Request] = []
@@ -203,7 +202,6 @@ def frames(connection: socket.socket) -> Iterator[list[Request]]:
             requests.append(marshal.loads(memoryview(buffer)[position + 4 : position + 4 + length]))
             position += 4 + length
         del buffer[:position]
-        connection.setblocking(True)
         if requests:
             yield requests
         if not piece:
@@ -225,28 +223,31 @@ def lock(path: str) -> None:
             return
 
 
-def main(descriptor: int, path: str, history: int) -> None:
+def main(descriptor: int, path: str, history: int, expire_rows: int) -> None:
     # A terminal's Ctrl-C and systemd's SIGTERM reach the whole group; the parent still needs us for its last writes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = socket.socket(fileno=descriptor)
     os.umask(0o077)
 
-    def send(reply: Reply) -> None:
-        payload = marshal.dumps(reply)
-        connection.sendall(struct.pack("<I", len(payload)) + payload)
+    def send(replies: list[Reply]) -> None:
+        pieces = []
+        for reply in replies:
+            payload = marshal.dumps(reply)
+            pieces += [struct.pack("<I", len(payload)), payload]
+        connection.sendall(b"".join(pieces))
 
     try:
         lock(path)
-        database = Database(path, history)
+        database = Database(path, history, expire_rows)
     except (SystemExit, sqlite3.Error, OSError) as error:
-        send((0, "failed", str(error)))
+        send([(0, "failed", str(error))])
         return
-    send((0, "ok", None))
+    send([(0, "ok", None)])
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was killed: nobody to tell
         for requests in frames(connection):
             database.round(requests, send)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

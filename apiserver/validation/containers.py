@@ -46,9 +46,11 @@ def container(one: Json, path: str, volumes: frozenset[str], host_network: bool)
     yield from _environment(one, path)
     yield from _mounts(one.get("volumeMounts", ()), f"{path}.volumeMounts", volumes)
     yield from _probes(one, path)
-    yield from _hooks(one.get("lifecycle", {}), f"{path}.lifecycle")
+    if "lifecycle" in one:
+        yield from _hooks(one["lifecycle"], f"{path}.lifecycle")
     yield from resources(one.get("resources", {}), f"{path}.resources")
-    yield from _security(one.get("securityContext", {}), f"{path}.securityContext")
+    if "securityContext" in one:
+        yield from _security(one["securityContext"], f"{path}.securityContext")
 
 
 def image(one: Json, path: str) -> Iterator[Cause]:
@@ -101,15 +103,13 @@ def _host_ports(values: Any, path: str) -> Iterator[Cause]:
 
 def _environment(one: Json, path: str) -> Iterator[Cause]:
     for index, variable in enumerate(one.get("env", ())):
-        here = f"{path}.env[{index}]"
         name = variable.get("name", "")
         if not name:
-            yield required(f"{here}.name")
-        else:
-            for text in names.environment_name(name):
-                yield cause(f"{here}.name", INVALID, name, text)
+            yield required(f"{path}.env[{index}].name")
+        for text in names.environment_name(name) if name else ():
+            yield cause(f"{path}.env[{index}].name", INVALID, name, text)
         if "valueFrom" in variable:
-            yield from _env_source(variable, f"{here}.valueFrom")
+            yield from _env_source(variable, f"{path}.env[{index}].valueFrom")
     for index, source in enumerate(one.get("envFrom", ())):
         here = f"{path}.envFrom[{index}]"
         given = [key for key in ("configMapRef", "secretRef") if key in source]
@@ -174,7 +174,8 @@ def _mounts(mounts: Any, path: str, volumes: frozenset[str]) -> Iterator[Cause]:
             yield cause(f"{here}.mountPath", INVALID, target, "must be unique")
         seen.add(target)
         for field in ("subPath", "subPathExpr"):
-            yield from relative_path(one.get(field, ""), f"{here}.{field}")
+            if field in one:
+                yield from relative_path(one[field], f"{here}.{field}")
         if one.get("subPath") and one.get("subPathExpr"):
             yield cause(
                 f"{here}.subPathExpr", INVALID, one["subPathExpr"], "subPathExpr and subPath are mutually exclusive"
@@ -240,10 +241,9 @@ def resources(one: Json, path: str) -> Iterator[Cause]:
     limits, requests = one.get("limits", {}), one.get("requests", {})
     for field, amounts in (("limits", limits), ("requests", requests)):
         for name, amount in amounts.items():
-            here = f"{path}.{field}[{name}]"
-            yield from _resource_name(name, here)
-            if quantity.parse(str(amount)) < 0:
-                yield cause(here, INVALID, amount, names.NEGATIVE)
+            yield from _resource_name(name, f"{path}.{field}[{name}]")
+            if quantity.parse(str(amount)).numerator < 0:
+                yield cause(f"{path}.{field}[{name}]", INVALID, amount, names.NEGATIVE)
     for name, amount in requests.items():
         limit = limits.get(name)
         if limit is None:

@@ -4,11 +4,12 @@ After k8s.io/apimachinery/pkg/util/validation: each function returns the sentenc
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
-Rule = Callable[[str], list[str]]
+Rule = Callable[[str], Sequence[str]]
 
 _LABEL_TEXT: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN_TEXT: Final = rf"{_LABEL_TEXT}(\.{_LABEL_TEXT})*"
@@ -30,6 +31,11 @@ OUTSIDE_PORTS: Final = "must be between 1 and 65535, inclusive"
 NEGATIVE: Final = "must be greater than or equal to 0"
 IMMUTABLE: Final = "field is immutable"
 NOT_AN_IP: Final = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+
+
+def _remembered(rule: Rule) -> Rule:
+    """The same few hundred names come in every object of a cluster."""
+    return lru_cache(maxsize=4096)(rule)
 
 
 def _regex(message: str, pattern: str, *examples: str) -> str:
@@ -92,11 +98,13 @@ def _matching(text: str, limit: int, pattern: re.Pattern[str], message: str) -> 
     return found if pattern.fullmatch(text) else [*found, message]
 
 
-def dns_label(text: str) -> list[str]:
+@_remembered
+def dns_label(text: str) -> Sequence[str]:
     return _matching(text, 63, _LABEL, _LABEL_MESSAGE)
 
 
-def dns_subdomain(text: str) -> list[str]:
+@_remembered
+def dns_subdomain(text: str) -> Sequence[str]:
     return _matching(text, 253, _SUBDOMAIN, _SUBDOMAIN_MESSAGE)
 
 
@@ -104,7 +112,8 @@ def dns_1035_label(text: str) -> list[str]:
     return _matching(text, 63, _1035, _1035_MESSAGE)
 
 
-def label_value(text: str) -> list[str]:
+@_remembered
+def label_value(text: str) -> Sequence[str]:
     return _matching(text, 63, _VALUE, _VALUE_MESSAGE)
 
 
@@ -115,7 +124,8 @@ def path_segment(text: str) -> list[str]:
     return [f"may not contain '{one}'" for one in "/%" if one in text]
 
 
-def qualified_name(text: str) -> list[str]:
+@_remembered
+def qualified_name(text: str) -> Sequence[str]:
     """`name` or `prefix.example.com/name`: label and annotation keys, taints, finalizers, extended resources."""
     prefix, slash, name = text.rpartition("/")
     found: list[str] = []
@@ -148,7 +158,8 @@ def config_key(text: str) -> list[str]:
     return found
 
 
-def environment_name(text: str) -> list[str]:
+@_remembered
+def environment_name(text: str) -> Sequence[str]:
     if _PRINTABLE.fullmatch(text):
         return []
     return ["a valid environment variable name must consist only of printable ASCII characters other than '='"]

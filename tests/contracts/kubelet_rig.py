@@ -45,6 +45,7 @@ async def api(folder: Path) -> AsyncIterator[Connection]:
         tls_private_key_file=str(folder / "tls.key"),
         client_ca_file=str(folder / "ca.crt"),
         data_dir=str(folder / "data"),
+        disable_admission_plugins="ServiceAccount",  # no controllers run here to make them
     )
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:

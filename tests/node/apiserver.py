@@ -97,6 +97,7 @@ clientCaFile: {directory}/ca.crt
 kubeletClientCertificate: {directory}/admin.crt
 kubeletClientKey: {directory}/admin.key
 kubeletCertificateAuthority: {directory}/ca.crt
+disableAdmissionPlugins: ServiceAccount  # no controllers run here to make ServiceAccounts
 """
     )
     return server

@@ -17,7 +17,8 @@ import aiohttp
 import orjson
 
 from apiserver import bootstrap
-from apiserver.admission import Admission
+from apiserver.accounts import Accounts
+from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
 from apiserver.authentication import User
 from apiserver.cache import Cache
@@ -123,20 +124,27 @@ class Watching:
 
 @asynccontextmanager
 async def serving(
-    store: MemoryStore | None = None, *, ring: int = 4096, bookmark_every: float = 60.0
+    store: MemoryStore | None = None,
+    *,
+    ring: int = 4096,
+    bookmark_every: float = 60.0,
+    plugins: frozenset[str] = PLUGINS - {"ServiceAccount"},  # no controllers run here to make ServiceAccounts
+    patience: float = 1.0,
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
     registry = Registry()
     cache = Cache(registry.describers(), ring=ring)
     watches = Watches(cache, bookmark_every=bookmark_every)
     allocators = Allocators(RANGES, rng=random.Random(1))
-    writer = Writer(store, cache, Admission(_namespace_phase(cache, registry)), allocators, event_ttl=3600)
+    accounts = Accounts(cache.shelf(registry.core("serviceaccounts").prefix), patience=patience)
+    admission = Admission(_namespace_phase(cache, registry), accounts.find, plugins)
+    writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         relay = Relay(_node(cache, registry), ssl.create_default_context(), session)
         api = Api(Verbs(registry, writer, watches, relay), Metrics().registry, live={}, ready={})
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
-        allocators.follow(cache.shelf(registry.core("services").prefix))
-        await bootstrap.ensure(registry, writer, cluster_ip="10.96.0.1", address="192.0.2.10", port=6443)
-        yield Calls(api, store, cache, watches, writer)
+        with allocators.following(cache.shelf(registry.core("services").prefix)):
+            await bootstrap.ensure(registry, writer, cluster_ip="10.96.0.1", address="192.0.2.10", port=6443)
+            yield Calls(api, store, cache, watches, writer)
         following.cancel()

@@ -32,7 +32,8 @@ class World:
         self.shelf = Shelf(lambda _: {}, 0)
         self.rv = 0
         self.allocators = Allocators(ranges, rng=random.Random(1))
-        self.allocators.follow(self.shelf)
+        self.following = self.allocators.following(self.shelf)
+        self.following.__enter__()
 
     def write(self, obj: dict[str, Any], old: dict[str, Any] | None = None, *, commit: bool = True) -> dict[str, Any]:
         with self.allocators.assigning(SERVICES, obj, old):

@@ -211,12 +211,30 @@ _VALUES = st.recursive(
 
 @given(_VALUES)
 def test_unique_keys_have_no_duplicates(value: object) -> None:
-    assert json_codec.duplicates(json.dumps(value).encode()) == []
+    for indent in (None, 2):
+        body = json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "replace")
+        assert json_codec.duplicates(body, json_codec.loads(body)) == []
 
 
 def test_duplicates_are_found_at_any_depth() -> None:
-    body = b'{"a":{"x":1,"x":2},"l":[{"y":{"z":1,"z":1,"z":1}}]}'
-    assert json_codec.duplicates(body) == ["a.x", "l[0].y.z"]
+    for body in (
+        b'{"a":{"x":1,"x":2},"l":[{"y":{"z":1,"z":1,"z":1}}]}',
+        b'{"a" :{"x" : 1,\n"x"\t:2}, "l":[{"y":{"z":1,"z" :1,"z":1}}]}',
+    ):
+        assert json_codec.duplicates(body, json_codec.loads(body)) == ["a.x", "l[0].y.z"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a":1,"a":2,"b":"\u0022:"}',
+        rb'{"a" :1,"a" :2,"b":"x\":"}',
+        rb'{"a":"\":","a":"","b":"\":"}',
+        rb'{"a":{"c":"\":"},"a":{"c":"\":\":"}}',
+    ],
+)
+def test_text_that_looks_like_a_key_hides_no_duplicate(body: bytes) -> None:
+    assert json_codec.duplicates(body, json_codec.loads(body)) == ["a"]
 
 
 def test_conforming_twice_changes_nothing() -> None:

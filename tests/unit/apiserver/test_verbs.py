@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from apiserver.admission import PLUGINS
 from tests.unit.apiserver.calls import Calls, serving
 
 NS = "/api/v1/namespaces/default"
@@ -43,7 +45,6 @@ async def test_create_fills_in_what_the_server_owns(api: Calls) -> None:
     assert metadata["creationTimestamp"].endswith("Z")
     assert int(metadata["resourceVersion"]) % 128 == 0
     assert created.json["status"]["phase"] == "Pending"
-    assert created.json["spec"]["serviceAccountName"] == "default"
     assert created.json["spec"]["priority"] == 0
     assert (await api.get(f"{NS}/pods/a")).json == created.json
 
@@ -349,3 +350,33 @@ async def test_relay_says_why_it_cannot(api: Calls) -> None:
     homeless = await api.call("POST", f"{NS}/pods/a/exec?container=x", Upgrade="SPDY/3.1")
     assert homeless.json["message"] == "pod a does not have a host assigned"
     assert (await api.get(f"{NS}/pods/a/exec?container=x")).json["message"] == "Upgrade request required"
+
+
+async def test_a_pod_needs_its_service_account() -> None:
+    async with serving(plugins=PLUGINS, patience=0.05) as api:
+        refused = await api.post(f"{NS}/pods", pod("p"))
+        assert (refused.code, refused.json["reason"]) == (403, "Forbidden")
+        assert refused.json["message"] == (
+            'pods "p" is forbidden: error looking up service account default/default: serviceaccount "default" not found'
+        )
+        other = pod("q")
+        other["spec"]["serviceAccountName"] = "robot"
+        refused = await api.post(f"{NS}/pods", other)
+        assert 'default/robot: serviceaccount "robot" not found' in refused.json["message"]
+        secrets = [{"name": "registry"}]
+        await api.post(f"{NS}/serviceaccounts", {"metadata": {"name": "robot"}, "imagePullSecrets": secrets})
+        made = (await api.post(f"{NS}/pods", other)).json["spec"]
+        assert (made["serviceAccountName"], made["serviceAccount"]) == ("robot", "robot")
+        assert made["imagePullSecrets"] == secrets
+        mirror = pod("m")
+        mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "hash"}
+        assert "serviceAccountName" not in (await api.post(f"{NS}/pods", mirror)).json["spec"]
+
+
+async def test_a_pod_waits_a_moment_for_the_default_service_account() -> None:
+    async with serving(plugins=PLUGINS, patience=5) as api, asyncio.TaskGroup() as group:
+        made = group.create_task(api.post(f"{NS}/pods", pod()))
+        await asyncio.sleep(0)
+        assert (await api.post(f"{NS}/serviceaccounts", {"metadata": {"name": "default"}})).code == 201
+        answer = await made
+        assert (answer.code, answer.json["spec"]["serviceAccountName"]) == (201, "default")
