@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from collections.abc import Callable, Sequence
 
 from kube.errors import UsageError
 from lab import life
-from lab.model import DEMO_NODE_PORT
+from lab.model import DEMO_NODE_PORT, STATE
 
-_STATE = "/var/lib/wherry/lab"
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,18}[A-Za-z0-9])?")
+_NODE_LIKE = re.compile(r"-node\d+$")
+"""A lab `a-node1` would have the namespace of node1 of the lab `a`."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,8 +24,10 @@ def main(argv: Sequence[str]) -> int:
     if os.geteuid() != 0:
         raise UsageError("a lab makes network namespaces and containers: run it as root (sudo)")
     state = os.path.join(arguments.state_dir, arguments.name)
-    if not arguments.name.replace("-", "").isalnum() or len(arguments.name) > 20:
-        raise UsageError(f"--name {arguments.name}: letters, digits and dashes, 20 at most")
+    if not _NAME.fullmatch(arguments.name) or _NODE_LIKE.search(arguments.name):
+        raise UsageError(
+            f"--name {arguments.name}: 1 to 20 letters, digits and dashes, a dash neither first nor last, not ending in -node1"
+        )
     verb: Callable[[], int] = {
         "up": lambda: life.up(
             life.Wish(
@@ -37,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
         "kubectl": lambda: _kubectl(state, theirs),
         "kubeconfig": lambda: _print(os.path.join(state, "kubeconfig")),
     }[arguments.command]
+    if arguments.command in ("up", "down", "stop", "start"):
+        with life.alone(arguments.name):
+            return verb()
     return verb()
 
 
@@ -55,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="wherry lab", description="a whole cluster in network namespaces on this machine"
     )
     parser.add_argument("--name", default="default", help="which lab (default: default)")
-    parser.add_argument("--state-dir", default=_STATE, help=f"where labs keep their state (default: {_STATE})")
+    parser.add_argument("--state-dir", default=STATE, help=f"where labs keep their state (default: {STATE})")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="build and start the lab; repeat it as you like")
     up.add_argument("--nodes", type=int, default=3, help="how many nodes (default: 3; the first holds the centre)")

@@ -1,4 +1,5 @@
-"""The Docker daemon a lab uses: the one that answers, or one of the lab's own.
+"""The Docker daemon a lab uses: the one that answers and lets its clients choose cgroups (our kubelet's driver is cgroupfs), or
+one of the lab's own.
 
 The own one runs in the lab's outer namespace with no bridge and no iptables (pods get their network from CNI), and with its
 own data, exec root and socket, so it shares nothing with a dockerd that may be installed.
@@ -7,6 +8,7 @@ own data, exec root and socket, so it shares nothing with a dockerd that may be 
 """
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -29,15 +31,32 @@ def answering() -> str | None:
 
 def answers(endpoint: str) -> bool:
     """Whether a Docker daemon answers at unix:///..."""
-    path = endpoint.removeprefix("unix://")
+    return b"200 OK" in _asked(endpoint, "/_ping")[:256]
+
+
+def cgroup_driver(endpoint: str) -> str:
+    """`cgroupfs` or `systemd`, as the daemon says; "" when it does not say."""
+    _, _, body = _asked(endpoint, "/info").partition(b"\r\n\r\n")
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return ""
+    return str(found.get("CgroupDriver", "")) if isinstance(found, dict) else ""
+
+
+def _asked(endpoint: str, path: str) -> bytes:
+    """The whole answer to a GET, head and body; nothing when nobody answers within 3 s."""
+    answer = bytearray()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(3.0)
-            probe.connect(path)
-            probe.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-            return b"200 OK" in probe.recv(256)
+            probe.connect(endpoint.removeprefix("unix://"))
+            probe.sendall(f"GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            while chunk := probe.recv(2**16):
+                answer += chunk
     except OSError:
-        return False
+        pass
+    return bytes(answer)
 
 
 def own_endpoint(state: str) -> str:

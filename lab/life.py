@@ -6,12 +6,14 @@ API's store. `down` works from what is in the kernel.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +46,17 @@ class Wish:
     prometheus: bool = False
 
 
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One command at a time changes a lab. The lock is a name in the kernel that ends with the process: nothing is left."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+        try:
+            lock.bind(f"\0wherry-lab-{name}")
+        except OSError as error:
+            raise UsageError(f"another wherry lab command is at work on lab {name}; wait for it to end") from error
+        yield
+
+
 def up(wish: Wish) -> int:
     return asyncio.run(_up(wish))
 
@@ -68,6 +81,7 @@ def _check_machine(wish: Wish) -> None:
     for tool, package in _TOOLS.items():
         if not shutil.which(tool):
             raise UsageError(f"{tool} is not on PATH; apt-get install {package}")
+    images.busybox()
     if wish.prometheus and not shutil.which("prometheus"):
         raise UsageError("--prometheus: prometheus is not on PATH; apt-get install prometheus")
 
@@ -81,6 +95,8 @@ def _existing(wish: Wish) -> Topology | None:
         raise UsageError(
             f"lab {wish.name} has {found.lab.nodes} nodes; `wherry lab down` first, or ask for --nodes {found.lab.nodes}"
         )
+    if wish.prometheus and not found.lab.prometheus and _answers(wish.state):
+        raise UsageError(f"--prometheus: lab {wish.name} runs without one; `wherry lab down` first")
     return found
 
 
@@ -88,19 +104,37 @@ async def _build(wish: Wish, known: Topology | None) -> Topology:
     if known or network.namespaces_of(wish.name):
         with screen.step("taking down what is left of an earlier lab (its objects are kept)"):
             remains.clear(wish.name, wish.state, docker=known.lab.docker if known else None)
-    made = planned(_lab(wish))
+    made = planned(_lab(wish, known))
     with screen.step("certificates, configuration, CNI plugins"):
         _write(made)
     with screen.step(f"{len(made.nodes)} nodes: namespaces and links on an underlay bridge"):
         await network.build(made.links, made.sysctls)
     with screen.step("supervisor and daemons"):
-        _start_supervisor(made)
-        await _until(lambda: _answers(made.lab.state), "the supervisor", made.lab.state, seconds=10)
+        process = _start_supervisor(made)
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise UsageError(f"the supervisor ended: {_last_line(made)}")
+            return _answers(made.lab.state)
+
+        await _until(answers, "the supervisor", made.lab.state, seconds=10)
     return made
 
 
-def _lab(wish: Wish) -> Lab:
+def _last_line(made: Topology) -> str:
+    lines = Path(made.lab.state, "log", "supervisor.log").read_text(errors="replace").splitlines()
+    return lines[-1] if lines else f"it said nothing in {made.lab.state}/log/supervisor.log"
+
+
+def _lab(wish: Wish, known: Topology | None) -> Lab:
+    """What is to be made; ports as they were, where they are free still."""
     endpoint = dockerd.answering()
+    if endpoint and dockerd.cgroup_driver(endpoint) != "cgroupfs":
+        driver = dockerd.cgroup_driver(endpoint) or "unknown"
+        screen.say(
+            f"  Docker at {endpoint} has the cgroup driver {driver}, pods need cgroupfs: the lab runs its own dockerd"
+        )
+        endpoint = None
     own = endpoint is None
     if own:
         dockerd.own_argv(wish.state)  # says at once when there is no dockerd to run
@@ -112,8 +146,8 @@ def _lab(wish: Wish) -> Lab:
         state=wish.state,
         docker=endpoint,
         own_docker=own,
-        api_port=forwarder.free_port(API_PORT),
-        demo_port=forwarder.free_port(DEMO_NODE_PORT),
+        api_port=forwarder.free_port(known.lab.api_port if known else API_PORT),
+        demo_port=forwarder.free_port(known.lab.demo_port if known else DEMO_NODE_PORT),
         python=sys.executable,
         prometheus=shutil.which("prometheus") or "" if wish.prometheus else "",
         prometheus_port=forwarder.free_port(9090) if wish.prometheus else 0,
@@ -148,11 +182,11 @@ def _write_prometheus(made: Topology) -> None:
         shutil.copy(authority / source, home / "tls" / target)
 
 
-def _start_supervisor(made: Topology) -> None:
+def _start_supervisor(made: Topology) -> "subprocess.Popen[bytes]":
     log = Path(made.lab.state, "log", "supervisor.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as out:
-        subprocess.Popen(
+        return subprocess.Popen(
             [made.lab.python, "-m", "lab.supervisor", made.lab.state],
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -276,7 +310,7 @@ def stop_node(state: str, node: str) -> int:
         raise UsageError(f"no node {node!r}; there are {', '.join(n.name for n in made.nodes)}")
     with screen.step(f"cutting {node}'s power: link down, daemons and containers killed"):
         _link(made, node, "down")
-        supervisor.ask(state, {"order": "stop", "node": node})
+        _order(state, "stop", node)
         remains.kill_containers(made.lab.docker, found.cgroup)
     return 0
 
@@ -287,12 +321,24 @@ def start_node(state: str, node: str) -> int:
         raise UsageError(f"no node {node!r}; there are {', '.join(n.name for n in made.nodes)}")
     with screen.step(f"starting {node}"):
         _link(made, node, "up")
-        supervisor.ask(state, {"order": "start", "node": node})
+        _order(state, "start", node)
     return 0
 
 
+def _order(state: str, order: str, node: str) -> None:
+    answer = supervisor.ask(state, {"order": order, "node": node})
+    if answer is None:
+        raise UsageError("the lab's supervisor does not answer; `wherry lab up` brings it back")
+    if "error" in answer:
+        raise UsageError(str(answer["error"]))
+
+
 def _link(made: Topology, node: str, state: str) -> None:
-    subprocess.run([*network.inside(made.lab.outer), "ip", "link", "set", node, state], check=True)
+    done = subprocess.run(
+        [*network.inside(made.lab.outer), "ip", "link", "set", node, state], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UsageError(f"{node}'s link: {done.stderr.strip()}; `wherry lab up` builds what is missing")
 
 
 def _running(state: str) -> Topology:

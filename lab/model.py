@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
+STATE = "/var/lib/wherry/lab"
+"""Where labs keep their state unless told otherwise."""
+
 DEMO_NODE_PORT = 30080
 API_PORT = 6443
 

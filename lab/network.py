@@ -6,6 +6,7 @@ network namespace is one of them. So `down` needs no file to know what to end.
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +16,9 @@ from linux import netns, process
 
 
 def namespaces_of(lab: str) -> list[str]:
-    """The lab's namespaces that exist, the outer one first."""
-    return sorted(name for name in netns.names() if name == f"wherry-{lab}" or name.startswith(f"wherry-{lab}-"))
+    """The lab's namespaces that exist, the outer one first. A lab `a` has nothing to do with one named `a-b`."""
+    ours = re.compile(rf"wherry-{re.escape(lab)}(-node\d+)?")
+    return sorted(name for name in netns.names() if ours.fullmatch(name))
 
 
 async def build(links: Mapping[str, Sequence[str]], sysctls: Mapping[str, Mapping[str, str]]) -> None:
@@ -68,13 +70,11 @@ def processes_in(names: Iterable[str]) -> list[int]:
     return sorted(found)
 
 
-def end(names: Sequence[str], *, grace: float = 5.0, first: Sequence[int] = ()) -> list[int]:
-    """End every process of these namespaces: SIGTERM, then after `grace` seconds SIGKILL; the pids that were there.
-    `first` are ended before the others, so that a supervisor does not start again what ends."""
+def end(names: Sequence[str], *, grace: float = 5.0) -> list[int]:
+    """End every process of these namespaces: SIGTERM, then after `grace` seconds SIGKILL; the pids that were there."""
     pids = processes_in(names)
-    for group in ([p for p in pids if p in first], [p for p in pids if p not in first]):
-        if group:
-            _end(group, names, grace)
+    if pids:
+        _end(pids, names, grace)
     for _ in range(3):
         late = processes_in(names)
         if not late:

@@ -1,4 +1,5 @@
-"""A lab's trust: one CA and what it signs. Existing keys are kept, so that a repeated `up` keeps every kubeconfig valid."""
+"""A lab's trust: one CA and what it signs. Existing keys are kept, so that a repeated `up` keeps every kubeconfig valid; only
+the user's own is written anew, because the port of the API on this machine may be another one by now."""
 
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from lab.model import BRIDGE_ADDRESS, SERVICES, Lab, Node
 
 def write(lab: Lab, nodes: tuple[Node, ...]) -> None:
     pki = Path(lab.state, "pki")
+    outside = f"https://127.0.0.1:{lab.api_port}"
     if (pki / "done").exists():
+        _config(Path(lab.state, "kubeconfig"), trust.read_pair(pki, "ca"), trust.ADMIN, outside)
         return
     centre = nodes[0]
     ca = certificates.authority("wherry-lab-ca")
@@ -19,7 +22,7 @@ def write(lab: Lab, nodes: tuple[Node, ...]) -> None:
     trust.write_pair(pki, "prometheus", trust.client(ca, trust.PROMETHEUS))
     for name in ("kube-scheduler", "kube-controller-manager"):
         trust.write_pair(pki, name, certificates.issue(ca, name, sans=["localhost", "127.0.0.1", str(centre.address)]))
-    outside, inside = f"https://127.0.0.1:{lab.api_port}", f"https://{centre.address}:6443"
+    inside = f"https://{centre.address}:6443"
     _config(Path(lab.state, "kubeconfig"), ca, trust.ADMIN, outside)
     _config(pki / "kube-scheduler.kubeconfig", ca, trust.SCHEDULER, inside)
     _config(pki / "kube-controller-manager.kubeconfig", ca, trust.CONTROLLERS, inside)

@@ -15,6 +15,7 @@ from typing import Any
 
 from kube.errors import UsageError
 from lab import dockerd, network, supervisor
+from lab.model import STATE
 from linux import mounts
 
 _LABEL = "io.wherry.node"
@@ -25,7 +26,10 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
     """Everything but the files."""
     names = network.namespaces_of(name)
     nodes = [n for n in names if n != f"wherry-{name}"]
-    supervisor.ask(state, {"order": "quiet"})
+    if supervisor.ask(state, {"order": "quiet"}) is None:
+        _kill_supervisor(
+            name
+        )  # it may live and not hear us (its socket is gone, it is stopped): it would start all again
     network.end(nodes)
     for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering()} - {None}:
         assert endpoint
@@ -37,6 +41,13 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
     _unmount(state)
     _remove_cgroups(name)
     network.unmake(name)
+
+
+def _kill_supervisor(name: str) -> None:
+    for pid in network.processes_in([f"wherry-{name}"]):
+        if "\0lab.supervisor\0" in _read(Path(f"/proc/{pid}/cmdline")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def remove_containers(docker: str, cgroup: str) -> None:
@@ -89,7 +100,7 @@ def _kill_cgroups(name: str) -> None:
     while time.monotonic() < deadline:
         pids = {
             int(pid) for group in _groups(name) for procs in group.rglob("cgroup.procs") for pid in _read(procs).split()
-        }
+        } - {0}  # a process of another pid namespace shows as 0, and kill(0) would be ourselves
         if not pids:
             return
         for pid in pids:
@@ -131,7 +142,13 @@ def remove_state(state: str) -> None:
     left = mounts.below(state)
     if left:
         raise UsageError(f"{left[0].point} is still mounted; unmount it and run `wherry lab down` again")
-    shutil.rmtree(state, ignore_errors=True)
-    for folder in (os.path.dirname(state), os.path.dirname(os.path.dirname(state))):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+    try:
+        shutil.rmtree(state)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}; remove it and run `wherry lab down` again") from error
+    if os.path.dirname(state) == STATE:  # folders of our own making, when this was the last lab; never the user's
+        for folder in (STATE, os.path.dirname(STATE)):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kube.errors import UsageError
 from lab.model import Topology
@@ -27,18 +27,15 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """`text` at once, and the seconds it took behind it when it is done."""
+    """`text` at once, and the seconds it took behind it when it is done, at a terminal as in a log."""
     started = time.monotonic()
-    terminal = sys.stdout.isatty()
-    print(f"  {text} ..." if terminal else f"  {text}", end="" if terminal else "\n", flush=True)
+    print(f"  {text} ", end="", flush=True)
     try:
         yield
     except BaseException:
-        if terminal:
-            print(" failed", flush=True)
+        print(f" failed after {time.monotonic() - started:.1f} s", flush=True)
         raise
-    if terminal:
-        print(f"\r  {text}  {time.monotonic() - started:.1f} s", flush=True)
+    print(f" {time.monotonic() - started:.1f} s", flush=True)
 
 
 def farewell(made: Topology) -> None:
@@ -61,13 +58,16 @@ def farewell(made: Topology) -> None:
     say("\n".join(lines))
 
 
-def status(made: Topology, daemons: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, str]) -> None:
+def status(
+    made: Topology, daemons: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, str], out: TextIO | None = None
+) -> None:
+    """One row a daemon, within 80 columns; where the logs are stands below, once."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("NODE", "STATUS", "ADDRESS", "DAEMON", "STATE", "PID", "RESTARTS", "LOG"):
-        table.add_column(title, overflow="fold")
+    for title in ("NODE", "STATUS", "ADDRESS", "DAEMON", "STATE", "PID", "RESTARTS"):
+        table.add_column(title, no_wrap=True)
     addresses = {node.name: str(node.address) for node in made.nodes}
     last = None
     for name, daemon in daemons.items():
@@ -82,6 +82,8 @@ def status(made: Topology, daemons: Mapping[str, Mapping[str, Any]], nodes: Mapp
             str(daemon["state"]),
             str(daemon["pid"] or ""),
             str(daemon["restarts"]),
-            str(daemon["log"]),
         )
-    Console(soft_wrap=True).print(table)
+    console = Console(file=out)
+    console.print(table, soft_wrap=True)
+    state = made.lab.state
+    console.print(f"\nlogs  {state}/NODE/log/DAEMON.log, {state}/log", soft_wrap=True, highlight=False)

@@ -18,13 +18,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 
@@ -38,6 +39,7 @@ RESTART_SECONDS = 1.0
 _TERM_SECONDS = 5.0
 _ORDER_SECONDS = 15.0
 _LOG_LIMIT = 20 * 2**20
+_ROTATE_SECONDS = 30.0
 
 log = logging.getLogger("lab.supervisor")
 
@@ -62,16 +64,14 @@ class Child:
                     await child.ready.wait()
         while True:
             await self.wanted.wait()
-            with _log_file(self.daemon.log) as out:
-                self.process = await asyncio.create_subprocess_exec(
-                    *inside(self.daemon.namespace),
-                    *self.daemon.argv,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env={**os.environ, **self.daemon.env, "NOTIFY_SOCKET": notify},
-                    start_new_session=True,
-                )
+            try:
+                self.process = await self._start(notify)
+            except OSError as error:
+                log.error("%s cannot be started: %s; again in %.0f s", self.daemon.name, error, RESTART_SECONDS)
+                await asyncio.sleep(RESTART_SECONDS)
+                continue
+            if not self.wanted.is_set():  # ordered to stop while it was being started
+                self.process.kill()
             self.last_exit = await self.process.wait()
             self.process = None
             self.ready.clear()
@@ -79,6 +79,18 @@ class Child:
                 self.restarts += 1
                 log.warning("%s ended with %s; again in %.0f s", self.daemon.name, self.last_exit, RESTART_SECONDS)
                 await asyncio.sleep(RESTART_SECONDS)
+
+    async def _start(self, notify: str) -> asyncio.subprocess.Process:
+        with _log_file(self.daemon.log) as out:
+            return await asyncio.create_subprocess_exec(
+                *inside(self.daemon.namespace),
+                *self.daemon.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **self.daemon.env, "NOTIFY_SOCKET": notify},
+                start_new_session=True,
+            )
 
     async def end(self, number: signal.Signals) -> None:
         """Signal it and wait; a daemon that ignores SIGTERM is killed."""
@@ -112,11 +124,26 @@ class Child:
 
 
 def _log_file(path: str) -> Any:
-    """The daemon's log, opened for appending; one that has grown past 20 MiB starts anew, its old self kept once."""
+    """The daemon's log, opened for appending, so that `rotate` may cut it while it is being written."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if os.path.exists(path) and os.path.getsize(path) > _LOG_LIMIT:
-        os.replace(path, f"{path}.1")
+    rotate(path)
     return open(path, "ab")
+
+
+def rotate(path: str, limit: int = _LOG_LIMIT) -> bool:
+    """Empty a log that has grown past `limit` bytes, its old self kept once as PATH.1. What is written between the copy and
+    the cut is lost: who writes it keeps the file open, so it cannot be moved away."""
+    try:
+        if os.path.getsize(path) <= limit:
+            return False
+        shutil.copyfile(path, f"{path}.1")
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        log.warning("%s cannot be rotated: %s", path, error)
+        return False
+    return True
 
 
 class Supervisor:
@@ -125,14 +152,18 @@ class Supervisor:
         self._down = asyncio.Event()
 
     async def run(self, state: str) -> None:
+        notify = os.path.join(state, "notify.sock")
+        with self._listening(notify):
+            await self._supervise(state, notify)
+
+    async def _supervise(self, state: str, notify: str) -> None:
         async with asyncio.TaskGroup() as group:
-            notify = os.path.join(state, "notify.sock")
-            self._listen(notify)
             keepers = [
                 group.create_task(child.keep_running([self._children[n] for n in child.daemon.after], notify))
                 for child in self._children.values()
             ]
             server = await asyncio.start_unix_server(self._order, socket_path(state))
+            keepers.append(group.create_task(self._rotate()))
             for child in self._children.values():
                 child.wanted.set()
             await self._down.wait()
@@ -141,7 +172,8 @@ class Supervisor:
             for keeper in keepers:
                 keeper.cancel()
 
-    def _listen(self, path: str) -> None:
+    @contextlib.contextmanager
+    def _listening(self, path: str) -> Iterator[None]:
         """READY=1 from a daemon, told by the pid that the kernel vouches for."""
         inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -156,7 +188,19 @@ class Supervisor:
                         if child.process and child.process.pid == pid:
                             child.ready.set()
 
-        asyncio.get_running_loop().add_reader(inbox, read)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(inbox, read)
+        try:
+            yield
+        finally:
+            loop.remove_reader(inbox)
+            inbox.close()
+
+    async def _rotate(self) -> Never:
+        while True:
+            await asyncio.sleep(_ROTATE_SECONDS)
+            for child in self._children.values():
+                rotate(child.daemon.log)
 
     def stop(self) -> None:
         self._down.set()
@@ -167,7 +211,7 @@ class Supervisor:
             answer = await self._obey(order)
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
-        except (msgspec.DecodeError, OSError) as error:
+        except (msgspec.DecodeError, OSError, ValueError) as error:  # ValueError: a line without end
             log.warning("an order was not understood: %s", error)
         finally:
             writer.close()
@@ -175,6 +219,8 @@ class Supervisor:
     async def _obey(self, order: dict[str, Any]) -> dict[str, Any]:
         node = order.get("node", "")
         concerned = [c for c in self._children.values() if c.daemon.node == node and node]
+        if order.get("order") in ("stop", "start") and not concerned:
+            return {"error": f"no node {node!r}"}
         match order.get("order"):
             case "status":
                 return {"daemons": {name: child.status() for name, child in self._children.items()}}
@@ -224,7 +270,7 @@ def ask(state: str, order: dict[str, str]) -> dict[str, Any] | None:
     """Give an order and wait for the answer; None when no supervisor listens."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            line.settimeout(60.0)
+            line.settimeout(20.0)
             line.connect(socket_path(state))
             line.sendall(msgspec.json.encode(order) + b"\n")
             with line.makefile("rb") as answer:
@@ -246,7 +292,13 @@ def main() -> int:
         log.error("a published port of 127.0.0.1 is taken: %s", error)
         return 2
     netns.set_namespace(f"/run/netns/{topology.lab.outer}")
-    asyncio.run(_main(topology, doors))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as alone:
+        try:
+            alone.bind("\0wherry-supervisor")  # such names are the network namespace's own, and end with the process
+        except OSError:
+            log.error("lab %s has a supervisor already", topology.lab.name)
+            return 2
+        asyncio.run(_main(topology, doors))
     return 0
 
 
