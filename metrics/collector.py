@@ -71,11 +71,13 @@ class Collector:
         samples: list[Sample] = []
         failed = False
         for group in groups:
+            if group.container and group.container not in known:
+                continue  # another node's, or none of the runtime's
             sample = self._sample(group, known, pods)
-            if sample is None:
-                failed = failed or bool(group.container)
-            else:
+            if sample is not None:
                 samples.append(sample)
+            elif os.path.isdir(f"{self._base()}{group.path}"):  # gone by now is no error
+                failed = True
         return Snapshot(
             when=time.time(),
             machine=self._machine,
@@ -97,9 +99,8 @@ class Collector:
         while pending:
             parent = pending.pop()
             try:
-                names = sorted(
-                    entry.name for entry in os.scandir(f"{base}{parent}") if entry.is_dir(follow_symlinks=False)
-                )
+                with os.scandir(f"{base}{parent}") as entries:
+                    names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
             except OSError:
                 continue
             for name in names:
@@ -116,13 +117,11 @@ class Collector:
     def _sample(
         self, group: _Group, known: Mapping[str, Identity], pods: Mapping[str, tuple[Identity, str]]
     ) -> Sample | None:
+        """None when neither CPU nor memory can be read: the group is gone, or its files are not as the kernel's."""
         usage = self.read(group.path)
         if usage.cpu is None and usage.memory is None:
             return None
-        owner = known.get(group.container)
-        if group.container and owner is None:
-            return None  # another node's, or not the kubelet's
-        if owner:
+        if owner := known.get(group.container):
             return Sample(group.path, _labels(group.path, owner), usage, owner.started)
         sandbox = pods.get(group.pod_uid)
         if not sandbox:

@@ -69,7 +69,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything one scrape says. `when` is Unix time; `failed` counts groups that vanished while being read."""
+    """Everything one scrape says. `when` is Unix time; `failed`: a group that is there could not be read."""
 
     when: float
     machine: Machine

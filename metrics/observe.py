@@ -6,6 +6,7 @@ import platform
 import re
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import psutil
 
@@ -48,7 +49,7 @@ class DockerIdentities:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._known: dict[str, Identity] = {}
-        self._client: object | None = None
+        self._client: Any = None
         self.error = ""
 
     def __call__(self) -> Mapping[str, Identity]:
@@ -57,6 +58,8 @@ class DockerIdentities:
                 self._known = self._read()
                 self.error = ""
             except OSError as error:  # requests' and docker's connection errors are OSErrors
+                if self._client is not None:
+                    self._client.close()
                 self._client = None
                 if not self.error:
                     log.warning("Docker at %s: %s; containers go without names until it answers", self._endpoint, error)
@@ -70,7 +73,7 @@ class DockerIdentities:
             if self._client is None:
                 self._client = docker.APIClient(base_url=self._endpoint, timeout=self._timeout)
             wanted = {"label": f"{_NODE}={self._node}"} if self._node else {}
-            listed = self._client.containers(filters=wanted)  # type: ignore[attr-defined]
+            listed = self._client.containers(filters=wanted)
         except docker.errors.DockerException as error:
             raise OSError(str(error)) from error
         found = {}

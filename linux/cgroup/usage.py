@@ -84,14 +84,17 @@ def text(path: str) -> str | None:
 
 def number(path: str) -> int | None:
     content = text(path)
-    return int(content) if content and content.strip().lstrip("-").isdigit() else None
+    try:
+        return int(content) if content else None
+    except ValueError:
+        return None
 
 
-def pairs(content: str | None) -> dict[str, int]:
-    """`name value` lines as a mapping."""
+def pairs(content: str | None, separator: str | None = " ") -> dict[str, int]:
+    """`name value` lines as a mapping; `separator` None is any run of blanks."""
     found: dict[str, int] = {}
     for line in (content or "").splitlines():
-        name, _, value = line.partition(" ")
-        if value.lstrip("-").isdigit():
+        name, value = (*line.split(separator, 1), "", "")[:2]
+        if value.lstrip("-").isdecimal():
             found[name] = int(value)
     return found

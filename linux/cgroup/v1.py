@@ -70,7 +70,7 @@ def _io(folder: str | None) -> dict[str, DeviceIo]:
         content = text(f"{folder}/blkio.throttle.{name}_recursive") or text(f"{folder}/blkio.throttle.{name}")
         for line in (content or "").splitlines():
             words = line.split()
-            if len(words) == 3 and words[1] in ("Read", "Write"):
+            if len(words) == 3 and words[1] in ("Read", "Write") and words[2].isdecimal():
                 found.setdefault(words[0], {})[f"{words[1]}.{kind}"] = int(words[2])
     return {
         device: DeviceIo(

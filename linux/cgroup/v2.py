@@ -2,6 +2,8 @@
 
 memory.usage minus inactive_file is the working set as in version 1; rss is `anon`, cache is `file`. CPU weight (1..10000)
 becomes shares by the kubelet's linear formula (KEP-2254), the inverse of `linux.cgroup.tree.weight`.
+
+The root group has neither memory.current nor limits: its usage is the machine's, as runc has it (fs2, statsFromMeminfo).
 """
 
 from pathlib import Path
@@ -14,7 +16,7 @@ def read(root: Path, path: str) -> Usage:
     folder = f"{root}/{path.strip('/')}".rstrip("/")
     return Usage(
         cpu=_cpu(folder),
-        memory=_memory(folder),
+        memory=_memory(folder, root=not path.strip("/")),
         pids=number(f"{folder}/pids.current"),
         io=_io(folder),
         limits=_limits(folder),
@@ -35,11 +37,20 @@ def _cpu(folder: str) -> Cpu | None:
     )
 
 
-def _memory(folder: str) -> Memory | None:
+def _machine_usage(meminfo: str = "/proc/meminfo") -> int | None:
+    """Bytes that are not free, by proc(5) in kB."""
+    found = pairs((text(meminfo) or "").replace(":", "").replace(" kB", ""), None)
+    total, free = found.get("MemTotal"), found.get("MemFree")
+    return (total - free) * 1024 if total is not None and free is not None else None
+
+
+def _memory(folder: str, *, root: bool = False) -> Memory | None:
+    stat = pairs(text(f"{folder}/memory.stat"))
     usage = number(f"{folder}/memory.current")
+    if usage is None and root:
+        usage = _machine_usage()
     if usage is None:
         return None
-    stat = pairs(text(f"{folder}/memory.stat"))
     inactive = stat.get("inactive_file", 0)
     return Memory(
         usage=usage,
@@ -60,8 +71,8 @@ def _memory(folder: str) -> Memory | None:
 def _io(folder: str) -> dict[str, DeviceIo]:
     found: dict[str, DeviceIo] = {}
     for line in (text(f"{folder}/io.stat") or "").splitlines():
-        device, *fields = line.split()
-        values = {name: int(value) for name, _, value in (f.partition("=") for f in fields) if value.isdigit()}
+        device, *fields = line.split() or [""]
+        values = {name: int(value) for name, _, value in (f.partition("=") for f in fields) if value.isdecimal()}
         if values:
             found[device] = DeviceIo(
                 read_bytes=values.get("rbytes", 0),

@@ -67,7 +67,11 @@ def version1(root: Path) -> Hierarchies:
     return Hierarchies({name: root / name for name in _V1})
 
 
+_V2_ROOT = ("cgroup.procs", "cpu.stat", "memory.stat", "io.stat")
+"""What the root group has; memory.current, limits and counts of processes begin one level below."""
+
+
 def version2(root: Path) -> Hierarchies:
     for group in _GROUPS:
-        _write(root / group, _V2)
+        _write(root / group, _V2 if group else {name: _V2[name] for name in _V2_ROOT})
     return Hierarchies({}, root)

@@ -140,3 +140,52 @@ def test_interfaces() -> None:
     (eth0,) = parse_interfaces(table)
     assert (eth0.name, eth0.receive_bytes, eth0.receive_errors, eth0.receive_dropped) == ("eth0", 1506, 1, 2)
     assert (eth0.transmit_bytes, eth0.transmit_packets, eth0.transmit_errors, eth0.transmit_dropped) == (906, 11, 3, 4)
+
+
+def test_the_root_of_either_version_has_memory(collector: Collector) -> None:
+    root = next(s for s in collector.snapshot().samples if s.path == "/")
+    assert root.usage.memory
+    assert root.usage.memory.usage > 0
+    assert "node_memory_working_set_bytes " in exposition.resource(collector.snapshot(), "/")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("memory.current", "soon\n"),
+        ("memory.current", ""),
+        ("memory.stat", "anon\n\nfile many\n"),
+        ("cpu.stat", "usage_usec\n"),
+        ("cpu.max", "\n"),
+        ("io.stat", "\n254:0\n254:0 rbytes=x wbytes=\n"),
+        ("pids.current", "²\n"),
+    ],
+)
+def test_a_file_that_is_not_as_the_kernels_never_breaks_a_scrape(tmp_path: Path, name: str, content: str) -> None:
+    trees = recorded.version2(tmp_path)
+    (tmp_path / recorded.POD / recorded.APP / name).write_text(content)
+    snapshot = Collector(known, "/", trees=trees).snapshot()
+    assert exposition.cadvisor(snapshot)
+    assert not snapshot.failed
+
+
+def test_a_group_that_cannot_be_read_is_said_and_the_others_are_there(tmp_path: Path) -> None:
+    trees = recorded.version2(tmp_path)
+    for name in ("cpu.stat", "memory.current"):
+        (tmp_path / recorded.POD / recorded.APP / name).unlink()
+    snapshot = Collector(known, "/", trees=trees).snapshot()
+    assert snapshot.failed
+    assert "container_scrape_error 1" in exposition.cadvisor(snapshot)
+    assert [s for s in snapshot.samples if s.path.endswith(recorded.SANDBOX)]
+
+
+def test_a_container_that_went_leaves_nothing_and_somebody_elses_is_no_error(tmp_path: Path) -> None:
+    trees = recorded.version2(tmp_path)
+    ours = Collector(lambda: {recorded.SANDBOX: KNOWN[recorded.SANDBOX]}, "/", trees=trees, fresh=0.0)
+    assert not ours.snapshot().failed
+    both = Collector(known, "/", trees=trees, fresh=-1.0)
+    assert recorded.APP in exposition.cadvisor(both.snapshot())
+    shutil.rmtree(tmp_path / recorded.POD / recorded.APP)
+    after = both.snapshot()
+    assert recorded.APP not in exposition.cadvisor(after)
+    assert not after.failed
