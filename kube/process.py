@@ -13,6 +13,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -23,6 +25,9 @@ C = TypeVar("C")
 E = TypeVar("E", bound=BaseException)
 
 Run = Callable[[C, Callable[[], None]], Awaitable[None]]
+
+_PATIENCE = 1.0
+"""Seconds that threads have to come to their end, once the daemon has."""
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +43,26 @@ def enter(name: str, load: Callable[[Sequence[str]], C], daemon: str, argv: Sequ
 
 
 def main(run: Run[C], config: C, *, name: str) -> int:
-    """Run the daemon `name`; the process's exit status."""
+    """Run the daemon `name`; the process's exit status.
+
+    Does not return while threads of its own are caught in a call that nobody answers: it ends the process over them.
+    """
+    before = set(threading.enumerate())
     start_log(name)
+    status = _status(run, config, name)
+    deadline = time.monotonic() + _PATIENCE
+    for thread in set(threading.enumerate()) - before:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    hung = [t.name for t in set(threading.enumerate()) - before if t.is_alive() and not t.daemon]
+    if hung:  # the interpreter would wait for them: a socket's whole timeout, long after the supervisor's patience
+        log.warning("%s ends without waiting for %s", name, ", ".join(sorted(hung)))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    return status
+
+
+def _status(run: Run[C], config: C, name: str) -> int:
     try:
         with _runner() as runner:
             return runner.run(_supervised(run, config, name))
