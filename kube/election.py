@@ -3,7 +3,7 @@
 The protocol is client-go's (tools/leaderelection): a Lease names its holder and when it was last renewed. A candidate takes
 a Lease that is free or that it has *seen* unchanged for the whole lease duration by its own clock, so clocks need not agree;
 every write carries the resourceVersion that was read, so of two candidates one wins. A leader that could not renew within
-the renew deadline ends (`LeadershipLost`) before anybody else may begin. A leader that ends in order gives the Lease back.
+the renew deadline stops working before anybody else may begin, and is a candidate again. A leader that ends in order gives the Lease back.
 
 One thing is better than upstream: identities say which process the holder is, so a successor on the same machine that can
 see that this process is dead (same boot, same pid namespace, pid gone or reused) does not wait for the lease to run out.
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class LeadershipLost(Exception):
-    """Somebody else may be at work by now; only ending the process is safe."""
+    """Somebody else may be at work soon: what we do must have stopped by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +92,29 @@ class Election:
         self._trouble = ""
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the Lease, then run `work` while renewing it. Raises LeadershipLost; returns when `work` does."""
+        """Wait for the Lease, then run `work` while renewing it; when it is lost, cancel `work` and wait for it again, so
+        `work` begins each term anew. Returns when `work` does."""
+        ended = False
+        while not ended:
+            await self._win()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    renewing = group.create_task(self._renew())
+                    await work()
+                    ended = True
+                    renewing.cancel()
+            except* LeadershipLost as lost:
+                log.warning("%s; standing by", lost.exceptions[0])
+            finally:
+                self.leading = False
+                await self._release()
+
+    async def _win(self) -> None:
         while not await self._attempt():  # noqa: ASYNC110 (a Lease is polled: that is the protocol)
             # A server that does not answer yet is asked again soon: at a cluster's start everybody waits for this.
             await asyncio.sleep(min(0.25, self._terms.retry_period) if self._trouble else self._terms.retry_period)
         log.info("leading: %s/%s", self._namespace, self._name)
         self.leading = True
-        try:
-            async with asyncio.TaskGroup() as group:
-                renewing = group.create_task(self._renew())
-                await work()
-                renewing.cancel()
-        finally:
-            self.leading = False
-            await self._release()
 
     async def _renew(self) -> None:
         last = time.monotonic()

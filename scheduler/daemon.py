@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -105,14 +105,21 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     tls = selfsigned.given_or_made(config.tls_cert_file, config.tls_private_key_file, "wherry-scheduler")
     registry = CollectorRegistry()
     async with Client(connection, user_agent="wherry-scheduler") as client:
-        scheduler = Scheduler(client, Metrics(registry))
+        metrics = Metrics(registry)
+        scheduler: Scheduler | None = None
         elect = config.leader_election
         terms = Terms(elect.lease_duration, elect.renew_deadline, elect.retry_period)
         election = Election(client, elect.resource_name, elect.resource_namespace, terms)
 
         def informed() -> str | None:
             idle = elect.leader_elect and not election.leading
-            return None if idle or scheduler.observed.synced else "informers have not synced"
+            return None if idle or (scheduler and scheduler.observed.synced) else "informers have not synced"
+
+        async def work() -> None:
+            """One term: what was seen in an earlier one may be out of date."""
+            nonlocal scheduler
+            scheduler = Scheduler(client, metrics)
+            await scheduler.run()
 
         routes = {
             "/healthz": serving.health({"ping": lambda: None}),
@@ -125,5 +132,4 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             config.bind_address, config.secure_port, routes, tls=tls, flag="--bind-address or --secure-port"
         ):
             ready()
-            work: Callable[[], Awaitable[None]] = scheduler.run
             await (election.lead(work) if elect.leader_elect else work())
