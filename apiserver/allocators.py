@@ -9,6 +9,7 @@ Upstream sources of texts and rules: pkg/registry/core/service/storage/alloc.go,
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ Obj = dict[str, Any]
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 NONE: Final = "None"
+UNSURE_SECONDS: Final = 10.0
 _TRIES: Final = 64
 _WITH_PORTS: Final = ("NodePort", "LoadBalancer")
 
@@ -116,8 +118,14 @@ class Allocators:
         self._taken.add(held)
         try:
             yield
-        finally:
+        except asyncio.CancelledError:
+            # The client has gone, but its write may be on its way to the disk: held until the cache must have shown it.
+            asyncio.get_running_loop().call_later(UNSURE_SECONDS, self._taken.add, held, -1)
+            raise
+        except BaseException:
             self._taken.add(held, -1)
+            raise
+        self._taken.add(held, -1)
 
 
 def _difference(new: Obj, old: Obj) -> Obj:

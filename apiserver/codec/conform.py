@@ -28,11 +28,13 @@ Path = tuple[
 ]  # (path of the parent, key or index); () at the top. Spelt out only when something is wrong.
 Scalar = Callable[[Any], Any]
 Nested = Callable[[Any, Any, list[str]], Any]
+Compiled = tuple[type | None, Scalar | None, Nested | None, bool]  # the type that needs no second look; omit when empty
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _INDEX: Final = re.compile(r"\[\d+\]")
 _HUGE_EXPONENT: Final = re.compile(r"[eE][+-]?\d{4,}")
 _INT64: Final = 2**63
+_PLAIN: Final[dict[str, type]] = {"string": str, "bool": bool}
 
 
 class Mismatch(ValueError):
@@ -98,12 +100,12 @@ def go_name(name: str, shape: Shape = Shape.ONE) -> str:
 def _struct(name: str) -> Nested:
     kind = schema.named(name)
     owner = name.rsplit(".", 1)[1]
-    compiled: dict[str, tuple[Scalar | None, Nested | None, bool]] = {}
+    compiled: dict[str, Compiled] = {}
 
-    def fields() -> dict[str, tuple[Scalar | None, Nested | None, bool]]:
+    def fields() -> dict[str, Compiled]:
         for key, field in kind.fields.items():
             scalar, nested = _value(field)
-            compiled[key] = (scalar, nested, field.omit)
+            compiled[key] = (_PLAIN.get(field.type) if field.shape is Shape.ONE else None, scalar, nested, field.omit)
         return compiled
 
     def check(value: Any, path: Any, unknown: list[str]) -> Any:
@@ -121,8 +123,10 @@ def _struct(name: str) -> Nested:
                 if before is None:
                     del value[key]
                     continue
-                scalar, nested, omit = found
-                if scalar is not None:
+                plain, scalar, nested, omit = found
+                if type(before) is plain:
+                    after = before
+                elif scalar is not None:
                     after = scalar(before)
                 else:
                     assert nested is not None

@@ -20,6 +20,13 @@ _ANY: Final = frozenset({"application/json", "application/*", "*/*"})
 @lru_cache(maxsize=256)
 def form(accept: str) -> Form:
     """Raises 406 when nothing offered can be served."""
+    found = _offered(accept)
+    if found is None:
+        raise errors.not_acceptable(SUPPORTED)
+    return found
+
+
+def _offered(accept: str) -> Form | None:
     for clause in accept.split(",") if accept.strip() else ["*/*"]:
         kind, *parameters = (part.strip() for part in clause.split(";"))
         wanted = dict(parameter.partition("=")[::2] for parameter in parameters)
@@ -36,8 +43,9 @@ def form(accept: str) -> Form:
                 return "metadata"
             case _:
                 continue
-    raise errors.not_acceptable(SUPPORTED)
+    return None
 
 
 def wants_yaml(accept: str) -> bool:
-    return "yaml" in accept and form(accept) == "yaml"
+    """Also of an Accept that nothing satisfies: its refusal is JSON."""
+    return "yaml" in accept and _offered(accept) == "yaml"

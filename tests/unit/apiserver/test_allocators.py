@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import random
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apiserver import allocators
 from apiserver.allocators import Allocators, Ranges, addresses_of, drop_foreign, ports_of
 from apiserver.cache import Shelf, storage_bytes
 from apiserver.errors import StatusError
@@ -69,6 +71,20 @@ def test_what_is_being_written_is_not() -> None:
     with world.allocators.assigning(SERVICES, service("a", clusterIP="10.0.0.9"), None):
         with pytest.raises(StatusError, match="provided IP is already allocated"):
             world.write(service("b", clusterIP="10.0.0.9"))
+
+
+async def test_what_an_impatient_client_left_behind_is_held_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its write may still reach the disk."""
+    monkeypatch.setattr(allocators, "UNSURE_SECONDS", 0.0)
+    world = World()
+    asked = service("a", clusterIP="10.0.0.9")
+    with pytest.raises(asyncio.CancelledError), world.allocators.assigning(SERVICES, asked, None):
+        raise asyncio.CancelledError
+    with pytest.raises(StatusError, match="provided IP is already allocated"):
+        world.write(service("b", clusterIP="10.0.0.9"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert world.write(service("b", clusterIP="10.0.0.9"))["spec"]["clusterIP"] == "10.0.0.9"
 
 
 @pytest.mark.parametrize(

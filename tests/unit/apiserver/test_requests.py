@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client.exposition import generate_latest
 
 from apiserver import authentication, cache, deletion, naming, subresources
 from apiserver.admission import default_tolerations, priority
 from apiserver.authentication import ANONYMOUS, User
 from apiserver.errors import StatusError
+from apiserver.http import accept as accept_header
 from apiserver.http.accept import form
+from apiserver.http.exchange import Request
 from apiserver.http.routes import Route, parse
+from apiserver.metrics import Metrics
 from apiserver.relay import kubelet_of, request_head, stream_query
 
 
@@ -165,3 +169,24 @@ def test_selectors_as_text() -> None:
     ]
     selector = {"matchLabels": {"z": "1", "k": "2"}, "matchExpressions": expressions}
     assert subresources.selector_text(selector) == "k=2,z=1,a in (x,y),b,!c"
+
+
+def test_strangers_make_no_series() -> None:
+    async def body() -> bytes:
+        return b""
+
+    metrics = Metrics()
+    for number in range(50):
+        for path in (f"/api/v1/{number}", f"/apis/g{number}/v1/pods", f"/api/v1/pods/p/{number}", f"/{number}"):
+            request = Request(f"M{number}", path, {"watch": "nonsense"}, "", {}, body, ANONYMOUS)
+            metrics.observe(request, 401, 0.0)
+    lines = generate_latest(metrics.registry).decode().splitlines()
+    assert [line for line in lines if line.startswith("apiserver_request_total{")] == [
+        'apiserver_request_total{code="401",group="",resource="",scope="",subresource="",verb="OTHER",version=""} 200.0'
+    ]
+
+
+def test_what_nothing_satisfies_is_refused_in_json() -> None:
+    assert not accept_header.wants_yaml("application/yaml;as=Table, text/html")
+    with pytest.raises(StatusError, match="only the following media types are accepted"):
+        accept_header.form("application/yaml;as=Table, text/html")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from apiserver import watch
+from apiserver.cache import Offer, Shelf, bucket_of_namespace, bucket_of_node, bucket_of_object, storage_bytes
 from apiserver.http.exchange import Stream
 from tests.fakes.store import MemoryStore
 from tests.unit.apiserver.calls import Calls, serving
@@ -344,3 +345,25 @@ async def test_a_copy_equals_the_list_at_every_bookmark_whenever_it_reconnects(s
                     copy.rv = rng.choice(list(states))
                     copy.objects = dict(states[copy.rv])
         assert checked
+
+
+async def test_a_watcher_hears_only_of_its_bucket() -> None:
+    """What others do costs a watcher of one object, node or namespace nothing."""
+    shelf = Shelf(lambda obj: {"spec.nodeName": obj.get("node", "")}, 0)
+    heard: dict[str, list[int]] = {}
+
+    def offer(name: str) -> Offer:
+        return lambda event, _: heard.setdefault(name, []).append(event.rv)
+
+    with (
+        shelf.watched(offer("all")),
+        shelf.watched(offer("namespace"), bucket_of_namespace("x")),
+        shelf.watched(offer("object"), bucket_of_object("x", "a")),
+        shelf.watched(offer("node"), bucket_of_node("n")),
+    ):
+        for rv, key, node in ((1, ("x", "a"), ""), (2, ("x", "b"), "n"), (3, ("y", "a"), "m"), (4, ("x", "b"), "m")):
+            shelf.apply(key, storage_bytes({"kind": "K", "apiVersion": "v1", "metadata": {}, "node": node}), rv)
+        shelf.apply(("x", "b"), None, 5)
+    shelf.apply(("x", "a"), None, 6)
+    assert heard == {"all": [1, 2, 3, 4, 5], "namespace": [1, 2, 4, 5], "object": [1], "node": [2, 4]}
+    assert not shelf._watchers
