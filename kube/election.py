@@ -3,7 +3,8 @@
 The protocol is client-go's (tools/leaderelection): a Lease names its holder and when it was last renewed. A candidate takes
 a Lease that is free or that it has *seen* unchanged for the whole lease duration by its own clock, so clocks need not agree;
 every write carries the resourceVersion that was read, so of two candidates one wins. A leader that could not renew within
-the renew deadline stops working before anybody else may begin, and is a candidate again. A leader that ends in order gives the Lease back.
+the renew deadline stops working before anybody else may begin, and is a candidate again; one that ends in order gives the
+Lease back.
 
 One thing is better than upstream: identities say which process the holder is, so a successor on the same machine that can
 see that this process is dead (same boot, same pid namespace, pid gone or reused) does not wait for the lease to run out.

@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 async def eventually(
-    what: str, check: Callable[[], Awaitable[R]], *, timeout: float = 20.0, why: Callable[[], str] = str
+    what: str, check: Callable[[], Awaitable[R]], *, timeout: float = 30.0, why: Callable[[], str] = str
 ) -> R:
     """The first true answer of `check`; a failure that names `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout

@@ -71,7 +71,9 @@ async def complete(client: Client, name: str = "web", timeout: float = 30.0) -> 
     return await eventually(f"deployment {name} complete", check, timeout=timeout)
 
 
-async def gone(client: Client, resource: Resource[Any], name: str, namespace: str | None = NS) -> None:
+async def gone(
+    client: Client, resource: Resource[Any], name: str, namespace: str | None = NS, timeout: float = 30.0
+) -> None:
     async def check() -> bool:
         try:
             await client.get(resource, name, namespace)
@@ -79,7 +81,7 @@ async def gone(client: Client, resource: Resource[Any], name: str, namespace: st
             return True
         return False
 
-    await eventually(f"{resource.kind} {name} gone", check)
+    await eventually(f"{resource.kind} {name} gone", check, timeout=timeout)
 
 
 async def test_a_rollout_goes_forward_and_back(tmp_path: Path) -> None:
@@ -368,4 +370,4 @@ async def test_both_daemons_end_cleanly_and_hand_over(tmp_path: Path) -> None:
         made.scheduler.start()
         made.controllers.start()
         await client.patch(DEPLOYMENTS, "web", {"spec": {"replicas": 5}}, NS)
-        await complete(client, timeout=8.0)  # less than a lease: it was handed over, not waited for
+        await complete(client, timeout=12.0)  # less than a lease: it was handed over, not waited for
