@@ -7,14 +7,17 @@ API's store. `down` works from what is in the kernel.
 
 import asyncio
 import contextlib
+import http.client
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +27,7 @@ import orjson
 from cni.launcher import write_plugins
 from kube.client import Client, Connection
 from kube.errors import AlreadyExists, ApiError, ApiUnreachable, UsageError
-from kube.resources import NODES
+from kube.resources import LEASES, NODES
 from lab import dockerd, forwarder, images, network, pki, remains, screen, supervisor
 from lab.manifests import apply
 from lab.model import API_PORT, DEMO_NODE_PORT, Lab, Topology
@@ -62,14 +65,14 @@ def up(wish: Wish) -> int:
 
 
 async def _up(wish: Wish) -> int:
-    started = time.monotonic()
+    started, since = time.monotonic(), datetime.now(UTC)
     _check_machine(wish)
     there = _existing(wish)
     if there and supervisor.ask(wish.state, {"order": "status"}) is not None:
         screen.say(f"lab {wish.name} is running already")
     else:
         there = await _build(wish, there)
-    await _finish(there, wish)
+    await _finish(there, wish, since)
     screen.say(f"up in {time.monotonic() - started:.1f} s")
     screen.farewell(there)
     return 0
@@ -196,7 +199,7 @@ def _start_supervisor(made: Topology) -> "subprocess.Popen[bytes]":
         )
 
 
-async def _finish(made: Topology, wish: Wish) -> None:
+async def _finish(made: Topology, wish: Wish, since: datetime) -> None:
     """From running daemons to a cluster that works: images, API, demo, every node Ready."""
     state = made.lab.state
     with screen.step("Docker answers, demo image"):
@@ -206,16 +209,22 @@ async def _finish(made: Topology, wish: Wish) -> None:
         with screen.step("API answers"):
             await _attempt(lambda: client.request("GET", "/readyz"), "the API server", state)
         with screen.step(f"{len(made.nodes)} nodes Ready"):
-            await _until_async(lambda: _ready(client, len(made.nodes)), "the nodes", state, seconds=60)
+            await _until_async(lambda: _ready(client, len(made.nodes), since), "the nodes", state, seconds=60)
         if wish.demo:
             # Not before: all its pods would run on the node that is Ready first.
             with screen.step("demo application"):
                 await _attempt(lambda: apply(client, screen.deployed("demo/hello.yaml")), "the demo application", state)
                 await _until_async(lambda: _available(client), "the demo's pods", state, seconds=90)
+                url = f"http://127.0.0.1:{made.lab.demo_port}/"
+                await _until_async(lambda: asyncio.to_thread(_serves, url), f"the demo at {url}", state, seconds=60)
 
 
-async def _ready(client: Client, wanted: int) -> bool:
-    """Ready and open for pods: the not-ready taint goes a moment after the condition comes."""
+async def _ready(client: Client, wanted: int, since: datetime) -> bool:
+    """Ready and open for pods: the not-ready taint goes a moment after the condition comes. What a kubelet said before this
+    `up` began does not count: a lab that was killed left its nodes Ready in the store."""
+    leases = (await client.list(LEASES, "kube-node-lease")).items
+    if len([lease for lease in leases if lease.spec.renew_time and lease.spec.renew_time >= since]) < wanted:
+        return False
     nodes = (await client.list(NODES)).items
     ready = [n for n in nodes if any(c.type == "Ready" and c.status == "True" for c in n.status.conditions)]
     return len([n for n in ready if not n.spec.taints]) >= wanted
@@ -227,6 +236,14 @@ async def _available(client: Client) -> bool:
     )
     wanted = int(answer["spec"].get("replicas", 1))
     return int(answer.get("status", {}).get("availableReplicas") or 0) >= wanted
+
+
+def _serves(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 async def _attempt(what: Callable[[], Awaitable[T]], name: str, state: str, seconds: float = 60.0) -> T:

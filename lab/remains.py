@@ -5,6 +5,7 @@ mounts by their path, cgroups by theirs. Each step is harmless when there is not
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -31,7 +32,7 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
             name
         )  # it may live and not hear us (its socket is gone, it is stopped): it would start all again
     network.end(nodes)
-    for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering()} - {None}:
+    for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering(), *_endpoints(state)} - {None}:
         assert endpoint
         if dockerd.answers(endpoint):
             remove_containers(endpoint, f"/wherry/{name}")
@@ -41,6 +42,15 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
     _unmount(state)
     _remove_cgroups(name)
     network.unmake(name)
+
+
+def _endpoints(state: str) -> set[str]:
+    """The Docker daemons that the lab's kubelets were told to use, for when nobody else remembers."""
+    found: set[str] = set()
+    for path in Path(state).glob("node*/kubelet.yaml"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found.add(json.loads(_read(path))["containerRuntimeEndpoint"].replace("docker://", "unix://"))
+    return found
 
 
 def _kill_supervisor(name: str) -> None:

@@ -29,9 +29,9 @@ _V1 = {
     "blkio": ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
 }
 _V2 = (
-    "cpu.stat cpu.weight cpu.max memory.current memory.stat memory.peak memory.max memory.swap.current io.stat "
-    "pids.current pids.max"
-).split()
+    *("cpu.stat", "cpu.weight", "cpu.max", "memory.current", "memory.stat", "memory.peak", "memory.max"),
+    *("memory.swap.current", "io.stat", "pids.current", "pids.max"),
+)
 
 
 def rows(only: str | None) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kube import settings
 from kube.errors import UsageError
@@ -117,3 +119,22 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
 def test_durations(text: str | float, seconds: float) -> None:
     assert settings.parse_duration(text) == pytest.approx(seconds)
     assert settings.parse_duration(settings.format_duration(seconds)) == pytest.approx(seconds)
+
+
+@given(st.integers(0, 10**16))
+def test_every_duration_is_written_exactly(nanoseconds: int) -> None:
+    text = settings.format_duration(nanoseconds / 1e9)
+    assert settings.parse_duration(text) == pytest.approx(nanoseconds / 1e9, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (0.0005, "500µs"), (0.0015, "1.5ms"), (3600, "1h0m0s"), (90.25, "1m30.25s")]
+)
+def test_durations_are_spelt_as_go_spells_them(seconds: float, text: str) -> None:
+    assert settings.format_duration(seconds) == text
+
+
+@pytest.mark.parametrize("text", [-1, "-1s", float("nan"), float("inf"), True, None, "", "١s"])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        settings.parse_duration(text)  # type: ignore[arg-type]
