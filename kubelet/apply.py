@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from kube.informer import Informer
 from kubelet import containers, hosts, resources, volumes
 from kubelet.containers import Furniture
 from kubelet.credentials import pull_secrets
+from kubelet.departure import Departure
 from kubelet.environment import Missing, Surroundings, environment
+from kubelet.hooks import HookFailed, Hooks
 from kubelet.images import ImageRefused, Images
 from kubelet.model import RemoveContainer, RemoveSandbox, Seen, StartContainer, StopContainer, StopSandbox
 from kubelet.objects import Objects
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 VOLUME_TIMEOUT = 123.0
+LEAST_GRACE = 2.0  # seconds that a preStop hook leaves a container, whatever it used up itself
 # Seconds until another try. ErrImagePull is shown for a moment; the look after it finds the back-off and says so.
 _RETRY_AFTER = {"ErrImagePull": 2.0, "InvalidImageName": 300.0}
 
@@ -106,6 +110,8 @@ class Deeds:
         self._services = services
         self._told = told
         self._images = Images(runtime, now=clock)
+        self._hooks = Hooks(runtime)
+        self._bidden_farewell: set[str] = set()  # containers whose preStop hook was run
         self._trees = trees
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="volumes")
         self._paths: dict[str, Mapping[str, str]] = {}
@@ -189,6 +195,7 @@ class Deeds:
             cgroup_parent=resources.pod_cgroup(self._place.cgroup_root, pod),
             host_network=pod.spec.host_network,
             host_pid=pod.spec.host_pid,
+            share_pid=bool(pod.spec.share_process_namespace),
             host_ipc=pod.spec.host_ipc,
             sysctls={s.name: s.value for s in context.sysctls} if context else {},
             labels=pod.metadata.labels,
@@ -215,8 +222,8 @@ class Deeds:
 
     # --- containers ---------------------------------------------------------------------------------------------------
 
-    async def start(self, pod: Pod, action: StartContainer, seen: Seen) -> None:
-        """Pull, create, start. Raises StartFailed with what the status shall say."""
+    async def start(self, pod: Pod, action: StartContainer, seen: Seen, departure: Departure) -> None:
+        """Pull, create, start, run the postStart hook. Raises StartFailed with what the status shall say."""
         container, name = action.container, action.container.name
         try:
             around = await self._around(pod, seen)
@@ -230,9 +237,10 @@ class Deeds:
 
         auths = pull_secrets(pod, around.secrets, container.image)
         try:
-            image = await self._images.ensure(
-                pod.metadata.uid, container.image, container.image_pull_policy, auths, tell
-            )
+            async with departure.cuts():
+                image = await self._images.ensure(
+                    pod.metadata.uid, container.image, container.image_pull_policy, auths, tell
+                )
         except ImageRefused as error:
             tell("Warning", "Failed", f"Error: {error.reason}")
             wait = _RETRY_AFTER.get(error.reason, error.retry_after or 10.0)
@@ -257,6 +265,27 @@ class Deeds:
             tell("Warning", "Failed", f"Error: {error.message}")
             raise StartFailed("RunContainerError", error.message) from error
         tell("Normal", "Started", f"Started container {name}")
+        async with departure.cuts():
+            await self._post_start(pod, action, identity, str(around.pod_ips[0]) if around.pod_ips else "")
+
+    async def _post_start(self, pod: Pod, action: StartContainer, identity: str, pod_ip: str) -> None:
+        container = action.container
+        hook = container.lifecycle.post_start if container.lifecycle else None
+        if hook is None:
+            return
+        try:
+            await self._hooks.run(hook, container, identity, pod_ip, lambda: self._fell_back(pod, container.name))
+        except HookFailed as error:
+            log.warning("pod %s container %s: postStart: %s", pod.metadata.key, container.name, error)
+            self._told.container(pod, container.name, "Warning", "FailedPostStartHook", "PostStartHook failed")
+            grace = pod.spec.termination_grace_period_seconds
+            stop = StopContainer(identity, container.name, "FailedPostStartHook")
+            await self.stop(pod, stop, 30.0 if grace is None else float(grace), pod_ip)
+            raise StartFailed("PostStartHookError", str(error), 0.0) from error
+
+    def _fell_back(self, pod: Pod, name: str) -> None:
+        message = "request to HTTPS lifecycle hook got HTTP response, retrying with HTTP"
+        self._told.container(pod, name, "Warning", "LifecycleHTTPFallback", message)
 
     async def _furniture(self, pod: Pod, action: StartContainer, around: Surroundings) -> Furniture:
         """The files the kubelet itself puts into a container."""
@@ -290,10 +319,30 @@ class Deeds:
 
         return await self._blocking(f"files of pod {pod.metadata.key}", work)
 
-    async def stop(self, pod: Pod | None, action: StopContainer, grace: float) -> None:
+    async def stop(self, pod: Pod | None, action: StopContainer, grace: float, pod_ip: str) -> None:
+        """preStop hook, signal, SIGKILL; all of it within the grace. An orphan's hook is not known any more."""
         if pod is not None:
             self._told.container(pod, action.name, "Normal", "Killing", action.message)
+            grace = await self._pre_stop(pod, action, grace, pod_ip)
         await self._runtime.stop_container(action.id, grace)
+
+    async def _pre_stop(self, pod: Pod, action: StopContainer, grace: float, pod_ip: str) -> float:
+        """Run the hook, once for each container; the seconds of grace it leaves."""
+        everyone = (*pod.spec.init_containers, *pod.spec.containers)
+        container = next((c for c in everyone if c.name == action.name), None)
+        hook = container.lifecycle.pre_stop if container and container.lifecycle else None
+        if container is None or hook is None or action.id in self._bidden_farewell:
+            return grace
+        self._bidden_farewell.add(action.id)
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(grace):
+                await self._hooks.run(hook, container, action.id, pod_ip, lambda: self._fell_back(pod, action.name))
+        except (HookFailed, TimeoutError) as error:
+            why = str(error) or f"it took longer than the grace period of {grace:g} s"
+            log.warning("pod %s container %s: preStop: %s", pod.metadata.key, action.name, why)
+            self._told.container(pod, action.name, "Warning", "FailedPreStopHook", "PreStopHook failed")
+        return max(LEAST_GRACE, grace - (time.monotonic() - begun))
 
     async def tidy(self, action: object) -> None:
         match action:
@@ -303,6 +352,7 @@ class Deeds:
                 await self._runtime.remove_sandbox(action.id)
             case RemoveContainer():
                 await self._runtime.remove_container(action.id)
+                self._bidden_farewell.discard(action.id)
             case _:
                 raise AssertionError(f"{action!r} is no tidying")
 

@@ -96,8 +96,6 @@ def _mounts(pod: Pod, container: Container, furniture: Furniture) -> tuple[Mount
 
 def _mount(pod: Pod, container: Container, wanted: VolumeMount, furniture: Furniture) -> Mount:
     where = f"volumeMounts of container {container.name!r}: {wanted.mount_path}"
-    if wanted.sub_path or wanted.sub_path_expr:
-        raise Invalid(f"{where}: subPath is not supported by this kubelet yet; mount the whole volume")
     if wanted.name not in furniture.volumes:
         raise Invalid(f"{where}: volume {wanted.name!r} is not among the pod's volumes")
     propagation = wanted.mount_propagation or ""

@@ -19,7 +19,7 @@ from kube.errors import Retry, UsageError
 from kube.events import Recorder, Reference
 from kube.informer import Informer
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
-from kube.resources import PODS, SERVICES
+from kube.resources import SERVICES
 from kubelet import machine, node, server
 from kubelet.apply import Deeds, Place, Told
 from kubelet.config import Config
@@ -31,6 +31,7 @@ from kubelet.prober import Prober
 from kubelet.probes import Outcome, Probes, Target
 from kubelet.publish import Publisher
 from kubelet.runtime import EVERYTHING, Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
+from kubelet.wanted import PODS_WHOLE
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
 
@@ -124,7 +125,7 @@ class Wiring:
         self.recorder = Recorder(client, "kubelet", name)
         self.told = Told(self.recorder)
         self.facts = machine.machine(config.root_dir)
-        self.pods: Informer[Pod] = Informer(client, PODS, field_selector=f"spec.nodeName={name}")
+        self.pods: Informer[Pod] = Informer(client, PODS_WHOLE, field_selector=f"spec.nodeName={name}")
         self.services = Informer(client, SERVICES)
         self.source = PodSource(self.pods, self._pod_changed)
         self.objects = Objects(client, self._objects_changed)
@@ -214,6 +215,8 @@ class Wiring:
 
     def _probe_failed(self, target: Target, outcome: Outcome) -> None:
         message = f"{target.kind} probe failed: {outcome.message}"
+        if outcome.healthy is None:
+            message = f"{target.kind} probe errored and resulted in unknown state: {outcome.message}"
         self.told.container(target.pod, target.container.name, "Warning", "Unhealthy", message)
 
     def _hint(self, hint: Hint) -> None:

@@ -32,6 +32,7 @@ from weakref import WeakValueDictionary
 from cni import spec as cni
 from kubelet.runtime import IPAddress, NetworkUnavailable, PodIdentity
 from linux.process import CommandFailed, run
+from linux.rtnetlink import Socket
 
 INTERFACE = "eth0"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -109,6 +110,16 @@ class Network:
                     elif (entry := _read_attachment(path)) is not None:
                         self._attached[entry.sandbox_id] = entry
         return self._attached
+
+    def wired(self, entry: Attachment) -> bool:
+        """False when the host's end of what our own plugin made is gone or off its bridge, because somebody has deleted one of
+        them: only a new sandbox brings the pod back. Others' plugins name links that never were, so theirs are believed."""
+        links = [each["name"] for each in (entry.result or {}).get("interfaces") or () if not each.get("sandbox")]
+        if len(links) != 2 or [each.type for each in cni.parse_network(entry.source).plugins] != ["wherry-cni"]:
+            return True
+        with Socket() as host:
+            bridge, port = (host.link(name) for name in links)
+        return bridge is not None and port is not None and port.master == bridge.index
 
     # Verbs
 

@@ -61,6 +61,7 @@ class Situation:
 
 
 ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
+NOT_YET = ("", "ContainerCreating", "PodInitializing")  # waiting for nothing in particular
 
 
 def container_hash(container: Container) -> str:
@@ -308,6 +309,10 @@ def _start(draft: _Draft, container: Container, latest: ContainerStatus | None, 
     if hold is not None:
         draft.waiting[container.name] = hold.waiting
         return
+    before = reported(at.previous, container.name)
+    if before is not None and before.state.waiting is not None and before.state.waiting.reason not in NOT_YET:
+        # Another try begins: until it has an outcome the last one's is what there is to say.
+        draft.waiting[container.name] = Waiting(before.state.waiting.reason, before.state.waiting.message)
     count = restart_count(container, at.seen, at.previous)
     draft.actions.append(StartContainer(container, sandbox.id, count, entry))
 

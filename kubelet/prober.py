@@ -81,7 +81,7 @@ async def _http(target: Target, action: HTTPGetAction, timeout: float) -> Outcom
     try:
         async with asyncio.timeout(timeout):
             for _ in range(REDIRECTS + 1):
-                code, location, body = await _get(url, headers)
+                code, location, body = await get(url, headers)
                 if not (300 <= code < 400 and location):
                     break
                 following = urljoin(url, location)
@@ -102,7 +102,7 @@ async def _http(target: Target, action: HTTPGetAction, timeout: float) -> Outcom
     return Outcome(False, f"HTTP probe failed with statuscode: {code}")
 
 
-async def _get(url: str, headers: Mapping[str, str]) -> tuple[int, str, str]:
+async def get(url: str, headers: Mapping[str, str]) -> tuple[int, str, str]:
     """Status, Location and the beginning of the body."""
     parts = urlsplit(url)
     tls = _unverified() if parts.scheme == "https" else None

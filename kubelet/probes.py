@@ -118,7 +118,7 @@ def first_streak(kind: Kind, container_id: str, previous: PodStatus, name: str) 
 
 class Probes:
     """All probes of the node. `changed(uid)` is called when a verdict changed, `failed(target, outcome)` for every
-    failure."""
+    failure, and for every attempt that could not be made."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class Probes:
             return
         before = watched.streak
         watched.streak = judged(before, outcome, watched.target.probe)
-        if outcome.healthy is False:
+        if not outcome.healthy:
             self._failed(watched.target, outcome)
         self._schedule(key, max(0.0, watched.target.probe.period_seconds - (time.monotonic() - begun)))
         if before.verdict is watched.streak.verdict:

@@ -109,6 +109,7 @@ class SandboxConfig:
     cgroup_parent: str = ""  # absolute below the cgroup mount: /kubepods/burstable/pod<uid>
     host_network: bool = False
     host_pid: bool = False
+    share_pid: bool = False  # containers join the sandbox's PID namespace
     host_ipc: bool = False
     sysctls: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)  # the pod's own; identity is added

@@ -21,9 +21,10 @@ import msgspec
 from kube.core import Pod, PodStatus
 from kube.errors import Invalid, Retry
 from kube.reconcile import Keys
-from kubelet import backoff, plan
+from kubelet import backoff, plan, refusals
 from kubelet.apply import Deeds, StartFailed, Told
 from kubelet.containers import termination_messages
+from kubelet.departure import Departed, Departure
 from kubelet.model import CreateSandbox, Held, Plan, Seen, Stage, StartContainer, StopContainer, Waiting
 from kubelet.observe import PodSource, RuntimeView
 from kubelet.probes import Probes
@@ -54,6 +55,8 @@ class Life:
     shorter: asyncio.Event = field(default_factory=asyncio.Event)
     first_seen: datetime = field(default_factory=lambda: datetime.now(UTC))
     ran: bool = False
+    departure: Departure = field(default_factory=Departure)
+    warned: bool = False  # of what the pod does not get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ class Workers:
         life, pod = self._lives.get(uid), self._source.get(uid)
         if life is not None and pod is not None and life.stage is Stage.TERMINATING:
             self._shrink(life, pod.metadata.deletion_grace_period_seconds)
+        if life is not None and (pod is None or pod.metadata.deletion_timestamp is not None):
+            life.departure.set()
         self._publisher.check(uid)
         self._keys.add(uid)
 
@@ -212,14 +217,17 @@ class Workers:
         pod = life.pod
         assert pod is not None
         self._deeds.objects.need(life.uid, pod.metadata.namespace, self._deeds.references(pod))
-        refusal = self._deadline(life, pod)
+        over = self._deadline(life, pod) or self._forbidden(life, pod)
         prepared = False
         for _ in range(ROUNDS):
             seen = await self._view.look(life.uid)
             self._track(life, pod, seen)
+            if refused := self._refused(life, pod, seen):
+                self._word(life, seen, refused)
+                return self._until(life, pod, refused)
             todo = self._plan(life, pod, seen)
             self._word(life, seen, todo)
-            if refusal or todo.finished:
+            if over or todo.finished:
                 life.stage = Stage.TERMINATING
                 self._shrink(life, pod.spec.termination_grace_period_seconds or DEFAULT_GRACE)
                 return 0.0
@@ -246,6 +254,39 @@ class Workers:
         life.sentence = Sentence(FAILED, "DeadlineExceeded", message)
         self._told.pod(pod, "Normal", "DeadlineExceeded", message)
         return True
+
+    def _forbidden(self, life: Life, pod: Pod) -> bool:
+        reason, message = refusals.forbidden(pod)
+        if reason and life.sentence is None:
+            life.sentence = Sentence(FAILED, reason, f"Pod was rejected: {message}")
+            self._told.pod(pod, "Warning", reason, message)
+        return bool(reason)
+
+    def _refused(self, life: Life, pod: Pod, seen: Seen) -> Plan | None:
+        """A plan of waiting, for a pod that asks for what this kubelet does not do. What runs already is left to run."""
+        if seen.sandboxes or life.sentence is not None:
+            return None
+        found = refusals.refusals(pod)
+        if not life.warned:
+            life.warned = True
+            for refusal in found:
+                self._told.pod(pod, "Warning", "Failed", f"Error: {refusal.message}")
+            for message in refusals.shortcomings(pod):
+                self._told.pod(pod, "Warning", "NotSupported", message)
+        if not found:
+            return None
+        everyone = (*pod.spec.init_containers, *pod.spec.containers)
+        guilty = {refusal.container for refusal in found if refusal.container}
+        return Plan(
+            waiting={
+                c.name: Waiting(
+                    "CreateContainerConfigError",
+                    "; ".join(r.message for r in found if r.container in ("", c.name)),
+                )
+                for c in everyone
+                if c.name in guilty or any(not r.container for r in found)
+            }
+        )
 
     def _track(self, life: Life, pod: Pod, seen: Seen) -> None:
         sandbox = plan.usable_sandbox(pod, seen)
@@ -328,7 +369,8 @@ class Workers:
                     await self._sandbox(life, pod, seen, action)
                 case StopContainer():
                     grace = action.grace if action.grace is not None else pod.spec.termination_grace_period_seconds
-                    await self._deeds.stop(pod, action, float(DEFAULT_GRACE if grace is None else grace))
+                    grace = DEFAULT_GRACE if grace is None else grace
+                    await self._deeds.stop(pod, action, float(grace), life.status.pod_ip)
                 case _:
                     await self._deeds.tidy(action)
 
@@ -337,7 +379,9 @@ class Workers:
         if action.backoff is not None:
             life.backoffs[plan.backoff_key(pod, action.container)] = action.backoff
         try:
-            await self._deeds.start(pod, action, seen)
+            await self._deeds.start(pod, action, seen, life.departure)
+        except Departed:
+            log.info("pod %s: container %s is not waited for: the pod is to go", pod.metadata.key, name)
         except StartFailed as error:
             until = self._clock() + timedelta(seconds=error.retry_after)
             life.held[name] = Held(Waiting(error.reason, error.message), until)
@@ -392,7 +436,7 @@ class Workers:
             async with asyncio.TaskGroup() as group:
                 for action in actions:
                     if isinstance(action, StopContainer):
-                        group.create_task(self._deeds.stop(life.pod, action, grace))
+                        group.create_task(self._deeds.stop(life.pod, action, grace, life.status.pod_ip))
                     else:
                         group.create_task(self._deeds.tidy(action))
 
@@ -414,7 +458,7 @@ class Workers:
             # Someone started something behind our back; a terminated pod runs nothing.
             for container in seen.live:
                 stop = StopContainer(container.id, container.name, f"Stopping container {container.name}")
-                await self._deeds.stop(life.pod, stop, 1.0)
+                await self._deeds.stop(life.pod, stop, 1.0, life.status.pod_ip)
             seen = await self._view.look(life.uid)
         self._word(life, seen, Plan())  # before the pod's directory goes, and the termination messages with it
         await self._deeds.settle(life.uid, life.pod)

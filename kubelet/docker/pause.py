@@ -17,6 +17,8 @@ from kubelet.runtime import RuntimeUnavailable
 
 PAUSE_IMAGE = "wherry.local/pause:1"
 COMMAND = ("/bin/busybox", "sleep", "infinity")
+# Where the pod shares its PID namespace this is everybody's PID 1, and orphans are its to bury: the shell's wait does that.
+REAPING = ("/bin/busybox", "sh", "-c", "while :; do /bin/busybox sleep 2147483647 & wait; done")
 _CANDIDATES = ("/bin/busybox", "/usr/bin/busybox", "/usr/lib/busybox/busybox-static", "/bin/busybox.static")
 
 

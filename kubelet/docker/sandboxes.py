@@ -139,7 +139,8 @@ class Sandboxes:
     ) -> tuple[SandboxState, tuple[IPAddress, ...]]:
         attachment = self._network.attachments().get(sandbox_id)
         ips = attachment.ips if attachment is not None else ()
-        whole = bool(ips) or labels.get(spec.NETWORK) == "host"
+        attached = attachment is not None and bool(ips) and (not running or self._network.wired(attachment))
+        whole = attached or labels.get(spec.NETWORK) == "host"
         return (SandboxState.READY if running and whole else SandboxState.NOT_READY), ips
 
     async def sweep(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kubelet.docker.pause import COMMAND
+from kubelet.docker.pause import COMMAND, REAPING
 from kubelet.runtime import (
     CONTAINER_NAME,
     NODE,
@@ -133,7 +133,7 @@ def sandbox_body(config: SandboxConfig, owner: Owner, image: str, oom_score: int
         "HostConfig": host,
     }
     if image.startswith("wherry.local/pause"):
-        body["Entrypoint"] = list(COMMAND)
+        body["Entrypoint"] = list(REAPING if config.share_pid else COMMAND)
     if not config.host_network:
         body["Hostname"] = config.hostname
     return body
@@ -166,7 +166,7 @@ def container_body(
         "HostConfig": {
             "NetworkMode": f"container:{sandbox_id}",
             "IpcMode": "host" if sandbox.host_ipc else f"container:{sandbox_id}",
-            "PidMode": "host" if sandbox.host_pid else "",
+            "PidMode": "host" if sandbox.host_pid else f"container:{sandbox_id}" if sandbox.share_pid else "",
             "CgroupParent": sandbox.cgroup_parent,
             "RestartPolicy": {"Name": "no"},
             "LogConfig": logs.config(),

@@ -1,0 +1,46 @@
+"""A pod as this kubelet reads it: the shared types, and the fields that only a kubelet can be asked for.
+
+Most of these are asked of kubelets and not done by this one. They are decoded all the same, because what is not seen is
+silently ignored: `kubelet.refusals` says no to them in words.
+"""
+
+from typing import Any
+
+import msgspec
+
+from kube import core
+from kube.resources import PODS, Resource
+
+Raw = dict[str, Any]
+
+
+class SecurityContext(core.SecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    app_armor_profile: Raw | None = None
+
+
+class PodSecurityContext(core.PodSecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    app_armor_profile: Raw | None = None
+    supplemental_groups_policy: str | None = None
+
+
+class Container(core.Container, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    security_context: SecurityContext | None = None
+    volume_devices: tuple[Raw, ...] = ()
+    restart_policy_rules: tuple[Raw, ...] = ()
+
+
+class PodSpec(core.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    init_containers: tuple[Container, ...] = ()
+    containers: tuple[Container, ...] = ()
+    ephemeral_containers: tuple[Raw, ...] = ()
+    security_context: PodSecurityContext | None = None
+    runtime_class_name: str | None = None
+    host_users: bool | None = None
+    resource_claims: tuple[Raw, ...] = ()
+
+
+class Pod(core.Pod, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+
+
+PODS_WHOLE: Resource[core.Pod] = Resource(PODS.group, PODS.version, PODS.plural, PODS.kind, PODS.namespaced, Pod)
