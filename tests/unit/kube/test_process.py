@@ -70,7 +70,6 @@ def test_a_signal_cleans_up_and_the_supervisor_hears_of_it(tmp_path: Path, numbe
             heard = {inbox.recv(100) for _ in range(5)}
             assert heard == {b"READY=1", b"WATCHDOG=1"}
             process.send_signal(number)
-            process.send_signal(number)
             while inbox.recv(100) != b"STOPPING=1":
                 pass
             out, _ = process.communicate(timeout=30)
