@@ -45,6 +45,7 @@ class Sentence:
     phase: str
     reason: str
     message: str
+    rejected: bool = False  # never let in: upstream tells of no containers then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,8 @@ def pod_status(report: Report) -> PodStatus:
     apps = tuple(sorted(apps, key=lambda status: status.name))
     phase = _phase(report, inits, apps)
     sentence = report.sentence
+    if sentence is not None and sentence.rejected and not report.seen.containers:
+        inits, apps = (), ()
     reason, message = (previous.reason, previous.message) if phase == previous.phase else ("", "")
     if sentence is not None and phase == sentence.phase:
         reason, message = sentence.reason, sentence.message

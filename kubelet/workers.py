@@ -258,13 +258,13 @@ class Workers:
     def _forbidden(self, life: Life, pod: Pod) -> bool:
         reason, message = refusals.forbidden(pod)
         if reason and life.sentence is None:
-            life.sentence = Sentence(FAILED, reason, f"Pod was rejected: {message}")
+            life.sentence = Sentence(FAILED, reason, f"Pod was rejected: {message}", rejected=True)
             self._told.pod(pod, "Warning", reason, message)
         return bool(reason)
 
     def _refused(self, life: Life, pod: Pod, seen: Seen) -> Plan | None:
         """A plan of waiting, for a pod that asks for what this kubelet does not do. What runs already is left to run."""
-        if seen.sandboxes or life.sentence is not None:
+        if seen.live or life.sentence is not None:
             return None
         found = refusals.refusals(pod)
         if not life.warned:
@@ -276,17 +276,8 @@ class Workers:
         if not found:
             return None
         everyone = (*pod.spec.init_containers, *pod.spec.containers)
-        guilty = {refusal.container for refusal in found if refusal.container}
-        return Plan(
-            waiting={
-                c.name: Waiting(
-                    "CreateContainerConfigError",
-                    "; ".join(r.message for r in found if r.container in ("", c.name)),
-                )
-                for c in everyone
-                if c.name in guilty or any(not r.container for r in found)
-            }
-        )
+        words = {c.name: refusals.words(found, c.name) for c in everyone}
+        return Plan(waiting={name: Waiting("CreateContainerConfigError", said) for name, said in words.items() if said})
 
     def _track(self, life: Life, pod: Pod, seen: Seen) -> None:
         sandbox = plan.usable_sandbox(pod, seen)
@@ -378,6 +369,10 @@ class Workers:
         name = action.container.name
         if action.backoff is not None:
             life.backoffs[plan.backoff_key(pod, action.container)] = action.backoff
+        if refused := refusals.words(refusals.refusals(pod), name):  # an older kubelet may have begun with the pod
+            until = self._clock() + timedelta(seconds=self._facts.sync_frequency)
+            life.held[name] = Held(Waiting("CreateContainerConfigError", refused), until)
+            return
         try:
             await self._deeds.start(pod, action, seen, life.departure)
         except Departed:

@@ -402,6 +402,7 @@ async def test_a_forbidden_sysctl_fails_the_pod(node: Rig) -> None:
     pod = await node.until(lambda pod: pod.status.phase == "Failed", "rejected")
     assert pod.status.reason == "SysctlForbidden"
     assert pod.status.message == 'Pod was rejected: forbidden sysctl: "kernel.msgmax" not allowlisted'
+    assert pod.status.container_statuses == ()
     assert node.starts() == 0
 
 
