@@ -26,7 +26,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from kube import selfsigned, serving
+from kube import serving
 from kube.core import ContainerStatus, Pod
 from kube.errors import UsageError
 from kube.meta import to_wire
@@ -397,6 +397,8 @@ def tls_context(node: str, certificate: str, key: str, client_ca: str) -> ssl.SS
         raise UsageError(f"{missing}: tlsCertFile and tlsPrivateKeyFile go together; name both or neither")
     if certificate:
         return serving.server_tls(certificate, key, client_ca)
+    from kube import selfsigned  # and with it `cryptography`, 8 MB that a node with a certificate does without
+
     context = selfsigned.context(node)
     try:
         context.load_verify_locations(client_ca)

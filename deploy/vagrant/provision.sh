@@ -1,25 +1,41 @@
 #!/bin/bash
-# Make this machine a node of the cluster: provision.sh NAME ADDRESS SERVER_ADDRESS NAME=ADDRESS,...
+# Make this machine a node of the cluster, and the first also its server: provision.sh NAME ADDRESS server|node
+# It may be run again (vagrant provision): what is there is kept, programs and units are renewed.
 set -euo pipefail
-name=$1 address=$2 server=$3 nodes=$4
+name=$1 address=$2 role=$3
 
-/wherry/tools/setup
-systemctl enable --now docker
+if [ ! -e /staged/bundle.tar ]; then
+	echo "/staged/bundle.tar is missing: run deploy/vagrant/prepare on your machine, then vagrant rsync" >&2
+	exit 1
+fi
+/wherry/tools/setup lab
+# The kubelet makes its pods' cgroups itself.
+if [ ! -e /etc/docker/daemon.json ]; then
+	install -d /etc/docker
+	echo '{"exec-opts": ["native.cgroupdriver=cgroupfs"]}' >/etc/docker/daemon.json
+fi
+systemctl enable docker
+systemctl restart docker
 python3 -m venv /opt/wherry
-/opt/wherry/bin/pip install --quiet --disable-pip-version-check /wherry
+/opt/wherry/bin/pip install --quiet --disable-pip-version-check --upgrade /wherry
 ln -sf /opt/wherry/bin/wherry /usr/local/bin/wherry
 
-if [ "$address" = "$server" ]; then
-	wherry install server --address "$server" $(tr , '\n' <<<"$nodes" | sed 's/^/--node /')
-	cp /etc/wherry/bundles/*.tar /bundles/
-	systemctl daemon-reload
-	systemctl enable --now wherry.target wherry-apiserver wherry-scheduler wherry-controllers
+units=(wherry-kubelet wherry-overlay wherry-proxy wherry-metrics)
+if [ "$role" = server ]; then
+	if [ ! -e /etc/wherry/pki/ca.key ]; then
+		install -d /etc/wherry
+		cp -r --preserve=mode /staged/root/etc/wherry/. /etc/wherry
+		chown -R root:root /etc/wherry
+	fi
+	wherry install server --address "$address"
+	units=(wherry-apiserver wherry-scheduler wherry-controllers "${units[@]}")
 	install -d -m 700 /root/.kube
 	ln -sf /etc/wherry/admin.kubeconfig /root/.kube/config
 fi
-wherry install agent --bundle "/bundles/$name.tar"
+wherry install agent --bundle /staged/bundle.tar
 systemctl daemon-reload
-systemctl enable --now wherry.target wherry-kubelet wherry-proxy wherry-overlay wherry-metrics
+systemctl enable wherry.target "${units[@]}"
+systemctl restart "${units[@]}" --no-block
 
 # The demo's image is built on each machine from its own files: there is no registry.
 /opt/wherry/bin/python - <<'PYTHON'
