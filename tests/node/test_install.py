@@ -47,7 +47,9 @@ def test_uninstall_takes_everything_off_a_host_that_has_worked(at: Host) -> None
     assert "uninstalled from /" in said
     assert kernel(at) == kernel_before
     # What pods have left is theirs (docs/install.md says so), and containerd is Docker's.
-    left = {path for path in files(at) - files_before if not re.match(r"(var/lib/(kubelet|cni)|opt/containerd)(/|$)", path)}
+    left = {
+        path for path in files(at) - files_before if not re.match(r"(var/lib/(kubelet|cni)|opt/containerd)(/|$)", path)
+    }
     assert left == set()
 
 
