@@ -223,8 +223,6 @@ def _without_sandbox(draft: _Draft) -> Plan:
     if once or (not wanted and initialised(at.pod, at.seen)):
         return draft.plan(finished=True)
     if draft.held("") is None:
-        # Not ready is not the same as ended: one that has lost its network still runs, and would hold its address.
-        draft.actions += [StopSandbox(sandbox.id) for sandbox in at.seen.sandboxes[:1]]
         draft.actions.append(CreateSandbox(at.seen.sandboxes[0].attempt + 1 if at.seen.sandboxes else 0))
     return draft.plan()
 

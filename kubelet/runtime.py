@@ -82,8 +82,8 @@ class ExecTimeout(RuntimeRefused):
 
 
 class SandboxState(enum.StrEnum):
-    READY = "ready"
-    NOT_READY = "notready"  # stopped, dying, or never given its network: of no further use
+    READY = "ready"  # its process runs; without an address where its network was never given or was lost
+    NOT_READY = "notready"  # stopped or dying: of no further use
 
 
 class ContainerState(enum.StrEnum):

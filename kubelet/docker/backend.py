@@ -165,7 +165,7 @@ class DockerRuntime:
         ]
 
     def _sandbox_record(self, row: dict[str, Any], *, running: bool) -> SandboxRecord:
-        state, ips = self._sandboxes.readiness(row["Id"], row["Labels"], running=running)
+        state, ips = self._sandboxes.readiness(row["Id"], running=running)
         return SandboxRecord(
             id=row["Id"],
             attempt=spec.attempt_of(row["Labels"]),

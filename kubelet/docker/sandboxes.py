@@ -1,14 +1,13 @@
 """Sandboxes on Docker: a pause container without Docker's network, and a network by CNI.
 
-A sandbox is READY when its pause process runs *and* its attachment is complete (or the host's network is its own): a crash
-between the two leaves one that is NOT_READY, which the kubelet replaces.
+A sandbox is READY while its pause process runs. It has addresses when its attachment is complete, and still wired: a crash
+between the two, or a bridge that somebody has deleted, leaves one without, which the kubelet stops and replaces.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from kubelet.docker import host, pause, spec
@@ -121,7 +120,7 @@ class Sandboxes:
     async def status(self, sandbox_id: str) -> SandboxStatus:
         document = await self._containers.inspect("podsandbox_status", sandbox_id)
         labels, running = document["Config"]["Labels"], bool(document["State"]["Running"])
-        state, ips = self.readiness(sandbox_id, labels, running=running)
+        state, ips = self.readiness(sandbox_id, running=running)
         pid = int(document["State"]["Pid"]) if running else 0
         return SandboxStatus(
             id=sandbox_id,
@@ -134,14 +133,12 @@ class Sandboxes:
             netns=f"/proc/{pid}/ns/net" if pid else "",
         )
 
-    def readiness(
-        self, sandbox_id: str, labels: Mapping[str, str], *, running: bool
-    ) -> tuple[SandboxState, tuple[IPAddress, ...]]:
+    def readiness(self, sandbox_id: str, *, running: bool) -> tuple[SandboxState, tuple[IPAddress, ...]]:
+        state = SandboxState.READY if running else SandboxState.NOT_READY
         attachment = self._network.attachments().get(sandbox_id)
-        ips = attachment.ips if attachment is not None else ()
-        attached = attachment is not None and bool(ips) and (not running or self._network.wired(attachment))
-        whole = attached or labels.get(spec.NETWORK) == "host"
-        return (SandboxState.READY if running and whole else SandboxState.NOT_READY), ips
+        if attachment is None or (running and not self._network.wired(attachment)):
+            return state, ()
+        return state, attachment.ips
 
     async def sweep(self) -> None:
         """Give back the addresses of sandboxes that are no more, whoever removed them."""
