@@ -114,7 +114,7 @@ class Daemon:
 
 class Centre:
     def __init__(
-        self, folder: Path, *, grace: str = "4s", toleration: int = 2, controllers: tuple[str, ...] = ()
+        self, folder: Path, *, grace: str = "40s", toleration: int = 2, controllers: tuple[str, ...] = ()
     ) -> None:
         self.folder = folder
         self.kubeconfig = folder / "kubeconfig"

@@ -158,7 +158,7 @@ async def test_a_pod_that_fits_nowhere_says_why_and_goes_when_there_is_room(tmp_
 
 
 async def test_a_silent_node_is_tainted_and_its_pods_run_elsewhere(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as (_, client, nodes):
+    async with cluster(tmp_path, grace="4s") as (_, client, nodes):
         await client.create(DEPLOYMENTS, deployment(), NS)
         await complete(client)
         nodes[2].silent = True

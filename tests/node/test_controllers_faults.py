@@ -61,7 +61,7 @@ async def test_pods_of_a_deleted_node_go(tmp_path: Path) -> None:
 async def test_the_api_server_may_go_away(tmp_path: Path) -> None:
     """Longer than a node's grace and than the leaders' renew deadline: nobody is declared lost for it, nobody ends, and the
     work goes on."""
-    async with cluster(tmp_path) as (made, client, _nodes):
+    async with cluster(tmp_path, grace="4s") as (made, client, _nodes):
         await client.create(DEPLOYMENTS, deployment(), NS)
         await complete(client)
         before = {p.metadata.uid for p in await pods(client)}
