@@ -369,18 +369,24 @@ class Deeds:
         await self._blocking(f"cleaning up pod {pod.metadata.key if pod else uid}", work)
         self._paths.pop(uid, None)
 
-    async def erase(self, uid: str, pod: Pod | None, identity: PodIdentity | None) -> None:
+    async def erase(self, uid: str) -> None:
         """The logs of a pod nobody can ask about any more."""
-        name = (pod.metadata.namespace, pod.metadata.name) if pod else None
-        if name is None and identity is not None:
-            name = (identity.namespace, identity.name)
-        if name is not None:
-            directory = log_directory(self._place.logs, *name, uid)
-            await self._blocking(f"logs of pod {uid}", lambda: shutil.rmtree(directory, ignore_errors=True))
+
+        def work() -> None:
+            for directory in self._log_directories():
+                if uid_of(directory.name) == uid:
+                    shutil.rmtree(directory, ignore_errors=True)
+
+        await self._blocking(f"logs of pod {uid}", work)
+
+    def _log_directories(self) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            return [Path(entry.path) for entry in os.scandir(self._place.logs) if uid_of(entry.name)]
+        return []
 
     def leftovers(self) -> set[str]:
-        """The uids of pods of which directories or cgroups are here."""
-        found: set[str] = set()
+        """The uids of pods of which directories, logs or cgroups are here."""
+        found = {uid_of(directory.name) for directory in self._log_directories()}
         with contextlib.suppress(FileNotFoundError):
             found.update(entry.name for entry in os.scandir(os.path.join(self._place.root, "pods")) if entry.is_dir())
         for qos in (resources.GUARANTEED, resources.BURSTABLE, resources.BEST_EFFORT):
@@ -391,6 +397,12 @@ class Deeds:
 
 def log_directory(root: str, namespace: str, name: str, uid: str) -> str:
     return os.path.join(root, f"{namespace}_{name}_{uid}")
+
+
+def uid_of(log_directory_name: str) -> str:
+    """`namespace_name_uid`, none of which has an underscore; empty for a name that is not of ours."""
+    parts = log_directory_name.split("_")
+    return parts[2] if len(parts) == 3 and all(parts) else ""
 
 
 def _text(path: str) -> str:

@@ -464,10 +464,9 @@ class Workers:
 
     async def _remove(self, life: Life) -> None:
         seen = await self._view.look(life.uid)
-        identity = self._view.identity(life.uid)
         for action in plan.removal_actions(seen):
             await self._deeds.tidy(action)
-        await self._deeds.erase(life.uid, life.pod, identity)
+        await self._deeds.erase(life.uid)
         self._view.forget(life.uid)
         self._publisher.forget(life.uid)
         self._probes.forget(life.uid)

@@ -148,6 +148,21 @@ async def test_orphans_are_removed_only_after_the_api_has_spoken(node: Rig) -> N
 
 
 @with_a_node
+async def test_logs_of_pods_that_nobody_knows_are_removed_and_nothing_else(node: Rig) -> None:
+    await node.create()
+    pod = await node.until(ready, "ready")
+    await node.kill()  # as if it had died between the pod's deletion and the removal of its logs
+    own = node.folder / "logs" / f"default_p_{pod.metadata.uid}"
+    stray, foreign = node.folder / "logs/default_gone_some-uid/a", node.folder / "logs/not-a-pod"
+    stray.mkdir(parents=True)
+    foreign.mkdir()
+    await node.start()
+    await eventually(lambda: not stray.parent.exists(), "the stray logs are gone")
+    assert own.exists()
+    assert foreign.exists()
+
+
+@with_a_node
 async def test_a_second_delete_with_a_shorter_grace_cuts_the_first_short(node: Rig) -> None:
     await node.create(terminationGracePeriodSeconds=600)
     await node.until(ready, "ready")
