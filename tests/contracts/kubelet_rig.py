@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,3 +186,14 @@ def waiting(pod: Pod, index: int = 0) -> str:
     statuses = pod.status.container_statuses
     state = statuses[index].state if len(statuses) > index else None
     return state.waiting.reason if state and state.waiting else ""
+
+
+def with_a_node(test: Callable[[Rig], Awaitable[None]]) -> Callable[[Path], Awaitable[None]]:
+    """The rig around the test, in the test's own task: its task groups do not cross into a fixture's."""
+
+    async def run(tmp_path: Path) -> None:
+        async with rig(tmp_path) as node:
+            await test(node)
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
