@@ -10,6 +10,7 @@ import os
 import signal
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -248,8 +249,6 @@ def answers(namespace: str, urls: list[str], patience: float = 2.0) -> dict[str,
 
 def settle(what: Callable[[], list[str]], seconds: float) -> None:
     """Wait until there is nothing left to say; what is still said then is the failure."""
-    import time
-
     deadline = time.monotonic() + seconds
     while found := what():
         assert time.monotonic() < deadline, f"after {seconds:.0f} s:\n" + "\n".join(found)
