@@ -7,11 +7,11 @@ from controllers.plan.claims import adopt, claims, release
 from controllers.plan.pods import controls, is_over
 from controllers.plan.templates import canonical, template_hash
 from kube.apps import Deployment, ReplicaSet
-from kube.core import Pod
 from kube.errors import AlreadyExists, Invalid, NotFound
 from kube.events import Recorder
 from kube.informer import Change
 from kube.meta import now
+from kube.pods import Pod
 from kube.reconcile import Keys, by_key
 from kube.resources import DEPLOYMENTS, REPLICASETS
 from kube.selectors import from_label_selector

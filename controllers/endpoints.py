@@ -5,10 +5,11 @@ from controllers.observe import World
 from controllers.plan import endpoints, endpointslices
 from kube import labels
 from kube.core import Endpoints as EndpointsObject
-from kube.core import Node, Pod
+from kube.core import Node
 from kube.discovery import EndpointSlice
 from kube.events import Recorder
 from kube.informer import Change
+from kube.pods import Pod
 from kube.reconcile import Keys, by_key
 from kube.selectors import from_map
 

@@ -3,10 +3,11 @@
 from controllers import apply
 from controllers.observe import World
 from controllers.plan import evictions as plan
-from kube.core import Node, Pod
+from kube.core import Node
 from kube.events import Recorder
 from kube.informer import Change
 from kube.meta import now
+from kube.pods import Pod
 from kube.reconcile import Keys, by_key
 
 

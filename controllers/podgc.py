@@ -11,11 +11,12 @@ from controllers.model import Delete
 from controllers.observe import World
 from controllers.plan.evictions import disrupted
 from controllers.plan.pods import is_over
-from kube.core import Node, Pod
+from kube.core import Node
 from kube.errors import NotFound
 from kube.events import Recorder
 from kube.informer import Change
 from kube.meta import now
+from kube.pods import Pod
 from kube.reconcile import Keys, by_key
 from kube.resources import NODES, PODS
 

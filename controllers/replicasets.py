@@ -11,11 +11,11 @@ from controllers.plan.claims import adopt, claims, release
 from controllers.plan.pods import controls, is_active
 from kube import resources
 from kube.apps import ReplicaSet
-from kube.core import Pod
 from kube.errors import ApiError, ApiUnreachable, Forbidden, NotFound, Retry
 from kube.events import Recorder, Reference
 from kube.informer import Change
 from kube.meta import Condition, now
+from kube.pods import Pod
 from kube.reconcile import Keys, by_key
 from kube.resources import PODS, REPLICASETS
 from kube.selectors import from_label_selector

@@ -3,8 +3,8 @@
 Absent conditions mean what upstream says they mean: `ready` and `serving` absent are true, `terminating` absent is false.
 """
 
-from kube.core import ObjectReference
 from kube.meta import Object, Typed
+from kube.pods import ObjectReference
 
 
 class EndpointConditions(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

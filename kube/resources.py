@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from kube import apps, coordination, core, discovery
+from kube import apps, coordination, core, discovery, pods
 from kube.meta import Typed
 
 T = TypeVar("T", bound=Typed)
@@ -36,7 +36,7 @@ class Resource(Generic[T]):
         return "/" + "/".join(parts)
 
 
-PODS = Resource("", "v1", "pods", "Pod", True, core.Pod)
+PODS = Resource("", "v1", "pods", "Pod", True, pods.Pod)
 NODES = Resource("", "v1", "nodes", "Node", False, core.Node)
 SERVICES = Resource("", "v1", "services", "Service", True, core.Service)
 ENDPOINTS = Resource("", "v1", "endpoints", "Endpoints", True, core.Endpoints)

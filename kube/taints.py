@@ -6,7 +6,8 @@ every key; otherwise key, effect and (operator Equal) value are the taint's.
 
 from collections.abc import Iterable
 
-from kube.core import Taint, Toleration
+from kube.core import Taint
+from kube.pods import Toleration
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:

@@ -17,10 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from kube.core import Pod, Service
+from kube.core import Service
 from kube.errors import Invalid, Retry
 from kube.events import Recorder, Reference
 from kube.informer import Informer
+from kube.pods import Pod
 from kubelet import containers, hosts, resources, volumes
 from kubelet.containers import Furniture
 from kubelet.credentials import pull_secrets

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kube.core import Container, Pod, PodSecurityContext, VolumeMount
-from kube.core import SecurityContext as WantedSecurity
 from kube.errors import Invalid
+from kube.pods import Container, Pod, PodSecurityContext, VolumeMount
+from kube.pods import SecurityContext as WantedSecurity
 from kubelet import resources
 from kubelet.environment import command_line
 from kubelet.model import Seen, StartContainer

@@ -5,7 +5,8 @@ import json
 import logging
 from collections.abc import Mapping
 
-from kube.core import Pod, Secret
+from kube.core import Secret
+from kube.pods import Pod
 from kubelet.runtime import RegistryAuth
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 
 from kube import quantity, serving, settings
 from kube.client import Client, Connection
-from kube.core import Pod
 from kube.errors import Retry, UsageError
 from kube.events import Recorder, Reference
 from kube.informer import Informer
+from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import SERVICES
 from kubelet import machine, node, server

@@ -14,8 +14,9 @@ from fractions import Fraction
 from math import ceil
 
 from kube import quantity
-from kube.core import ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service
+from kube.core import ConfigMap, Secret, Service
 from kube.errors import Invalid
+from kube.pods import Container, EnvVarSource, Pod, ResourceFieldSelector
 
 
 class Missing(Exception):

@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Callable
 from urllib.parse import urlunsplit
 
-from kube.core import Container, HTTPGetAction, LifecycleHandler
 from kube.errors import Retry
+from kube.pods import Container, HTTPGetAction, LifecycleHandler
 from kube.version import MAJOR, MINOR
 from kubelet.prober import get, port_number
 from kubelet.runtime import ExecTimeout, Runtime, RuntimeRefused

@@ -6,7 +6,7 @@ Formats are upstream's (pkg/kubelet/kubelet_pods.go, network/dns/dns.go); on Doc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kube.core import Pod
+from kube.pods import Pod
 
 MAX_NAMESERVERS = 3
 MAX_SEARCHES = 32

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kube.core import Container
+from kube.pods import Container
 from kubelet.backoff import Entry
 from kubelet.runtime import ContainerState, ContainerStatus, SandboxRecord, SandboxState
 

@@ -7,8 +7,8 @@ never changes again.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from kube.core import Pod
 from kube.informer import Change, Informer
+from kube.pods import Pod
 from kubelet.model import Seen
 from kubelet.runtime import ContainerRecord, ContainerState, ContainerStatus, NotFound, PodIdentity, PodRecord, Runtime
 

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from kube.core import Container, Pod, PodStatus
-from kube.core import ContainerStatus as ReportedStatus
+from kube.pods import Container, Pod, PodStatus
+from kube.pods import ContainerStatus as ReportedStatus
 from kubelet import backoff
 from kubelet.backoff import Entry
 from kubelet.model import (

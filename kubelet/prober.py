@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
-from kube.core import Container, HTTPGetAction, TCPSocketAction
 from kube.errors import Retry
+from kube.pods import Container, HTTPGetAction, TCPSocketAction
 from kube.version import MAJOR, MINOR
 from kubelet.probes import Outcome, Target
 from kubelet.runtime import ExecTimeout, Runtime, RuntimeRefused

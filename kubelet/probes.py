@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from kube.core import Container, Pod, PodStatus, Probe
+from kube.pods import Container, Pod, PodStatus, Probe
 from kube.reconcile import Wake
 from kubelet.model import Health, Verdict
 from kubelet.plan import reported

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kube.client import Client, Patch
-from kube.core import ContainerState, ContainerStatus, Pod, PodStatus
 from kube.errors import Conflict, NotFound
 from kube.meta import Condition, timestamp
+from kube.pods import ContainerState, ContainerStatus, Pod, PodStatus
 from kube.reconcile import Keys, by_key
 from kube.resources import PODS
 

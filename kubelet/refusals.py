@@ -13,7 +13,7 @@ Each names the field, and what to do until a later version brings it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kube.core import Container, Pod, Probe
+from kube.pods import Container, Pod, Probe
 from kubelet import wanted
 
 NEXT = "not in this version of wherry-kubelet, planned for 0.2"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from kube import quantity
-from kube.core import Container, Pod
+from kube.pods import Container, Pod
 from kubelet.runtime import LinuxResources
 from linux.cgroup.tree import Limits
 

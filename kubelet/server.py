@@ -27,9 +27,9 @@ from typing import Protocol
 from aiohttp import web
 
 from kube import serving
-from kube.core import ContainerStatus, Pod
 from kube.errors import UsageError
 from kube.meta import to_wire
+from kube.pods import ContainerStatus, Pod
 from kubelet import logs
 from kubelet.runtime import (
     CONTAINER_NAME,

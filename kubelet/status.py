@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from kube.core import (
+from kube.meta import Condition
+from kube.pods import (
     Container,
     ContainerState,
     ContainerStateRunning,
@@ -24,7 +25,6 @@ from kube.core import (
     PodIP,
     PodStatus,
 )
-from kube.meta import Condition
 from kubelet.model import Health, Seen, Stage, Verdict, Waiting
 from kubelet.plan import reported, usable_sandbox
 from kubelet.resources import qos_class

@@ -17,18 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube import quantity
-from kube.core import (
-    ConfigMap,
+from kube.core import ConfigMap, Secret
+from kube.errors import Invalid
+from kube.pods import (
     Container,
     DownwardAPIVolumeFile,
     EmptyDirVolumeSource,
     HostPathVolumeSource,
     KeyToPath,
     Pod,
-    Secret,
     Volume,
 )
-from kube.errors import Invalid
 from kubelet import atomic
 from kubelet.atomic import File
 from kubelet.environment import Surroundings, field_value, resource_value

@@ -8,28 +8,28 @@ from typing import Any
 
 import msgspec
 
-from kube import core
+from kube import pods
 from kube.resources import PODS, Resource
 
 Raw = dict[str, Any]
 
 
-class SecurityContext(core.SecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class SecurityContext(pods.SecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     app_armor_profile: Raw | None = None
 
 
-class PodSecurityContext(core.PodSecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class PodSecurityContext(pods.PodSecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     app_armor_profile: Raw | None = None
     supplemental_groups_policy: str | None = None
 
 
-class Container(core.Container, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Container(pods.Container, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     security_context: SecurityContext | None = None
     volume_devices: tuple[Raw, ...] = ()
     restart_policy_rules: tuple[Raw, ...] = ()
 
 
-class PodSpec(core.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class PodSpec(pods.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
     ephemeral_containers: tuple[Raw, ...] = ()
@@ -39,8 +39,8 @@ class PodSpec(core.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defa
     resource_claims: tuple[Raw, ...] = ()
 
 
-class Pod(core.Pod, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Pod(pods.Pod, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
 
 
-PODS_WHOLE: Resource[core.Pod] = Resource(PODS.group, PODS.version, PODS.plural, PODS.kind, PODS.namespaced, Pod)
+PODS_WHOLE: Resource[pods.Pod] = Resource(PODS.group, PODS.version, PODS.plural, PODS.kind, PODS.namespaced, Pod)

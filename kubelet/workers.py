@@ -18,8 +18,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from kube.core import Pod, PodStatus
 from kube.errors import Invalid, Retry
+from kube.pods import Pod, PodStatus
 from kube.reconcile import Keys
 from kubelet import backoff, plan, refusals
 from kubelet.apply import Deeds, StartFailed, Told

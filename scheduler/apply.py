@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from kube.client import Client, Patch
-from kube.core import Pod
 from kube.errors import ApiError, ApiUnreachable, Conflict, NotFound
 from kube.events import Recorder, Reference
 from kube.meta import now, timestamp
+from kube.pods import Pod
 from kube.resources import PODS
 from scheduler.model import Bind, Decision, PodView, Refuse
 from scheduler.observe import Observed

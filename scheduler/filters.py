@@ -7,8 +7,9 @@ upstream's, because people and their alerts read them in FailedScheduling Events
 
 from collections.abc import Callable, Mapping
 
-from kube.core import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint
+from kube.core import Taint
 from kube.labels import TAINT_UNSCHEDULABLE
+from kube.pods import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from kube.selectors import Requirement
 from kube.taints import tolerated
 from scheduler.model import PODS, NodeView, PodView

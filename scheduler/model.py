@@ -7,7 +7,8 @@ rounded up, as upstream's Resource is.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from kube.core import NodeSelector, Taint, Toleration
+from kube.core import Taint
+from kube.pods import NodeSelector, Toleration
 
 Amounts = Mapping[str, int]
 

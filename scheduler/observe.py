@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from kube import quantity
 from kube.client import Client
-from kube.core import Container, Node, Pod, Service
+from kube.core import Node, Service
 from kube.informer import Change, Informer
+from kube.pods import Container, Pod
 from kube.reconcile import Wake
 from kube.resources import NODES, PODS, SERVICES
 from scheduler.model import CPU, MEMORY, Amounts, HostPort, NodeView, PodView, plus

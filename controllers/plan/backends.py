@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from controllers.plan.pods import is_over, is_ready
-from kube.core import ObjectReference, Pod, Service, ServicePort
+from kube.core import Service, ServicePort
 from kube.discovery import EndpointPort
+from kube.pods import ObjectReference, Pod
 
 Ports = tuple[EndpointPort, ...]
 

@@ -11,9 +11,10 @@ from controllers.model import Action, Amend, Create, Delete
 from controllers.plan.backends import Backend, Ports, by_ports, families, is_headless
 from controllers.plan.pods import condition
 from kube.core import CoreEndpointPort as Port
-from kube.core import EndpointAddress, Endpoints, EndpointSubset, Pod, Service
+from kube.core import EndpointAddress, Endpoints, EndpointSubset, Service
 from kube.labels import HEADLESS, LAST_CHANGE_TRIGGER_TIME
 from kube.meta import timestamp, to_wire
+from kube.pods import Pod
 from kube.resources import ENDPOINTS
 
 MANAGED_BY = "endpoints.kubernetes.io/managed-by"

@@ -17,10 +17,11 @@ from controllers.model import Action, Amend, Create, Delete
 from controllers.plan.backends import Backend, Ports, by_ports, families, is_headless
 from controllers.plan.pods import condition, owner_reference
 from controllers.plan.templates import fnv1a, safe
-from kube.core import Pod, Service
+from kube.core import Service
 from kube.discovery import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from kube.labels import ENDPOINTSLICE_MANAGED_BY, HEADLESS, LAST_CHANGE_TRIGGER_TIME, SERVICE_NAME
 from kube.meta import timestamp, to_wire
+from kube.pods import Pod
 from kube.resources import ENDPOINTSLICES, SERVICES
 
 MANAGER = "endpointslice-controller.k8s.io"

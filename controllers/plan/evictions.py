@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 
 from controllers.model import Action, Amend, Delete, Tell
 from controllers.plan.pods import condition
-from kube.core import Pod, Taint
+from kube.core import Taint
 from kube.events import Reference
 from kube.meta import timestamp
+from kube.pods import Pod
 from kube.resources import PODS
 from kube.taints import tolerates
 

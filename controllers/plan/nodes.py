@@ -16,9 +16,10 @@ from datetime import datetime, timedelta
 from controllers.model import Action, Amend, Tell
 from controllers.plan.conditions import wire
 from kube import labels
-from kube.core import Node, Pod, Taint
+from kube.core import Node, Taint
 from kube.events import Reference
 from kube.meta import Condition, to_wire
+from kube.pods import Pod
 from kube.resources import NODES, PODS
 
 _UNKNOWN = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from kube.core import Pod
 from kube.meta import Condition, ObjectMeta, Typed
+from kube.pods import Pod
 
 
 def is_over(pod: Pod) -> bool:

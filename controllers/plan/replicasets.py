@@ -19,8 +19,8 @@ from controllers.model import Amend, Body
 from controllers.plan.conditions import wire
 from controllers.plan.pods import available_in, is_active, is_over, is_ready, owner_reference
 from kube.apps import ReplicaSet, ReplicaSetStatus
-from kube.core import Pod
 from kube.meta import Condition
+from kube.pods import Pod
 from kube.resources import REPLICASETS
 from kube.selectors import from_map
 

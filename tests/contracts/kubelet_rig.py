@@ -13,9 +13,10 @@ from apiserver import config as api_config
 from apiserver import daemon as api_daemon
 from kube import certificates
 from kube.client import Client
-from kube.core import Event, Pod
+from kube.core import Event
 from kube.errors import NotFound
 from kube.kubeconfig import Connection
+from kube.pods import Pod
 from kube.resources import EVENTS, PODS
 from kubelet.config import Config
 from kubelet.daemon import Wiring

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kube.client import Patch
-from kube.core import PodStatus
+from kube.pods import PodStatus
 from kube.resources import CONFIGMAPS, LEASES, NODES, PODS, SECRETS
 from kubelet.runtime import ContainerState, ExecResult
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, rig, waiting, with_a_node

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kube.client import Client, Patch
-from kube.core import Pod
 from kube.errors import AlreadyExists, ApiError, ApiUnreachable, Conflict, NotFound
 from kube.informer import Informer
 from kube.meta import micro_timestamp, now, timestamp
+from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, by_key
 from kube.resources import LEASES, NODES, PODS
 

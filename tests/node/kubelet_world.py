@@ -18,8 +18,9 @@ from docker.errors import APIError
 
 from kube import settings
 from kube.client import Client
-from kube.core import Event, Pod
+from kube.core import Event
 from kube.errors import NotFound
+from kube.pods import Pod
 from kube.resources import EVENTS, NODES, PODS
 from kubelet import config as kubelet_config
 from kubelet.runtime import NODE as NODE_LABEL

@@ -10,9 +10,9 @@ from typing import Any
 from kube import labels
 from kube.apps import Deployment
 from kube.client import Client, Patch
-from kube.core import Pod
 from kube.discovery import Endpoint
 from kube.errors import NotFound
+from kube.pods import Pod
 from kube.resources import (
     CONFIGMAPS,
     DEPLOYMENTS,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from kube.client import Client
-from kube.core import Node, Pod
+from kube.core import Node
 from kube.errors import NotFound
+from kube.pods import Pod
 from kube.resources import NODES, PODS, SERVICEACCOUNTS
 from tests.node.host import ADDRESS, BIN, Host, Service, host, until
 from tests.requirements import requires

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kube.core import Pod
+from kube.pods import Pod
 from kube.resources import CONFIGMAPS, PODS, SECRETS
 from linux import mounts
 from linux import netns as kernel

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from kube.core import Endpoints, Node, Pod, Service
+from kube.core import Endpoints, Node, Service
 from kube.discovery import EndpointSlice
+from kube.pods import Pod
 from tests.unit.controllers.paper import START
 
 NOW = START + timedelta(hours=1)

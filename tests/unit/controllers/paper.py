@@ -15,7 +15,7 @@ from controllers.model import Action, Amend, Create, Delete, Tell
 from controllers.plan import deployments, replicasets
 from controllers.plan.pods import is_active
 from kube.apps import Deployment, ReplicaSet
-from kube.core import Pod
+from kube.pods import Pod
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

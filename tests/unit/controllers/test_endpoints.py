@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from controllers.plan import endpoints as old
 from controllers.plan import endpointslices as plan
 from kube import labels
-from kube.core import Pod, Service
+from kube.core import Service
 from kube.discovery import EndpointSlice
+from kube.pods import Pod
 from tests.unit.controllers.objects import Written, ago, endpoints, pod, service, slices
 
 ZONES = {"n1": "west"}

@@ -12,8 +12,8 @@ from controllers.plan.claims import claims
 from controllers.plan.pods import available_in, is_active
 from kube.apps import ReplicaSet
 from kube.client import Client, Connection
-from kube.core import Pod
 from kube.informer import Informer
+from kube.pods import Pod
 from kube.resources import PODS
 from kube.selectors import parse_labels
 from tests.unit.controllers.paper import START

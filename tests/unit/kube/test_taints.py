@@ -1,6 +1,7 @@
 import pytest
 
-from kube.core import Taint, Toleration
+from kube.core import Taint
+from kube.pods import Toleration
 from kube.taints import tolerated, tolerates
 
 TAINT = Taint(key="a", value="b", effect="NoExecute")

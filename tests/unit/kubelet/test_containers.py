@@ -1,6 +1,8 @@
 import pytest
 
-from kube.core import (
+from kube.errors import Invalid
+from kube.meta import ObjectMeta
+from kube.pods import (
     Capabilities,
     Container,
     EmptyDirVolumeSource,
@@ -12,8 +14,6 @@ from kube.core import (
     Volume,
     VolumeMount,
 )
-from kube.errors import Invalid
-from kube.meta import ObjectMeta
 from kubelet import containers
 from kubelet.containers import Furniture
 from kubelet.model import StartContainer

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube.core import (
-    ConfigMap,
+from kube.core import ConfigMap, Secret, Service, ServicePort, ServiceSpec
+from kube.errors import Invalid
+from kube.meta import ObjectMeta
+from kube.pods import (
     Container,
     EnvFromSource,
     EnvSource,
@@ -17,13 +19,7 @@ from kube.core import (
     PodSpec,
     ResourceFieldSelector,
     ResourceRequirements,
-    Secret,
-    Service,
-    ServicePort,
-    ServiceSpec,
 )
-from kube.errors import Invalid
-from kube.meta import ObjectMeta
 from kubelet.environment import Missing, Surroundings, command_line, environment, expand, service_variables
 
 

@@ -3,7 +3,7 @@
 import pytest
 from aiohttp import web
 
-from kube.core import Container, HTTPGetAction, HTTPHeader, LifecycleHandler, SleepAction, TCPSocketAction
+from kube.pods import Container, HTTPGetAction, HTTPHeader, LifecycleHandler, SleepAction, TCPSocketAction
 from kubelet.hooks import HookFailed, Hooks
 from tests.fakes.runtime import FakeRuntime
 from tests.unit.kubelet.test_prober import serving

@@ -1,5 +1,5 @@
-from kube.core import HostAlias, Pod, PodDNSConfig, PodDNSConfigOption, PodSpec
 from kube.meta import ObjectMeta
+from kube.pods import HostAlias, Pod, PodDNSConfig, PodDNSConfigOption, PodSpec
 from kubelet import hosts
 from kubelet.hosts import Resolver
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from kube.core import Container, ContainerPort, ExecAction, HTTPGetAction, HTTPHeader, Pod, Probe, TCPSocketAction
 from kube.meta import ObjectMeta
+from kube.pods import Container, ContainerPort, ExecAction, HTTPGetAction, HTTPHeader, Pod, Probe, TCPSocketAction
 from kubelet.prober import Prober
 from kubelet.probes import Kind, Outcome, Target
 from kubelet.runtime import ExecResult, ExecTimeout

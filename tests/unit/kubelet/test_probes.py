@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube.core import Container, ContainerStatus, Pod, PodSpec, PodStatus, Probe
 from kube.meta import ObjectMeta
+from kube.pods import Container, ContainerStatus, Pod, PodSpec, PodStatus, Probe
 from kubelet.model import Health, Verdict
 from kubelet.probes import Kind, Outcome, Probes, Streak, Target, first_streak, judged
 from kubelet.runtime import ContainerState, PodIdentity

@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from kube.core import ContainerState, ContainerStateTerminated, ContainerStatus, PodIP, PodStatus
 from kube.meta import Condition
+from kube.pods import ContainerState, ContainerStateTerminated, ContainerStatus, PodIP, PodStatus
 from kubelet.publish import status_patch
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,7 +1,7 @@
 import pytest
 
-from kube.core import Container, Pod, PodSpec, ResourceRequirements
 from kube.meta import ObjectMeta
+from kube.pods import Container, Pod, PodSpec, ResourceRequirements
 from kubelet import resources
 
 

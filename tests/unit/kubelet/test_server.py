@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from kube import certificates
-from kube.core import Pod
 from kube.errors import UsageError
+from kube.pods import Pod
 from kubelet.runtime import ContainerConfig, PodIdentity, RuntimeRefused, SandboxConfig
 from kubelet.server import Refusal, Server, User, locate, may, serve, tls_context
 from kubelet.streams import PROTOCOLS, Dialect

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from kube.core import (
-    ConfigMap,
+from kube.core import ConfigMap, Secret
+from kube.errors import Invalid
+from kube.meta import ObjectMeta
+from kube.pods import (
     ConfigMapProjection,
     ConfigMapVolumeSource,
     Container,
@@ -23,14 +25,11 @@ from kube.core import (
     Pod,
     PodSpec,
     ProjectedVolumeSource,
-    Secret,
     SecretVolumeSource,
     ServiceAccountTokenProjection,
     Volume,
     VolumeProjection,
 )
-from kube.errors import Invalid
-from kube.meta import ObjectMeta
 from kubelet import volumes
 from kubelet.atomic import File
 from kubelet.environment import Surroundings

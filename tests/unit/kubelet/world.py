@@ -19,8 +19,8 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from kube.core import Container, ContainerStatus, Pod, PodSpec, PodStatus
 from kube.meta import ObjectMeta
+from kube.pods import Container, ContainerStatus, Pod, PodSpec, PodStatus
 from kubelet import plan
 from kubelet.backoff import Entry
 from kubelet.model import (

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from kube.core import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
+from kube.pods import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from scheduler.filters import objections
 from scheduler.model import NodeView, PodView
 from tests.unit.scheduler.views import GI, node, pod, port, taint, tolerate

@@ -1,8 +1,9 @@
 import msgspec
 
 from kube.client import Client, Connection
-from kube.core import Node, Pod, Service
+from kube.core import Node, Service
 from kube.meta import Typed
+from kube.pods import Pod
 from kube.reconcile import Wake
 from scheduler.observe import Observed, group_of, pod_view, requests
 

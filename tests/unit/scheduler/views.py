@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from kube.core import Taint, Toleration
+from kube.core import Taint
+from kube.pods import Toleration
 from scheduler.model import HostPort, NodeView, PodView
 
 GI = 2**30
