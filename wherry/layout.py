@@ -227,7 +227,8 @@ def fitted(unit: str, programs: Path, needed: Iterable[Path], more: str = "") ->
     if any(place.is_relative_to(home) for place in places for home in ("/home", "/root", "/run/user")):
         text = text.replace("ProtectHome=yes", "ProtectHome=read-only")
     if any(place.is_relative_to(temporary) for place in places for temporary in ("/tmp", "/var/tmp")):
-        text = text.replace("PrivateTmp=yes\n", "")
+        # Below ProtectSystem=strict the shared /tmp would be read-only, unlike a private one.
+        text = text.replace("PrivateTmp=yes\n", "ReadWritePaths=/tmp /var/tmp\n")
     return text
 
 
