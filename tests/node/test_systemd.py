@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kube.resources import NODES
+from tests.leave_no_trace import Snapshot, settled
 from tests.node.host import ADDRESS, Host, Service, host, until
 from tests.requirements import requires
 
@@ -50,10 +51,18 @@ class Units:
 @pytest.fixture(scope="module")
 def units() -> Iterator[Units]:
     requires("root", "netns", "nsenter", "unshare", "setpriv", "ip", "iptables", "dockerd")
+    before = Snapshot.take()
     with host() as made:
         made.install()
         made.start_docker()
         yield Units(made)
+    left = settled(before)
+    assert not left, f"the units left traces: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_trace() -> None:
+    """One host serves the whole module, so the comparison frames the module: `units` makes it."""
 
 
 @pytest.mark.parametrize("name", UNITS)
