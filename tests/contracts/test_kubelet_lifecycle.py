@@ -280,7 +280,6 @@ async def test_no_network_yet(node: Rig) -> None:
 @with_a_node
 async def test_active_deadline(node: Rig) -> None:
     await node.create(activeDeadlineSeconds=1)
-    await node.until(ready, "ready")
     pod = await node.until(lambda pod: pod.status.phase == "Failed", "past its deadline")
     assert pod.status.reason == "DeadlineExceeded"
     assert all(c.state is not ContainerState.RUNNING for c in [x.status for x in node.runtime._containers.values()])
