@@ -21,6 +21,7 @@ class User:
     groups: tuple[str, ...] = ()
 
 
+SERVER: Final = User("system:apiserver", ("system:masters", "system:authenticated"))  # its own writes
 ANONYMOUS: Final = User("system:anonymous", ("system:unauthenticated",))
 
 

@@ -25,6 +25,7 @@ from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
 from apiserver.cache import Cache
 from apiserver.config import Config
+from apiserver.http import subresources
 from apiserver.http.api import Api
 from apiserver.http.server import Server, listening, tls_context
 from apiserver.http.verbs import Verbs
@@ -87,7 +88,10 @@ async def _serve(
     metrics = Metrics()
     metrics.registry.register(CacheFigures(cache, watches))
     furnished = asyncio.Event()
-    verbs = Verbs(registry, writer, watches, Relay(_node(cache, registry), kubelet_tls, session))
+    relay = Relay(_node(cache, registry), kubelet_tls, session)
+    verbs = Verbs(
+        registry, writer, watches, subresources.handlers(writer, relay), subresources.creations(registry, writer)
+    )
     api = Api(
         verbs,
         metrics.registry,

@@ -20,6 +20,7 @@ from typing import Any, Final
 from apiserver import errors, strategy
 from apiserver.admission import Admission
 from apiserver.allocators import Allocators
+from apiserver.authentication import SERVER, User
 from apiserver.cache import Cache, Entry, Shelf, stamp, storage_bytes
 from apiserver.naming import generated_name
 from apiserver.registry import Resource
@@ -33,12 +34,15 @@ COMMIT_WAIT: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a write is about; `namespace` is empty for cluster scope."""
+    """What a write is about, and whose it is; `namespace` is empty for cluster scope. `manager` owns the fields that the
+    write sets (`?fieldManager=`)."""
 
     resource: Resource
     namespace: str
     name: str
     dry_run: bool = False
+    user: User = SERVER
+    manager: str = SERVER.name
 
     def not_found(self) -> errors.StatusError:
         return errors.not_found(self.resource.info.group, self.resource.plural, self.name)

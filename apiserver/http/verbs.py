@@ -2,64 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, cast, get_args
+from typing import Any
 
 import orjson
 
-from apiserver import codec, deletion, errors, listing, patch, strategy, subresources
+from apiserver import deletion, errors, listing, patch, strategy
 from apiserver.cache import Entry
 from apiserver.deletion import Deleted
-from apiserver.http import accept
-from apiserver.http.exchange import Answer, Reply, Request, Stream, json_answer
+from apiserver.http.exchange import Reply, Request, Stream, json_answer
 from apiserver.http.routes import Route
+from apiserver.http.subresources import Creation, Handler
+from apiserver.http.wire import (
+    decoded_body,
+    delete_options,
+    field_validation,
+    method_not_allowed,
+    same_name,
+    same_namespace,
+    target_of,
+    view_of,
+    written_answer,
+)
 from apiserver.listing import flag
-from apiserver.pipeline import Obj, Target, Writer, Written, now
+from apiserver.pipeline import Obj, Target, Writer
 from apiserver.registry import Registry, Resource
-from apiserver.relay import Relay
-from apiserver.schema import GVK
-from apiserver.views import Metadata, Objects, Tables, View
+from apiserver.subresources import success
+from apiserver.views import View
 from apiserver.watch import Start, Watches
 from kube.selectors import FieldSelector
 
-DELETE_OPTIONS: Final = GVK("", "v1", "DeleteOptions")
-
-
-def view_of(request: Request, resource: Resource) -> View:
-    match accept.form(request.headers.get("Accept", "")):
-        case "table":
-            return Tables(resource.stored, request.query.get("includeObject") or "Metadata")
-        case "metadata":
-            return Metadata(resource.info)
-        case "object" | "yaml":
-            return Objects(resource.info, resource.outward)
-
-
-def _validation(request: Request) -> codec.FieldValidation:
-    asked = request.query.get("fieldValidation") or "Warn"
-    if asked in get_args(codec.FieldValidation):
-        return cast("codec.FieldValidation", asked)
-    cause = errors.not_supported("fieldValidation", asked, ("", "Ignore", "Strict", "Warn"))
-    raise errors.invalid("meta.k8s.io", "CreateOptions", "", [cause])
-
-
-def _dry_run(request: Request) -> bool:
-    asked = request.query.get("dryRun", "")
-    if asked in ("", "All"):
-        return bool(asked)
-    raise errors.invalid("meta.k8s.io", "CreateOptions", "", [errors.not_supported("dryRun", [asked], ("All",))])
-
 
 class Verbs:
-    def __init__(self, registry: Registry, writer: Writer, watches: Watches, relay: Relay) -> None:
+    """`subresources` and `creations` answer what is no plain object: parts of one, and kinds that can only be created
+    (Binding, and the reviews), which nothing stores."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        writer: Writer,
+        watches: Watches,
+        subresources: Mapping[tuple[str, str], Handler],
+        creations: Mapping[tuple[str, str, str], Creation],
+    ) -> None:
         self.registry = registry
         self.writer = writer
         self.watches = watches
-        self.relay = relay
+        self.subresources = subresources
+        self.creations = creations
 
     async def handle(self, route: Route, request: Request) -> Reply:
-        if route.plural == "bindings" and not route.group and request.method == "POST" and not route.name:
-            return await self._bind(route, request)
+        if handler := self.creations.get((route.group, route.version, route.plural)):
+            return await handler(route, request)
         resource = self.registry.find(route.group, route.version, route.plural)
         if resource is None or not _in_scope(resource, route):
             raise errors.unknown_path()
@@ -69,7 +64,7 @@ class Verbs:
             return await self._subresource(resource, route, request)
         if not route.name:
             return await self._collection(resource, route, request)
-        target = self._target(resource, route, request)
+        target = target_of(resource, route, request)
         match request.method:
             case "GET" if flag(request.query, "watch"):
                 return await self._list_or_watch(resource, route, request)
@@ -82,7 +77,7 @@ class Verbs:
             case "DELETE":
                 return await self._delete(target, request)
             case _:
-                raise self._method(resource, request)
+                raise method_not_allowed(resource, request)
 
     async def _collection(self, resource: Resource, route: Route, request: Request) -> Reply:
         match request.method:
@@ -93,12 +88,14 @@ class Verbs:
             case "DELETE" if route.namespace is not None or not resource.info.namespaced:
                 if "deletecollection" in resource.info.verbs:
                     return await self._delete_collection(resource, route, request)
-                raise self._method(resource, request)
+                raise method_not_allowed(resource, request)
             case _:
-                raise self._method(resource, request)
+                raise method_not_allowed(resource, request)
 
     async def _subresource(self, resource: Resource, route: Route, request: Request) -> Reply:
-        target = self._target(resource, route, request)
+        target = target_of(resource, route, request)
+        if handler := self.subresources.get((resource.plural, route.subresource)):
+            return await handler(target, request)
         match route.subresource, request.method:
             case "status", "GET":
                 return await self._get(target, request)
@@ -106,28 +103,8 @@ class Verbs:
                 return await self._put(target, request, "status")
             case "status", "PATCH":
                 return await self._patch(target, request, "status")
-            case "scale", "GET" | "PUT" | "PATCH":
-                return await self._scale(target, request)
-            case "binding", "POST":
-                return await self._bind(route, request)
-            case "eviction", "POST":
-                return await self._evict(target, request)
-            case "finalize", "PUT":
-                return await self._finalize(target, request)
-            case "log", "GET":
-                return await self.relay.logs(self.writer.get(target).parse(), request)
-            case ("exec" | "attach") as what, "GET" | "POST":
-                return await self.relay.upgrade(what, self.writer.get(target).parse(), request)
             case _:
-                raise self._method(resource, request)
-
-    def _target(self, resource: Resource, route: Route, request: Request) -> Target:
-        dry_run = request.method != "GET" and _dry_run(request)
-        return Target(resource, route.namespace or "", route.name, dry_run)
-
-    @staticmethod
-    def _method(resource: Resource, request: Request) -> errors.StatusError:
-        return errors.method_not_allowed(resource.info.group, resource.plural, request.method.lower())
+                raise method_not_allowed(resource, request)
 
     async def _get(self, target: Target, request: Request) -> Reply:
         await listing.fresh(self.writer.cache, listing.parse_rv(request.query.get("resourceVersion")))
@@ -164,18 +141,18 @@ class Verbs:
         )
 
     async def _create(self, resource: Resource, route: Route, request: Request) -> Reply:
-        target = self._target(resource, route, request)
-        decoded = await self._decode(request, resource.info.gvk)
+        target = target_of(resource, route, request)
+        decoded = await decoded_body(request, resource.info.gvk)
         obj = resource.inward(decoded.obj) if resource.inward else decoded.obj
-        _same_namespace(obj, target)
+        same_namespace(obj, target)
         written = await self.writer.create(replace(target, name=obj["metadata"].get("name", "")), obj)
-        return self._written(request, resource, written, decoded.warnings)
+        return written_answer(request, resource, written, decoded.warnings)
 
     async def _put(self, target: Target, request: Request, subresource: str = "") -> Reply:
-        decoded = await self._decode(request, target.resource.info.gvk)
+        decoded = await decoded_body(request, target.resource.info.gvk)
         obj = target.resource.inward(decoded.obj) if target.resource.inward else decoded.obj
-        _same_namespace(obj, target)
-        _same_name(obj, target)
+        same_namespace(obj, target)
+        same_name(obj, target)
         shelf = self.writer.shelf(target.resource)
         if shelf.get(target.namespace, target.name) is None and target.resource.creates_on_update and not subresource:
             if obj["metadata"].get("uid"):
@@ -188,10 +165,10 @@ class Verbs:
             written = await self.writer.modify(
                 target, lambda _: strategy.copied(obj), subresource=subresource, pinned=pinned
             )
-        return self._written(request, target.resource, written, decoded.warnings)
+        return written_answer(request, target.resource, written, decoded.warnings)
 
     async def _patch(self, target: Target, request: Request, subresource: str = "") -> Reply:
-        body, resource, validation = await request.body(), target.resource, _validation(request)
+        body, resource, validation = await request.body(), target.resource, field_validation(request)
         content_type = request.headers.get("Content-Type", "")
         warnings: tuple[str, ...] = ()
 
@@ -201,97 +178,36 @@ class Verbs:
             decoded = patch.patched(content_type, body, shown, resource.info.gvk, validation)
             warnings = decoded.warnings
             obj = resource.inward(decoded.obj) if resource.inward else decoded.obj
-            _same_namespace(obj, target)
-            _same_name(obj, target)
+            same_namespace(obj, target)
+            same_name(obj, target)
             return obj
 
         written = await self.writer.modify(target, change, subresource=subresource)
-        return self._written(request, resource, written, warnings)
+        return written_answer(request, resource, written, warnings)
 
     async def _delete(self, target: Target, request: Request) -> Reply:
-        asked = deletion.options(await self._delete_options(request), request.query)
+        asked = deletion.options(await delete_options(request), request.query)
         done = await deletion.delete(self.writer, target, asked)
         if done.gone and not target.resource.returns_deleted:
             return json_answer(_deleted_status(target, done))
         return json_answer(view_of(request, target.resource).one(done.body))
 
     async def _delete_collection(self, resource: Resource, route: Route, request: Request) -> Reply:
-        asked = deletion.options(await self._delete_options(request), request.query)
+        asked = deletion.options(await delete_options(request), request.query)
         namespace = route.namespace if resource.info.namespaced else ""
         page = await listing.page(
             self.writer.cache, resource.prefix, listing.options(request.query, resource.info), namespace
         )
+        target = target_of(resource, route, request)
         deleted: list[Entry] = []
         for entry in page.entries:
             try:
-                await deletion.delete(self.writer, Target(resource, entry.namespace, entry.name), asked)
+                await deletion.delete(self.writer, replace(target, namespace=entry.namespace, name=entry.name), asked)
             except errors.StatusError as error:
                 if error.code != 404:  # somebody else was faster: it is gone, as asked
                     raise
             deleted.append(entry)
         return json_answer(view_of(request, resource).many(deleted, page.metadata()))
-
-    async def _scale(self, target: Target, request: Request) -> Reply:
-        if request.method == "GET":
-            return json_answer(subresources.scale_of(self.writer.get(target).parse()))
-        body, content_type = await request.body(), request.headers.get("Content-Type", "")
-
-        def change(current: Obj) -> Obj:
-            if request.method == "PUT":
-                scale = codec.decode_body(body, content_type, subresources.SCALE, _validation(request)).obj
-            else:
-                scale = patch.apply(content_type, body, subresources.scale_of(current), subresources.SCALE)
-            return subresources.scaled(current, scale)
-
-        written = await self.writer.modify(target, change)
-        return json_answer(subresources.scale_of(orjson.loads(written.body)))
-
-    async def _bind(self, route: Route, request: Request) -> Reply:
-        binding = (await self._decode(request, subresources.BINDING)).obj
-        resource = self.registry.core("pods")
-        name = route.name or (binding.get("metadata") or {}).get("name", "")
-        target = Target(resource, route.namespace or "", name, _dry_run(request))
-        await self.writer.modify(
-            target, lambda pod: subresources.bound(pod, binding, target, now()), subresource="binding"
-        )
-        return json_answer(subresources.success(201), 201)
-
-    async def _evict(self, target: Target, request: Request) -> Reply:
-        eviction = (await self._decode(request, subresources.EVICTION)).obj
-        asked = deletion.options(eviction.get("deleteOptions") or {}, request.query)
-        await deletion.delete(self.writer, target, replace(asked, dry_run=asked.dry_run or target.dry_run))
-        return json_answer(subresources.success(201), 201)
-
-    async def _finalize(self, target: Target, request: Request) -> Reply:
-        decoded = await self._decode(request, target.resource.info.gvk)
-        asked = decoded.obj
-        _same_name(asked, target)
-        rv = (asked.get("metadata") or {}).get("resourceVersion")
-
-        def change(current: Obj) -> Obj:
-            metadata = current["metadata"] | ({"resourceVersion": rv} if rv else {})
-            return subresources.finalized(current, asked) | {"metadata": metadata}
-
-        written = await self.writer.modify(target, change, subresource="finalize", pinned=bool(rv))
-        return self._written(request, target.resource, written, decoded.warnings)
-
-    async def _decode(self, request: Request, gvk: GVK) -> codec.Decoded:
-        body = await request.body()
-        decoded = codec.decode_body(body, request.headers.get("Content-Type"), gvk, _validation(request))
-        decoded.obj.setdefault("metadata", {})
-        return decoded
-
-    @staticmethod
-    async def _delete_options(request: Request) -> dict[str, Any]:
-        body = await request.body()
-        if not body.strip():
-            return {}
-        return codec.decode_body(body, request.headers.get("Content-Type"), DELETE_OPTIONS, "Ignore").obj
-
-    @staticmethod
-    def _written(request: Request, resource: Resource, written: Written, warnings: tuple[str, ...]) -> Answer:
-        body = view_of(request, resource).one(written.body)
-        return json_answer(body, 201 if written.created else 200, warnings)
 
 
 def _in_scope(resource: Resource, route: Route) -> bool:
@@ -300,27 +216,8 @@ def _in_scope(resource: Resource, route: Route) -> bool:
     return route.namespace is not None or not route.name
 
 
-def _same_namespace(obj: Obj, target: Target) -> None:
-    metadata = obj.setdefault("metadata", {})
-    if not target.resource.info.namespaced:
-        metadata.pop("namespace", None)
-        return
-    if metadata.get("namespace", "") not in ("", target.namespace):
-        raise errors.bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )
-    metadata["namespace"] = target.namespace
-
-
-def _same_name(obj: Obj, target: Target) -> None:
-    name = obj.setdefault("metadata", {}).get("name") or target.name
-    if name != target.name:
-        raise errors.bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
-    obj["metadata"]["name"] = name
-
-
 def _deleted_status(target: Target, done: Deleted) -> dict[str, Any]:
     details = {"name": target.name, "kind": target.resource.plural, "uid": orjson.loads(done.body)["metadata"]["uid"]}
     if target.resource.info.group:
         details["group"] = target.resource.info.group
-    return subresources.success(200, details)
+    return success(200, details)

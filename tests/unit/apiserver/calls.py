@@ -24,6 +24,7 @@ from apiserver.authentication import User
 from apiserver.cache import Cache
 from apiserver.daemon import _namespace_phase, _node
 from apiserver.errors import StatusError
+from apiserver.http import subresources
 from apiserver.http.api import Api
 from apiserver.http.exchange import Answer, Reply, Request, Stream
 from apiserver.http.verbs import Verbs
@@ -141,7 +142,10 @@ async def serving(
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         relay = Relay(_node(cache, registry), ssl.create_default_context(), session)
-        api = Api(Verbs(registry, writer, watches, relay), Metrics().registry, live={}, ready={})
+        verbs = Verbs(
+            registry, writer, watches, subresources.handlers(writer, relay), subresources.creations(registry, writer)
+        )
+        api = Api(verbs, Metrics().registry, live={}, ready={})
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
         with allocators.following(cache.shelf(registry.core("services").prefix)):

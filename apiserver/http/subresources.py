@@ -1,0 +1,126 @@
+"""Subresources: the parts of an object that have verbs of their own, as a table of handlers.
+
+`handlers` maps (plural, subresource) to what answers it, whatever the method; a handler refuses the methods it has not. The
+subresource `status` is missing here: it is the object itself, seen through another door (`verbs`). `creations` are the
+kinds that can only be created, by (group, version, plural). What each one means is in functions of values,
+`apiserver.subresources`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+import orjson
+
+from apiserver import codec, deletion, patch, subresources
+from apiserver.http.exchange import Reply, Request, json_answer
+from apiserver.http.routes import Route
+from apiserver.http.wire import decoded_body, field_validation, method_not_allowed, same_name, target_of, written_answer
+from apiserver.pipeline import Obj, Target, Writer, now
+from apiserver.registry import Registry
+from apiserver.relay import Relay
+
+Handler = Callable[[Target, Request], Awaitable[Reply]]
+Creation = Callable[[Route, Request], Awaitable[Reply]]
+
+
+def handlers(writer: Writer, relay: Relay) -> Mapping[tuple[str, str], Handler]:
+    parts, streams = Parts(writer), Streams(writer, relay)
+    return {
+        **{(plural, "scale"): parts.scale for plural in ("deployments", "replicasets")},
+        ("pods", "binding"): parts.bind,
+        ("pods", "eviction"): parts.evict,
+        ("namespaces", "finalize"): parts.finalize,
+        ("pods", "log"): streams.log,
+        ("pods", "exec"): streams.exec,
+        ("pods", "attach"): streams.attach,
+    }
+
+
+def creations(registry: Registry, writer: Writer) -> Mapping[tuple[str, str, str], Creation]:
+    """Kinds that can only be created: nothing stores them."""
+    parts, pods = Parts(writer), registry.core("pods")
+
+    async def binding(route: Route, request: Request) -> Reply:
+        return await parts.bind(target_of(pods, route, request), request)
+
+    return {("", "v1", "bindings"): binding}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    writer: Writer
+
+    async def scale(self, target: Target, request: Request) -> Reply:
+        if request.method == "GET":
+            return json_answer(subresources.scale_of(self.writer.get(target).parse()))
+        if request.method not in ("PUT", "PATCH"):
+            raise method_not_allowed(target.resource, request)
+        body, content_type = await request.body(), request.headers.get("Content-Type", "")
+
+        def change(current: Obj) -> Obj:
+            if request.method == "PUT":
+                scale = codec.decode_body(body, content_type, subresources.SCALE, field_validation(request)).obj
+            else:
+                scale = patch.apply(content_type, body, subresources.scale_of(current), subresources.SCALE)
+            return subresources.scaled(current, scale)
+
+        written = await self.writer.modify(target, change)
+        return json_answer(subresources.scale_of(orjson.loads(written.body)))
+
+    async def bind(self, target: Target, request: Request) -> Reply:
+        """Also for POST to the collection `bindings`, whose body alone names the pod."""
+        if request.method != "POST":
+            raise method_not_allowed(target.resource, request)
+        binding = (await decoded_body(request, subresources.BINDING)).obj
+        target = target if target.name else replace(target, name=(binding.get("metadata") or {}).get("name", ""))
+        await self.writer.modify(
+            target, lambda pod: subresources.bound(pod, binding, target, now()), subresource="binding"
+        )
+        return json_answer(subresources.success(201), 201)
+
+    async def evict(self, target: Target, request: Request) -> Reply:
+        if request.method != "POST":
+            raise method_not_allowed(target.resource, request)
+        eviction = (await decoded_body(request, subresources.EVICTION)).obj
+        asked = deletion.options(eviction.get("deleteOptions") or {}, request.query)
+        await deletion.delete(self.writer, target, replace(asked, dry_run=asked.dry_run or target.dry_run))
+        return json_answer(subresources.success(201), 201)
+
+    async def finalize(self, target: Target, request: Request) -> Reply:
+        if request.method != "PUT":
+            raise method_not_allowed(target.resource, request)
+        decoded = await decoded_body(request, target.resource.info.gvk)
+        asked = decoded.obj
+        same_name(asked, target)
+        rv = (asked.get("metadata") or {}).get("resourceVersion")
+
+        def change(current: Obj) -> Obj:
+            metadata = current["metadata"] | ({"resourceVersion": rv} if rv else {})
+            return subresources.finalized(current, asked) | {"metadata": metadata}
+
+        written = await self.writer.modify(target, change, subresource="finalize", pinned=bool(rv))
+        return written_answer(request, target.resource, written, decoded.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    writer: Writer
+    relay: Relay
+
+    async def log(self, target: Target, request: Request) -> Reply:
+        if request.method != "GET":
+            raise method_not_allowed(target.resource, request)
+        return await self.relay.logs(self.writer.get(target).parse(), request)
+
+    async def exec(self, target: Target, request: Request) -> Reply:
+        return await self._upgrade("exec", target, request)
+
+    async def attach(self, target: Target, request: Request) -> Reply:
+        return await self._upgrade("attach", target, request)
+
+    async def _upgrade(self, what: str, target: Target, request: Request) -> Reply:
+        if request.method not in ("GET", "POST"):
+            raise method_not_allowed(target.resource, request)
+        return await self.relay.upgrade(what, self.writer.get(target).parse(), request)
