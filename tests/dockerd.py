@@ -1,9 +1,8 @@
 """A dockerd for tests: the one $WHERRY_TEST_DOCKER_HOST names, or one of our own that leaves no trace.
 
 Our own lives in a network namespace of its own, with no bridge and no iptables, its data on disk under /var/tmp and its socket
-beside them; it is ended and removed with everything in it. Import the fixture `dockerd` where it is needed:
-
-    from tests.dockerd import Dockerd, dockerd  # noqa: F401
+beside them; it is ended and removed with everything in it. The fixtures `dockerd` and `cgroup_parent` are imported by the
+tiers' conftest, so that a tier has one dockerd and not one a module.
 
 `Dockerd.image` is a busybox that every test may run; `Dockerd.cgroups` a cgroup parent that is removed afterwards.
 """

@@ -29,7 +29,7 @@ from kubelet.runtime import (
 )
 from tests import dockerd as daemons
 from tests.contracts.runtime_world import World, network, until
-from tests.dockerd import Dockerd, cgroup_parent  # noqa: F401
+from tests.dockerd import Dockerd
 from tests.requirements import requires
 
 
@@ -41,7 +41,7 @@ def own() -> Iterator[Dockerd]:
 
 
 @pytest.fixture
-async def world(own: Dockerd, tmp_path: Path, cgroup_parent: str) -> AsyncIterator[World]:  # noqa: F811
+async def world(own: Dockerd, tmp_path: Path, cgroup_parent: str) -> AsyncIterator[World]:
     connected, leases = network(tmp_path)
     made: list[DockerRuntime] = []
 

@@ -28,7 +28,7 @@ from kubelet.runtime import (
     StreamOptions,
 )
 from tests.contracts.runtime_world import World, network, until
-from tests.dockerd import IMAGE, Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.dockerd import IMAGE, Dockerd
 from tests.fakes.runtime import FakeRuntime
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.dockerd import cgroup_parent, dockerd  # noqa: F401 (one dockerd for the whole tier)
 from tests.leave_no_trace import Snapshot
 
 

@@ -15,7 +15,7 @@ from kube.resources import CONFIGMAPS, PODS, SECRETS
 from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
-from tests.dockerd import Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.dockerd import Dockerd
 from tests.node.kubelet_world import World, cgroups_of, container, ready, with_world
 
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
@@ -24,8 +24,8 @@ Run = Callable[[Callable[[World], Awaitable[None]]], None]
 @pytest.fixture
 def run(
     netns: Callable[[str], Netns],
-    dockerd: Dockerd,  # noqa: F811
-    cgroup_parent: str,  # noqa: F811
+    dockerd: Dockerd,
+    cgroup_parent: str,
     tmp_path: Path,
 ) -> Run:
     node = netns("kubelet")

@@ -13,7 +13,7 @@ from kubelet.runtime import CONTAINER_NAME, NODE, POD_NAME
 from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
-from tests.dockerd import Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.dockerd import Dockerd
 from tests.node.kubelet_world import World, container, ready, with_world
 
 VOLUMES = [{"name": "memory", "emptyDir": {"medium": "Memory"}}, {"name": "disk", "emptyDir": {}}]
@@ -22,8 +22,8 @@ MOUNTS = [{"name": "memory", "mountPath": "/memory"}, {"name": "disk", "mountPat
 
 def test_kills_at_random_moments(
     netns: Callable[[str], Netns],
-    dockerd: Dockerd,  # noqa: F811
-    cgroup_parent: str,  # noqa: F811
+    dockerd: Dockerd,
+    cgroup_parent: str,
     tmp_path: Path,
     trial: Callable[[int, int], int],
 ) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from metrics import exposition
 from metrics.collector import Collector
 from metrics.observe import DockerIdentities
-from tests.dockerd import Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.dockerd import Dockerd
 from tests.requirements import requires
 
 UID = str(uuid.UUID(int=7))
@@ -30,7 +30,7 @@ Start = Callable[..., str]
 
 
 @pytest.fixture
-def start(dockerd: Dockerd, cgroup_parent: str) -> Iterator[Start]:  # noqa: F811
+def start(dockerd: Dockerd, cgroup_parent: str) -> Iterator[Start]:
     """Start a container of the pod; its id. It sleeps until it is told what to do by `exec`."""
     requires("root", "dockerd")
     client = dockerd.client()
@@ -53,7 +53,7 @@ def start(dockerd: Dockerd, cgroup_parent: str) -> Iterator[Start]:  # noqa: F81
 
 
 @pytest.fixture
-def scrape(dockerd: Dockerd, cgroup_parent: str) -> Callable[[str], Figures]:  # noqa: F811
+def scrape(dockerd: Dockerd, cgroup_parent: str) -> Callable[[str], Figures]:
     """The pod's or a container's figures: `name` or `name{extra}` to value."""
     collector = Collector(DockerIdentities(dockerd.host, "metrics-test"), cgroup_parent, fresh=-1.0)
     six = ("container", "id", "image", "name", "namespace", "pod")
@@ -72,7 +72,7 @@ def scrape(dockerd: Dockerd, cgroup_parent: str) -> Callable[[str], Figures]:  #
     return figures
 
 
-def do(dockerd: Dockerd, container: str, script: str) -> None:  # noqa: F811
+def do(dockerd: Dockerd, container: str, script: str) -> None:
     client = dockerd.client()
     try:
         row = client.exec_create(container, ["sh", "-c", script])
@@ -82,7 +82,7 @@ def do(dockerd: Dockerd, container: str, script: str) -> None:  # noqa: F811
         client.close()
 
 
-def test_cpu_and_memory(dockerd: Dockerd, start: Start, scrape: Callable[[str], Figures]) -> None:  # noqa: F811
+def test_cpu_and_memory(dockerd: Dockerd, start: Start, scrape: Callable[[str], Figures]) -> None:
     container = start()
     before = scrape("app")
     began = time.monotonic()
@@ -112,7 +112,7 @@ def test_cpu_and_memory(dockerd: Dockerd, start: Start, scrape: Callable[[str], 
     assert scrape("app")["container_memory_usage_bytes"] < 20 * MIB
 
 
-def test_what_is_written_is_counted(dockerd: Dockerd, start: Start, scrape: Callable[[str], Figures]) -> None:  # noqa: F811
+def test_what_is_written_is_counted(dockerd: Dockerd, start: Start, scrape: Callable[[str], Figures]) -> None:
     container = start()
     before = sum(v for k, v in scrape("app").items() if k.startswith("container_fs_writes_bytes_total"))
     do(dockerd, container, "dd if=/dev/zero of=/x bs=1M count=16 conv=fsync 2>/dev/null")
@@ -123,7 +123,7 @@ def test_what_is_written_is_counted(dockerd: Dockerd, start: Start, scrape: Call
 
 
 def test_what_is_sent_is_counted_on_the_pod(
-    dockerd: Dockerd,  # noqa: F811
+    dockerd: Dockerd,
     start: Start,
     scrape: Callable[[str], Figures],
 ) -> None:
@@ -157,7 +157,7 @@ def test_what_is_sent_is_counted_on_the_pod(
 
 
 def test_containers_that_come_and_go_leave_nothing_behind(
-    dockerd: Dockerd,  # noqa: F811
+    dockerd: Dockerd,
     start: Start,
     scrape: Callable[[str], Figures],
     trial: Callable[[int, int], int],
@@ -172,7 +172,7 @@ def test_containers_that_come_and_go_leave_nothing_behind(
     client.close()
 
 
-def test_dockers_absence_keeps_what_is_known(cgroup_parent: str, tmp_path: Path) -> None:  # noqa: F811
+def test_dockers_absence_keeps_what_is_known(cgroup_parent: str, tmp_path: Path) -> None:
     identities = DockerIdentities(f"unix://{tmp_path}/none.sock")
     snapshot = Collector(identities, cgroup_parent).snapshot()
     assert not snapshot.failed

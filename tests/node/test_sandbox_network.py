@@ -13,7 +13,7 @@ from kubelet.runtime import ContainerConfig, PodIdentity, SandboxConfig
 from linux import netns as kernel
 from tests.bench.kubelet import network
 from tests.conftest import Netns
-from tests.dockerd import IMAGE, Dockerd, cgroup_parent, dockerd  # noqa: F401
+from tests.dockerd import IMAGE, Dockerd
 
 SERVE = "busybox mkdir -p /www; echo hello from one > /www/index.html; exec busybox httpd -f -p 8080 -h /www"
 
@@ -25,8 +25,8 @@ def inside(path: str, work: Coroutine[Any, Any, None]) -> None:
 
 def test_two_pods_talk_and_leave_nothing(
     netns: Callable[[str], Netns],
-    dockerd: Dockerd,  # noqa: F811
-    cgroup_parent: str,  # noqa: F811
+    dockerd: Dockerd,
+    cgroup_parent: str,
     tmp_path: Path,
 ) -> None:
     node = netns("node")
