@@ -31,7 +31,9 @@ class Request:
     raw_query: str
     headers: Mapping[str, str]
     body: Callable[[], Awaitable[bytes]]
-    user: User
+    user: User  # the client certificate's until dispatch has asked for more
+    source: str = ""  # the peer's address
+    audit_id: str = ""
 
     @property
     def user_agent(self) -> str:
