@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,7 @@ from kubelet.runtime import (
     RuntimeRefused,
     SandboxConfig,
 )
+from kubelet.tokens import Tokens
 from kubelet.volumes import References
 from linux.cgroup import tree
 
@@ -101,6 +102,7 @@ class Deeds:
         runtime: Runtime,
         objects: Objects,
         services: Informer[Service],
+        tokens: Tokens,
         told: Told,
         clock: Callable[[], datetime],
         trees: tree.Hierarchies,
@@ -109,6 +111,7 @@ class Deeds:
         self._runtime = runtime
         self.objects = objects
         self._services = services
+        self._tokens = tokens
         self._told = told
         self._images = Images(runtime, now=clock)
         self._hooks = Hooks(runtime)
@@ -152,7 +155,7 @@ class Deeds:
 
     async def prepare(self, pod: Pod, everyone: Iterable[Pod]) -> None:
         """Directories, cgroup, volumes, all up to date. Raises MountFailed and Invalid."""
-        around = await self._around(pod, Seen())
+        around = replace(await self._around(pod, Seen()), tokens=await self._tokens.of(pod))
         burstable = resources.burstable_shares(everyone)
 
         def work() -> dict[str, str]:
@@ -369,6 +372,7 @@ class Deeds:
 
         await self._blocking(f"cleaning up pod {pod.metadata.key if pod else uid}", work)
         self._paths.pop(uid, None)
+        self._tokens.forget(uid)
 
     async def erase(self, uid: str) -> None:
         """The logs of a pod nobody can ask about any more."""

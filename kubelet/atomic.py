@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ NEXT = "..data_tmp"
 class File:
     data: bytes
     mode: int = 0o644
+    uid: int | None = field(default=None, compare=False)  # None: the kubelet's own, root
 
 
 def checked(path: str) -> str:
@@ -88,8 +89,8 @@ def _switch(volume: Path, payload: Mapping[str, File], gid: int | None) -> None:
         place = fresh / path
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         place.write_bytes(file.data)
-        if gid is not None:
-            os.chown(place, -1, gid)
+        if gid is not None or file.uid is not None:
+            os.chown(place, -1 if file.uid is None else file.uid, -1 if gid is None else gid)
         place.chmod(file.mode)
     (volume / NEXT).unlink(missing_ok=True)
     os.symlink(fresh.name, volume / NEXT)

@@ -31,6 +31,7 @@ from kubelet.prober import Prober
 from kubelet.probes import Outcome, Probes, Target
 from kubelet.publish import Publisher
 from kubelet.runtime import EVERYTHING, Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
+from kubelet.tokens import Tokens
 from kubelet.wanted import PODS_WHOLE
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
@@ -141,6 +142,7 @@ class Wiring:
             runtime,
             self.objects,
             self.services,
+            Tokens(client, clock),
             self.told,
             clock,
             trees,

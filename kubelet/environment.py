@@ -17,6 +17,7 @@ from kube import quantity
 from kube.core import ConfigMap, Secret, Service
 from kube.errors import Invalid
 from kube.pods import Container, EnvVarSource, Pod, ResourceFieldSelector
+from kubelet.tokens import Refused, Wish
 
 
 class Missing(Exception):
@@ -33,6 +34,7 @@ class Surroundings:
     host_ips: tuple[str, ...] = ()
     pod_ips: tuple[str, ...] = ()
     allocatable: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[Wish, str | Refused] = field(default_factory=dict)
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:

@@ -61,13 +61,6 @@ def words(found: tuple[Refusal, ...], container: str) -> str:
 
 def _of_pod(pod: Pod) -> Iterator[str]:
     spec = pod.spec
-    for index, volume in enumerate(spec.volumes):
-        for number, source in enumerate(volume.projected.sources if volume.projected else ()):
-            if source.service_account_token is not None:
-                yield (
-                    f"spec.volumes[{index}].projected.sources[{number}].serviceAccountToken: tokens are {NEXT}; set "
-                    "automountServiceAccountToken: false, or leave this source out"
-                )
     if not isinstance(spec, wanted.PodSpec):
         return
     if spec.runtime_class_name:

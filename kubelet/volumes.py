@@ -1,8 +1,9 @@
 """A pod's volumes on disk: what goes into them (pure), and putting it there.
 
     <root>/pods/<uid>/volumes/kubernetes.io~<plugin>/<name>
- ConfigMap, Secret, downward API and projected volumes are payloads of small files, written by `kubelet.atomic`; secrets
-live on tmpfs so that they never touch a disk. emptyDir is a directory or a tmpfs, hostPath only a path that is checked.
+
+ConfigMap, Secret, downward API and projected volumes are payloads of small files, written by `kubelet.atomic`; secrets and
+tokens live on tmpfs so that they never touch a disk. emptyDir is a directory or a tmpfs, hostPath only a path that is checked.
 Setting up again is how updates arrive: an equal payload writes nothing.
 
 Raises MountFailed when a volume cannot be had yet (told as FailedMount, tried again) and Invalid when it never can.
@@ -26,9 +27,10 @@ from kube.pods import (
     HostPathVolumeSource,
     KeyToPath,
     Pod,
+    ServiceAccountTokenProjection,
     Volume,
 )
-from kubelet import atomic
+from kubelet import atomic, tokens
 from kubelet.atomic import File
 from kubelet.environment import Surroundings, field_value, resource_value
 from linux import mounts
@@ -166,12 +168,38 @@ def payload(pod: Pod, volume: Volume, around: Surroundings) -> dict[str, File]:
             files |= _secret(source.secret.name, around, source.secret.items, mode, source.secret.optional)
         elif source.downward_api is not None:
             files |= _downward(pod, source.downward_api.items, around, mode)
+        elif source.service_account_token is not None:
+            files |= _token(pod, source.service_account_token, around, mode)
         else:
             raise Invalid(
-                f"volume {volume.name!r}: this kubelet projects configMap, secret and downwardAPI; "
-                "set automountServiceAccountToken: false to do without a token"
+                f"volume {volume.name!r}: this kubelet projects configMap, secret, downwardAPI and serviceAccountToken"
             )
     return files
+
+
+def _token(pod: Pod, source: ServiceAccountTokenProjection, around: Surroundings, mode: int) -> dict[str, File]:
+    token = around.tokens.get(tokens.wish_of(source))
+    match token:
+        case str():
+            owner = common_user(pod)
+            group = pod.spec.security_context.fs_group if pod.spec.security_context else None
+            # A token is for its reader alone where the reader is known (pkg/volume/projected); fsGroup makes it 0640.
+            private = owner is not None or group is not None
+            return {atomic.checked(source.path): File(token.encode(), 0o600 if private else mode, owner)}
+        case tokens.Refused(words):
+            raise MountFailed(words)
+        case None:
+            raise MountFailed("failed to fetch token: it has not been asked for yet")
+
+
+def common_user(pod: Pod) -> int | None:
+    """The user all containers run as, if each says so, by itself or through the pod, and they agree."""
+    whole = pod.spec.security_context.run_as_user if pod.spec.security_context else None
+    found: set[int | None] = set()
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        own = container.security_context.run_as_user if container.security_context else None
+        found.add(whole if own is None else own)
+    return found.pop() if len(found) == 1 else None
 
 
 def _mode(default: int | None) -> int:
@@ -223,7 +251,7 @@ def set_up(root: str, pod: Pod, volume: Volume, around: Surroundings) -> str:
     place.chmod(0o2755 if group is not None else 0o755)
     if group is not None:
         os.chown(place, -1, group)
-        files = {path: File(file.data, file.mode | 0o440) for path, file in files.items()}
+        files = {path: File(file.data, file.mode | 0o440, file.uid) for path, file in files.items()}
     atomic.write(place, files, gid=group)
     return str(place)
 

@@ -42,11 +42,6 @@ GRPC = {"grpc": {"port": 80}}
         (pod(securityContext={"seccompProfile": {"type": "Localhost"}}), "", "spec.securityContext.seccompProfile"),
         (pod(securityContext={"supplementalGroupsPolicy": "Strict"}), "", "supplementalGroupsPolicy"),
         (pod(runtimeClassName="gvisor"), "", 'spec.runtimeClassName: "gvisor"'),
-        (
-            pod(volumes=[{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]),
-            "",
-            "spec.volumes[0].projected.sources[0].serviceAccountToken",
-        ),
         (pod(hostUsers=False), "", "spec.hostUsers: false"),
         (pod(resourceClaims=[{"name": "gpu"}]), "", "spec.resourceClaims"),
     ],

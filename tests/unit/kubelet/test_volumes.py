@@ -1,5 +1,6 @@
 import base64
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,11 @@ from kube.pods import (
     KeyToPath,
     ObjectFieldSelector,
     Pod,
+    PodSecurityContext,
     PodSpec,
     ProjectedVolumeSource,
     SecretVolumeSource,
+    SecurityContext,
     ServiceAccountTokenProjection,
     Volume,
     VolumeProjection,
@@ -33,6 +36,7 @@ from kube.pods import (
 from kubelet import volumes
 from kubelet.atomic import File
 from kubelet.environment import Surroundings
+from kubelet.tokens import Refused, Wish
 from kubelet.volumes import MountFailed
 
 POD = Pod(metadata=ObjectMeta(name="p", namespace="ns", uid="u1", labels={"a": "1"}))
@@ -84,10 +88,42 @@ def test_downward_api_and_projected() -> None:
     assert found == {"k": File(b"v"), "labels": File(b'a="1"')}
 
 
+TOKEN = VolumeProjection(service_account_token=ServiceAccountTokenProjection(path="token", expiration_seconds=3607))
+WITH_TOKEN = replace(AROUND, tokens={Wish("", 3607): "jwt"})
+
+
+def token_of(default_mode: int | None = None, context: PodSecurityContext | None = None, *users: int | None) -> File:
+    containers = tuple(Container(security_context=SecurityContext(run_as_user=user)) for user in users)
+    spec = PodSpec(security_context=context, containers=containers)
+    volume = Volume(name="v", projected=ProjectedVolumeSource(sources=(TOKEN,), default_mode=default_mode))
+    return volumes.payload(Pod(spec=spec), volume, WITH_TOKEN)["token"]
+
+
+def owned(file: File) -> tuple[int, int | None]:
+    return file.mode, file.uid
+
+
+def test_a_token_is_its_readers_alone_where_the_reader_is_known() -> None:
+    assert token_of().data == b"jwt"
+    assert owned(token_of()) == (0o644, None)
+    assert owned(token_of(0o400)) == (0o400, None)
+    assert owned(token_of(0o644, None, 1000, 1000)) == (0o600, 1000)
+    assert owned(token_of(0o644, None, 1000, 1001)) == (0o644, None)
+    assert owned(token_of(0o644, None, 1000, None)) == (0o644, None)
+    assert owned(token_of(0o644, PodSecurityContext(run_as_user=7), None, 7)) == (0o600, 7)
+    assert owned(token_of(0o644, PodSecurityContext(fs_group=5), None)) == (0o600, None)  # set_up makes it 0640
+
+
+def test_a_token_that_cannot_be_had() -> None:
+    volume = Volume(name="v", projected=ProjectedVolumeSource(sources=(TOKEN,)))
+    refused = replace(AROUND, tokens={Wish("", 3607): Refused("failed to fetch token: busy")})
+    with pytest.raises(MountFailed, match=r"^failed to fetch token: busy$"):
+        volumes.payload(POD, volume, refused)
+
+
 def test_what_is_not_there_yet_is_said_in_words() -> None:
-    source = VolumeProjection(service_account_token=ServiceAccountTokenProjection(path="token"))
-    with pytest.raises(Invalid, match="automountServiceAccountToken"):
-        payload(projected=ProjectedVolumeSource(sources=(source,)))
+    with pytest.raises(Invalid, match="this kubelet projects"):
+        payload(projected=ProjectedVolumeSource(sources=(VolumeProjection(),)))
     with pytest.raises(Invalid, match="this kubelet mounts"):
         volumes.plugin_of(Volume(name="v"))
 
