@@ -71,7 +71,8 @@ async def _up(wish: Wish) -> int:
     if there and supervisor.ask(wish.state, {"order": "status"}) is not None:
         screen.say(f"lab {wish.name} is running already")
     else:
-        there = await _build(wish, there)
+        with forwarder.choosing():
+            there = await _build(wish, there)
     await _finish(there, wish, since)
     screen.say(f"up in {time.monotonic() - started:.1f} s")
     screen.farewell(there)

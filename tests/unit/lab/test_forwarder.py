@@ -1,7 +1,9 @@
 """The door, over loopback: every byte, both directions, each end by itself."""
 
 import asyncio
+import fcntl
 import hashlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -120,3 +122,13 @@ async def test_a_client_that_is_torn_away_takes_its_upstream_along() -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close sends RST
         writer.transport.abort()
         await ended.wait()
+
+
+def test_one_lab_at_a_time_chooses_its_ports() -> None:
+    other = os.open("/run/lock", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with forwarder.choosing(), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(other)
