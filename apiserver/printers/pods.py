@@ -7,11 +7,10 @@ and last of all a deletion (`Terminating`).
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from apiserver.printers import text
-
-Json = dict[str, Any]
+from apiserver.printers.columns import CONTAINERS, NAME, Column, Json, Printer, Printers, columns, wide
 
 
 @dataclass(slots=True)
@@ -141,3 +140,35 @@ def _readiness_gates(obj: Json) -> str:
         return text.NONE
     passed = sum(text.condition(obj, one.get("conditionType", "")) == "True" for one in gates)
     return f"{passed}/{len(gates)}"
+
+
+def _pod_template(obj: Json, _: datetime) -> list[Any]:
+    template = obj.get("template", {})
+    labels = template.get("metadata", {}).get("labels", {})
+    return [text.name(obj), *text.containers(template.get("spec", {})), text.labels(labels)]
+
+
+PRINTERS: Final[Printers] = {
+    ("", "Pod"): Printer(
+        columns(
+            Column("Ready", "Containers that are ready, of how many."),
+            Column("Status", "What the pod as a whole is doing."),
+            Column("Restarts", "Restarts of its containers, and when the last was."),
+            after=(
+                wide("IP", "Address of the pod."),
+                wide("Node", "Node it runs on."),
+                wide("Nominated Node", "Node where room is being made for it."),
+                wide("Readiness Gates", "Readiness gates passed, of how many."),
+            ),
+        ),
+        cells,
+    ),
+    ("", "PodTemplate"): Printer(
+        (
+            NAME,
+            *(Column(one.name, one.description) for one in CONTAINERS),
+            Column("Pod Labels", "Labels of the template."),
+        ),
+        _pod_template,
+    ),
+}

@@ -17,7 +17,11 @@ def since(text: str | None, now: datetime) -> str:
     """How long ago an RFC 3339 moment was: `5m30s`; `<unknown>` without one."""
     if not text:
         return UNKNOWN
-    return human(now - datetime.fromisoformat(text).astimezone(UTC))
+    return human(now - moment(text))
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def human(span: timedelta) -> str:
@@ -61,12 +65,23 @@ def name(obj: Mapping[str, Any]) -> str:
     return str(obj.get("metadata", {}).get("name", ""))
 
 
+def annotations(obj: Mapping[str, Any]) -> Mapping[str, str]:
+    found: Mapping[str, str] = obj.get("metadata", {}).get("annotations", {})
+    return found
+
+
+def deleted(obj: Mapping[str, Any]) -> bool:
+    return "deletionTimestamp" in obj.get("metadata", {})
+
+
 def labels(pairs: Mapping[str, str]) -> str:
     return ",".join(f"{key}={pairs[key]}" for key in sorted(pairs)) or NONE
 
 
-def selector(one: Mapping[str, Any]) -> str:
-    """A label selector in the syntax of `-l`."""
+def selector(one: Mapping[str, Any] | None) -> str:
+    """A label selector in the syntax of `-l`; an absent or empty one is `<none>`."""
+    if not one:
+        return NONE
     terms = [(key, f"{key}={value}") for key, value in one.get("matchLabels", {}).items()]
     for term in one.get("matchExpressions", ()):
         key, values = term.get("key", ""), ",".join(sorted(term.get("values", ())))
@@ -82,15 +97,21 @@ def selector(one: Mapping[str, Any]) -> str:
     return ",".join(text for _, text in sorted(terms)) or NONE
 
 
-def cut(values: Iterable[str]) -> str:
-    """The first three, and how many more there are."""
+def cut(values: Iterable[str], shown: int = _SHOWN, separator: str = ",") -> str:
+    """The first few, and how many more there are."""
     everything = list(values)
-    shown = ",".join(everything[:_SHOWN])
-    more = len(everything) - _SHOWN
-    return f"{shown} + {more} more..." if more > 0 else shown
+    text = separator.join(everything[:shown])
+    more = len(everything) - shown
+    return f"{text} + {more} more..." if more > 0 else text
 
 
 def condition(obj: Mapping[str, Any], kind: str) -> str | None:
     """The status of that condition, or None where there is no such condition."""
     found = (one.get("status") for one in obj.get("status", {}).get("conditions", ()) if one.get("type") == kind)
     return next(found, None)
+
+
+def containers(spec: Mapping[str, Any]) -> list[str]:
+    """Names and images of a pod spec's containers: two cells."""
+    values = spec.get("containers", ())
+    return [",".join(one.get(field, "") for one in values) for field in ("name", "image")]

@@ -199,7 +199,7 @@ def test_small_kinds() -> None:
     assert cells(GVK("", "v1", "Namespace"), {"status": {"phase": "Active"}})["Status"] == "Active"
     assert cells(GVK("", "v1", "ServiceAccount"), {})["Secrets"] == 0
     assert cells(GVK("coordination.k8s.io", "v1", "Lease"), {"spec": {"holderIdentity": "n1"}})["Holder"] == "n1"
-    assert cells(GVK("unknown", "v1", "Thing"), {}) == {"Name": "x", "Age": "5m"}
+    assert cells(GVK("unknown", "v1", "Thing"), {}) == {"Name": "x", "Created At": "2026-06-01T11:55:00Z"}
 
 
 @pytest.mark.parametrize(
