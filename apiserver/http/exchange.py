@@ -14,6 +14,11 @@ from apiserver.errors import StatusError
 JSON = "application/json"
 
 
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
 class Duplex(Protocol):
     """The client's connection after an Upgrade: raw bytes both ways, the request's head already read."""
 
@@ -34,6 +39,8 @@ class Request:
     user: User  # the client certificate's until dispatch has asked for more
     source: str = ""  # the peer's address
     audit_id: str = ""
+    raw_path: str = ""  # as sent, percent-encoded
+    chunks: Callable[[], AsyncIterator[bytes]] = _nothing  # the body as it comes, of any size, instead of `body`
 
     @property
     def user_agent(self) -> str:
@@ -51,11 +58,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Chunks that are flushed one by one; the answer ends when the iterator does."""
+    """Chunks that are flushed one by one; the answer ends when the iterator does.
+
+    `headers` may repeat a name; with a Content-Length among them there is no chunked framing. Without a content type there
+    is no such header."""
 
     chunks: AsyncIterator[bytes]
     content_type: str = JSON
     code: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

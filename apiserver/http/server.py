@@ -59,7 +59,17 @@ def _request(raw: web.BaseRequest) -> Request:
             raise errors.unsupported_media_type((JSON,))
         return data
 
-    return Request(raw.method, raw.path, raw.query, raw.query_string, raw.headers, body, user_of(certificate))
+    return Request(
+        raw.method,
+        raw.path,
+        raw.query,
+        raw.query_string,
+        raw.headers,
+        body,
+        user_of(certificate),
+        raw_path=raw.rel_url.raw_path,
+        chunks=cast("Any", raw.content.iter_any),
+    )
 
 
 class Server:
@@ -148,7 +158,12 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 async def _stream(raw: web.BaseRequest, stream: Stream) -> web.StreamResponse:
     response = web.StreamResponse(status=stream.code, headers=_headers(stream.content_type))
-    response.enable_chunked_encoding()
+    if not stream.content_type:
+        del response.headers["Content-Type"]
+    for name, value in stream.headers:
+        response.headers.add(name, value)
+    if "Content-Length" not in response.headers and stream.code not in (204, 304):
+        response.enable_chunked_encoding()
     await response.prepare(raw)
     try:
         async with aclosing(cast("Any", stream.chunks)) as chunks:
