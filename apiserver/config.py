@@ -37,6 +37,50 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     disable_admission_plugins: Annotated[
         str, Option("--disable-admission-plugins", "admission plugins to do without, separated by commas")
     ] = ""
+    anonymous_auth: Annotated[
+        bool, Option("--anonymous-auth", "whether requests without credentials are anonymous; false: they are refused")
+    ] = True
+    token_auth_file: Annotated[
+        str, Option("--token-auth-file", 'CSV of static bearer tokens: token,user,uid,"group1,group2"')
+    ] = ""
+    service_account_issuer: Annotated[
+        tuple[str, ...],
+        Option("--service-account-issuer", "issuers of ServiceAccount tokens: the first one signs, all are believed"),
+    ] = ("https://kubernetes.default.svc.cluster.local",)
+    service_account_key_file: Annotated[
+        tuple[str, ...],
+        Option(
+            "--service-account-key-file", "PEM files of keys that ServiceAccount tokens are believed by, more than ours"
+        ),
+    ] = ()
+    service_account_signing_key_file: Annotated[
+        str,
+        Option(
+            "--service-account-signing-key-file", "key that signs ServiceAccount tokens, PEM; empty: one in --data-dir"
+        ),
+    ] = ""
+    service_account_jwks_uri: Annotated[
+        str,
+        Option(
+            "--service-account-jwks-uri",
+            "where /.well-known/openid-configuration says the keys are; empty: where it was asked",
+            key="serviceAccountJWKSURI",
+        ),
+    ] = ""
+    service_account_extend_token_expiration: Annotated[
+        bool,
+        Option(
+            "--service-account-extend-token-expiration",
+            "let the tokens of pods live a year, for clients that never read them again",
+        ),
+    ] = True
+    service_account_max_token_expiration: Annotated[
+        Duration, Option("--service-account-max-token-expiration", "longest life of a requested token; 0: any")
+    ] = 0.0
+    api_audiences: Annotated[
+        tuple[str, ...],
+        Option("--api-audiences", "audiences of this server; empty: the first issuer", key="apiAudiences"),
+    ] = ()
     kubelet_client_certificate: Annotated[
         str, Option("--kubelet-client-certificate", "client certificate shown to kubelets (logs, exec), PEM")
     ] = ""

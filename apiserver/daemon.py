@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from apiserver import bootstrap
+from apiserver import access, bootstrap
 from apiserver.accounts import Accounts
 from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
@@ -27,6 +27,7 @@ from apiserver.cache import Cache
 from apiserver.config import Config
 from apiserver.http import subresources
 from apiserver.http.api import Api
+from apiserver.http.reviews import Reviews
 from apiserver.http.server import Server, listening, tls_context
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import CacheFigures, Metrics
@@ -53,13 +54,14 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     gc.set_threshold(*GC_THRESHOLD)
     tls = tls_context(config.tls_cert_file, config.tls_private_key_file, config.client_ca_file)
     kubelet_tls = kubelet_context(config)
+    keys = access.keys(config)
     async with AsyncExitStack() as stack:
         try:
             store = await stack.enter_async_context(open_store(Path(config.data_dir) / "state.db"))
         except (StoreFailed, OSError) as error:
             raise UsageError(f"--data-dir {config.data_dir}: {error}") from error
         session = await stack.enter_async_context(_session())
-        await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, ready)
+        await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, keys, ready)
 
 
 async def _serve(
@@ -71,6 +73,7 @@ async def _serve(
     store: SqliteStore,
     kubelet_tls: ssl.SSLContext,
     session: aiohttp.ClientSession,
+    keys: access.Keys,
     ready: Callable[[], None],
 ) -> None:
     registry = Registry()
@@ -89,11 +92,17 @@ async def _serve(
     metrics.registry.register(CacheFigures(cache, watches))
     furnished = asyncio.Event()
     relay = Relay(_node(cache, registry), kubelet_tls, session)
+    reviews = Reviews(access.build(config, keys, cache, registry, store))
     verbs = Verbs(
-        registry, writer, watches, subresources.handlers(writer, relay), subresources.creations(registry, writer)
+        registry,
+        writer,
+        watches,
+        subresources.handlers(writer, relay, reviews),
+        subresources.creations(registry, writer, reviews),
     )
     api = Api(
         verbs,
+        reviews,
         metrics.registry,
         live={"ping": lambda: None},
         ready={

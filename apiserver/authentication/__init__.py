@@ -14,18 +14,4 @@ Somebody who shows a token that is not good is nobody: 401, also where anonymous
 from apiserver.authentication.certificates import user_of
 from apiserver.authentication.user import ANONYMOUS, AUTHENTICATED, MASTERS, SERVER, User
 
-__all__ = ["ANONYMOUS", "AUTHENTICATED", "MASTERS", "SERVER", "User", "admit", "user_of"]
-
-
-def admit(user: User, path: str) -> None:
-    """Raises 401 for what anonymous may not see."""
-    from apiserver import errors
-
-    path = path.rstrip("/")
-    known = path in {"/healthz", "/livez", "/readyz", "/version"} or path.rpartition("/")[0] in {
-        "/healthz",
-        "/livez",
-        "/readyz",
-    }
-    if user == ANONYMOUS and not known:
-        raise errors.unauthorized()
+__all__ = ["ANONYMOUS", "AUTHENTICATED", "MASTERS", "SERVER", "User", "user_of"]

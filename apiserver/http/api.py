@@ -4,14 +4,19 @@ OpenAPI, metrics)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from apiserver import authentication, discovery, errors, openapi
+from apiserver import authorization, discovery, errors, openapi
+from apiserver.authentication import impersonation
+from apiserver.authentication.request import without_proof
 from apiserver.http import routes
 from apiserver.http.exchange import Answer, Reply, Request, json_answer
+from apiserver.http.reviews import Reviews
+from apiserver.http.routes import Route
 from apiserver.http.verbs import Verbs
 from kube.version import GIT_VERSION, MAJOR, MINOR
 
@@ -37,15 +42,38 @@ class Api:
     """`ready` and `live` are named checks; readiness includes liveness."""
 
     def __init__(
-        self, verbs: Verbs, metrics: CollectorRegistry, live: Mapping[str, Check], ready: Mapping[str, Check]
+        self,
+        verbs: Verbs,
+        reviews: Reviews,
+        metrics: CollectorRegistry,
+        live: Mapping[str, Check],
+        ready: Mapping[str, Check],
     ) -> None:
         self._verbs = verbs
+        self._reviews = reviews
+        self._access = reviews.access
         self._metrics = metrics
         self._health = {"/healthz": live, "/livez": live, "/readyz": {**live, **ready}}
 
     async def dispatch(self, request: Request) -> Reply:
-        authentication.admit(request.user, request.path)
+        request = await self._identified(request)
         route = routes.parse(request.path)
+        asked = authorization.attributes(request.user, request.method, request.path, request.query, route)
+        decision = self._access.authorizer.decide(asked)
+        if not decision.allowed:
+            raise authorization.forbidden(asked, decision.reason)
+        return await self._served(route, request)
+
+    async def _identified(self, request: Request) -> Request:
+        """With the user that its certificate or token names, or whom that one acts as. Raises 401, 403."""
+        user = await self._access.authenticator.user(request.user, request.headers)
+        if impersonation.asked_for(request.headers):
+            user = impersonation.acting(user, request.headers, self._access.authorizer)
+        if user is request.user:
+            return request
+        return replace(request, user=user, headers=without_proof(request.headers))
+
+    async def _served(self, route: Route | None, request: Request) -> Reply:
         if route is not None:
             return await self._verbs.handle(route, request)
         path = request.path.rstrip("/")
@@ -59,7 +87,7 @@ class Api:
             return Answer(200, generate_latest(self._metrics), CONTENT_TYPE_LATEST)
         if found := self._healthy(path, request):
             return found
-        return _document(path, request)
+        return self._reviews.document(path, request) or _document(path, request)
 
     def _healthy(self, path: str, request: Request) -> Answer | None:
         """`/readyz`, `/readyz?verbose`, and single checks such as `/readyz/cache`."""

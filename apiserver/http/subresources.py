@@ -15,6 +15,7 @@ import orjson
 
 from apiserver import codec, deletion, patch, subresources
 from apiserver.http.exchange import Reply, Request, json_answer
+from apiserver.http.reviews import Reviews
 from apiserver.http.routes import Route
 from apiserver.http.wire import decoded_body, field_validation, method_not_allowed, same_name, target_of, written_answer
 from apiserver.pipeline import Obj, Target, Writer, now
@@ -25,27 +26,28 @@ Handler = Callable[[Target, Request], Awaitable[Reply]]
 Creation = Callable[[Route, Request], Awaitable[Reply]]
 
 
-def handlers(writer: Writer, relay: Relay) -> Mapping[tuple[str, str], Handler]:
+def handlers(writer: Writer, relay: Relay, reviews: Reviews) -> Mapping[tuple[str, str], Handler]:
     parts, streams = Parts(writer), Streams(writer, relay)
     return {
         **{(plural, "scale"): parts.scale for plural in ("deployments", "replicasets")},
         ("pods", "binding"): parts.bind,
         ("pods", "eviction"): parts.evict,
         ("namespaces", "finalize"): parts.finalize,
+        ("serviceaccounts", "token"): reviews.issue,
         ("pods", "log"): streams.log,
         ("pods", "exec"): streams.exec,
         ("pods", "attach"): streams.attach,
     }
 
 
-def creations(registry: Registry, writer: Writer) -> Mapping[tuple[str, str, str], Creation]:
+def creations(registry: Registry, writer: Writer, reviews: Reviews) -> Mapping[tuple[str, str, str], Creation]:
     """Kinds that can only be created: nothing stores them."""
     parts, pods = Parts(writer), registry.core("pods")
 
     async def binding(route: Route, request: Request) -> Reply:
         return await parts.bind(target_of(pods, route, request), request)
 
-    return {("", "v1", "bindings"): binding}
+    return {("", "v1", "bindings"): binding, **reviews.creations()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ SERVED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
     ("", "v1", "nodes", ("status",)),
     ("", "v1", "pods", ("attach", "binding", "eviction", "exec", "log", "status")),
     ("", "v1", "secrets", ()),
-    ("", "v1", "serviceaccounts", ()),
+    ("", "v1", "serviceaccounts", ("token",)),
     ("", "v1", "services", ("status",)),
     ("apps", "v1", "deployments", ("scale", "status")),
     ("apps", "v1", "replicasets", ("scale", "status")),

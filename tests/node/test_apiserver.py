@@ -115,8 +115,8 @@ async def test_who_may_come_in(tmp_path: Path) -> None:
                     assert response.status == 200
             for path in (CMS, "/api", "/metrics", "/openapi/v3"):
                 async with anonymous.get(server.url + path) as response:
-                    assert response.status == 401
-                    assert (await response.json())["reason"] == "Unauthorized"
+                    assert response.status == 403
+                    assert (await response.json())["reason"] == "Forbidden"
         forged = Connection(server.url, plain.ca, stranger.certificate, stranger.key)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=forged.ssl_context() or True)) as other:
             with pytest.raises(aiohttp.ClientError):

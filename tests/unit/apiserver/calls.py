@@ -15,18 +15,21 @@ from urllib.parse import parse_qsl
 
 import aiohttp
 import orjson
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from apiserver import bootstrap
+from apiserver import access, bootstrap
 from apiserver.accounts import Accounts
 from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
-from apiserver.authentication import User
+from apiserver.authentication import User, jwt
 from apiserver.cache import Cache
+from apiserver.config import Config
 from apiserver.daemon import _namespace_phase, _node
 from apiserver.errors import StatusError
 from apiserver.http import subresources
 from apiserver.http.api import Api
 from apiserver.http.exchange import Answer, Reply, Request, Stream
+from apiserver.http.reviews import Reviews
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import Metrics
 from apiserver.pipeline import Writer
@@ -36,6 +39,9 @@ from apiserver.watch import Watches
 from tests.fakes.store import MemoryStore
 
 RANGES = Ranges(ipaddress.ip_network("10.96.0.0/16"), 30000, 32767)
+SIGNER = jwt.Signer.of(ec.generate_private_key(ec.SECP256R1()))
+KEYS = access.Keys(SIGNER, jwt.Ring((SIGNER.key,)))
+PLAIN = Config()
 ADMIN = User("admin", ("system:masters", "system:authenticated"))
 
 
@@ -131,6 +137,7 @@ async def serving(
     bookmark_every: float = 60.0,
     plugins: frozenset[str] = PLUGINS - {"ServiceAccount"},  # no controllers run here to make ServiceAccounts
     patience: float = 1.0,
+    config: Config = PLAIN,
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
     registry = Registry()
@@ -142,10 +149,15 @@ async def serving(
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         relay = Relay(_node(cache, registry), ssl.create_default_context(), session)
+        reviews = Reviews(access.build(config, KEYS, cache, registry, store))
         verbs = Verbs(
-            registry, writer, watches, subresources.handlers(writer, relay), subresources.creations(registry, writer)
+            registry,
+            writer,
+            watches,
+            subresources.handlers(writer, relay, reviews),
+            subresources.creations(registry, writer, reviews),
         )
-        api = Api(verbs, Metrics().registry, live={}, ready={})
+        api = Api(verbs, reviews, Metrics().registry, live={}, ready={})
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
         with allocators.following(cache.shelf(registry.core("services").prefix)):

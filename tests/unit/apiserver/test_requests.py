@@ -79,15 +79,6 @@ def test_the_certificate_names_the_user() -> None:
     assert authentication.user_of({"subject": ()}) == ANONYMOUS
 
 
-def test_anonymous_sees_health_and_version_only() -> None:
-    for path in ("/healthz", "/readyz", "/readyz/cache", "/livez", "/version/"):
-        authentication.admit(ANONYMOUS, path)
-    for path in ("/api", "/metrics", "/api/v1/pods", "/", "/healthzz"):
-        with pytest.raises(StatusError):
-            authentication.admit(ANONYMOUS, path)
-        authentication.admit(User("me"), path)
-
-
 @pytest.mark.parametrize(
     ("present", "added"),
     [
