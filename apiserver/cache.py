@@ -23,25 +23,17 @@ from typing import Any, Final
 
 import orjson
 
-from apiserver.store import Batch, Change, Snapshot, Store
+from apiserver import layout
+from apiserver.store import Batch, Change, Compacted, Snapshot, Store, StoreLost
 
 Fields = Mapping[str, str]
 Describe = Callable[[dict[str, Any]], Fields]
 Key = tuple[str, str]  # namespace ("" for cluster scope), name
 
-ROOT: Final = "/registry/"
 RING_EVENTS: Final = 4096
 RING_BYTES: Final = 32 << 20
 _HEAD: Final = b'"metadata":{'
 _STAMP: Final = b'"resourceVersion":"'
-
-
-def storage_key(group: str, plural: str, namespace: str, name: str) -> str:
-    return f"{shelf_prefix(group, plural)}{namespace}/{name}" if namespace else f"{shelf_prefix(group, plural)}{name}"
-
-
-def shelf_prefix(group: str, plural: str) -> str:
-    return f"{ROOT}{group or 'core'}/{plural}/"
 
 
 def storage_bytes(obj: Mapping[str, Any]) -> bytes:
@@ -278,12 +270,15 @@ class Cache:
     async def run(self, store: Store) -> None:
         """Follows the store for ever."""
         target = await store.current()
-        snapshot = await store.load(ROOT, at=await store.oldest())
-        self._restart(snapshot)
-        self._progress(target)
-        async for batch in store.watch(snapshot.rv):
-            self._apply(batch)
+        try:
+            snapshot = await store.load(layout.ROOT, at=await store.oldest())
+            self._restart(snapshot)
             self._progress(target)
+            async for batch in store.watch(snapshot.rv):
+                self._apply(batch)
+                self._progress(target)
+        except Compacted as error:  # by another server, between our question and our load
+            raise StoreLost(str(error)) from error
 
     async def reached(self, rv: int, seconds: float | None = None) -> bool:
         """Waits until the cache has seen `rv`; False when it has not within `seconds`."""
@@ -319,11 +314,10 @@ class Cache:
 
     def _place(self, key: str) -> tuple[Shelf, Key] | None:
         """The shelf and the object's key; None for keys of resources that are not served (a newer server's)."""
-        parts = key.split("/")
-        shelf = self._shelves.get("/".join(parts[:4]) + "/")
-        if shelf is None:
+        found = layout.split(key)
+        if found is None or found[0] not in self._shelves:
             return None
-        return shelf, (parts[4], parts[5]) if len(parts) == 6 else ("", parts[4])
+        return self._shelves[found[0]], found[1:]
 
     def _progress(self, target: int) -> None:
         if self.rv >= target:

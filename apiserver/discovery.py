@@ -5,22 +5,16 @@ Three generations of one answer, from the same rows. The legacy documents (`/api
 (`as=APIGroupDiscoveryList`, v2 for kubectl 1.30 and later, v2beta1 for 1.26 to 1.29).
 """
 
-from functools import cache, lru_cache
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from apiserver import schema
 from apiserver.document import Document, fixed
 from apiserver.schema import ResourceInfo, Subresource
 
 Json = dict[str, Any]
 
 _AGGREGATED: Final = ("v2", "v2beta1")
-
-
-def document(path: str, accept: str) -> Document | None:
-    """The document at `path` (without a trailing slash) in the form that `accept` prefers; None for other paths."""
-    return _document(path, _aggregated_version(accept) if path in {"/api", "/apis"} else "")
 
 
 def _aggregated_version(accept: str) -> str:
@@ -39,55 +33,61 @@ def _aggregated_version(accept: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=128)  # bounded: anybody may ask for any path
-def _document(path: str, aggregated: str) -> Document | None:
-    if aggregated:
-        content_type = f"application/json;g=apidiscovery.k8s.io;v={aggregated};as=APIGroupDiscoveryList"
-        return fixed(_aggregated(path == "/api", aggregated), content_type)
-    match path.strip("/").split("/"):
-        case ["api"]:
-            return fixed({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
-        case ["apis"]:
-            groups = [_group(name) for name in _groups() if name]
-            return fixed({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-        case ["api", "v1"]:
-            return fixed(_resources("", "v1"))
-        case ["apis", group] if group in _groups():
-            return fixed({"kind": "APIGroup", "apiVersion": "v1"} | _group(group))
-        case ["apis", group, version] if version in _groups().get(group, ()):
-            return fixed(_resources(group, version))
-        case _:
-            return None
+class Discovery:
+    """The documents about `rows`, each made when it is first asked for."""
 
+    def __init__(self, rows: Sequence[ResourceInfo]) -> None:
+        self._rows = rows
+        self._groups: dict[str, list[str]] = {}  # group -> its versions, preferred first
+        for one in rows:
+            versions = self._groups.setdefault(one.group, [])
+            if one.version not in versions:
+                versions.append(one.version)
+        self._made: dict[tuple[str, str], Document] = {}
 
-@cache
-def _groups() -> dict[str, list[str]]:
-    """Group -> its versions, preferred first."""
-    found: dict[str, list[str]] = {}
-    for one in schema.served():
-        versions = found.setdefault(one.group, [])
-        if one.version not in versions:
-            versions.append(one.version)
-    return found
+    def document(self, path: str, accept: str) -> Document | None:
+        """The document at `path` (without a trailing slash) in the form that `accept` prefers; None for other paths."""
+        aggregated = _aggregated_version(accept) if path in {"/api", "/apis"} else ""
+        found = self._made.get((path, aggregated)) or self._make(path, aggregated)
+        if found is not None:
+            self._made[path, aggregated] = found
+        return found
 
+    def _make(self, path: str, aggregated: str) -> Document | None:
+        if aggregated:
+            content_type = f"application/json;g=apidiscovery.k8s.io;v={aggregated};as=APIGroupDiscoveryList"
+            return fixed(_aggregated(self._rows, path == "/api", aggregated), content_type)
+        match path.split("/"):
+            case ["", "api"]:
+                return fixed({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
+            case ["", "apis"]:
+                groups = [self._group(name) for name in self._groups if name]
+                return fixed({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+            case ["", "api", "v1"]:
+                return fixed(self._resources("", "v1"))
+            case ["", "apis", group] if group and group in self._groups:
+                return fixed({"kind": "APIGroup", "apiVersion": "v1"} | self._group(group))
+            case ["", "apis", group, version] if group and version in self._groups.get(group, ()):
+                return fixed(self._resources(group, version))
+            case _:
+                return None
 
-def _group(name: str) -> Json:
-    versions = [{"groupVersion": f"{name}/{version}", "version": version} for version in _groups()[name]]
-    return {"name": name, "versions": versions, "preferredVersion": versions[0]}
+    def _group(self, name: str) -> Json:
+        versions = [{"groupVersion": f"{name}/{version}", "version": version} for version in self._groups[name]]
+        return {"name": name, "versions": versions, "preferredVersion": versions[0]}
 
-
-def _resources(group: str, version: str) -> Json:
-    rows: list[Json] = []
-    for one in schema.served():
-        if (one.group, one.version) == (group, version):
-            rows.append(_resource(one))
-            rows.extend(_subresource(one, sub) for sub in one.subresources)
-    return {
-        "kind": "APIResourceList",
-        "apiVersion": "v1",
-        "groupVersion": f"{group}/{version}" if group else version,
-        "resources": rows,
-    }
+    def _resources(self, group: str, version: str) -> Json:
+        rows: list[Json] = []
+        for one in self._rows:
+            if (one.group, one.version) == (group, version):
+                rows.append(_resource(one))
+                rows.extend(_subresource(one, sub) for sub in one.subresources)
+        return {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": f"{group}/{version}" if group else version,
+            "resources": rows,
+        }
 
 
 def _resource(one: ResourceInfo) -> Json:
@@ -116,8 +116,8 @@ def _subresource(one: ResourceInfo, sub: Subresource) -> Json:
     return row | ({"group": sub.group, "version": sub.version} if sub.version else {})
 
 
-def _aggregated(core: bool, api_version: str) -> Json:
-    rows = [one for one in schema.served() if (one.group == "") is core]
+def _aggregated(every: Sequence[ResourceInfo], core: bool, api_version: str) -> Json:
+    rows = [one for one in every if (one.group == "") is core]
     items = [
         {"metadata": {"name": group} if group else {}, "versions": _aggregated_versions(list(members))}
         for group, members in groupby(rows, key=lambda one: one.group)

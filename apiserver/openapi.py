@@ -8,7 +8,7 @@ keys for client-side apply, and the tree of fields for `explain`. Descriptions a
 satisfies it, if the content type is spelt with dots (the `@` of the Accept header does not parse as a media type).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -63,20 +63,44 @@ _DELETE: Final = {
 _COLLECTION: Final = {name: kind for name, kind in _LIST.items() if name not in {"allowWatchBookmarks", "watch"}}
 
 
-def document(path: str, query: Mapping[str, str], accept: str) -> Document | None:
-    """The document at `path` (without a trailing slash), or None for other paths."""
-    if path == "/openapi/v2":
-        return _v2(accept)
-    if path == "/openapi/v3":
-        return _index()
-    place = path.removeprefix("/openapi/v3/")
-    if place == path or place not in _places():
-        return None
-    found = _group_version(place)
-    if query.get("hash") == found.digest:
-        headers = {**found.headers, "Cache-Control": "public, immutable, max-age=31536000"}
-        return replace(found, headers=headers)
-    return found
+class OpenApi:
+    """The documents about `rows`, each made when it is first asked for: the index, which has everybody's hash, makes them
+    all."""
+
+    def __init__(self, rows: Sequence[ResourceInfo]) -> None:
+        self._places: dict[str, list[ResourceInfo]] = {}  # `apis/apps/v1` -> its resources
+        for one in rows:
+            if schema.type_name(one.gvk) is not None:
+                place = f"apis/{one.group}/{one.version}" if one.group else f"api/{one.version}"
+                self._places.setdefault(place, []).append(one)
+        self._made: dict[str, Document] = {}
+
+    def document(self, path: str, query: Mapping[str, str], accept: str) -> Document | None:
+        """The document at `path` (without a trailing slash), or None for other paths."""
+        if path == "/openapi/v2":
+            return _v2_protobuf() if "protobuf" in accept else _v2_json()
+        if path == "/openapi/v3":
+            return self._index()
+        place = path.removeprefix("/openapi/v3/")
+        if place == path or place not in self._places:
+            return None
+        found = self._place(place)
+        if query.get("hash") == found.digest:
+            headers = {**found.headers, "Cache-Control": "public, immutable, max-age=31536000"}
+            return replace(found, headers=headers)
+        return found
+
+    def _index(self) -> Document:
+        if (found := self._made.get("")) is None:
+            urls = {place: f"/openapi/v3/{place}?hash={self._place(place).digest}" for place in self._places}
+            found = fixed({"paths": {place: {"serverRelativeURL": url} for place, url in urls.items()}})
+            self._made[""] = found
+        return found
+
+    def _place(self, place: str) -> Document:
+        if (found := self._made.get(place)) is None:
+            found = self._made[place] = fixed(_content(place, self._places[place]))
+        return found
 
 
 @cache
@@ -90,38 +114,17 @@ def _v2_protobuf() -> Document:
     return fixed(_V2, _V2_TYPE)
 
 
-def _v2(accept: str) -> Document:
-    return _v2_protobuf() if "protobuf" in accept else _v2_json()
-
-
-@cache
-def _places() -> dict[str, tuple[str, str]]:
-    """`apis/apps/v1` -> (group, version)."""
-    pairs = dict.fromkeys((one.group, one.version) for one in schema.served())
-    return {f"apis/{group}/{version}" if group else f"api/{version}": (group, version) for group, version in pairs}
-
-
-@cache
-def _index() -> Document:
-    urls = {place: f"/openapi/v3/{place}?hash={_group_version(place).digest}" for place in _places()}
-    return fixed({"paths": {place: {"serverRelativeURL": url} for place, url in urls.items()}})
-
-
-@cache
-def _group_version(place: str) -> Document:
-    rows = [one for one in schema.served() if (one.group, one.version) == _places()[place]]
+def _content(place: str, rows: Sequence[ResourceInfo]) -> Json:
     paths: Json = {}
     for one in rows:
         paths.update(_paths(f"/{place}", one))
     names = sorted(_reachable({name for one in rows for name in _roots(one)}))
-    return fixed(
-        {
-            "openapi": "3.0.0",
-            "info": {"title": "Kubernetes", "version": GIT_VERSION},
-            "paths": paths,
-            "components": {"schemas": {name: _schema(schema.named(name), name) for name in names}},
-        }
-    )
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": GIT_VERSION},
+        "paths": paths,
+        "components": {"schemas": {name: _schema(schema.named(name), name) for name in names}},
+    }
 
 
 def _roots(one: ResourceInfo) -> Iterator[str]:

@@ -6,25 +6,14 @@ groups: `events.k8s.io/v1` is the core event with other field names, converted a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from apiserver import fields, schema
-from apiserver.cache import Describe, shelf_prefix, storage_key
+from apiserver import fields, layout, schema
+from apiserver.cache import Describe
+from apiserver.conversion import PAIRS, Convert, events
 from apiserver.schema import GVK, ResourceInfo
 
-Convert = Callable[[dict[str, Any]], dict[str, Any]]
-
-EVENT_FIELDS: Final = {  # core/v1 name -> events.k8s.io/v1 name
-    "involvedObject": "regarding",
-    "message": "note",
-    "source": "deprecatedSource",
-    "firstTimestamp": "deprecatedFirstTimestamp",
-    "lastTimestamp": "deprecatedLastTimestamp",
-    "count": "deprecatedCount",
-    "reportingComponent": "reportingController",
-}
 _CREATE_ON_UPDATE: Final = frozenset({"leases", "endpoints", "events", "services"})
 _WITH_GENERATION: Final = frozenset({"pods", "deployments", "replicasets", "endpointslices"})
 _RETURN_DELETED: Final = frozenset({"pods", "services", "serviceaccounts"})
@@ -49,10 +38,10 @@ class Resource:
 
     @property
     def prefix(self) -> str:
-        return shelf_prefix(self.stored.group, self.stored.plural)
+        return layout.prefix(self.stored.group, self.stored.plural)
 
     def key(self, namespace: str, name: str) -> str:
-        return storage_key(self.stored.group, self.stored.plural, namespace, name)
+        return layout.key(self.stored.group, self.stored.plural, namespace, name)
 
     @property
     def has_status(self) -> bool:
@@ -84,29 +73,19 @@ class Resource:
         return self.plural == "events"
 
 
-def _renamed(obj: Mapping[str, Any], names: Mapping[str, str], api_version: str) -> dict[str, Any]:
-    return {names.get(key, key): value for key, value in obj.items()} | {"apiVersion": api_version}
-
-
-def event_to_core(obj: dict[str, Any]) -> dict[str, Any]:
-    return _renamed(obj, {new: old for old, new in EVENT_FIELDS.items()}, "v1")
-
-
-def event_from_core(obj: dict[str, Any]) -> dict[str, Any]:
-    return _renamed(obj, EVENT_FIELDS, "events.k8s.io/v1")
-
-
 class Registry:
     def __init__(self) -> None:
         self._resources: dict[tuple[str, str, str], Resource] = {}
-        core_event = schema.resource("", "v1", "events")
         for info in schema.served():
             if "get" not in info.verbs:
                 continue
-            if info.plural == "events" and info.group and core_event:
-                found = Resource(info, core_event, event_to_core, event_from_core)
-            else:
+            pair = PAIRS.get((info.group, info.version, info.plural))
+            if pair is None:
                 found = Resource(info, info)
+            else:
+                stored = schema.resource(*pair.stored)
+                assert stored is not None, pair.stored
+                found = Resource(info, stored, pair.inward, pair.outward)
             self._resources[info.group, info.version, info.plural] = found
 
     def find(self, group: str, version: str, plural: str) -> Resource | None:
@@ -128,4 +107,4 @@ def _describer(resource: Resource) -> Describe:
     if not resource.expires:
         return lambda obj: fields.selectable(gvk, obj)
     renamed = GVK("events.k8s.io", "v1", "Event")
-    return lambda obj: {**fields.selectable(renamed, event_from_core(obj)), **fields.selectable(gvk, obj)}
+    return lambda obj: {**fields.selectable(renamed, events.from_core(obj)), **fields.selectable(gvk, obj)}

@@ -16,7 +16,7 @@ import orjson
 
 from apiserver import printers
 from apiserver.cache import Entry
-from apiserver.registry import Convert
+from apiserver.conversion import Convert
 from apiserver.schema import ResourceInfo
 
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"

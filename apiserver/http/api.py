@@ -10,14 +10,16 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from apiserver import authorization, discovery, errors, openapi
+from apiserver import authorization, errors, schema
 from apiserver.authentication import impersonation
 from apiserver.authentication.request import without_proof
+from apiserver.discovery import Discovery
 from apiserver.http import routes
 from apiserver.http.exchange import Answer, Reply, Request, json_answer
 from apiserver.http.reviews import Reviews
 from apiserver.http.routes import Route
 from apiserver.http.verbs import Verbs
+from apiserver.openapi import OpenApi
 from kube.version import GIT_VERSION, MAJOR, MINOR
 
 Check = Callable[[], str | None]  # None when all is well, else what is not
@@ -53,6 +55,8 @@ class Api:
         self._reviews = reviews
         self._access = reviews.access
         self._metrics = metrics
+        offered = tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations))
+        self._discovery, self._openapi = Discovery(offered), OpenApi(offered)
         self._health = {"/healthz": live, "/livez": live, "/readyz": {**live, **ready}}
 
     async def dispatch(self, request: Request) -> Reply:
@@ -87,7 +91,7 @@ class Api:
             return Answer(200, generate_latest(self._metrics), CONTENT_TYPE_LATEST)
         if found := self._healthy(path, request):
             return found
-        return self._reviews.document(path, request) or _document(path, request)
+        return self._reviews.document(path, request) or self._document(path, request)
 
     def _healthy(self, path: str, request: Request) -> Answer | None:
         """`/readyz`, `/readyz?verbose`, and single checks such as `/readyz/cache`."""
@@ -105,18 +109,17 @@ class Api:
         text = "\n".join(lines) + "\n"
         return Answer(500 if failed else 200, text.encode(), "text/plain; charset=utf-8")
 
-
-def _document(path: str, request: Request) -> Answer:
-    """Discovery and OpenAPI, which are functions of the schema table; a known ETag is answered 304."""
-    wanted = request.headers.get("Accept", "")
-    found = discovery.document(path, wanted) or openapi.document(path, request.query, wanted)
-    if found is None:
-        raise errors.unknown_path()
-    headers = dict(found.headers)
-    if found.etag:
-        headers["ETag"] = found.etag
-    if found.etag and found.etag == request.headers.get("If-None-Match"):
-        return Answer(304, b"", found.content_type, headers)
-    if "gzip" in request.headers.get("Accept-Encoding", "") and len(found.body) > len(found.gzipped) > 0:
-        return Answer(200, found.gzipped, found.content_type, headers | {"Content-Encoding": "gzip"})
-    return Answer(200, found.body, found.content_type, headers)
+    def _document(self, path: str, request: Request) -> Answer:
+        """Discovery and OpenAPI, which are functions of the schema table; a known ETag is answered 304."""
+        wanted = request.headers.get("Accept", "")
+        found = self._discovery.document(path, wanted) or self._openapi.document(path, request.query, wanted)
+        if found is None:
+            raise errors.unknown_path()
+        headers = dict(found.headers)
+        if found.etag:
+            headers["ETag"] = found.etag
+        if found.etag and found.etag == request.headers.get("If-None-Match"):
+            return Answer(304, b"", found.content_type, headers)
+        if "gzip" in request.headers.get("Accept-Encoding", "") and len(found.body) > len(found.gzipped) > 0:
+            return Answer(200, found.gzipped, found.content_type, headers | {"Content-Encoding": "gzip"})
+        return Answer(200, found.body, found.content_type, headers)

@@ -1,4 +1,7 @@
-"""Paths: what /apis/apps/v1/namespaces/default/deployments/web/status means."""
+"""Paths: what /apis/apps/v1/namespaces/default/deployments/web/status means.
+
+Behind `/proxy` comes a path of somebody else's: it is no part of the route, whoever proxies reads it from the raw path.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,10 @@ def parse(path: str) -> Route | None:
 
 def _resource(group: str, version: str, rest: list[str]) -> Route | None:
     match rest:
+        case ["namespaces", namespace, ("pods" | "services") as plural, name, "proxy", *_] if not group:
+            return Route(group, version, plural, namespace, name, "proxy")
+        case [("nodes" | "pods" | "services") as plural, name, "proxy", *_] if not group:
+            return Route(group, version, plural, None, name, "proxy")
         case ["namespaces", name, ("status" | "finalize") as subresource] if not group:
             return Route(group, version, "namespaces", None, name, subresource)
         case ["namespaces", namespace, plural, *more] if len(more) <= 2:

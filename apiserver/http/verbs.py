@@ -103,8 +103,10 @@ class Verbs:
                 return await self._put(target, request, "status")
             case "status", "PATCH":
                 return await self._patch(target, request, "status")
-            case _:
+            case "status", _:
                 raise method_not_allowed(resource, request)
+            case _:
+                raise errors.unknown_path()
 
     async def _get(self, target: Target, request: Request) -> Reply:
         await listing.fresh(self.writer.cache, listing.parse_rv(request.query.get("resourceVersion")))

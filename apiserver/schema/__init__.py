@@ -1,6 +1,7 @@
 """The schema table: every stable Kubernetes type and resource, and which of them this server serves."""
 
 from apiserver.schema.model import GVK, Field, ResourceInfo, Shape, Subresource, Table, Type, WireField
+from apiserver.schema.served import BESIDE, offered
 from apiserver.schema.table import (
     kind_of,
     load,
@@ -14,6 +15,7 @@ from apiserver.schema.table import (
 )
 
 __all__ = [
+    "BESIDE",
     "GVK",
     "Field",
     "ResourceInfo",
@@ -26,6 +28,7 @@ __all__ = [
     "load",
     "messages",
     "named",
+    "offered",
     "resource",
     "resource_of",
     "served",

@@ -1,24 +1,76 @@
-"""What this server serves: a row for each resource, with its subresources. A kind is added here and nowhere else.
+"""What this server serves: every stable resource of the table but those of `LEFT_OUT`, in upstream's order.
 
-The table knows every stable kind of Kubernetes; discovery and OpenAPI offer exactly these rows.
+Which of their subresources, and of the kinds that can only be created, really answer is known where the handlers are
+(`http.subresources`); discovery and OpenAPI show what `offered` leaves of these rows. `BESIDE` are resources that nothing
+stores, answered by a component of its own (`metrics.k8s.io`).
 """
 
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
-SERVED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
-    ("", "v1", "bindings", ()),
-    ("", "v1", "configmaps", ()),
-    ("", "v1", "endpoints", ()),
-    ("", "v1", "events", ()),
-    ("", "v1", "namespaces", ("finalize", "status")),
-    ("", "v1", "nodes", ("status",)),
-    ("", "v1", "pods", ("attach", "binding", "eviction", "exec", "log", "status")),
-    ("", "v1", "secrets", ()),
-    ("", "v1", "serviceaccounts", ("token",)),
-    ("", "v1", "services", ("status",)),
-    ("apps", "v1", "deployments", ("scale", "status")),
-    ("apps", "v1", "replicasets", ("scale", "status")),
-    ("coordination.k8s.io", "v1", "leases", ()),
-    ("discovery.k8s.io", "v1", "endpointslices", ()),
-    ("events.k8s.io", "v1", "events", ()),
+import msgspec
+
+from apiserver.schema.model import ResourceInfo
+
+Address = tuple[str, str, str]  # group, version, plural
+
+# Upstream lists its groups in this order (pkg/controlplane/instance.go, by group priority); the core group comes first.
+_GROUPS: Final = (
+    "",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
 )
+LEFT_OUT: Final[frozenset[Address]] = frozenset(
+    {
+        ("", "v1", "componentstatuses"),  # deprecated since 1.19: what it says of components is not true of any cluster
+        ("apiregistration.k8s.io", "v1", "apiservices"),  # nothing is aggregated
+    }
+)
+_READ: Final = ("get", "list")
+BESIDE: Final = (
+    ResourceInfo("metrics.k8s.io", "v1beta1", "nodes", "", "NodeMetrics", False, _READ),
+    ResourceInfo("metrics.k8s.io", "v1beta1", "pods", "", "PodMetrics", True, _READ),
+)
+
+
+def in_order(resources: Iterable[ResourceInfo]) -> list[ResourceInfo]:
+    """The served ones; within a group the newest version first, as clients prefer it."""
+    kept = [one for one in resources if one.group in _GROUPS and (one.group, one.version, one.plural) not in LEFT_OUT]
+    kept.sort(key=lambda one: (_GROUPS.index(one.group), -int(one.version.removeprefix("v"))))
+    return kept
+
+
+def offered(
+    resources: Iterable[ResourceInfo],
+    subresources: Container[tuple[str, str]],
+    creations: Container[Address],
+    extensions: Container[tuple[str, str]] = (),
+) -> Iterator[ResourceInfo]:
+    """Those that somebody answers, with the subresources that somebody answers: (plural, subresource) for those, and
+    (group, version) for what is beside. `status` is the object itself, so whoever serves that answers it."""
+    for one in resources:
+        if "get" in one.verbs or (one.group, one.version, one.plural) in creations:
+            yield msgspec.structs.replace(
+                one,
+                subresources=tuple(
+                    sub for sub in one.subresources if sub.name == "status" or (one.plural, sub.name) in subresources
+                ),
+            )
+    yield from (one for one in BESIDE if (one.group, one.version) in extensions)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from apiserver.schema.model import GVK, ResourceInfo, Table, Type, WireField
-from apiserver.schema.served import SERVED
+from apiserver.schema.served import in_order
 
 META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1."
 _META_KINDS: Final = frozenset({"DeleteOptions", "Status", "WatchEvent"})
@@ -37,17 +37,11 @@ def _names() -> dict[tuple[str, str, str], str]:
 
 @cache
 def _served() -> dict[tuple[str, str, str], ResourceInfo]:
-    known = {(one.group, one.version, one.plural): one for one in load().resources}
-    return {
-        row[:3]: msgspec.structs.replace(
-            known[row[:3]], subresources=tuple(sub for sub in known[row[:3]].subresources if sub.name in row[3])
-        )
-        for row in SERVED
-    }
+    return {(one.group, one.version, one.plural): one for one in in_order(load().resources)}
 
 
 def served() -> tuple[ResourceInfo, ...]:
-    """Every resource this server offers, core group first."""
+    """Every resource this server knows how to serve, core group first."""
     return tuple(_served().values())
 
 

@@ -7,11 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from apiserver import openapi, schema
+from apiserver import schema
+from apiserver.openapi import OpenApi
+
+
+OPENAPI = OpenApi(schema.served())
 
 
 def get(path: str, **query: str) -> Any:
-    found = openapi.document(path, query, "application/json")
+    found = OPENAPI.document(path, query, "application/json")
     assert found is not None
     assert gzip.decompress(found.gzipped) == found.body
     return orjson.loads(found.body)
@@ -78,8 +82,8 @@ def test_merge_keys_for_client_side_apply() -> None:
 def test_a_hash_makes_a_document_immutable() -> None:
     url = get("/openapi/v3")["paths"]["apis/apps/v1"]["serverRelativeURL"]
     path, _, digest = url.partition("?hash=")
-    fresh = openapi.document(path, {"hash": digest}, "")
-    stale = openapi.document(path, {"hash": "0"}, "")
+    fresh = OPENAPI.document(path, {"hash": digest}, "")
+    stale = OPENAPI.document(path, {"hash": "0"}, "")
     assert fresh is not None
     assert stale is not None
     assert "immutable" in fresh.headers["Cache-Control"]
@@ -89,7 +93,7 @@ def test_a_hash_makes_a_document_immutable() -> None:
 
 def test_the_second_version_satisfies_old_kubectls() -> None:
     accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
-    found = openapi.document("/openapi/v2", {}, accept)
+    found = OPENAPI.document("/openapi/v2", {}, accept)
     assert found is not None
     assert found.body == b"\n\x032.0\x12\x08\n\x03k8s\x12\x01v"
     assert found.content_type == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
@@ -98,4 +102,4 @@ def test_the_second_version_satisfies_old_kubectls() -> None:
 
 @pytest.mark.parametrize("path", ["/openapi", "/openapi/v3/apis/nonsense/v1", "/openapi/v3/", "/x"])
 def test_other_paths_are_not_ours(path: str) -> None:
-    assert openapi.document(path, {}, "") is None
+    assert OPENAPI.document(path, {}, "") is None
