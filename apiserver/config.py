@@ -21,6 +21,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls_private_key_file: Annotated[str, Option("--tls-private-key-file", "its key, PEM")] = ""
     client_ca_file: Annotated[str, Option("--client-ca-file", "CA that signs client certificates, PEM")] = ""
     data_dir: Annotated[str, Option("--data-dir", "directory of the embedded store")] = "/var/lib/wherry/server"
+    etcd_servers: Annotated[
+        tuple[str, ...], Option("--etcd-servers", "etcd endpoints; without any, the embedded store in --data-dir")
+    ] = ()
+    etcd_cafile: Annotated[str, Option("--etcd-cafile", "CA of etcd's serving certificates, PEM")] = ""
+    etcd_certfile: Annotated[str, Option("--etcd-certfile", "client certificate shown to etcd, PEM")] = ""
+    etcd_keyfile: Annotated[str, Option("--etcd-keyfile", "its key, PEM")] = ""
+    etcd_prefix: Annotated[str, Option("--etcd-prefix", "what all keys in etcd start with")] = "/registry"
+    etcd_compaction_interval: Annotated[
+        Duration, Option("--etcd-compaction-interval", "how often old history in etcd is compacted; 0: never")
+    ] = 300.0
     service_cluster_ip_range: Annotated[
         str, Option("--service-cluster-ip-range", "CIDR of Service addresses", key="serviceClusterIPRange")
     ] = "10.96.0.0/16"

@@ -14,7 +14,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -34,8 +33,7 @@ from apiserver.metrics import CacheFigures, Metrics
 from apiserver.pipeline import Writer
 from apiserver.registry import Registry
 from apiserver.relay import Relay
-from apiserver.store import StoreFailed, StoreLost
-from apiserver.store.sqlite import SqliteStore, open_store
+from apiserver.store import Store, StoreLost, opening
 from apiserver.watch import Watches
 from kube.errors import Retry, UsageError
 
@@ -56,10 +54,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     kubelet_tls = kubelet_context(config)
     keys = access.keys(config)
     async with AsyncExitStack() as stack:
-        try:
-            store = await stack.enter_async_context(open_store(Path(config.data_dir) / "state.db"))
-        except (StoreFailed, OSError) as error:
-            raise UsageError(f"--data-dir {config.data_dir}: {error}") from error
+        store = await stack.enter_async_context(opening.configured(config))
         session = await stack.enter_async_context(_session())
         await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, keys, ready)
 
@@ -70,7 +65,7 @@ async def _serve(
     plugins: frozenset[str],
     address: str,
     tls: ssl.SSLContext,
-    store: SqliteStore,
+    store: Store,
     kubelet_tls: ssl.SSLContext,
     session: aiohttp.ClientSession,
     keys: access.Keys,
@@ -106,6 +101,7 @@ async def _serve(
         metrics.registry,
         live={"ping": lambda: None},
         ready={
+            "etcd" if config.etcd_servers else "store": store.trouble,
             "cache": lambda: None if cache.loaded.is_set() else "the cache is still loading",
             "bootstrap": lambda: None if furnished.is_set() else "namespaces and Service kubernetes are being made",
             "shutdown": lambda: "the server is ending" if watches.closing else None,
@@ -125,11 +121,11 @@ async def _serve(
                 cluster_ip = str(ranges.first_address)
                 await bootstrap.ensure(registry, writer, cluster_ip=cluster_ip, address=address, port=port)
                 furnished.set()
-                log.info("serving on %s:%d, store %s", config.bind_address, port, config.data_dir)
+                log.info("serving on %s:%d, store %s", config.bind_address, port, opening.described(config))
                 ready()
                 await asyncio.get_running_loop().create_future()
     except* StoreLost as lost:
-        why = f"the store's process ended ({lost.exceptions[0]}); starting again reloads what it has on disk"
+        why = f"the store was lost ({lost.exceptions[0]}); starting again loads what it has"
         raise Retry(why) from lost
 
 

@@ -28,6 +28,7 @@ from apiserver.errors import StatusError
 from apiserver.http import accept
 from apiserver.http.exchange import JSON, Answer, Reply, Request, Stream, Takeover, error_answer
 from apiserver.store import StoreFailed, StoreLost
+from apiserver.store.refusal import refused
 from kube.errors import UsageError
 
 MAX_BODY: Final = 3 << 20
@@ -86,7 +87,7 @@ class Server:
             reply = error_answer(error)
         except (StoreFailed, StoreLost) as error:
             log.error("%s %s: the store: %s", request.method, request.path, error)
-            reply = error_answer(errors.internal(f"the store refused: {error}"))
+            reply = error_answer(refused(error))
         except Exception as error:
             log.exception("%s %s", request.method, request.path)
             reply = error_answer(errors.internal(f"{type(error).__name__}: {error}"))

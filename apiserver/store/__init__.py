@@ -13,9 +13,9 @@ when an object is served (see `apiserver.cache`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 INDEX_BITS = 7
 MAX_OPS = 1 << INDEX_BITS  # also etcd's default --max-txn-ops
@@ -69,13 +69,18 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The changes of one or more whole transactions, in commit order."""
+    """The changes of one or more whole transactions, in commit order.
+
+    `seen`: everything up to this resource version has now been seen, when that is more than the last change says (in a
+    store that others also write to, a revision may hold nothing of ours).
+    """
 
     changes: tuple[Change, ...]
+    seen: int = 0
 
     @property
     def rv(self) -> int:
-        return self.changes[-1].rv
+        return self.seen or self.changes[-1].rv
 
 
 class Compacted(Exception):
@@ -87,25 +92,42 @@ class Compacted(Exception):
 
 
 class StoreFailed(Exception):
-    """The store refused this request (disk full, I/O error); nothing was acknowledged."""
+    """The store refused this request; nothing was written."""
+
+
+class StoreAway(StoreFailed):
+    """The store does not answer now; nothing was written, and the same request may succeed in a moment."""
+
+
+class StoreUnsure(StoreFailed):
+    """The store was lost while it was writing: the write may or may not have happened. Read before you repeat it."""
+
+
+class StoreFull(StoreFailed):
+    """No space is left; nothing was written, and reads go on."""
+
+
+class TooLarge(StoreFailed):
+    """The store takes no request as large as this one."""
 
 
 class StoreLost(Exception):
-    """The store is gone for good; the daemon must end."""
+    """What was read from the store no longer holds (its process ended, its history is another one): the daemon must end
+    and start from a fresh load."""
 
 
 class Store(Protocol):
     async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
-        """Everything under `prefix`, now or as it was at resource version `at` (Compacted if too old)."""
+        """Everything under `prefix`, now or as it was after the transaction of `at` (Compacted if too old)."""
 
     async def txn(self, ops: Sequence[Op]) -> Committed | Conflict:
         """All or nothing. On return the write is on disk."""
 
-    def watch(self, after: int) -> AsyncIterator[Batch]:
+    def watch(self, after: int) -> AsyncGenerator[Batch, None]:
         """Every change after `after`, in commit order, for ever (Compacted if the log no longer reaches back)."""
 
     async def current(self) -> int:
-        """The resource version of the newest change."""
+        """A resource version that covers every change acknowledged before the call, and none that is yet to come."""
 
     async def oldest(self) -> int:
         """The oldest resource version that `load(at=)` and `watch(after=)` accept."""
@@ -115,6 +137,17 @@ class Store(Protocol):
 
     async def health(self) -> None:
         """Return when the store answers; raise StoreFailed or StoreLost when it does not."""
+
+    def trouble(self) -> str | None:
+        """Why writes are refused just now, as far as known without asking; None when they are not."""
+
+    async def run(self) -> NoReturn:
+        """The store's own housekeeping (expiry, compaction, health). Raises StoreLost. Own it in the daemon's TaskGroup."""
+
+
+def end_of(rv: int) -> int:
+    """The last resource version that the transaction of `rv` can have."""
+    return rv | MAX_OPS - 1
 
 
 def index_rv(revision: int, index: int) -> int:

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,7 @@ class SqliteStore:
         self._unsent: list[bytes] = []
         self._lost = asyncio.Event()
         self._why_lost = ""
+        self._trouble: str | None = None
 
     async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
         rv, rows = await self._ask("load", prefix, at)
@@ -112,7 +113,7 @@ class SqliteStore:
         except _Conflicted as conflict:
             return Conflict(conflict.actual)
 
-    async def watch(self, after: int) -> AsyncIterator[Batch]:
+    async def watch(self, after: int) -> AsyncGenerator[Batch, None]:
         queue: asyncio.Queue[Batch | None] = asyncio.Queue()
         self._subscribers.add(queue)
         try:
@@ -144,6 +145,9 @@ class SqliteStore:
 
     async def health(self) -> None:
         await self._ask("status")
+
+    def trouble(self) -> str | None:
+        return self._why_lost or self._trouble
 
     async def expire(self, now: float) -> None:
         """Deletes the keys whose time to live ended before `now` (Unix time), a thousand at a time."""

@@ -169,6 +169,7 @@ class Database:
         end = prefix + "\U0010ffff"
         old: dict[str, Row] = {}
         if at is not None:
+            at = min(at | (1 << INDEX_BITS) - 1, self.rv)
             query = "SELECT k, prev_rv, prev FROM log WHERE rv>? AND k>=? AND k<? ORDER BY rv DESC"
             old = {key: (rv, value) for key, rv, value in self.db.execute(query, (at, prefix, end))}
         rows = [
@@ -177,7 +178,7 @@ class Database:
             if row[0] not in old
         ]
         rows += [(key, rv, value) for key, (rv, value) in old.items() if value is not None]
-        return (self.rv if at is None else min(at, self.rv), sorted(rows))
+        return (self.rv if at is None else at, sorted(rows))
 
 
 def frames(connection: socket.socket) -> Iterator[list[Request]]:

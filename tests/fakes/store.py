@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from typing import NoReturn
 
 from apiserver.store import (
     INDEX_BITS,
@@ -16,6 +17,7 @@ from apiserver.store import (
     Snapshot,
     Stored,
     check_ops,
+    end_of,
     index_rv,
 )
 
@@ -34,12 +36,13 @@ class MemoryStore:
     async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
         if at is not None and at < self.compacted:
             raise Compacted(self.compacted)
+        at = None if at is None else min(end_of(at), self.rv)
         values: dict[str, tuple[int, bytes] | None] = dict(self.values)
         for change, replaced in reversed(self.log):
             if at is not None and change.rv > at:
                 values[change.key] = replaced
         entries = [Stored(key, row[1], row[0]) for key, row in sorted(values.items()) if row and key.startswith(prefix)]
-        return Snapshot(self.rv if at is None else min(at, self.rv), tuple(entries))
+        return Snapshot(self.rv if at is None else at, tuple(entries))
 
     async def txn(self, ops: Sequence[Op]) -> Committed | Conflict:
         check_ops(ops)
@@ -70,7 +73,7 @@ class MemoryStore:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def watch(self, after: int) -> AsyncIterator[Batch]:
+    async def watch(self, after: int) -> AsyncGenerator[Batch, None]:
         while True:
             if after < self.compacted:
                 raise Compacted(self.compacted)
@@ -104,3 +107,10 @@ class MemoryStore:
 
     async def health(self) -> None:
         return None
+
+    def trouble(self) -> str | None:
+        return None
+
+    async def run(self) -> NoReturn:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("never")

@@ -1,0 +1,254 @@
+"""A thin etcd v3 client over grpcio: the calls an API server needs, failover, and the truth about what was sent.
+
+One channel an endpoint; the one that answered last is used until it fails, then the next. What matters to a caller is whether a
+failed request can have been carried out:
+
+    Away      no endpoint took the request: nothing happened, try again
+    Refused   etcd answered no: nothing happened (`code` is gRPC's word, `message` etcd's own)
+    Unsure    a write was sent and its answer lost: it may or may not have happened
+
+Reads go to the next endpoint by themselves. A write is sent only over a connection that stands, and never twice.
+
+A dead connection is noticed by HTTP/2 pings (10 s, and 5 s to answer; etcd allows one each 5 s). Watches ask for a member that
+has a leader, so that one cut off from the others ends its watches instead of falling silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from kube import etcd_wire as wire
+from kube.errors import UsageError
+from kube.etcd_wire import RangeAnswer, StatusAnswer, TxnAnswer, WatchAnswer
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes to stderr what its callers are told anyway
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+
+T = TypeVar("T")
+
+CONNECT_SECONDS: Final = 2.0
+READ_SECONDS: Final = 10.0
+WRITE_SECONDS: Final = 10.0
+_OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_NOT_CARRIED_OUT: Final = ("etcdserver: no leader", "etcdserver: not capable", "etcdserver: too many requests")
+
+
+class Away(Exception):
+    """Nothing was sent, or nothing that was sent can have been carried out."""
+
+
+class Unsure(Exception):
+    """A write was sent, its answer lost."""
+
+
+class Refused(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where etcd is, and the files that open it."""
+
+    endpoints: tuple[str, ...]
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+class Etcd:
+    """Made by `connect`; needs a running event loop."""
+
+    def __init__(self, access: Access) -> None:
+        credentials = _credentials(access)
+        self._endpoints = tuple(_target(endpoint) for endpoint in access.endpoints)
+        self._channels = tuple(
+            grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+            if secure
+            else grpc.aio.insecure_channel(target, options=_OPTIONS)
+            for target, secure in self._endpoints
+        )
+        self._at = 0
+        self._calls: dict[tuple[int, str], Any] = {}
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close(None)
+
+    async def range(self, key: bytes, end: bytes = b"", **limits: Any) -> RangeAnswer:
+        """Linearizable. Raises Away, Refused."""
+        request = wire.range_request(key, end, **limits)
+        return await self._read("KV/Range", request, wire.range_answer)
+
+    async def alarms(self) -> list[str]:
+        """What etcd has raised: NOSPACE refuses every write until it is disarmed."""
+        return await self._read("Maintenance/Alarm", b"", wire.alarms_answer)
+
+    async def status(self) -> StatusAnswer:
+        return await self._read("Maintenance/Status", b"", wire.status_answer)
+
+    async def txn(self, compare: Sequence[bytes], success: Sequence[bytes], failure: Sequence[bytes]) -> TxnAnswer:
+        """Raises Away, Refused, Unsure."""
+        return await self._write("KV/Txn", wire.txn_request(compare, success, failure), wire.txn_answer)
+
+    async def grant(self, ttl: int) -> tuple[int, int]:
+        """A lease: (id, seconds granted). One that nobody learnt of expires unused."""
+        return await self._write("Lease/LeaseGrant", wire.lease_grant_request(ttl), wire.lease_grant_answer)
+
+    async def compact(self, revision: int) -> None:
+        """Forgets what was before `revision`; compacting twice is Refused with OUT_OF_RANGE."""
+        await self._write("KV/Compact", wire.compaction_request(revision), bytes)
+
+    async def watch(self, start: int) -> AsyncGenerator[WatchAnswer, None]:
+        """What etcd says from revision `start` on, whole (fragments joined); it ends with Away when the connection does,
+        with Refused when etcd takes the watch away. An answer with `compact_revision` is the last one."""
+        channel = await self._standing()
+        call = channel.stream_stream("/etcdserverpb.Watch/Watch")(metadata=(("hasleader", "true"),))
+        parts: list[WatchAnswer] = []
+        try:
+            await call.write(wire.watch_create(start))
+            async for data in call:
+                parts.append(wire.watch_answer(data))
+                if parts[-1].fragment:
+                    continue
+                yield parts[0] if len(parts) == 1 else _joined(parts)
+                parts.clear()
+            raise Away(f"etcd at {self._where}: the watch ended")
+        except grpc.aio.AioRpcError as error:
+            self._next(channel)
+            raise Away(f"etcd: the watch broke: {error.details()}") from error
+        except asyncio.InvalidStateError as error:  # written to a call that had ended by itself
+            self._next(channel)
+            raise Away(f"etcd at {self._where}: the watch broke") from error
+        finally:
+            call.cancel()
+
+    @property
+    def _where(self) -> str:
+        return self._endpoints[self._at][0]
+
+    def _next(self, failed: Any) -> None:
+        """The next endpoint, unless another request has moved on from the failed one already."""
+        if self._channels[self._at] is failed:
+            self._at = (self._at + 1) % len(self._channels)
+
+    def _call(self, channel: Any, method: str) -> Any:
+        """Made once: it costs as much as a call."""
+        known = self._calls.get((id(channel), method))
+        if known is None:
+            known = self._calls[id(channel), method] = channel.unary_unary(f"/etcdserverpb.{method}")
+        return known
+
+    async def _read(self, method: str, request: bytes, decode: Callable[[bytes], T]) -> T:
+        why = ""
+        for _ in range(len(self._channels) + 1):  # the first one twice: its connection may be an old one
+            channel = await self._standing()
+            try:
+                return decode(await self._call(channel, method)(request, timeout=READ_SECONDS))
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise _refused(error) from error
+                why = error.details() or ""
+                self._next(channel)
+        raise Away(f"etcd does not answer: {why}")
+
+    async def _write(self, method: str, request: bytes, decode: Callable[[bytes], T]) -> T:
+        channel = await self._standing()
+        try:
+            return decode(await self._call(channel, method)(request, timeout=WRITE_SECONDS))
+        except grpc.aio.AioRpcError as error:
+            code, details = error.code(), error.details() or ""
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+                self._next(channel)
+                if any(word in details for word in _NOT_CARRIED_OUT) or "failed to connect" in details:
+                    raise Away(f"etcd refused for now: {details}") from error
+                raise Unsure(f"etcd was lost while it was writing: {details}") from error
+            raise _refused(error) from error
+
+    async def _standing(self) -> Any:
+        """A channel whose connection stands, the current endpoint's if it can be had."""
+        for _ in self._channels:
+            channel = self._channels[self._at]
+            state = channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY or await _connected(channel, state):
+                return channel
+            self._next(channel)
+        raise Away(f"etcd: no connection to {', '.join(target for target, _ in self._endpoints)}")
+
+
+async def _connected(channel: Any, state: Any) -> bool:
+    """Waits for the outcome of an attempt to connect."""
+    tried = False
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while state is not grpc.ChannelConnectivity.READY:
+                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and tried:
+                    return False
+                tried = tried or state is grpc.ChannelConnectivity.CONNECTING
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _joined(parts: Sequence[WatchAnswer]) -> WatchAnswer:
+    last = parts[-1]
+    events = tuple(event for part in parts for event in part.events)
+    return WatchAnswer(
+        last.header, last.created, last.canceled, last.compact_revision, last.reason, fragment=False, events=events
+    )
+
+
+def _refused(error: grpc.aio.AioRpcError) -> Refused:
+    return Refused(error.code().name, error.details() or "")
+
+
+def _target(endpoint: str) -> tuple[str, bool]:
+    """`host:port`, and whether it speaks TLS. Raises UsageError."""
+    parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+    try:
+        port = parts.port or 2379
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path.strip("/"):
+        raise UsageError(f"--etcd-servers: {endpoint!r} is no etcd endpoint; write it like https://10.0.0.1:2379")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}", parts.scheme == "https"
+
+
+def _credentials(access: Access) -> Any:
+    """Raises UsageError for files that cannot be read and for half a pair."""
+    if bool(access.certificate) != bool(access.key):
+        raise UsageError("--etcd-certfile and --etcd-keyfile belong together; give both or neither")
+    if access.ca and not any(endpoint.startswith("https") for endpoint in access.endpoints):
+        raise UsageError("--etcd-cafile: no endpoint of --etcd-servers speaks https; write https://... or leave it out")
+    files = {"--etcd-cafile": access.ca, "--etcd-keyfile": access.key, "--etcd-certfile": access.certificate}
+    contents: list[bytes | None] = []
+    for flag, path in files.items():
+        try:
+            contents.append(Path(path).read_bytes() if path else None)
+        except OSError as error:
+            raise UsageError(f"{flag} {path}: {error.strerror}; name a readable PEM file") from error
+    return grpc.ssl_channel_credentials(*contents)
