@@ -1,32 +1,45 @@
 """Which resources are served, where each is stored, and what is special about it.
 
-A resource is a row of the schema table plus the few facts that the generic verbs ask for. Events are one store behind two
-groups: `events.k8s.io/v1` is the core event with other field names, converted at the edge.
+A resource is a row of the schema table plus the few facts that the generic verbs ask for (`facts`). Some are one object in
+the store and two on the wire, converted at the edge (`conversion`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
-from apiserver import fields, layout, schema
+from apiserver import facts, fields, layout, schema
 from apiserver.cache import Describe
 from apiserver.conversion import PAIRS, Convert, events
 from apiserver.schema import GVK, ResourceInfo
 
-_CREATE_ON_UPDATE: Final = frozenset({"leases", "endpoints", "events", "services"})
-_WITH_GENERATION: Final = frozenset({"pods", "deployments", "replicasets", "endpointslices"})
-_RETURN_DELETED: Final = frozenset({"pods", "services", "serviceaccounts"})
-
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """`info` is how clients address it; `stored` is the kind whose bytes are in the store."""
+    """`info` is how clients address it; `stored` is the kind whose bytes are in the store, below `prefix`."""
 
     info: ResourceInfo
     stored: ResourceInfo
     inward: Convert | None = None
     outward: Convert | None = None
+    prefix: str = field(init=False)
+    has_status: bool = field(init=False)
+    has_generation: bool = field(init=False)
+    creates_on_update: bool = field(init=False)
+    unconditional_update: bool = field(init=False)
+    returns_deleted: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        plural = self.info.plural
+        for name, value in (
+            ("prefix", layout.prefix(self.stored.group, self.stored.plural)),
+            ("has_status", facts.has_status(self.info)),
+            ("has_generation", plural in facts.WITH_GENERATION),
+            ("creates_on_update", plural in facts.CREATE_ON_UPDATE),
+            ("unconditional_update", plural not in facts.CONDITIONAL_UPDATE),
+            ("returns_deleted", plural in facts.RETURN_DELETED),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
     def plural(self) -> str:
@@ -36,36 +49,12 @@ class Resource:
     def gvk(self) -> GVK:
         return self.stored.gvk
 
-    @property
-    def prefix(self) -> str:
-        return layout.prefix(self.stored.group, self.stored.plural)
-
     def key(self, namespace: str, name: str) -> str:
-        return layout.key(self.stored.group, self.stored.plural, namespace, name)
-
-    @property
-    def has_status(self) -> bool:
-        return self.info.subresource("status") is not None
-
-    @property
-    def has_generation(self) -> bool:
-        return self.plural in _WITH_GENERATION
+        return f"{self.prefix}{namespace}/{name}" if namespace else f"{self.prefix}{name}"
 
     @property
     def graceful(self) -> bool:
         return self.plural == "pods"
-
-    @property
-    def creates_on_update(self) -> bool:
-        return self.plural in _CREATE_ON_UPDATE
-
-    @property
-    def unconditional_update(self) -> bool:
-        return self.plural != "leases"
-
-    @property
-    def returns_deleted(self) -> bool:
-        return self.plural in _RETURN_DELETED
 
     @property
     def expires(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from apiserver import defaults, errors, validation
+from apiserver import defaults, errors, facts, validation
 from apiserver.allocators import drop_foreign
 from apiserver.errors import Cause
 from apiserver.registry import Resource
@@ -37,6 +37,8 @@ def copied(obj: Obj) -> Obj:
 
 def prepare_create(resource: Resource, obj: Obj) -> None:
     defaults.apply(obj, resource.gvk)
+    if resource.has_status and resource.plural not in facts.OWN_STATUS:
+        obj["status"] = facts.empty_status(resource.stored)
     defaults.prepare_create(resource.gvk, obj)
 
 
@@ -69,10 +71,11 @@ def _status_only(resource: Resource, new: Obj, old: Obj) -> None:
     for key in set(old) | set(new):
         if key not in ("kind", "apiVersion", "metadata", "status"):
             _keep(new, old, key)
-    if resource.plural == "deployments":
-        _keep(new["metadata"], old["metadata"], "labels")
-    if resource.plural == "pods":
-        _keep(new["metadata"], old["metadata"], "ownerReferences")
+    for part in facts.STATUS_KEEPS.get(resource.plural, ()):
+        for key in facts.ALL_METADATA if part == "*" else (part,):
+            _keep(new["metadata"], old["metadata"], key)
+    if resource.plural == "pods" and "qosClass" in old.get("status", {}):  # what the spec says, which does not change
+        new["status"] = new.get("status", {}) | {"qosClass": old["status"]["qosClass"]}
 
 
 def _keep(new: Obj, old: Obj, key: str) -> None:
@@ -107,9 +110,12 @@ def _versionless(obj: Obj) -> Obj:
 
 
 def bumps_generation(resource: Resource, new: Obj, old: Obj) -> bool:
-    """The generation counts changes of what is wanted: everything but metadata and status."""
-    if not resource.has_generation:
+    """The generation counts changes of what is wanted: everything but metadata and status. Labels are wanted of an
+    EndpointSlice: they say whose it is."""
+    if not resource.has_generation or resource.plural == "priorityclasses":
         return False
+    if resource.plural == "endpointslices" and new["metadata"].get("labels") != old["metadata"].get("labels"):
+        return True
     return any(
         new.get(key) != old.get(key)
         for key in set(new) | set(old)

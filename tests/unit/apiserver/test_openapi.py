@@ -10,7 +10,6 @@ import pytest
 from apiserver import schema
 from apiserver.openapi import OpenApi
 
-
 OPENAPI = OpenApi(schema.served())
 
 
