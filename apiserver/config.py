@@ -91,6 +91,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Option("--api-audiences", "audiences of this server; empty: the first issuer", key="apiAudiences"),
     ] = ()
+    max_requests_inflight: Annotated[
+        int, Option("--max-requests-inflight", "reading requests here at a time, running or waiting; 0: any number")
+    ] = 400
+    max_mutating_requests_inflight: Annotated[
+        int,
+        Option(
+            "--max-mutating-requests-inflight", "writing requests here at a time, running or waiting; 0: any number"
+        ),
+    ] = 200
+    audit_policy_file: Annotated[
+        str,
+        Option(
+            "--audit-policy-file", "Policy (audit.k8s.io/v1): which requests are written down, and how much of each"
+        ),
+    ] = ""
+    audit_log_path: Annotated[str, Option("--audit-log-path", "file for audit events; -: standard output")] = ""
+    audit_log_maxage: Annotated[int, Option("--audit-log-maxage", "days to keep old audit files; 0: any")] = 0
+    audit_log_maxbackup: Annotated[int, Option("--audit-log-maxbackup", "old audit files to keep; 0: all")] = 0
+    audit_log_maxsize: Annotated[int, Option("--audit-log-maxsize", "megabytes of an audit file; 0: 100")] = 0
     kubelet_client_certificate: Annotated[
         str, Option("--kubelet-client-certificate", "client certificate shown to kubelets (logs, exec), PEM")
     ] = ""

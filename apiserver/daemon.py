@@ -18,14 +18,17 @@ from typing import Any, Final
 
 import aiohttp
 
-from apiserver import access, bootstrap
+from apiserver import access, bootstrap, flow, health, schema
 from apiserver.accounts import Accounts
 from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
+from apiserver.audit import configured as auditing
+from apiserver.audit.events import Audit
 from apiserver.cache import Cache
 from apiserver.config import Config
 from apiserver.http import subresources
 from apiserver.http.api import Api
+from apiserver.http.documents import Documents
 from apiserver.http.reviews import Reviews
 from apiserver.http.server import Server, listening, tls_context
 from apiserver.http.verbs import Verbs
@@ -56,7 +59,8 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opening.configured(config))
         session = await stack.enter_async_context(_session())
-        await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, keys, ready)
+        audit = stack.enter_context(auditing.opening(config))
+        await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, keys, audit, ready)
 
 
 async def _serve(
@@ -69,6 +73,7 @@ async def _serve(
     kubelet_tls: ssl.SSLContext,
     session: aiohttp.ClientSession,
     keys: access.Keys,
+    audit: Audit | None,
     ready: Callable[[], None],
 ) -> None:
     registry = Registry()
@@ -95,18 +100,21 @@ async def _serve(
         subresources.handlers(writer, relay, reviews),
         subresources.creations(registry, writer, reviews),
     )
-    api = Api(
-        verbs,
-        reviews,
+    documents = Documents(
+        tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations)),
         metrics.registry,
-        live={"ping": lambda: None},
+        live={"ping": health.plain(lambda: None), "etcd": health.plain(store.trouble)},
         ready={
-            "etcd" if config.etcd_servers else "store": store.trouble,
-            "cache": lambda: None if cache.loaded.is_set() else "the cache is still loading",
-            "bootstrap": lambda: None if furnished.is_set() else "namespaces and Service kubernetes are being made",
-            "shutdown": lambda: "the server is ending" if watches.closing else None,
+            "informer-sync": health.plain(lambda: None if cache.loaded.is_set() else "the cache is still loading"),
+            "poststarthook/bootstrap-controller": health.plain(
+                lambda: None if furnished.is_set() else "namespaces and Service kubernetes are being made"
+            ),
+            "shutdown": health.plain(lambda: "the server is ending" if watches.closing else None),
         },
+        more=reviews.document,
     )
+    turns = flow.flow(config.max_requests_inflight, config.max_mutating_requests_inflight, flow.sizing(cache, registry))
+    api = Api(reviews.access, verbs, documents, turns, audit)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(store.run(), name="store")

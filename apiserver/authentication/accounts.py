@@ -107,7 +107,7 @@ def grant_of(claims: Claims) -> Grant:
             _text(private, "namespace"),
             _ref("serviceaccounts", private["serviceaccount"]),
             tuple(str(one) for one in audiences),
-            int(claims.get("nbf", claims.get("iat", 0))),
+            int(claims.get("nbf") or claims.get("iat") or 0),
             int(claims["exp"]),
             str(claims.get("jti", "")),
             tuple(_ref(plural, private[key]) for plural, key in _SINGULAR.items() if private.get(key)),

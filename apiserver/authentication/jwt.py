@@ -190,6 +190,7 @@ def _blocks(pem: bytes) -> Iterable[bytes]:
 
 
 def _public(block: bytes) -> PublicKey:
+    key: object
     if b"PRIVATE KEY-----" in block:
         return _private(block).public_key()
     if block.startswith(b"-----BEGIN CERTIFICATE"):

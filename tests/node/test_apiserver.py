@@ -110,7 +110,7 @@ async def test_who_may_come_in(tmp_path: Path) -> None:
         assert (await fetch(session, server, CMS))["items"] == []
         plain = Connection(server.url, ca=(tmp_path / "ca.crt").read_bytes())
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=plain.ssl_context() or True)) as anonymous:
-            for path in ("/healthz", "/livez", "/readyz", "/readyz/cache", "/version", "/version/"):
+            for path in ("/healthz", "/livez", "/readyz", "/readyz/informer-sync", "/version", "/version/"):
                 async with anonymous.get(server.url + path) as response:
                     assert response.status == 200
             for path in (CMS, "/api", "/metrics", "/openapi/v3"):

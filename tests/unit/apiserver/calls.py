@@ -17,10 +17,11 @@ import aiohttp
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from apiserver import access, bootstrap
+from apiserver import access, bootstrap, flow, schema
 from apiserver.accounts import Accounts
 from apiserver.admission import PLUGINS, Admission
 from apiserver.allocators import Allocators, Ranges
+from apiserver.audit.events import Audit
 from apiserver.authentication import User, jwt
 from apiserver.cache import Cache
 from apiserver.config import Config
@@ -28,6 +29,7 @@ from apiserver.daemon import _namespace_phase, _node
 from apiserver.errors import StatusError
 from apiserver.http import subresources
 from apiserver.http.api import Api
+from apiserver.http.documents import Documents
 from apiserver.http.exchange import Answer, Reply, Request, Stream
 from apiserver.http.reviews import Reviews
 from apiserver.http.verbs import Verbs
@@ -138,6 +140,7 @@ async def serving(
     plugins: frozenset[str] = PLUGINS - {"ServiceAccount"},  # no controllers run here to make ServiceAccounts
     patience: float = 1.0,
     config: Config = PLAIN,
+    audit: Audit | None = None,
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
     registry = Registry()
@@ -157,7 +160,9 @@ async def serving(
             subresources.handlers(writer, relay, reviews),
             subresources.creations(registry, writer, reviews),
         )
-        api = Api(verbs, reviews, Metrics().registry, live={}, ready={})
+        rows = tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations))
+        documents = Documents(rows, Metrics().registry, {}, {}, reviews.document)
+        api = Api(reviews.access, verbs, documents, flow.flow(400, 200, flow.sizing(cache, registry)), audit)
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
         with allocators.following(cache.shelf(registry.core("services").prefix)):
