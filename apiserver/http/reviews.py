@@ -68,8 +68,10 @@ class Reviews:
 
     async def self_subject(self, route: Route, request: Request) -> Reply:
         gvk = _BETA if route.version == _BETA.version else reviews.SELF_SUBJECT_REVIEW
-        asked, warnings = await _posted(route, request, gvk)
-        return json_answer(reviews.self_subject(asked, request.user), 201, warnings)
+        _check_place(route, request)
+        await request.body()  # nothing in it is a question
+        asked = {"kind": gvk.kind, "apiVersion": gvk.api_version, "metadata": {}}
+        return json_answer(reviews.self_subject(asked, request.user), 201)
 
     async def rules(self, route: Route, request: Request) -> Reply:
         asked, warnings = await _posted(route, request, reviews.SELF_SUBJECT_RULES)
@@ -96,12 +98,16 @@ class Reviews:
 
 
 async def _posted(route: Route, request: Request, gvk: GVK, *, namespaced: bool = False) -> Asked:
+    _check_place(route, request, namespaced=namespaced)
+    return await _body(request, gvk)
+
+
+def _check_place(route: Route, request: Request, *, namespaced: bool = False) -> None:
     if route.name or (route.namespace is not None) != namespaced:
         raise errors.unknown_path()
     if request.method != "POST":
         raise errors.method_not_allowed(route.group, route.plural, request.method.lower())
     dry_run(request)  # nothing is stored either way, but nonsense is refused
-    return await _body(request, gvk)
 
 
 async def _body(request: Request, gvk: GVK) -> Asked:

@@ -13,6 +13,7 @@ import logging
 import os
 import ssl
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, cast
@@ -36,6 +37,7 @@ GZIP_FROM: Final = 128 << 10
 SLICE: Final = 256 << 10
 SHUTDOWN_SECONDS: Final = 5.0
 STALL_SECONDS: Final = 60.0  # a client that reads nothing of a slice for so long is gone, or as good as
+AUDIT_ID_LENGTH: Final = 64
 UNREAD_BYTES: Final = 1 << 20  # of an upgraded connection, before we stop reading
 _PRETTY_AGENTS: Final = ("curl", "Wget", "Mozilla")
 
@@ -68,6 +70,8 @@ def _request(raw: web.BaseRequest) -> Request:
         raw.headers,
         body,
         user_of(certificate),
+        source=raw.remote or "",
+        audit_id=_audit_id(raw.headers.get("Audit-Id")),
         raw_path=raw.rel_url.raw_path,
         chunks=cast("Any", raw.content.iter_any),
     )
@@ -97,19 +101,26 @@ class Server:
                 return await _answer(request, reply)
             case Stream():
                 self._observe(request, reply.code, time.perf_counter() - started)
-                return await _stream(raw, reply)
+                return await _stream(raw, request, reply)
             case Takeover():
                 self._observe(request, 101, time.perf_counter() - started)
                 return await _takeover(raw, reply)
 
 
-def _headers(content_type: str) -> dict[str, str]:
-    return {"Audit-Id": os.urandom(16).hex(), "Cache-Control": "no-cache, private", "Content-Type": content_type}
+def _audit_id(told: str | None) -> str:
+    """As told by whoever stands before us, as far as it can be a header; else a new one."""
+    if told and len(told) <= AUDIT_ID_LENGTH and told.isascii() and told.isprintable():
+        return told
+    return str(uuid.UUID(bytes=os.urandom(16), version=4))
+
+
+def _headers(request: Request, content_type: str) -> dict[str, str]:
+    return {"Audit-Id": request.audit_id, "Cache-Control": "no-cache, private", "Content-Type": content_type}
 
 
 async def _answer(request: Request, answer: Answer) -> web.StreamResponse:
     body, content_type = _dressed(request, answer)
-    headers = _headers(content_type) | dict(answer.headers)
+    headers = _headers(request, content_type) | dict(answer.headers)
     if (
         len(body) > GZIP_FROM
         and "gzip" in request.headers.get("Accept-Encoding", "")
@@ -157,8 +168,8 @@ def _dressed(request: Request, answer: Answer) -> tuple[bytes, str]:
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-async def _stream(raw: web.BaseRequest, stream: Stream) -> web.StreamResponse:
-    response = web.StreamResponse(status=stream.code, headers=_headers(stream.content_type))
+async def _stream(raw: web.BaseRequest, request: Request, stream: Stream) -> web.StreamResponse:
+    response = web.StreamResponse(status=stream.code, headers=_headers(request, stream.content_type))
     if not stream.content_type:
         del response.headers["Content-Type"]
     for name, value in stream.headers:
