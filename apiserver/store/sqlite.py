@@ -13,18 +13,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import marshal
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from apiserver import layout
 from apiserver.store import (
     Batch,
     Change,
@@ -35,6 +37,7 @@ from apiserver.store import (
     Snapshot,
     Stored,
     StoreFailed,
+    StoreFull,
     StoreLost,
     check_ops,
 )
@@ -97,8 +100,12 @@ class SqliteStore:
         self._trouble: str | None = None
 
     async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
-        rv, rows = await self._ask("load", prefix, at)
-        return Snapshot(rv, tuple(Stored(key, value, row_rv) for key, row_rv, value in rows))
+        entries: list[Stored] = []
+        start: str | None = prefix
+        while start is not None:  # the first page fixes the moment that the others are rolled back to
+            at, rows, start = await self._ask("load", start, prefix + "\U0010ffff", at)
+            entries += [Stored(key, value, rv) for key, rv, value in rows]
+        return Snapshot(at or 0, tuple(entries))
 
     async def txn(self, ops: Sequence[Op]) -> Committed | Conflict:
         check_ops(ops)
@@ -166,6 +173,9 @@ class SqliteStore:
             except TimeoutError:
                 with contextlib.suppress(StoreFailed):  # a full disk: the next pass tries again
                     await self.expire(time.time())
+                    if self._trouble is not None:
+                        await self._ask("probe")
+                        self._trouble = None
                 continue
             raise StoreLost(self._why_lost)
 
@@ -207,8 +217,7 @@ class SqliteStore:
         for waiting, (_, word, payload) in answered:
             self._answer(waiting, word, payload)
 
-    @staticmethod
-    def _answer(waiting: _Waiting, word: str, payload: Any) -> None:
+    def _answer(self, waiting: _Waiting, word: str, payload: Any) -> None:
         if waiting.future.done():  # its caller was cancelled; the write stands all the same
             return
         match word:
@@ -218,8 +227,12 @@ class SqliteStore:
                 waiting.future.set_exception(_Conflicted(tuple(payload)))
             case "compacted":
                 waiting.future.set_exception(Compacted(payload))
+            case "full":
+                waiting.future.set_exception(StoreFull(payload))
             case _:
                 waiting.future.set_exception(StoreFailed(payload))
+        if word in ("full", "failed"):
+            self._trouble = f"writes are refused: {payload}"
 
     def _lose(self, why: str) -> None:
         self._why_lost = why
@@ -239,15 +252,20 @@ class _Conflicted(Exception):
 
 
 @asynccontextmanager
-async def open_store(path: Path, *, history: int = HISTORY) -> AsyncIterator[SqliteStore]:
-    """Starts the child and waits until it owns the file; on exit waits until it has finished its last commit.
+async def open_store(
+    path: Path, *, history: int = HISTORY, moved: Mapping[str, str] | None = None
+) -> AsyncIterator[SqliteStore]:
+    """Starts the child and waits until it owns the file; on exit waits until it has finished its last commit. In a file of the
+    first format keys move from the prefixes `moved` names to those it gives (`layout.moved` when None).
 
     Raises StoreFailed naming the file when it cannot be opened, or when another process has it open.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
     child = Path(__file__).with_name("sqlite_child.py")
-    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path), str(history), str(EXPIRE_ROWS)]
+    prefixes = json.dumps(dict(layout.moved() if moved is None else moved))
+    numbers = [str(history), str(EXPIRE_ROWS)]
+    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path), *numbers, prefixes]
     with theirs:
         process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220
     store = SqliteStore()
@@ -258,7 +276,8 @@ async def open_store(path: Path, *, history: int = HISTORY) -> AsyncIterator[Sql
         try:
             await store._opened
         except (StoreFailed, StoreLost) as error:
-            raise StoreFailed(f"cannot open {path}: {error}") from error
+            remedy = "; restore a snapshot into an empty directory" if "damaged" in str(error) else ""
+            raise StoreFailed(f"cannot open {path}: {error}{remedy}") from error
         yield store
     finally:
         transport.close()

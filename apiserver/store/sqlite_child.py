@@ -8,17 +8,21 @@ all and commits them together. A reply leaves only after the COMMIT that carries
 
     kv(k, rv, v, expires)        what is
     log(rv, k, prev_rv, prev)    what each change replaced
+    meta(name, value)            the newest revision, how far history is forgotten, the file's format
 
 The log holds the *replaced* value, so the values of history are found by walking back from kv: one extra copy per
 write gives both the events since a revision and the whole state at a revision.
 
 Wire: 4 bytes length (little endian) + marshal of a tuple; both ends are the same interpreter.
     request  (id, verb, *arguments)
-    reply    (id, "ok" | "more" | "conflict" | "compacted" | "failed", payload)
+    reply    (id, "ok" | "conflict" | "compacted" | "full" | "failed", payload)
+
+A file stays as large as it has once been; freed pages are used again. One that is mostly free is rewritten at the next start.
 """
 
 import contextlib
 import fcntl
+import json
 import marshal
 import os
 import signal
@@ -31,18 +35,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 INDEX_BITS = 7
-CHUNK_ROWS = 500
+PAGE_LIMIT = 2 << 20
 ROUND_BYTES = 4 << 20
 LOCK_WAIT = 10.0
 TRIM_EVERY = 500
 
+PAGE_BYTES = 8192  # two objects a page: fewer overflow pages, half the work of a write with SQLite's own 4096
+CACHE_KIB = 32768
+VACUUM_PAGES = 8192
+
+# A rowid table and a unique index, not WITHOUT ROWID: there the values lie in the inner nodes, and a write costs twice as much.
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS kv(k TEXT PRIMARY KEY, rv INTEGER NOT NULL, v BLOB NOT NULL, expires REAL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS kv_expires ON kv(expires) WHERE expires IS NOT NULL;
+CREATE TABLE kv(k TEXT NOT NULL UNIQUE, rv INTEGER NOT NULL, v BLOB NOT NULL, expires REAL);
+CREATE INDEX kv_expires ON kv(expires) WHERE expires IS NOT NULL;
 CREATE TABLE IF NOT EXISTS log(rv INTEGER PRIMARY KEY, k TEXT NOT NULL, prev_rv INTEGER NOT NULL, prev BLOB);
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO meta VALUES('revision', 1), ('rv', 128), ('compacted', 128), ('format', 1);
+INSERT OR IGNORE INTO meta VALUES('revision', 1), ('rv', 128), ('compacted', 128), ('format', 2);
 """
+FORMAT = 2
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+PUT = """INSERT INTO kv VALUES(?,?,?,?)
+ON CONFLICT(k) DO UPDATE SET rv=excluded.rv, v=excluded.v, expires=excluded.expires"""
 
 
 Request = tuple[Any, ...]  # number, verb, arguments
@@ -58,21 +71,67 @@ class Refused(Exception):
 
 
 class Database:
-    def __init__(self, path: str, history: int, expire_rows: int) -> None:
+    def __init__(self, path: str, history: int, expire_rows: int, moved: dict[str, str]) -> None:
         self.db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+        self.db.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=FULL")
         self.db.execute("PRAGMA journal_size_limit=16777216")
-        self.db.executescript("BEGIN;" + SCHEMA + "COMMIT;")
+        self.db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        self.settle(moved)
         self.history = history
         self.expire_rows = expire_rows
         self.since_trim = 0
         self.remember()
 
+    def settle(self, moved: dict[str, str]) -> None:
+        """The tables as this program knows them: made, or carried over from the format before, all at once or not at all."""
+        tables = {name for (name,) in self.db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        found = 0
+        if "meta" in tables:
+            ((found,),) = self.db.execute("SELECT value FROM meta WHERE name='format'")
+        elif tables:
+            raise SystemExit("it is an SQLite file, but not one of this store's")
+        damage = self.db.execute("PRAGMA quick_check(1)").fetchone()[0] if found else "ok"
+        if damage != "ok":
+            raise SystemExit(f"the file is damaged ({damage})")
+        match found:
+            case 0:
+                self.db.executescript(f"BEGIN;{SCHEMA}COMMIT;")
+            case 1:
+                self.migrate(moved)
+            case 2:
+                pass
+            case other:
+                raise SystemExit(f"its format is {other}; this program reads formats 1 and 2: a newer one wrote it")
+        self.shrink()
+
+    def migrate(self, moved: dict[str, str]) -> None:
+        """From format 1: keys lay elsewhere, and kv was WITHOUT ROWID."""
+        self.db.execute("BEGIN IMMEDIATE")
+        self.db.execute("ALTER TABLE kv RENAME TO kv_1")
+        self.db.execute("DROP INDEX kv_expires")
+        for statement in SCHEMA.split(";"):
+            self.db.execute(statement)
+        self.db.execute("INSERT INTO kv SELECT k, rv, v, expires FROM kv_1")
+        self.db.execute("DROP TABLE kv_1")
+        for table in ("kv", "log"):
+            for old, new in moved.items():
+                query = f"UPDATE {table} SET k=?||substr(k, ?) WHERE k>=? AND k<?"
+                self.db.execute(query, (new, len(old) + 1, old, old + "\U0010ffff"))
+        self.db.execute("UPDATE meta SET value=? WHERE name='format'", (FORMAT,))
+        self.db.execute("COMMIT")
+
+    def shrink(self) -> None:
+        """Gives back what is free, when that is most of a large file."""
+        pages = self.db.execute("PRAGMA page_count").fetchone()[0]
+        free = self.db.execute("PRAGMA freelist_count").fetchone()[0]
+        if pages > VACUUM_PAGES and free > pages / 2:
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk: it stays as it is
+                self.db.execute("VACUUM")
+
     def remember(self) -> None:
         meta = dict(self.db.execute("SELECT name, value FROM meta"))
-        if meta["format"] != 1:
-            raise SystemExit(f"its format is {meta['format']}; this program reads format 1")
         self.revision, self.rv, self.compacted = meta["revision"], meta["rv"], meta["compacted"]
 
     def round(self, requests: list[Request], send: Callable[[list[Reply]], None]) -> None:
@@ -91,7 +150,8 @@ class Database:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             self.remember()
-            replies = [(request[0], "failed", str(error)) for request in requests]
+            word = "full" if error.sqlite_errorcode == sqlite3.SQLITE_FULL else "failed"
+            replies = [(request[0], word, str(error)) for request in requests]
         send(replies)
 
     def answer(self, request: Request) -> Reply:
@@ -115,7 +175,7 @@ class Database:
         if value is None:
             self.db.execute("DELETE FROM kv WHERE k=?", (key,))
         else:
-            self.db.execute("INSERT OR REPLACE INTO kv VALUES(?,?,?,?)", (key, rv, value, expires))
+            self.db.execute(PUT, (key, rv, value, expires))
         self.db.execute("INSERT INTO log VALUES(?,?,?,?)", (rv, key, *replaced))
         self.rv = rv
         self.since_trim += 1
@@ -144,6 +204,10 @@ class Database:
             gone.append((self.write(self.revision << INDEX_BITS, key, None, None, (rv, value)), key))
         return gone
 
+    def probe(self) -> None:
+        """A write that changes nothing: raises what a write would."""
+        self.db.execute("UPDATE meta SET value=? WHERE name='revision'", (self.revision,))
+
     def status(self) -> tuple[int, int]:
         return self.rv, self.compacted
 
@@ -162,23 +226,26 @@ class Database:
             values[key] = replaced
         return changes[::-1]
 
-    def load(self, prefix: str, at: int | None) -> tuple[int, list[tuple[str, int, bytes]]]:
-        """(rv, rows) of everything under the prefix, with the log rolled back to `at`."""
+    def load(self, start: str, end: str, at: int | None) -> tuple[int, list[tuple[str, int, bytes]], str | None]:
+        """(rv, rows, where the next page starts) of what lies from `start` to before `end`, with the log rolled back to `at`.
+        A page is what fits PAGE_LIMIT, so that a large store never is in one message."""
         if at is not None and at < self.compacted:
             raise Refused("compacted", self.compacted)
-        end = prefix + "\U0010ffff"
-        old: dict[str, Row] = {}
-        if at is not None:
-            at = min(at | (1 << INDEX_BITS) - 1, self.rv)
+        at = self.rv if at is None else min(at | (1 << INDEX_BITS) - 1, self.rv)
+        rows: list[tuple[str, int, bytes]] = []
+        size, following = 0, None
+        for row in self.db.execute("SELECT k, rv, v FROM kv WHERE k>=? AND k<? ORDER BY k", (start, end)):
+            if size > PAGE_LIMIT:
+                following = row[0]
+                break
+            rows.append(row)
+            size += len(row[2])
+        if at < self.rv:
             query = "SELECT k, prev_rv, prev FROM log WHERE rv>? AND k>=? AND k<? ORDER BY rv DESC"
-            old = {key: (rv, value) for key, rv, value in self.db.execute(query, (at, prefix, end))}
-        rows = [
-            row
-            for row in self.db.execute("SELECT k, rv, v FROM kv WHERE k>=? AND k<?", (prefix, end))
-            if row[0] not in old
-        ]
-        rows += [(key, rv, value) for key, (rv, value) in old.items() if value is not None]
-        return (self.rv if at is None else at, sorted(rows))
+            old = {key: (rv, value) for key, rv, value in self.db.execute(query, (at, start, following or end))}
+            rows = [row for row in rows if row[0] not in old]
+            rows += [(key, rv, value) for key, (rv, value) in old.items() if value is not None]
+        return at, sorted(rows), following
 
 
 def frames(connection: socket.socket) -> Iterator[list[Request]]:
@@ -224,7 +291,7 @@ def lock(path: str) -> None:
             return
 
 
-def main(descriptor: int, path: str, history: int, expire_rows: int) -> None:
+def main(descriptor: int, path: str, history: int, expire_rows: int, moved: dict[str, str]) -> None:
     # A terminal's Ctrl-C and systemd's SIGTERM reach the whole group; the parent still needs us for its last writes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -240,9 +307,12 @@ def main(descriptor: int, path: str, history: int, expire_rows: int) -> None:
 
     try:
         lock(path)
-        database = Database(path, history, expire_rows)
+        database = Database(path, history, expire_rows, moved)
     except (SystemExit, sqlite3.Error, OSError) as error:
-        send([(0, "failed", str(error))])
+        why = str(error)
+        if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode in DAMAGED:
+            why = f"the file is damaged ({error})"
+        send([(0, "failed", " ".join(why.split()))])
         return
     send([(0, "ok", None)])
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was killed: nobody to tell
@@ -251,4 +321,4 @@ def main(descriptor: int, path: str, history: int, expire_rows: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))

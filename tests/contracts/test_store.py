@@ -296,6 +296,31 @@ async def test_values_come_back_as_they_went(store: Store) -> None:
     assert [value for _, _, value in await collect(store, start, count=len(values))] == values
 
 
+async def test_a_load_is_one_moment_while_others_write(store: Store) -> None:
+    """Of values so large that the stores load them in pages; a writer rewrites them all, in order, again and again."""
+    keys = [f"/large/{n}" for n in range(8)]
+    for key in keys:
+        await put(store, key, b"0" * 700_000)
+    done = asyncio.Event()
+
+    async def rewrite() -> None:
+        step = 0
+        while not done.is_set():
+            step += 1
+            for key in keys:
+                await put(store, key, b"%d" % (step % 10) * 700_000)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(rewrite())
+        for _ in range(8):
+            snapshot = await store.load("/large/")
+            assert [entry.key for entry in snapshot.entries] == keys
+            firsts = [entry.value[0] for entry in snapshot.entries]
+            assert sum(former != later for former, later in itertools.pairwise(firsts)) <= 1, firsts
+            assert max(entry.rv for entry in snapshot.entries) <= snapshot.rv
+        done.set()
+
+
 async def test_more_than_a_page(store: Store) -> None:
     names = [f"/many/{n:05}" for n in range(2500)]
     for at in range(0, len(names), 125):
