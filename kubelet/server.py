@@ -3,9 +3,8 @@
     /healthz /healthz/ping            all is well, or what is not
     /pods /runningpods/               what was asked of this node; what runs on it
     /containerLogs/{ns}/{pod}/{c}     kubelet.logs
-    /exec /attach                     kubelet.streams, over WebSockets
+    /exec /attach /portForward        kubelet.streams, over WebSocket or SPDY/3.1
     /run                              a command's output, in one piece
-    /portForward                      needs SPDY/3.1, which is refused in words
     further routes, such as /metrics, are given at construction
 
 Who asks must show a client certificate of the cluster's CA. Until the API server can be asked what that user may do, it may
@@ -18,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,10 +42,9 @@ from kubelet.runtime import (
     Runtime,
     RuntimeRefused,
     RuntimeUnavailable,
-    Stream,
-    StreamOptions,
 )
-from kubelet.streams import PROTOCOLS, Conversation, Dialect
+from kubelet.streams import door
+from kubelet.streams.door import Refusal
 from metrics import exposition
 from metrics.collector import Collector, Identity, identity
 
@@ -54,24 +52,12 @@ Handler = serving.Handler
 
 _ADMINISTRATORS = frozenset({"system:masters", "kubeadm:cluster-admins"})
 _API_SERVER = "kube-apiserver-kubelet-client"
-_NO_SPDY = (
-    "this kubelet speaks WebSocket (v4.channel.k8s.io, v5.channel.k8s.io), not yet SPDY/3.1: use kubectl 1.30 or newer"
-)
 _RUN_TIMEOUT = 120.0
 
 
 class PodSource(Protocol):
     def pods(self) -> Sequence[Pod]:
         """The pods of this node with the status the kubelet last knew, container ids included."""
-
-
-class Refusal(Exception):
-    """An answer other than what was asked for: an HTTP status and its text."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,34 +269,11 @@ class Server:
         command = request.query.getall("command", [])
         if not command:
             raise Refusal(400, "you must specify a command")
-        return await self._converse(request, lambda options: self._runtime.exec(identity, command, options))
+        return await door.command(request, lambda options: self._runtime.exec(identity, command, options))
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         identity = self._running(request)
-        return await self._converse(request, lambda options: self._runtime.attach(identity, options))
-
-    async def _converse(
-        self, request: web.Request, begin: Callable[[StreamOptions], Awaitable[Stream]]
-    ) -> web.StreamResponse:
-        options = stream_options(request.query)
-        upgrade = request.headers.get("Upgrade", "").lower()
-        if upgrade != "websocket":
-            raise Refusal(
-                400, _NO_SPDY if upgrade.startswith("spdy") else "unable to upgrade: missing upgrade headers in request"
-            )
-        socket = web.WebSocketResponse(protocols=PROTOCOLS, compress=False, autoclose=True)
-        if not socket.can_prepare(request):
-            raise Refusal(400, "unable to upgrade: bad WebSocket handshake")
-        await socket.prepare(request)
-        conversation = Conversation(socket, Dialect(socket.ws_protocol or ""), options)
-        try:
-            stream = await begin(options)
-        except (RuntimeRefused, RuntimeUnavailable) as error:
-            await conversation.fail(str(error))
-        else:
-            await conversation.run(stream)
-        await socket.close()
-        return socket
+        return await door.command(request, lambda options: self._runtime.attach(identity, options))
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
         identity = self._running(request)
@@ -327,26 +290,7 @@ class Server:
         return web.Response(body=done.stdout + done.stderr, content_type="text/plain")
 
     async def _port_forward(self, request: web.Request) -> web.StreamResponse:
-        self._pod(request)
-        raise Refusal(501, f"port-forward is not available: {_NO_SPDY.partition(':')[0]}, which port-forward needs")
-
-
-def stream_options(query: Mapping[str, str]) -> StreamOptions:
-    """From `input output error tty` (the API server's spelling) or `stdin stdout stderr tty` (a client's own)."""
-
-    def on(*names: str) -> bool:
-        return any(query.get(name, "").lower() in ("1", "true") for name in names)
-
-    tty = on("tty")
-    options = StreamOptions(
-        stdin=on("input", "stdin"),
-        stdout=on("output", "stdout"),
-        stderr=on("error", "stderr") and not tty,  # a terminal has one output
-        tty=tty,
-    )
-    if not (options.stdin or options.stdout or options.stderr):
-        raise Refusal(400, "you must specify at least 1 of stdin, stdout, stderr")
-    return options
+        return await door.port_forward(request, self._runtime, self._pod(request).metadata.uid)
 
 
 @web.middleware
@@ -363,7 +307,10 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except Refusal as error:
-        return web.Response(status=error.status, text=error.message)
+        answer = web.Response(status=error.status, text=error.message)
+        for name, value in error.headers:
+            answer.headers.add(name, value)
+        return answer
     except NotFound as error:
         return web.Response(status=404, text=error.message)
     except ExecTimeout as error:

@@ -308,4 +308,5 @@ class Session:
                 while self._buffer and not self.ended.is_set():
                     self._sent.clear()
                     await self._sent.wait()
-                await self._farewell.wait()
+                if self._server:  # who asked closes first
+                    await self._farewell.wait()

@@ -5,114 +5,24 @@ import json
 import os
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import msgspec
 import pytest
-from aiohttp import web
 
-from kube import certificates
 from kube.errors import UsageError
 from kube.pods import Pod
-from kubelet.runtime import ContainerConfig, PodIdentity, RuntimeRefused, SandboxConfig
-from kubelet.server import Refusal, Server, User, locate, may, serve, tls_context
-from kubelet.streams import PROTOCOLS, Dialect
-from tests.fakes.runtime import IMAGE, FakeRuntime
-
-CA = certificates.authority()
-
-
-def pod(name: str = "web", **status: object) -> Pod:
-    return msgspec.convert(
-        {
-            "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
-            "spec": {"containers": [{"name": "main", "image": IMAGE}], "initContainers": [{"name": "prepare"}]},
-            "status": status,
-        },
-        Pod,
-    )
-
-
-def with_status(name: str = "main", *, state: object = None, last: object = None, identity: str = "") -> Pod:
-    row = {"name": name, "state": state or {}, "lastState": last or {}, "containerID": identity}
-    return pod(containerStatuses=[row])
-
-
-class Source:
-    def __init__(self) -> None:
-        self.known: list[Pod] = []
-
-    def pods(self) -> list[Pod]:
-        return self.known
-
-
-@dataclass
-class World:
-    source: Source
-    runtime: FakeRuntime
-    folder: Path
-    url: str
-    session: aiohttp.ClientSession
-    container_id: str = ""
-
-    async def start(self, *command: str) -> None:
-        """A pod `web` with one running container."""
-        config = SandboxConfig(pod=PodIdentity("web", "default", "uid-web"), log_directory=str(self.folder))
-        sandbox_id = await self.runtime.run_sandbox(config)
-        container = ContainerConfig(name="main", image=IMAGE, command=command, log_path="main/0.log")
-        self.container_id = await self.runtime.create_container(sandbox_id, container, config)
-        await self.runtime.start_container(self.container_id)
-        running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
-        self.source.known = [with_status(state=running, identity=f"docker://{self.container_id}")]
-
-    async def get(self, path: str, **headers: str) -> tuple[int, str]:
-        async with self.session.get(self.url + path, headers=headers) as response:
-            return response.status, await response.text()
-
-    async def talk(self, path: str, protocol: str, *messages: tuple[int, bytes]) -> list[tuple[int, bytes]]:
-        """Everything the server says, after `messages` have been sent."""
-        dialect = Dialect(protocol)
-        found: list[tuple[int, bytes]] = []
-        names = (protocol,) if protocol else ()
-        async with asyncio.timeout(10), self.session.ws_connect(self.url + path, protocols=names) as socket:
-            for channel, data in messages:
-                encoded = dialect.encode(channel, data)
-                await (socket.send_str(encoded) if isinstance(encoded, str) else socket.send_bytes(encoded))
-            async for message in socket:
-                piece = dialect.decode(message.data)
-                assert piece is not None
-                found.append(piece)
-        return found
-
-
-def client_tls(folder: Path, name: str, *groups: str) -> ssl.SSLContext:
-    pair = certificates.issue(CA, name, groups)
-    path = folder / f"{name}.pem"
-    path.write_bytes(pair.key + pair.certificate)
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.load_cert_chain(path)
-    return context
+from kubelet.runtime import RuntimeRefused
+from kubelet.server import Server, User, locate, may, serve, tls_context
+from kubelet.streams.door import Refusal
+from kubelet.streams.websocket import PROTOCOLS, Dialect
+from tests.unit.kubelet.serving import World, client_tls, pod, serving, with_status
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    source, runtime = Source(), FakeRuntime()
-    (tmp_path / "ca.pem").write_bytes(CA.certificate)
-
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(text="kubelet_running_pods 1\n")
-
-    server = Server(source, runtime, checks={"syncloop": lambda: None}, routes={"/metrics": metrics})
-    tls = tls_context("node1", "", "", str(tmp_path / "ca.pem"))
-    admin = client_tls(tmp_path, "admin", "system:masters")
-    async with serve(server, "127.0.0.1", 0, tls) as port:
-        connector = aiohttp.TCPConnector(ssl=admin)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            yield World(source, runtime, tmp_path, f"https://127.0.0.1:{port}", session)
+    async with serving(tmp_path) as found:
+        yield found
 
 
 async def test_only_certificates_of_the_cluster_get_in(world: World) -> None:
@@ -327,7 +237,7 @@ async def test_what_cannot_be_run_is_told_on_the_error_channel(world: World) -> 
     await world.start("sleep", "60")
     world.runtime.fail("exec", RuntimeRefused("container is paused"))
     found = await world.talk("/exec/default/web/main?command=true&output=1", "v4.channel.k8s.io")
-    assert json.loads(found[0][1])["message"] == "Internal error occurred: container is paused"
+    assert json.loads(found[-1][1])["message"] == "Internal error occurred: container is paused"
 
 
 async def test_refusals_of_a_stream_are_words(world: World) -> None:
@@ -336,12 +246,9 @@ async def test_refusals_of_a_stream_are_words(world: World) -> None:
     assert (await world.get("/exec/default/web/main?command=true"))[
         1
     ] == "you must specify at least 1 of stdin, stdout, stderr"
-    upgrade = {"Connection": "Upgrade", "Upgrade": "SPDY/3.1"}
-    status, text = await world.get("/exec/default/web/main?command=true&output=1", **upgrade)
-    assert status == 400
-    assert "not yet SPDY/3.1" in text
-    status, text = await world.get("/portForward/default/web", **upgrade)
-    assert status == 501
+    missing = (400, "unable to upgrade: missing upgrade headers in request")
+    assert await world.get("/exec/default/web/main?command=true&output=1") == missing
+    assert await world.get("/portForward/default/web") == missing
     world.source.known = [with_status(state={"terminated": {"exitCode": 0, "containerID": "docker://x"}})]
     assert await world.get("/exec/default/web/main?command=true&output=1") == (500, 'container not found ("main")')
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from kubelet.streams import PROTOCOLS, Dialect, end_of, failure_of
+from kubelet.streams.remotecommand import end_of, failure_of
+from kubelet.streams.websocket import PROTOCOLS, Dialect
 
 
 @pytest.mark.parametrize("name", ["", *PROTOCOLS])
