@@ -2,25 +2,26 @@
 
 The signing key is --service-account-signing-key-file; without one the server makes a P-256 key in its data directory and
 keeps it, so that tokens outlive a restart. Several servers of one cluster must be given the same key.
+
+Named keys are read at the start, so that a wrong file is told at once. Our own is read when the first token comes: a server
+without tokens does not load `cryptography`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from apiserver.authentication import jwt, static
+from apiserver.authentication import static
 from apiserver.authentication.accounts import Life, Look
 from apiserver.authentication.request import Authenticator
-from apiserver.authentication.tokens import Tokens
+from apiserver.authentication.tokens import Ring, Tokens
 from apiserver.authorization import Authorizer, Everybody
 from apiserver.cache import Cache, Entry
 from apiserver.config import Config
@@ -28,6 +29,9 @@ from apiserver.issuing import LONGEST, Issuer
 from apiserver.registry import Registry
 from apiserver.store import Store
 from kube.errors import UsageError
+
+if TYPE_CHECKING:
+    from apiserver.authentication import keys
 
 KEY_NAME: Final = "service-account.key"
 CATCH_UP_SECONDS: Final = 3.0
@@ -38,51 +42,53 @@ class Access:
     authenticator: Authenticator
     authorizer: Authorizer
     issuer: Issuer
-    ring: jwt.Ring
+    keys: Keys
     jwks_uri: str = ""
 
-    def openid(self, host: str) -> dict[str, Any]:
+    def openid(self, host: str, algorithms: list[str]) -> dict[str, Any]:
         """/.well-known/openid-configuration: how others check our tokens. `host` is where they asked."""
         return {
             "issuer": self.issuer.name,
             "jwks_uri": self.jwks_uri or f"https://{host}/openid/v1/jwks",
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": sorted({key.algorithm for key in self.ring.keys}),
+            "id_token_signing_alg_values_supported": algorithms,
         }
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    signer: keys.Signer
+    ring: keys.Ring
+
+
 class Keys:
-    signer: jwt.Signer
-    ring: jwt.Ring
+    """The keys of ServiceAccount tokens, read when they are first needed."""
+
+    def __init__(self, load: Callable[[], Loaded]) -> None:
+        self._load = load
+        self._loaded: Loaded | None = None
+
+    async def loaded(self) -> Loaded:
+        if self._loaded is None:
+            self._loaded = await asyncio.to_thread(self._load)
+        return self._loaded
+
+    async def ring(self) -> Ring:
+        return (await self.loaded()).ring
 
 
-def build(config: Config, keys: Keys, cache: Cache, registry: Registry, store: Store) -> Access:
+def build(config: Config, found: Keys, cache: Cache, registry: Registry, store: Store) -> Access:
     """Raises UsageError."""
     look, clock = looking(cache, registry), time.time
     issuers = config.service_account_issuer
     audiences = config.api_audiences or issuers[:1]
-    tokens = Tokens(
-        keys.ring,
-        issuers,
-        audiences,
-        static.tokens(config.token_auth_file) if config.token_auth_file else {},
-        Life(look),
-        catching_up(cache, store),
-        clock,
-    )
-    issuer = Issuer(
-        issuers[0],
-        keys.signer,
-        audiences,
-        look,
-        clock,
-        int(config.service_account_max_token_expiration),
-        config.service_account_extend_token_expiration,
-    )
+    users = static.tokens(config.token_auth_file) if config.token_auth_file else {}
+    tokens = Tokens(found.ring, issuers, audiences, users, Life(look), catching_up(cache, store), clock)
+    longest = int(config.service_account_max_token_expiration)
+    issuer = Issuer(issuers[0], audiences, look, clock, longest, config.service_account_extend_token_expiration)
     authenticator = Authenticator(tokens, config.anonymous_auth)
-    return Access(authenticator, Everybody(), issuer, keys.ring, config.service_account_jwks_uri)
+    return Access(authenticator, Everybody(), issuer, found, config.service_account_jwks_uri)
 
 
 def looking(cache: Cache, registry: Registry) -> Look:
@@ -99,21 +105,36 @@ def catching_up(cache: Cache, store: Store) -> Callable[[], Awaitable[None]]:
     return catch_up
 
 
-def keys(config: Config) -> Keys:
-    """Reads, or makes, the keys of ServiceAccount tokens; raises UsageError naming the flag."""
-    check(config)
+def configured_keys(config: Config) -> Keys:
+    """Raises UsageError naming the flag."""
+    _check(config)
+    if not config.service_account_signing_key_file and not config.service_account_key_file:
+        return Keys(lambda: load(config))
+    loaded = load(config)
+    return Keys(lambda: loaded)
+
+
+def load(config: Config) -> Loaded:
+    """Reads the keys, and makes our own when there is none. Raises UsageError."""
+    from apiserver.authentication import keys
+
     flag, path = "--service-account-signing-key-file", config.service_account_signing_key_file
-    signer = jwt_signer(flag, path) if path else _own(Path(config.data_dir) / KEY_NAME)
+    if not path:
+        flag, path = "--data-dir", str(_own(Path(config.data_dir) / KEY_NAME))
+    try:
+        signer = keys.signer(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unreadable(flag, path, error) from error
     found = {signer.key.kid: signer.key}
     for path in config.service_account_key_file:
         try:
-            found |= {key.kid: key for key in jwt.public_keys(Path(path).read_bytes())}
+            found |= {key.kid: key for key in keys.public_keys(Path(path).read_bytes())}
         except (OSError, ValueError) as error:
             raise _unreadable("--service-account-key-file", path, error) from error
-    return Keys(signer, jwt.Ring(tuple(found.values())))
+    return Loaded(signer, keys.Ring(tuple(found.values())))
 
 
-def check(config: Config) -> None:
+def _check(config: Config) -> None:
     """Raises UsageError."""
     if not config.service_account_issuer or not all(config.service_account_issuer):
         raise UsageError("--service-account-issuer: is empty; name the issuer of tokens, a URL or any other word")
@@ -127,39 +148,25 @@ def check(config: Config) -> None:
         )
 
 
-def jwt_signer(flag: str, path: str) -> jwt.Signer:
-    try:
-        return jwt.signer(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise _unreadable(flag, path, error) from error
-
-
-def _own(path: Path) -> jwt.Signer:
-    if not path.exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        try:
-            _write(path, pem)
-        except OSError as error:
-            raise UsageError(f"--data-dir: cannot write {path}: {error.strerror}; name a writable directory") from error
-    return jwt_signer("--data-dir", str(path))
-
-
-def _write(path: Path, pem: bytes) -> None:
+def _own(path: Path) -> Path:
     """Whole and durable before its first token leaves, or not at all; who comes second takes the first one's."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists():
+        return path
+    from kube import certificates
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(certificates.signing_key())
+            file.flush()
+            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
-    finally:
         temporary.unlink()
+    except OSError as error:
+        raise UsageError(f"--data-dir: cannot write {path}: {error.strerror}; name a writable directory") from error
+    return path
 
 
 def _unreadable(flag: str, path: str, error: Exception) -> UsageError:

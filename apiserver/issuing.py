@@ -41,14 +41,13 @@ class Issuer:
     """`longest`: --service-account-max-token-expiration in seconds, 0 for no limit of our own."""
 
     name: str
-    signer: jwt.Signer
     audiences: tuple[str, ...]
     look: Look
     clock: Callable[[], float]
     longest: int = 0
     extend: bool = True
 
-    def issue(self, namespace: str, name: str, asked: Obj, *, dry_run: bool = False) -> Issued:
+    def issue(self, namespace: str, name: str, asked: Obj, sign: Callable[[jwt.Claims], str]) -> Issued:
         """`asked` is a decoded TokenRequest. Raises StatusErrors."""
         account = self._found("", "serviceaccounts", namespace, name)
         spec = asked.get("spec") or {}
@@ -75,7 +74,7 @@ class Issuer:
             bound,
             now + seconds if extended else 0,
         )
-        token = "" if dry_run else self.signer.sign(grant.claims(self.name))
+        token = sign(grant.claims(self.name))
         return Issued(_answer(asked, namespace, name, audiences, seconds, now, token), warnings)
 
     def _bound(self, ref: Obj | None, namespace: str, account: str) -> tuple[Ref, ...]:

@@ -67,6 +67,11 @@ def self_signed(common_name: str, sans: Iterable[str] = ()) -> KeyPair:
     return KeyPair(pair.certificate + ca.certificate, pair.key)
 
 
+def signing_key() -> bytes:
+    """A new private key in PEM, for what is signed but no certificate (ServiceAccount tokens)."""
+    return _key_pem(ec.generate_private_key(ec.SECP256R1()))
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 
@@ -39,12 +39,18 @@ class _Memory:
     seen: tuple[Entry | None, ...] = ()
 
 
+class Ring(Protocol):
+    """The keys that are believed (`keys.Ring`, which is loaded when it is first asked for)."""
+
+    def claims(self, token: str) -> jwt.Claims: ...
+
+
 class Tokens:
     """`catch_up` waits until the cache shows what the store has. `audiences` are the server's own."""
 
     def __init__(
         self,
-        ring: jwt.Ring,
+        ring: Callable[[], Awaitable[Ring]],
         issuers: tuple[str, ...],
         audiences: tuple[str, ...],
         static: Mapping[str, User],
@@ -67,7 +73,7 @@ class Tokens:
         digest = _hash(token)
         if user := self._static.get(digest):
             return Known(user, wanted)
-        memory = self._memory.get(digest) or self._believed(token, digest)
+        memory = self._memory.get(digest) or await self._believed(token, digest)
         good_for = tuple(one for one in memory.grant.audiences if one in wanted)
         if not good_for:
             ours, theirs = _listed(memory.grant.audiences), _listed(wanted)
@@ -80,11 +86,11 @@ class Tokens:
             memory.seen = self._life.check(memory.grant, self._clock())
         return Known(memory.user, good_for)
 
-    def _believed(self, token: str, digest: bytes) -> _Memory:
-        if jwt.unverified_issuer(token) not in self._issuers:
-            raise Refused(UNKNOWN)
+    async def _believed(self, token: str, digest: bytes) -> _Memory:
         try:
-            grant = accounts.grant_of(self._ring.claims(token))
+            if jwt.parse(token).issuer not in self._issuers:
+                raise Refused(UNKNOWN)
+            grant = accounts.grant_of((await self._ring()).claims(token))
         except jwt.Unbelievable as error:
             raise Refused(f"{UNKNOWN}: {error}") from error
         accounts.check_times(grant, self._clock())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -17,7 +17,7 @@ from apiserver.openapi import OpenApi
 from apiserver.schema import ResourceInfo
 from kube.version import GIT_VERSION, MAJOR, MINOR
 
-Document = Callable[[str, Request], Answer | None]
+Document = Callable[[str, Request], Awaitable[Answer | None]]
 
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _PREVIOUS: Final = str(int(MINOR) - 1)
@@ -82,7 +82,7 @@ class Documents:
                 return Answer(200, generate_latest(self._metrics), CONTENT_TYPE_LATEST)
             case _:
                 found = await self._healthy(path, request)
-                return found or self._more(path, request) or self._described(path, request)
+                return found or await self._more(path, request) or self._described(path, request)
 
     async def _healthy(self, path: str, request: Request) -> Answer | None:
         root, _, one = path.removeprefix("/").partition("/")

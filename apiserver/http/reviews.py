@@ -45,17 +45,16 @@ class Reviews:
             raise method_not_allowed(target.resource, request)
         asked, warnings = await _body(request, issuing.TOKEN_REQUEST)
         issuing.named_as_addressed(asked, target.namespace, target.name)
+        signer = (await self.access.keys.loaded()).signer
+        issue, sign = self.access.issuer.issue, _nothing if target.dry_run else signer.sign
         try:
-            issued = self._issue(target, asked)
+            issued = issue(target.namespace, target.name, asked, sign)
         except errors.StatusError as error:
             if error.code != 404:
                 raise
             await self.access.authenticator.tokens.catch_up()  # another server may have made it a moment ago
-            issued = self._issue(target, asked)
+            issued = issue(target.namespace, target.name, asked, sign)
         return json_answer(issued.body, 201, (*warnings, *issued.warnings))
-
-    def _issue(self, target: Target, asked: Obj) -> issuing.Issued:
-        return self.access.issuer.issue(target.namespace, target.name, asked, dry_run=target.dry_run)
 
     async def token(self, route: Route, request: Request) -> Reply:
         asked, warnings = await _posted(route, request, reviews.TOKEN_REVIEW)
@@ -87,14 +86,21 @@ class Reviews:
 
         return review
 
-    def document(self, path: str, request: Request) -> Answer | None:
+    async def document(self, path: str, request: Request) -> Answer | None:
         """How others check our tokens."""
+        if path not in ("/.well-known/openid-configuration", "/openid/v1/jwks"):
+            return None
         cached = {"Cache-Control": "public, max-age=3600"}
-        if path == "/.well-known/openid-configuration":
-            return Answer(200, orjson.dumps(self.access.openid(request.headers.get("Host", ""))), headers=cached)
+        ring = (await self.access.keys.loaded()).ring
         if path == "/openid/v1/jwks":
-            return Answer(200, orjson.dumps(self.access.ring.jwks()), "application/jwk-set+json", cached)
-        return None
+            return Answer(200, orjson.dumps(ring.jwks()), "application/jwk-set+json", cached)
+        found = self.access.openid(request.headers.get("Host", ""), ring.algorithms())
+        return Answer(200, orjson.dumps(found), headers=cached)
+
+
+def _nothing(_claims: object) -> str:
+    """A dry run's signature."""
+    return ""
 
 
 async def _posted(route: Route, request: Request, gvk: GVK, *, namespaced: bool = False) -> Asked:
