@@ -1,8 +1,8 @@
 """ClusterIPs and NodePorts: who has which, and which is free.
 
-There is no book that could disagree with the Services: what is taken is what the cached Services say, plus what writes in
-flight have reserved. A crash between reservation and commit therefore leaks nothing. `assigning` reserves, lets
-the caller commit, and releases when the cache shows the outcome.
+What is taken is what the cached Services and IPAddresses say, plus what writes in flight have reserved. A crash between
+reservation and commit therefore leaks nothing. `assigning` reserves, lets the caller commit, and releases when the cache
+shows the outcome. That two servers on one store never give out the same is decided by the store: see `allocations`.
 
 Upstream sources of texts and rules: pkg/registry/core/service/storage/alloc.go, .../ipallocator, .../portallocator.
 """
@@ -13,40 +13,22 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, Final
+from ipaddress import ip_address
+from typing import Final
 
 from apiserver import errors
+from apiserver.allocations import Books
 from apiserver.cache import Event, Frames, Shelf
 from apiserver.errors import Cause
+from apiserver.ranges import NONE, Address, Obj, Ranges, addresses_of, ports_of
 from apiserver.registry import Resource
+from apiserver.store import Op
 
-Obj = dict[str, Any]
-Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
-NONE: Final = "None"
 UNSURE_SECONDS: Final = 10.0
 _TRIES: Final = 64
 _WITH_PORTS: Final = ("NodePort", "LoadBalancer")
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    addresses: Network
-    first_port: int
-    last_port: int
-
-    @property
-    def first_address(self) -> Address:
-        """Always Service kubernetes'."""
-        return self.addresses[1]
-
-    def holds(self, address: Address) -> bool:
-        """The network's own address and (IPv4) its broadcast address are not given out."""
-        inside = address in self.addresses and address != self.addresses.network_address
-        return inside and not (address.version == 4 and address == self.addresses.broadcast_address)
 
 
 @dataclass(slots=True)
@@ -67,20 +49,10 @@ class Taken:
                 del self.ports[port]
 
 
-def addresses_of(service: Obj) -> set[str]:
-    spec = service.get("spec", {})
-    return {one for one in (spec.get("clusterIP"), *(spec.get("clusterIPs") or ())) if one and one != NONE}
-
-
-def ports_of(service: Obj) -> set[int]:
-    spec = service.get("spec", {})
-    found = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
-    return found | {spec["healthCheckNodePort"]} if spec.get("healthCheckNodePort") else found
-
-
 class Allocators:
-    def __init__(self, ranges: Ranges, *, rng: random.Random | None = None) -> None:
+    def __init__(self, ranges: Ranges, books: Books, *, rng: random.Random | None = None) -> None:
         self.ranges = ranges
+        self.books = books
         self._taken = Taken()
         self._rng = rng or random.SystemRandom()
 
@@ -89,14 +61,27 @@ class Allocators:
         """Open it once, when the cache is loaded."""
         for entry in services.entries():
             self._taken.add(entry.parse())
-        with services.watched(self._observe):
+        for entry in self.books.addresses.entries():
+            self._taken.addresses[entry.name] += 1
+        with services.watched(self._observe), self.books.addresses.watched(self._observe_address):
             yield
+
+    def recorded(self, new: Obj | None, old: Obj | None) -> AbstractAsyncContextManager[list[Op]]:
+        return self.books.recorded(new, old)
 
     def _observe(self, event: Event, _frames: Frames) -> None:
         if event.new:
             self._taken.add(event.new.parse())
         if event.old:
             self._taken.add(event.old.parse(), -1)
+
+    def _observe_address(self, event: Event, _frames: Frames) -> None:
+        if event.new and not event.old:
+            self._taken.addresses[event.new.name] += 1
+        if event.old and not event.new:
+            self._taken.addresses[event.old.name] -= 1
+            if not self._taken.addresses[event.old.name]:
+                del self._taken.addresses[event.old.name]
 
     @contextmanager
     def assigning(self, resource: Resource, new: Obj, old: Obj | None) -> Iterator[None]:
@@ -226,8 +211,10 @@ def _refused_port(port: int, ranges: Ranges, taken: Taken, mine: dict[int, set[s
 
 
 def _free_port(ranges: Ranges, taken: Taken, mine: dict[int, set[str]], rng: random.Random) -> int:
+    size = ranges.last_port - ranges.first_port + 1
+    chosen = min(max(16, size // 32), 128) if size > 32 else 0  # left to those who choose their port (KEP-3668)
     for _ in range(_TRIES):
-        port = rng.randint(ranges.first_port, ranges.last_port)
+        port = rng.randint(ranges.first_port + chosen, ranges.last_port)
         if not taken.ports[port] and port not in mine:
             return port
     free = (n for n in range(ranges.first_port, ranges.last_port + 1) if not taken.ports[n] and n not in mine)

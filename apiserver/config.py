@@ -44,6 +44,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     default_unreachable_toleration_seconds: Annotated[
         int, Option("--default-unreachable-toleration-seconds", "toleration of unreachable that Pods without one get")
     ] = 300
+    enable_admission_plugins: Annotated[
+        str, Option("--enable-admission-plugins", "admission plugins to run besides the default ones")
+    ] = ""
     disable_admission_plugins: Annotated[
         str, Option("--disable-admission-plugins", "admission plugins to do without, separated by commas")
     ] = ""

@@ -18,9 +18,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from apiserver import access, bootstrap, flow, health, schema
-from apiserver.accounts import Accounts
-from apiserver.admission import PLUGINS, Admission
+from apiserver import access, allocations, bootstrap, flow, health, schema
+from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
 from apiserver.allocators import Allocators, Ranges
 from apiserver.audit import configured as auditing
 from apiserver.audit.events import Audit
@@ -56,7 +55,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     gc.set_threshold(*GC_THRESHOLD)
     tls = tls_context(config.tls_cert_file, config.tls_private_key_file, config.client_ca_file)
     kubelet_tls = kubelet_context(config)
-    keys = access.keys(config)
+    keys = access.configured_keys(config)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opening.configured(config))
         session = await stack.enter_async_context(_session())
@@ -78,16 +77,11 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     registry = Registry()
-    cache = Cache(registry.describers())
+    cache = Cache(registry.describers() | allocations.DESCRIBERS)
     watches = Watches(cache)
-    allocators = Allocators(ranges)
-    admission = Admission(
-        _namespace_phase(cache, registry),
-        Accounts(cache.shelf(registry.core("serviceaccounts").prefix)).find,
-        plugins,
-        config.default_not_ready_toleration_seconds,
-        config.default_unreachable_toleration_seconds,
-    )
+    allocators = Allocators(ranges, allocations.Books(cache, registry, ranges))
+    settings = Settings(config.default_not_ready_toleration_seconds, config.default_unreachable_toleration_seconds)
+    admission = Admission(Sight(cache, registry, store.current), plugins, settings)
     writer = Writer(store, cache, admission, allocators, event_ttl=config.event_ttl)
     metrics = Metrics()
     metrics.registry.register(CacheFigures(cache, watches))
@@ -125,6 +119,7 @@ async def _serve(
             server = Server(api.dispatch, metrics.observe)
             async with AsyncExitStack() as stack:
                 stack.enter_context(allocators.following(cache.shelf(registry.core("services").prefix)))
+                group.create_task(allocations.repairing(store, allocators.books), name="allocations")
                 port = await stack.enter_async_context(
                     listening(server, config.bind_address, config.secure_port, tls, watches.close)
                 )
@@ -142,16 +137,6 @@ async def _serve(
 def _session() -> aiohttp.ClientSession:
     """To kubelets. No limit: a followed log holds its connection for hours."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
-
-
-def _namespace_phase(cache: Cache, registry: Registry) -> Callable[[str], str | None]:
-    shelf = cache.shelf(registry.core("namespaces").prefix)
-
-    def phase(name: str) -> str | None:
-        entry = shelf.get("", name)
-        return (entry.fields.get("status.phase") or "Active") if entry else None
-
-    return phase
 
 
 def _node(cache: Cache, registry: Registry) -> Callable[[str], dict[str, Any] | None]:
@@ -205,11 +190,20 @@ def advertised(config: Config) -> str:
 
 def admission_plugins(config: Config) -> frozenset[str]:
     """Raises UsageError."""
-    without = {one.strip() for one in config.disable_admission_plugins.split(",") if one.strip()}
-    if unknown := without - PLUGINS:
-        known = ", ".join(sorted(PLUGINS))
-        raise UsageError(f"--disable-admission-plugins: {', '.join(sorted(unknown))} is none of {known}")
-    return PLUGINS - without
+    without = _plugins("--disable-admission-plugins", config.disable_admission_plugins)
+    with_ = _plugins("--enable-admission-plugins", config.enable_admission_plugins)
+    if both := with_ & without:
+        raise UsageError(
+            f"--enable-admission-plugins: {', '.join(sorted(both))} is also in --disable-admission-plugins"
+        )
+    return (DEFAULT | with_) - without
+
+
+def _plugins(flag: str, text: str) -> frozenset[str]:
+    named = frozenset(one.strip() for one in text.split(",") if one.strip())
+    if unknown := named - PLUGINS:
+        raise UsageError(f"{flag}: {', '.join(sorted(unknown))} is none of {', '.join(sorted(PLUGINS))}")
+    return named
 
 
 def _ip(flag: str, text: str) -> str:

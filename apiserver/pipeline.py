@@ -12,13 +12,14 @@ seen the write, so whoever reads next sees it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from apiserver import errors, strategy
-from apiserver.admission import Admission
+from apiserver.admission import Admission, Attributes
 from apiserver.allocators import Allocators
 from apiserver.authentication import SERVER, User
 from apiserver.cache import Cache, Entry, Shelf, stamp, storage_bytes
@@ -30,6 +31,7 @@ Obj = dict[str, Any]
 RETRIES: Final = 5
 NAME_TRIES: Final = 8
 COMMIT_WAIT: Final = 10.0
+COMPANY_TRIES: Final = 100  # another server's writes interfere, each time with a success of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The object as it is served, and whether this write created it."""
+    """The object as it is served, whether this write created it, and what admission has to say about it."""
 
     body: bytes
     created: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def rfc3339(moment: datetime) -> str:
@@ -100,11 +103,13 @@ class Writer:
         if resource.has_generation:
             metadata["generation"] = 1
         strategy.prepare_create(resource, obj)
-        await self.admission.create(resource, target.namespace, obj)
+        shown = metadata["generateName"] if generated else metadata.get("name", "")
+        asked = Attributes(resource, "CREATE", target.namespace, shown, obj, user=target.user, dry_run=target.dry_run)
+        await self.admission.mutate(asked)
         strategy.check(resource, obj, strategy.validate_create(resource, obj))
-        written = None
-        if not self.shelf(resource).get(target.namespace, metadata["name"]):
-            written = await self._commit_new(target, obj)
+        asked.name = metadata["name"]
+        await self.admission.validate(asked)
+        written = await self._commit_new(target, asked)
         if written is None:
             taken = errors.generate_name_conflict if generated else errors.already_exists
             raise taken(resource.info.group, resource.plural, metadata["name"])
@@ -116,15 +121,44 @@ class Writer:
         name = generated_name(prefix)
         return next((one for one in names if not self.shelf(resource).get(namespace, one)), name)
 
-    async def _commit_new(self, target: Target, obj: Obj) -> Written | None:
-        resource = target.resource
-        with self.allocators.assigning(resource, obj, None):
-            value = storage_bytes(obj)
-            if target.dry_run:
-                return Written(value, True)
-            key = resource.key(target.namespace, obj["metadata"]["name"])
-            rv = await self.commit(Op(key, value, 0, self._ttl(resource)))
-            return None if rv is None else Written(stamp(value, rv), True)
+    async def _commit_new(self, target: Target, asked: Attributes) -> Written | None:
+        """None when there is one of that name."""
+        shelf = self.shelf(target.resource)
+        if not self._has_company(asked):
+            return None if shelf.get(target.namespace, asked.name) else await self._put_new(target, asked)
+        decided = asked.new
+        for _ in range(COMPANY_TRIES):
+            if shelf.get(target.namespace, asked.name):
+                return None
+            asked.new = strategy.copied(decided)
+            async with self._company(asked) as beside:
+                if written := await self._put_new(target, asked, beside):
+                    return written
+        raise target.conflict("others keep changing the quotas or addresses that it needs; try again")
+
+    async def _put_new(self, target: Target, asked: Attributes, beside: Sequence[Op] = ()) -> Written | None:
+        value = storage_bytes(asked.new)
+        if target.dry_run:
+            return Written(value, True, tuple(asked.warnings))
+        key = target.resource.key(target.namespace, asked.name)
+        rv = await self.commit(Op(key, value, 0, self._ttl(target.resource)), beside)
+        return None if rv is None else Written(stamp(value, rv), True, tuple(asked.warnings))
+
+    def _has_company(self, asked: Attributes) -> bool:
+        quotas = self.admission.quotas
+        return asked.resource.plural == "services" or (quotas is not None and quotas.concern(asked))
+
+    @asynccontextmanager
+    async def _company(self, asked: Attributes) -> AsyncIterator[Sequence[Op]]:
+        """What is written in the same transaction: the addresses a Service takes or leaves, the quotas that are charged."""
+        beside: list[Op] = []
+        async with AsyncExitStack() as stack:
+            if asked.resource.plural == "services":
+                stack.enter_context(self.allocators.assigning(asked.resource, asked.new, asked.old))
+                beside += await stack.enter_async_context(self.allocators.recorded(asked.new, asked.old))
+            if self.admission.quotas is not None and self.admission.quotas.concern(asked):
+                beside += await stack.enter_async_context(self.admission.quotas.charged(asked))
+            yield () if asked.dry_run else beside
 
     async def modify(
         self,
@@ -140,7 +174,7 @@ class Writer:
             written = await self.replace(target, entry, change(entry.parse()), subresource=subresource)
             if written is not None:
                 return written
-            if pinned:
+            if pinned and self.get(target).rv != entry.rv:
                 break
         raise target.conflict()
 
@@ -149,35 +183,52 @@ class Writer:
         resource, old = target.resource, entry.parse()
         _check_version(target, entry, new, old)
         strategy.prepare_update(resource, new, old, subresource)
+        asked = Attributes(
+            resource, "UPDATE", entry.namespace, entry.name, new, old, subresource, target.user, target.dry_run
+        )
+        await self.admission.mutate(asked)
         if subresource in ("", "status"):
             strategy.check(resource, new, strategy.validate_update(resource, new, old))
+        await self.admission.validate(asked)
         if strategy.finished(new):
             return await self._finish(target, entry, new)
-        with self.allocators.assigning(resource, new, old):
-            if strategy.same(new, old):
-                return Written(entry.body)
-            if subresource != "binding" and strategy.bumps_generation(resource, new, old):
-                new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            value = storage_bytes(new)
-            if target.dry_run:
-                return Written(stamp(value, entry.rv))
-            rv = await self.commit(Op(resource.key(entry.namespace, entry.name), value, entry.rv, self._ttl(resource)))
-            return None if rv is None else Written(stamp(value, rv))
+        if not self._has_company(asked):
+            return await self._put(target, entry, asked)
+        async with self._company(asked) as beside:
+            return await self._put(target, entry, asked, beside)
+
+    async def _put(self, target: Target, entry: Entry, asked: Attributes, beside: Sequence[Op] = ()) -> Written | None:
+        resource, new, old = target.resource, asked.new, asked.old or {}
+        warnings = tuple(asked.warnings)
+        if strategy.same(new, old):
+            return Written(entry.body, False, warnings)
+        if asked.subresource != "binding" and strategy.bumps_generation(resource, new, old):
+            new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+        value = storage_bytes(new)
+        if target.dry_run:
+            return Written(stamp(value, entry.rv), False, warnings)
+        op = Op(resource.key(entry.namespace, entry.name), value, entry.rv, self._ttl(resource))
+        rv = await self.commit(op, beside)
+        return None if rv is None else Written(stamp(value, rv), False, warnings)
 
     async def drop(self, target: Target, entry: Entry) -> bool:
         """Deletes what `entry` shows; False when somebody else wrote first."""
         if target.dry_run:
             return True
-        return await self.commit(Op(target.resource.key(entry.namespace, entry.name), None, entry.rv)) is not None
+        op = Op(target.resource.key(entry.namespace, entry.name), None, entry.rv)
+        if target.resource.plural != "services":
+            return await self.commit(op) is not None
+        async with self.allocators.recorded(None, entry.parse()) as beside:
+            return await self.commit(op, beside) is not None
 
-    async def commit(self, op: Op) -> int | None:
-        """The write's resource version, once the cache shows it; None when the key is no longer as expected, once the
-        cache shows that."""
-        result = await self.store.txn([op])
+    async def commit(self, op: Op, beside: Sequence[Op] = ()) -> int | None:
+        """The write's resource version, once the cache shows it; None when its key, or one of those beside it, is no longer
+        as expected, once the cache shows that."""
+        result = await self.store.txn([op, *beside])
         if isinstance(result, Committed):
-            rv, outcome = result.rvs[0], result.rvs[0]
+            rv, outcome = result.rvs[-1], result.rvs[0]
         else:
-            rv, outcome = result.actual[0] or await self.store.current(), None
+            rv, outcome = max(result.actual) if all(result.actual) else await self.store.current(), None
         if not await self.cache.reached(rv, COMMIT_WAIT):
             raise errors.timeout("the write is on disk but the cache has not shown it yet; read it before you retry")
         return outcome

@@ -17,15 +17,14 @@ import aiohttp
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from apiserver import access, bootstrap, flow, schema
-from apiserver.accounts import Accounts
-from apiserver.admission import PLUGINS, Admission
+from apiserver import access, allocations, bootstrap, flow, schema
+from apiserver.admission import DEFAULT, Admission, Settings, Sight
 from apiserver.allocators import Allocators, Ranges
 from apiserver.audit.events import Audit
-from apiserver.authentication import User, jwt
+from apiserver.authentication import User, keys
 from apiserver.cache import Cache
 from apiserver.config import Config
-from apiserver.daemon import _namespace_phase, _node
+from apiserver.daemon import _node
 from apiserver.errors import StatusError
 from apiserver.http import subresources
 from apiserver.http.api import Api
@@ -41,8 +40,8 @@ from apiserver.watch import Watches
 from tests.fakes.store import MemoryStore
 
 RANGES = Ranges(ipaddress.ip_network("10.96.0.0/16"), 30000, 32767)
-SIGNER = jwt.Signer.of(ec.generate_private_key(ec.SECP256R1()))
-KEYS = access.Keys(SIGNER, jwt.Ring((SIGNER.key,)))
+SIGNER = keys.Signer.of(ec.generate_private_key(ec.SECP256R1()))
+KEYS = access.Keys(lambda: access.Loaded(SIGNER, keys.Ring((SIGNER.key,))))
 PLAIN = Config()
 ADMIN = User("admin", ("system:masters", "system:authenticated"))
 
@@ -137,18 +136,17 @@ async def serving(
     *,
     ring: int = 4096,
     bookmark_every: float = 60.0,
-    plugins: frozenset[str] = PLUGINS - {"ServiceAccount"},  # no controllers run here to make ServiceAccounts
+    plugins: frozenset[str] = DEFAULT - {"ServiceAccount"},  # no controllers run here to make ServiceAccounts
     patience: float = 1.0,
     config: Config = PLAIN,
     audit: Audit | None = None,
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
     registry = Registry()
-    cache = Cache(registry.describers(), ring=ring)
+    cache = Cache(registry.describers() | allocations.DESCRIBERS, ring=ring)
     watches = Watches(cache, bookmark_every=bookmark_every)
-    allocators = Allocators(RANGES, rng=random.Random(1))
-    accounts = Accounts(cache.shelf(registry.core("serviceaccounts").prefix), patience=patience)
-    admission = Admission(_namespace_phase(cache, registry), accounts.find, plugins)
+    allocators = Allocators(RANGES, allocations.Books(cache, registry, RANGES), rng=random.Random(1))
+    admission = Admission(Sight(cache, registry, store.current), plugins, Settings(patience=patience))
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         relay = Relay(_node(cache, registry), ssl.create_default_context(), session)

@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apiserver import allocators
-from apiserver.allocators import Allocators, Ranges, addresses_of, drop_foreign, ports_of
-from apiserver.cache import Shelf, storage_bytes
+from apiserver.allocations import DESCRIBERS, Books
+from apiserver.allocators import Allocators, drop_foreign
+from apiserver.cache import Cache, storage_bytes
 from apiserver.errors import StatusError
+from apiserver.ranges import Ranges, addresses_of, ports_of
 from apiserver.registry import Registry
 
-SERVICES = Registry().core("services")
+REGISTRY = Registry()
+SERVICES = REGISTRY.core("services")
 SMALL = Ranges(ipaddress.ip_network("10.0.0.0/28"), 30000, 30003)
 
 
@@ -31,9 +34,10 @@ class World:
     """A shelf of Services and the allocators that follow it."""
 
     def __init__(self, ranges: Ranges = SMALL) -> None:
-        self.shelf = Shelf(lambda _: {}, 0)
+        cache = Cache(REGISTRY.describers() | DESCRIBERS)
+        self.shelf = cache.shelf(SERVICES.prefix)
         self.rv = 0
-        self.allocators = Allocators(ranges, rng=random.Random(1))
+        self.allocators = Allocators(ranges, Books(cache, REGISTRY, ranges), rng=random.Random(1))
         self.following = self.allocators.following(self.shelf)
         self.following.__enter__()
 

@@ -8,7 +8,6 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from apiserver import authentication, cache, deletion, naming, subresources
-from apiserver.admission import default_tolerations, priority
 from apiserver.authentication import ANONYMOUS, User
 from apiserver.errors import StatusError
 from apiserver.http import accept as accept_header
@@ -77,33 +76,6 @@ def test_the_certificate_names_the_user() -> None:
     assert authentication.user_of({"subject": subject}) == User("me", ("a", "b", "system:authenticated"))
     assert authentication.user_of(None) == ANONYMOUS
     assert authentication.user_of({"subject": ()}) == ANONYMOUS
-
-
-@pytest.mark.parametrize(
-    ("present", "added"),
-    [
-        ([], ["not-ready", "unreachable"]),
-        ([{"operator": "Exists"}], []),
-        ([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}], ["unreachable"]),
-        ([{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoSchedule"}], ["not-ready", "unreachable"]),
-    ],
-)  # fmt: skip
-def test_default_tolerations(present: list[dict[str, str]], added: list[str]) -> None:
-    pod: dict[str, Any] = {"spec": {"tolerations": present}}
-    default_tolerations(pod, 10, 20)
-    new = pod["spec"]["tolerations"][len(present) :]
-    assert [one["key"].removeprefix("node.kubernetes.io/") for one in new] == added
-    assert all(one["tolerationSeconds"] in (10, 20) for one in new)
-
-
-def test_priority_classes() -> None:
-    pod: dict[str, Any] = {"metadata": {"name": "p"}, "spec": {"priorityClassName": "system-node-critical"}}
-    priority(pod)
-    assert pod["spec"]["priority"] == 2_000_001_000
-    with pytest.raises(StatusError, match="no PriorityClass with name mine was found"):
-        priority({"metadata": {"name": "p"}, "spec": {"priorityClassName": "mine"}})
-    with pytest.raises(StatusError, match="must not be provided in pod spec"):
-        priority({"metadata": {"name": "p"}, "spec": {"priority": 5}})
 
 
 def test_generated_names_fit_into_a_label() -> None:

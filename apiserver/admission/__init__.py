@@ -1,0 +1,104 @@
+"""Admission: what the server adds to, or holds against, an object before it is stored.
+
+    decode ─ default ─ mutating rules ─ validate ─ validating rules ─ quota and addresses in one transaction with the object
+
+Each plugin has upstream's name and is a module here; `ORDER` is upstream's order. `--enable-admission-plugins` and
+`--disable-admission-plugins` choose among them. ResourceQuota is a part of the commit itself (`quota`), because what it
+charges must be on disk exactly when the object is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from apiserver.admission import (
+    certificates,
+    classes,
+    lifecycle,
+    limits,
+    nodes,
+    podsecurity,
+    priority,
+    runtimeclass,
+    serviceaccount,
+    storage,
+    switches,
+    tolerations,
+)
+from apiserver.admission.attributes import Ask, Attributes, Operation, Plugin
+from apiserver.admission.quota import NAME as RESOURCE_QUOTA
+from apiserver.admission.quota import Quotas
+from apiserver.admission.sight import Sight
+
+__all__ = ["DEFAULT", "PLUGINS", "Admission", "Attributes", "Settings", "Sight"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`patience`: seconds that a namespace's own ServiceAccount is waited for."""
+
+    not_ready_seconds: int = 300
+    unreachable_seconds: int = 300
+    patience: float = serviceaccount.PATIENCE
+
+
+Make = Callable[[Sight, Settings], Plugin]
+
+ORDER: Final[tuple[tuple[str, Make], ...]] = (
+    ("NamespaceLifecycle", lambda sight, _: lifecycle.plugin(sight)),
+    ("LimitRanger", lambda sight, _: limits.plugin(sight)),
+    ("ServiceAccount", lambda sight, settings: serviceaccount.plugin(sight, settings.patience)),
+    ("TaintNodesByCondition", lambda _sight, _: nodes.plugin()),
+    ("AlwaysPullImages", lambda _sight, _: switches.always_pull_images()),
+    ("PodSecurity", lambda sight, _: podsecurity.plugin(sight)),
+    ("Priority", lambda sight, _: priority.plugin(sight)),
+    (
+        "DefaultTolerationSeconds",
+        lambda _sight, settings: tolerations.default_seconds(settings.not_ready_seconds, settings.unreachable_seconds),
+    ),
+    ("ExtendedResourceToleration", lambda _sight, _: tolerations.extended_resources()),
+    ("DefaultStorageClass", lambda sight, _: classes.default_storage_class(sight)),
+    ("StorageObjectInUseProtection", lambda _sight, _: storage.in_use_protection()),
+    ("PersistentVolumeClaimResize", lambda sight, _: storage.claim_resize(sight)),
+    ("RuntimeClass", lambda sight, _: runtimeclass.plugin(sight)),
+    ("CertificateSubjectRestriction", lambda _sight, _: certificates.subject_restriction()),
+    ("DefaultIngressClass", lambda sight, _: classes.default_ingress_class(sight)),
+    ("DenyServiceExternalIPs", lambda _sight, _: switches.deny_external_ips()),
+)
+PLUGINS: Final = frozenset({name for name, _ in ORDER} | {RESOURCE_QUOTA})
+OFF: Final = frozenset({"AlwaysPullImages", "ExtendedResourceToleration", "DenyServiceExternalIPs"})
+DEFAULT: Final = PLUGINS - OFF
+
+_Plan = tuple[tuple[Ask, ...], tuple[Ask, ...]]
+
+
+class Admission:
+    def __init__(self, sight: Sight, plugins: frozenset[str] = DEFAULT, settings: Settings = Settings()) -> None:
+        self.plugins = tuple(make(sight, settings) for name, make in ORDER if name in plugins)
+        self.quotas = Quotas(sight) if RESOURCE_QUOTA in plugins else None
+        self._plans: dict[tuple[str, Operation, str], _Plan] = {}
+
+    async def mutate(self, attributes: Attributes) -> None:
+        """Changes `attributes.new` in place; raises the StatusError that refuses it."""
+        for ask in self._plan(attributes)[0]:
+            waiting = ask(attributes)
+            if waiting is not None:
+                await waiting
+
+    async def validate(self, attributes: Attributes) -> None:
+        for ask in self._plan(attributes)[1]:
+            waiting = ask(attributes)
+            if waiting is not None:
+                await waiting
+
+    def _plan(self, attributes: Attributes) -> _Plan:
+        key = (attributes.kind, attributes.operation, attributes.subresource)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = (
+                tuple(rule.ask for plugin in self.plugins for rule in plugin.mutating if rule.concerns(*key)),
+                tuple(rule.ask for plugin in self.plugins for rule in plugin.validating if rule.concerns(*key)),
+            )
+        return plan
