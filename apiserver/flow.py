@@ -132,6 +132,10 @@ class Level:
             self.waiting -= 1
         self._forget(queue)
 
+    def users(self) -> int:
+        """How many have something here."""
+        return len(self._queues)
+
     def _run(self, turn: Turn) -> None:
         turn.running = True
         queue = turn.queue
