@@ -20,7 +20,7 @@ import aiohttp
 
 from apiserver import access, allocations, bootstrap, flow, health, schema
 from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
-from apiserver.allocators import Allocators, Ranges
+from apiserver.allocators import Allocators
 from apiserver.audit import configured as auditing
 from apiserver.audit.events import Audit
 from apiserver.cache import Cache
@@ -34,8 +34,9 @@ from apiserver.http.server import Server, listening, tls_context
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import CacheFigures, Metrics
 from apiserver.pipeline import Writer
+from apiserver.ranges import Ranges
 from apiserver.registry import Registry
-from apiserver.relay import Relay
+from apiserver.relay import Relay, Trust
 from apiserver.store import Store, StoreLost, opening
 from apiserver.watch import Watches
 from kube.errors import Retry, UsageError
@@ -54,7 +55,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     address = advertised(config)
     gc.set_threshold(*GC_THRESHOLD)
     tls = tls_context(config.tls_cert_file, config.tls_private_key_file, config.client_ca_file)
-    kubelet_tls = kubelet_context(config)
+    kubelet_tls = Trust(kubelet_context(config), kubelet_context(config, verify=False))
     keys = access.configured_keys(config)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opening.configured(config))
@@ -70,7 +71,7 @@ async def _serve(
     address: str,
     tls: ssl.SSLContext,
     store: Store,
-    kubelet_tls: ssl.SSLContext,
+    kubelet_tls: Trust,
     session: aiohttp.ClientSession,
     keys: access.Keys,
     audit: Audit | None,
@@ -213,9 +214,9 @@ def _ip(flag: str, text: str) -> str:
         raise UsageError(f"{flag}: {error}; give an IP address") from error
 
 
-def kubelet_context(config: Config) -> ssl.SSLContext:
+def kubelet_context(config: Config, *, verify: bool = True) -> ssl.SSLContext:
     """Our side of TLS to kubelets; without a CA their certificates are not verified, as upstream."""
-    authority = config.kubelet_certificate_authority
+    authority = config.kubelet_certificate_authority if verify else ""
     try:
         context = ssl.create_default_context(cafile=authority or None)
         if not authority:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from apiserver import access, allocations, bootstrap, flow, schema
 from apiserver.admission import DEFAULT, Admission, Settings, Sight
-from apiserver.allocators import Allocators, Ranges
+from apiserver.allocators import Allocators
 from apiserver.audit.events import Audit
 from apiserver.authentication import User, keys
 from apiserver.cache import Cache
@@ -34,8 +34,9 @@ from apiserver.http.reviews import Reviews
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import Metrics
 from apiserver.pipeline import Writer
+from apiserver.ranges import Ranges
 from apiserver.registry import Registry
-from apiserver.relay import Relay
+from apiserver.relay import Relay, Trust
 from apiserver.watch import Watches
 from tests.fakes.store import MemoryStore
 
@@ -62,7 +63,13 @@ class Calls:
         self.writer = writer
 
     async def reply(
-        self, method: str, url: str, body: Any = None, content_type: str | None = "application/json", **headers: str
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        content_type: str | None = "application/json",
+        user: User = ADMIN,
+        **headers: str,
     ) -> Reply:
         path, _, query = url.partition("?")
         data = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
@@ -73,7 +80,7 @@ class Calls:
             return data
 
         return await self.api.dispatch(
-            Request(method, path, dict(parse_qsl(query, keep_blank_values=True)), query, sent, read, ADMIN)
+            Request(method, path, dict(parse_qsl(query, keep_blank_values=True)), query, sent, read, user)
         )
 
     async def call(self, method: str, url: str, body: Any = None, **more: Any) -> Response:
@@ -149,7 +156,8 @@ async def serving(
     admission = Admission(Sight(cache, registry, store.current), plugins, Settings(patience=patience))
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
-        relay = Relay(_node(cache, registry), ssl.create_default_context(), session)
+        tls = ssl.create_default_context()
+        relay = Relay(_node(cache, registry), Trust(tls, tls), session)
         reviews = Reviews(access.build(config, KEYS, cache, registry, store))
         verbs = Verbs(
             registry,
