@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -124,8 +125,9 @@ async def _serve(
                 port = await stack.enter_async_context(
                     listening(server, config.bind_address, config.secure_port, tls, watches.close)
                 )
-                cluster_ip = str(ranges.first_address)
-                await bootstrap.ensure(registry, writer, cluster_ip=cluster_ip, address=address, port=port)
+                client_ca = Path(config.client_ca_file).read_text()
+                cluster = bootstrap.Cluster(ranges.addresses, address, port, client_ca)
+                await bootstrap.ensure(registry, writer, cluster)
                 furnished.set()
                 log.info("serving on %s:%d, store %s", config.bind_address, port, opening.described(config))
                 ready()

@@ -44,6 +44,7 @@ RANGES = Ranges(ipaddress.ip_network("10.96.0.0/16"), 30000, 32767)
 SIGNER = keys.Signer.of(ec.generate_private_key(ec.SECP256R1()))
 KEYS = access.Keys(lambda: access.Loaded(SIGNER, keys.Ring((SIGNER.key,))))
 PLAIN = Config()
+CLUSTER = bootstrap.Cluster(RANGES.addresses, "192.0.2.10", 6443, "PEM")
 ADMIN = User("admin", ("system:masters", "system:authenticated"))
 
 
@@ -172,6 +173,6 @@ async def serving(
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
         with allocators.following(cache.shelf(registry.core("services").prefix)):
-            await bootstrap.ensure(registry, writer, cluster_ip="10.96.0.1", address="192.0.2.10", port=6443)
+            await bootstrap.ensure(registry, writer, CLUSTER)
             yield Calls(api, store, cache, watches, writer)
         following.cancel()
