@@ -5,10 +5,13 @@ Three generations of one answer, from the same rows. The legacy documents (`/api
 (`as=APIGroupDiscoveryList`, v2 for kubectl 1.30 and later, v2beta1 for 1.26 to 1.29).
 """
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
+from apiserver.conversion import PAIRS
 from apiserver.document import Document, fixed
 from apiserver.schema import ResourceInfo, Subresource
 
@@ -102,7 +105,14 @@ def _resource(one: ResourceInfo) -> Json:
         row["shortNames"] = one.short_names
     if one.categories:
         row["categories"] = one.categories
-    return row
+    return row | ({"storageVersionHash": _storage_version(one)} if "get" in one.verbs else {})
+
+
+def _storage_version(one: ResourceInfo) -> str:
+    """Changes when objects would be stored as another version (k8s.io/apiserver/pkg/endpoints/discovery)."""
+    pair = PAIRS.get((one.group, one.version, one.plural))
+    group, version = pair.stored[:2] if pair else (one.group, one.version)
+    return base64.b64encode(hashlib.sha256(f"{group}/{version}/{one.kind}".encode()).digest()[:8]).decode()
 
 
 def _subresource(one: ResourceInfo, sub: Subresource) -> Json:

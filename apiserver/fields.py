@@ -35,6 +35,11 @@ def _flag(path: str) -> Read:
     return lambda obj: read(obj) or "false"
 
 
+def _count(path: str) -> Read:
+    read = _at(path)
+    return lambda obj: read(obj) or "0"
+
+
 def _first(*reads: Read) -> Read:
     return lambda obj: next((found for read in reads if (found := read(obj))), "")
 
@@ -64,6 +69,10 @@ _KINDS: Final[dict[tuple[str, str], dict[str, Read]]] = {
     ("", "Event"): _same("reason", "reportingComponent", "type")
     | _reference("involvedObject", "involvedObject")
     | {"source": _SOURCE},
+    ("", "ReplicationController"): {"status.replicas": _count("status.replicas")},
+    ("batch", "Job"): {"status.successful": _count("status.succeeded")},
+    ("certificates.k8s.io", "CertificateSigningRequest"): _same("spec.signerName"),
+    ("resource.k8s.io", "ResourceSlice"): _same("spec.driver", "spec.nodeName"),
     ("events.k8s.io", "Event"): _same("reason", "type")
     | _reference("regarding", "regarding")
     | _same("reportingController"),

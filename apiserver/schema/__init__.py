@@ -3,6 +3,7 @@
 from apiserver.schema.model import GVK, Field, ResourceInfo, Shape, Subresource, Table, Type, WireField
 from apiserver.schema.served import BESIDE, offered
 from apiserver.schema.table import (
+    META,
     kind_of,
     load,
     messages,
@@ -17,6 +18,7 @@ from apiserver.schema.table import (
 __all__ = [
     "BESIDE",
     "GVK",
+    "META",
     "Field",
     "ResourceInfo",
     "Shape",

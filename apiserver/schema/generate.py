@@ -123,6 +123,9 @@ def field_of(prop: dict[str, Any], required: bool, flags: str, definitions: dict
         list_type=prop.get("x-kubernetes-list-type", ""),
         list_keys=tuple(prop.get("x-kubernetes-list-map-keys", ())),
         map_type=prop.get("x-kubernetes-map-type", ""),
+        named=str(inner["$ref"]).removeprefix(_REF)
+        if value_type(inner, definitions) == "any" and "$ref" in inner
+        else "",
     )
 
 

@@ -42,7 +42,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     whether it is one, a list or a map of those. `omit`: upstream leaves it out when it is empty (a Go value with
     `omitempty`, not a pointer), so `false`, `0`, `""`, `[]` and `{}` mean the same as absence. Two key systems live side
     by side and never mix: `patch` and `merge_key` belong to strategic merge patch, `list_type` and `list_keys` to
-    server-side apply.
+    server-side apply. `named` is what documents call an `any` that has a name (RawExtension, FieldsV1).
     """
 
     type: str
@@ -54,6 +54,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     list_type: str = ""
     list_keys: tuple[str, ...] = ()
     map_type: str = ""
+    named: str = ""
 
     @property
     def strategies(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from apiserver import schema
 from apiserver.discovery import Discovery
+from tests.unit.apiserver.calls import Calls, serving
 
 V2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 BETA = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
@@ -30,6 +31,8 @@ def test_legacy_documents_name_every_served_resource() -> None:
     core = {row["name"]: row for row in get("/api/v1")["resources"]}
     assert core["pods"]["shortNames"] == ["po"]
     assert core["pods"]["categories"] == ["all"]
+    assert core["pods"]["storageVersionHash"] == "xPOwRZ+Yhw8="
+    assert get("/apis/autoscaling/v1")["resources"][0]["storageVersionHash"] == "qwQve8ut294="
     assert core["pods/eviction"]["group"] == "policy"
     apps = get("/apis/apps/v1")
     assert apps["groupVersion"] == "apps/v1"
@@ -75,6 +78,29 @@ def test_the_same_document_has_the_same_tag() -> None:
     other = DISCOVERY.document("/apis", BETA)
     assert other is not None
     assert other.etag != first.etag
+
+
+async def test_discovery_lists_what_has_a_handler_and_nothing_else() -> None:
+    async with serving() as calls:
+        verbs = calls.api._verbs
+        answered = set(verbs.subresources)
+        listed: set[tuple[str, str]] = set()
+        for place in ["/api/v1", *(f"/apis/{group}" for group in await group_versions(calls))]:
+            for row in (await calls.get(place)).json["resources"]:
+                plural, slash, subresource = row["name"].partition("/")
+                if slash and subresource != "status":
+                    listed.add((plural, subresource))
+                if row["verbs"] == ["create"] and not slash:
+                    group, _, version = place.removeprefix("/api/").removeprefix("/apis/").rpartition("/")
+                    assert (group, version, plural) in verbs.creations
+        assert listed == answered
+        missing = await calls.get("/api/v1/nodes/n/nonsense")
+        assert (missing.code, missing.json["message"]) == (404, "the server could not find the requested resource")
+
+
+async def group_versions(calls: Calls) -> list[str]:
+    groups = (await calls.get("/apis")).json["groups"]
+    return [version["groupVersion"] for group in groups for version in group["versions"]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Selectable fields: every value is text, absence is the empty string."""
 
+import pytest
+
 from apiserver import fields
 from apiserver.schema import GVK
 
@@ -25,6 +27,24 @@ def test_nodes_and_events() -> None:
     assert reported["source"] == "x"
     renamed = fields.selectable(GVK("events.k8s.io", "v1", "Event"), {"regarding": {"name": "p"}})
     assert renamed["regarding.name"] == "p"
+
+
+@pytest.mark.parametrize(
+    ("gvk", "obj", "label", "value"),
+    [
+        (GVK("batch", "v1", "Job"), {"status": {"succeeded": 3}}, "status.successful", "3"),
+        (GVK("batch", "v1", "Job"), {}, "status.successful", "0"),
+        (GVK("", "v1", "ReplicationController"), {"status": {"replicas": 2}}, "status.replicas", "2"),
+        (GVK("certificates.k8s.io", "v1", "CertificateSigningRequest"), {"spec": {"signerName": "s"}}, "spec.signerName", "s"),
+        (GVK("resource.k8s.io", "v1", "ResourceSlice"), {"spec": {"nodeName": "n"}}, "spec.nodeName", "n"),
+        (GVK("", "v1", "Secret"), {"type": "Opaque"}, "type", "Opaque"),
+        (GVK("", "v1", "Service"), {"spec": {"clusterIP": "None"}}, "spec.clusterIP", "None"),
+        (GVK("", "v1", "Namespace"), {"status": {"phase": "Active"}}, "status.phase", "Active"),
+    ],
+)  # fmt: skip
+def test_kinds_have_fields_of_their_own(gvk: GVK, obj: dict[str, object], label: str, value: str) -> None:
+    assert label in fields.labels(gvk)
+    assert fields.selectable(gvk, obj)[label] == value
 
 
 def test_other_kinds_have_name_and_namespace() -> None:
