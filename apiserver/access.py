@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 KEY_NAME: Final = "service-account.key"
 CATCH_UP_SECONDS: Final = 3.0
+EVERYBODY: Final = Everybody()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,14 @@ class Keys:
         return (await self.loaded()).ring
 
 
-def build(config: Config, found: Keys, cache: Cache, registry: Registry, store: Store) -> Access:
+def build(
+    config: Config,
+    found: Keys,
+    cache: Cache,
+    registry: Registry,
+    store: Store,
+    authorizer: Authorizer = EVERYBODY,
+) -> Access:
     """Raises UsageError."""
     look, clock = looking(cache, registry), time.time
     issuers = config.service_account_issuer
@@ -88,7 +96,7 @@ def build(config: Config, found: Keys, cache: Cache, registry: Registry, store: 
     longest = int(config.service_account_max_token_expiration)
     issuer = Issuer(issuers[0], audiences, look, clock, longest, config.service_account_extend_token_expiration)
     authenticator = Authenticator(tokens, config.anonymous_auth)
-    return Access(authenticator, Everybody(), issuer, found, config.service_account_jwks_uri)
+    return Access(authenticator, authorizer, issuer, found, config.service_account_jwks_uri)
 
 
 def looking(cache: Cache, registry: Registry) -> Look:

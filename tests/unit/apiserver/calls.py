@@ -22,6 +22,7 @@ from apiserver.admission import DEFAULT, Admission, Settings, Sight
 from apiserver.allocators import Allocators
 from apiserver.audit.events import Audit
 from apiserver.authentication import User, keys
+from apiserver.authorization import Authorizer
 from apiserver.cache import Cache
 from apiserver.config import Config
 from apiserver.daemon import _node
@@ -148,6 +149,7 @@ async def serving(
     patience: float = 1.0,
     config: Config = PLAIN,
     audit: Audit | None = None,
+    authorizer: Authorizer = access.EVERYBODY,
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
     registry = Registry()
@@ -159,7 +161,7 @@ async def serving(
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         tls = ssl.create_default_context()
         relay = Relay(_node(cache, registry), Trust(tls, tls), session)
-        reviews = Reviews(access.build(config, KEYS, cache, registry, store))
+        reviews = Reviews(access.build(config, KEYS, cache, registry, store, authorizer))
         verbs = Verbs(
             registry,
             writer,
