@@ -37,6 +37,7 @@ def handlers(writer: Writer, relay: Relay, reviews: Reviews) -> Mapping[tuple[st
         ("pods", "log"): streams.log,
         ("pods", "exec"): streams.exec,
         ("pods", "attach"): streams.attach,
+        ("pods", "portforward"): streams.port_forward,
     }
 
 
@@ -121,6 +122,9 @@ class Streams:
 
     async def attach(self, target: Target, request: Request) -> Reply:
         return await self._upgrade("attach", target, request)
+
+    async def port_forward(self, target: Target, request: Request) -> Reply:
+        return await self._upgrade("portForward", target, request)
 
     async def _upgrade(self, what: str, target: Target, request: Request) -> Reply:
         if request.method not in ("GET", "POST"):

@@ -283,6 +283,10 @@ class Session:
         self.post(SynReply(stream.id))
         self._incoming.put_nowait(stream)
 
+    def abandon(self) -> None:
+        """End every stream as if the peer had gone."""
+        self._end()
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:

@@ -13,7 +13,6 @@ from apiserver.http.accept import form
 from apiserver.http.exchange import Request
 from apiserver.http.routes import Route, parse
 from apiserver.metrics import Metrics
-from apiserver.relay import kubelet_of, request_head, stream_query
 
 
 @pytest.mark.parametrize(
@@ -98,28 +97,6 @@ def test_delete_options_from_body_and_query() -> None:
     assert deletion.options({"dryRun": ["All"]}, {}).dry_run
     with pytest.raises(StatusError, match="whole number"):
         deletion.options({}, {"gracePeriodSeconds": "soon"})
-
-
-def test_exec_options_in_the_kubelets_words() -> None:
-    raw = "command=sh&command=-c&command=echo+a%26b&container=c&stdin=true&stdout=true&tty=false"
-    assert stream_query(raw) == "command=sh&command=-c&command=echo+a%26b&input=1&output=1"
-
-
-def test_only_the_handshake_is_forwarded() -> None:
-    headers = {"Upgrade": "websocket", "Authorization": "secret", "Sec-WebSocket-Key": "k", "Host": "api"}
-    head = request_head("/exec", "10.0.0.1:10250", headers).decode()
-    assert "secret" not in head
-    assert "Host: 10.0.0.1:10250" in head
-    assert "Sec-WebSocket-Key: k" in head
-
-
-def test_where_the_kubelet_is() -> None:
-    pod = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}}
-    addresses = [{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "fd00::1"}]
-    node = {"status": {"addresses": addresses, "daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}}
-    assert kubelet_of(pod, node).authority == "[fd00::1]:1"
-    with pytest.raises(StatusError, match='nodes "n" not found'):
-        kubelet_of(pod, None)
 
 
 def test_selectors_as_text() -> None:
