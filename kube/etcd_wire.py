@@ -111,8 +111,8 @@ def put_request(key: bytes, value: bytes, lease: int = 0) -> bytes:
     return b"".join((blob(1, key), blob(2, value), number(3, lease)))
 
 
-def delete_request(key: bytes) -> bytes:
-    return blob(1, key)
+def delete_request(key: bytes, end: bytes = b"") -> bytes:
+    return blob(1, key) + (blob(2, end) if end else b"")
 
 
 def range_op(request: bytes) -> bytes:

@@ -11,6 +11,7 @@ usage: wherry COMMAND ...
   lab         a whole cluster in network namespaces on this machine: up, status, shell, kubectl, stop, start, down
   server      the centre (API, scheduler, controllers) in one process
   agent       a node's four daemons (kubelet, proxy, overlay, metrics) in one process
+  store       the API server's store: snapshot, restore, ls, get
   install     lay out units, configuration and certificates on a host
   uninstall   remove them
   version     which Wherry, and which Kubernetes it speaks
@@ -49,6 +50,12 @@ def _agent(argv: Sequence[str]) -> int:
     return agent(argv)
 
 
+def _store(argv: Sequence[str]) -> int:
+    from apiserver.commands import store
+
+    return store(argv)
+
+
 def _install(argv: Sequence[str]) -> int:
     from wherry.install import install
 
@@ -65,6 +72,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "lab": _lab,
     "server": _server,
     "agent": _agent,
+    "store": _store,
     "install": _install,
     "uninstall": _uninstall,
     "version": _version,

@@ -22,7 +22,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn, TypeVar
 
 from apiserver.store import (
-    INDEX_BITS,
     Batch,
     Change,
     Committed,
@@ -38,10 +37,8 @@ from apiserver.store import (
     StoreUnsure,
     TooLarge,
     check_ops,
-    end_of,
-    index_rv,
 )
-from apiserver.store.etcd_keys import Keys, version_of, without_index
+from apiserver.store.etcd_keys import Keys, Versions, ahead_key, restoring_key, without_index
 from apiserver.store.folding import IN_FLIGHT, Folding
 from apiserver.store.leases import Leases
 from apiserver.store.position import Position
@@ -63,11 +60,12 @@ log = logging.getLogger(__name__)
 class EtcdStore:
     """Made by `open_store`."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, compact_every: float | None = COMPACT_EVERY) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, versions: Versions, compact_every: float | None = COMPACT_EVERY) -> None:
         self._compact_every = compact_every
         self._etcd = etcd
         self._keys = keys
-        self._folding = Folding(keys, self._send)
+        self._versions = versions
+        self._folding = Folding(keys, versions, self._send)
         self._leases = Leases(self._grant)
         self._cluster: int | None = None
         self._newest = 0  # the highest revision an answer had
@@ -79,7 +77,9 @@ class EtcdStore:
 
     async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
         start = self._keys.outer_prefix(prefix)
-        end, revision = wire.prefix_end(start), 0 if at is None else at >> INDEX_BITS
+        end, revision = wire.prefix_end(start), 0 if at is None else self._versions.revision(at)
+        if at is not None and revision <= 0:
+            raise Compacted(await self.oldest())
         entries: list[Stored] = []
         while True:
             try:
@@ -92,12 +92,12 @@ class EtcdStore:
             revision = revision or page.header.revision
             entries += [Stored(*found) for kv in page.kvs if (found := self._stored(kv))]
             if not page.more:
-                return Snapshot(end_of(index_rv(revision, 0)), tuple(entries))
+                return Snapshot(self._versions.whole(revision), tuple(entries))
             start = page.kvs[-1].key + b"\0"
 
     def _stored(self, kv: KeyValue) -> tuple[str, bytes, int] | None:
         key = self._keys.inner(kv.key)
-        return None if key is None else (key, without_index(kv.value), version_of(kv))
+        return None if key is None else (key, without_index(kv.value), self._versions.of(kv))
 
     async def txn(self, ops: Sequence[Op]) -> Committed | Conflict:
         check_ops(ops)
@@ -105,7 +105,9 @@ class EtcdStore:
         return await self._folding.commit(ops, leases)
 
     async def watch(self, after: int) -> AsyncGenerator[Batch, None]:
-        position = Position(after)
+        position = Position(after, self._versions)
+        if position.start <= 0:
+            raise Compacted(await self.oldest())
         connected = False
         while True:
             try:
@@ -116,7 +118,7 @@ class EtcdStore:
                         if answer.compact_revision and position.resumed:
                             raise self._lose(f"etcd has compacted its history past {position.start}")
                         if answer.compact_revision:
-                            raise Compacted(end_of(index_rv(answer.compact_revision, 0)))
+                            raise Compacted(self._versions.whole(answer.compact_revision))
                         if answer.canceled:
                             raise Away(f"etcd: the watch was taken away: {answer.reason}")  # noqa: TRY301
                         if answer.created:
@@ -155,8 +157,8 @@ class EtcdStore:
         if key is None:
             return None
         if event.deleted:
-            return Change(index_rv(event.kv.mod_revision, place), key, None)
-        return Change(version_of(event.kv), key, without_index(event.kv.value))
+            return Change(self._versions.rv(event.kv.mod_revision, place), key, None)
+        return Change(self._versions.of(event.kv), key, without_index(event.kv.value))
 
     async def current(self) -> int:
         """One question to etcd for all who ask at the same time. Who comes while one is under way waits for the next: that
@@ -180,11 +182,11 @@ class EtcdStore:
 
     async def _revision(self) -> int:
         answer = await self._ask(self._etcd.range(b"\0", count_only=True))
-        return end_of(index_rv(answer.header.revision, 0))
+        return self._versions.whole(answer.header.revision)
 
     async def oldest(self) -> int:
         """etcd does not tell what it has compacted, only whether a revision can be read: found by halving."""
-        low, high = 1, (await self.current()) >> INDEX_BITS
+        low, high = 1, self._versions.revision(await self.current())
         while low < high:
             middle = (low + high) // 2
             try:
@@ -194,10 +196,10 @@ class EtcdStore:
                 if "compacted" not in refused.message:
                     raise StoreFailed(str(refused)) from refused
                 low = middle + 1
-        return end_of(index_rv(low, 0))
+        return self._versions.whole(low)
 
     async def compact(self, rv: int) -> None:
-        revision = min(rv, await self.current()) >> INDEX_BITS
+        revision = self._versions.revision(min(rv, await self.current()))
         try:
             await self._ask(self._etcd.compact(revision))
         except Refused as refused:
@@ -239,7 +241,7 @@ class EtcdStore:
         if not answer.succeeded:
             return answer.ranges[0].kvs[0].version, answer.header.revision
         if revision:
-            await self.compact(index_rv(revision, 0))
+            await self.compact(self._versions.rv(revision))
         return version + 1, answer.header.revision
 
     async def _send(self, compare: Sequence[bytes], success: Sequence[bytes], failure: Sequence[bytes]) -> TxnAnswer:
@@ -320,14 +322,31 @@ def _settle(futures: Iterable[asyncio.Future[T]], outcome: T | Exception) -> Non
             future.set_result(outcome)
 
 
+async def _versions(etcd: Etcd, keys: Keys, *, restoring: bool) -> Versions:
+    """Raises StoreFailed when etcd does not answer, and while what it holds is half a restore."""
+    try:
+        if not restoring and (await etcd.range(restoring_key(keys.prefix))).kvs:
+            raise StoreFailed(f"a restore into {keys.prefix.decode()} was cut off; run `wherry store restore` again")
+        found = (await etcd.range(ahead_key(keys.prefix))).kvs
+    except (Away, Refused) as error:
+        raise StoreAway(str(error)) from error
+    return Versions(int(found[0].value) if found else 0)
+
+
 @asynccontextmanager
 async def open_store(
-    access: Access, prefix: str, root: str = "/registry", *, compact_every: float | None = COMPACT_EVERY
+    access: Access,
+    prefix: str,
+    root: str = "/registry",
+    *,
+    compact_every: float | None = COMPACT_EVERY,
+    restoring: bool = False,
 ) -> AsyncIterator[EtcdStore]:
     """Raises StoreFailed when no endpoint answers."""
     etcd = Etcd(access)
-    store = EtcdStore(etcd, Keys(prefix, root), compact_every)
     try:
+        keys = Keys(prefix, root)
+        store = EtcdStore(etcd, keys, await _versions(etcd, keys, restoring=restoring), compact_every)
         await store.health()
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(store._folding.work(), name=f"etcd-{n}") for n in range(IN_FLIGHT)]

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from apiserver.store import (
-    INDEX_BITS,
     Committed,
     Conflict,
     Op,
@@ -26,9 +25,8 @@ from apiserver.store import (
     StoreFull,
     StoreLost,
     StoreUnsure,
-    index_rv,
 )
-from apiserver.store.etcd_keys import Keys, version_of, with_index
+from apiserver.store.etcd_keys import Keys, Versions, with_index
 from kube import etcd_wire as wire
 from kube.etcd_wire import TxnAnswer
 
@@ -50,8 +48,9 @@ class Unit:
 class Folding:
     """`commit` is what callers wait for; IN_FLIGHT tasks run `work`."""
 
-    def __init__(self, keys: Keys, send: Send) -> None:
+    def __init__(self, keys: Keys, versions: Versions, send: Send) -> None:
         self._keys = keys
+        self._versions = versions
         self._send = send
         self._units: deque[Unit] = deque()
         self._some = asyncio.Event()
@@ -114,11 +113,10 @@ class Folding:
         for unit in units:
             await self._commit([unit])
 
-    @staticmethod
-    def _committed(units: list[Unit], revision: int) -> None:
+    def _committed(self, units: list[Unit], revision: int) -> None:
         index = 0
         for unit in units:
-            rvs = tuple(index_rv(revision, index + place) for place in range(len(unit.ops)))
+            rvs = tuple(self._versions.rv(revision, index + place) for place in range(len(unit.ops)))
             index += len(rvs)
             if not unit.done.done():
                 unit.done.set_result(Committed(rvs))
@@ -128,14 +126,14 @@ class Folding:
         kvs = [found.kvs[0] if found.kvs else None for found in answer.ranges]
         if len(units) == 1:
             if not units[0].done.done():
-                units[0].done.set_result(Conflict(tuple(version_of(kv) if kv else 0 for kv in kvs)))
+                units[0].done.set_result(Conflict(tuple(self._versions.of(kv) if kv else 0 for kv in kvs)))
             return
         held: list[Unit] = []
         lost: list[Unit] = []
         for unit in units:
             mine, kvs = kvs[: len(unit.ops)], kvs[len(unit.ops) :]
             stands = all(
-                op.expect is None or op.expect >> INDEX_BITS == (kv.mod_revision if kv else 0)
+                op.expect is None or self._versions.revision(op.expect) == (kv.mod_revision if kv else 0)
                 for op, kv in zip(unit.ops, mine, strict=True)
             )
             (held if stands else lost).append(unit)
@@ -160,7 +158,7 @@ class Folding:
             for op, lease in zip(unit.ops, unit.leases, strict=True):
                 key = self._keys.outer(op.key)
                 if op.expect is not None:
-                    compare.append(wire.mod_revision_is(key, op.expect >> INDEX_BITS))
+                    compare.append(wire.mod_revision_is(key, self._versions.revision(op.expect)))
                 if op.value is None:
                     success.append(wire.delete_op(wire.delete_request(key)))
                 else:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apiserver.config import Config
 from apiserver.store import Store, StoreFailed
 from apiserver.store.sqlite import open_store as open_sqlite
 from kube.errors import Retry, UsageError
+
+if TYPE_CHECKING:
+    from kube.etcd import Access
 
 
 @asynccontextmanager
@@ -33,21 +37,31 @@ def database(config: Config) -> Path:
 
 
 async def _etcd(config: Config, stack: AsyncExitStack) -> Store:
-    try:
-        from apiserver.store.etcd import open_store as open_etcd
-        from kube.etcd import Access
-    except ImportError as error:
-        raise UsageError(f"--etcd-servers needs grpcio ({error}); pip install 'wherry[etcd]'") from error
-    if not config.etcd_prefix.strip("/"):
-        raise UsageError("--etcd-prefix: all keys are below it, it cannot be empty; /registry is upstream's")
-    where = Access(config.etcd_servers, config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
-    prefix = "/" + config.etcd_prefix.strip("/")
+    where = access(config)
+    from apiserver.store.etcd import open_store as open_etcd
+
     try:
         return await stack.enter_async_context(
-            open_etcd(where, prefix, compact_every=config.etcd_compaction_interval or None)
+            open_etcd(where, prefix(config), compact_every=config.etcd_compaction_interval or None)
         )
     except StoreFailed as error:
         raise Retry(f"--etcd-servers {','.join(config.etcd_servers)}: {error}") from error
+
+
+def access(config: Config) -> Access:
+    """Raises UsageError where grpcio is not installed."""
+    try:
+        from kube.etcd import Access
+    except ImportError as error:
+        raise UsageError(f"--etcd-servers needs grpcio ({error}); pip install 'wherry[etcd]'") from error
+    return Access(config.etcd_servers, config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
+
+
+def prefix(config: Config) -> str:
+    """Raises UsageError."""
+    if not config.etcd_prefix.strip("/"):
+        raise UsageError("--etcd-prefix: all keys are below it, it cannot be empty; /registry is upstream's")
+    return "/" + config.etcd_prefix.strip("/")
 
 
 def described(config: Config) -> str:

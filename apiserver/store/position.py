@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from apiserver.store import INDEX_BITS, Batch, Change, end_of, index_rv
+from apiserver.store import Batch, Change, end_of
+from apiserver.store.etcd_keys import Versions
 from kube.etcd_wire import Event
 
 Read = Callable[[Event, int], Change | None]
@@ -13,10 +14,11 @@ Read = Callable[[Event, int], Change | None]
 class Position:
     """`after` is the resource version to resume from; it may lie within a transaction, whose rest is then still to come."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, versions: Versions) -> None:
+        self._versions = versions
         self._after = after
         whole = end_of(after) == after
-        self.revision = after >> INDEX_BITS
+        self.revision = versions.revision(after)
         self.start = self.revision + 1 if whole else self.revision
         self.witness: Event | None = None
         self.resumed = False
@@ -34,4 +36,4 @@ class Position:
             if change is not None and change.rv > self._after:
                 changes.append(change)
         self.witness, self.revision, self.start = events[-1], revision, revision + 1
-        return Batch(tuple(changes), end_of(index_rv(revision, 0)))
+        return Batch(tuple(changes), self._versions.whole(revision))

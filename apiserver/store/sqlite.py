@@ -156,6 +156,10 @@ class SqliteStore:
     def trouble(self) -> str | None:
         return self._why_lost or self._trouble
 
+    async def start_from(self, revision: int) -> None:
+        """An empty store goes on counting from there. Raises StoreFailed for one that holds something."""
+        await self._ask("start_from", revision)
+
     async def expire(self, now: float) -> None:
         """Deletes the keys whose time to live ended before `now` (Unix time), a thousand at a time."""
 

@@ -204,6 +204,13 @@ class Database:
             gone.append((self.write(self.revision << INDEX_BITS, key, None, None, (rv, value)), key))
         return gone
 
+    def start_from(self, revision: int) -> None:
+        """An empty store goes on counting from a later revision, and has no history before it."""
+        if self.db.execute("SELECT 1 FROM kv LIMIT 1").fetchone() or revision < self.revision:
+            raise Refused("failed", "only an empty store can start from a later revision")
+        self.revision = revision
+        self.rv = self.compacted = (revision + 1 << INDEX_BITS) - 1
+
     def probe(self) -> None:
         """A write that changes nothing: raises what a write would."""
         self.db.execute("UPDATE meta SET value=? WHERE name='revision'", (self.revision,))
