@@ -117,15 +117,17 @@ def _metadata_of(body: bytes) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Tables:
-    """`include` is None, Metadata or Object: what each row carries (`?includeObject=`)."""
+    """`info` is what is stored, which rows are printed from; `include` is None, Metadata or Object: what each row carries
+    (`?includeObject=`), and then as `convert` shows it."""
 
     info: ResourceInfo
     include: str = "Metadata"
+    convert: Convert | None = None
     first: bool = field(default=True)
 
     @property
     def name(self) -> str:
-        return f"table/{self.include}"
+        return f"table/{self.include}/{self.info.group_version if self.convert else ''}"
 
     @property
     def shared(self) -> bool:
@@ -156,4 +158,7 @@ class Tables:
         table: dict[str, Any] = printers.table(
             self.info, objects, datetime.now(UTC), include_object=self.include, watch_first=columns
         )
+        if self.convert is not None and self.include == "Object":
+            for row in table["rows"]:
+                row["object"] = self.convert(row["object"])
         return table | {"metadata": metadata}

@@ -179,7 +179,7 @@ def _from_protobuf(body: bytes, wanted: GVK | None) -> Decoded:
         raise _unrecognised(body, wanted, str(wrong)) from None
     if wanted is not None and wanted.kind not in _ANY_VERSION:
         _same_kind(gvk, wanted)
-    return Decoded(obj)
+    return _typed(obj, gvk, wanted or gvk, [], "Ignore")
 
 
 def _unhandled(gvk: GVK, wanted: GVK, why: str) -> StatusError:

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
+import orjson
+
 from apiserver import schema
 from apiserver.schema import Field, Shape
 from kube import quantity
@@ -33,6 +35,7 @@ Compiled = tuple[type | None, Scalar | None, Nested | None, bool]  # the type th
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _INDEX: Final = re.compile(r"\[\d+\]")
 _HUGE_EXPONENT: Final = re.compile(r"[eE][+-]?\d{4,}")
+_AROUND: Final = 40
 _INT64: Final = 2**63
 _PLAIN: Final[dict[str, type]] = {"string": str, "bool": bool}
 
@@ -297,7 +300,16 @@ def _micro_time(value: Any) -> Any:
     return instant(value).strftime("%4Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _same(value: Any) -> Any:
+def _anything(value: Any) -> Any:
+    """Any JSON, but no deeper than can be written: orjson writes 254 levels, and the rest of the object is around it."""
+    if type(value) is dict or type(value) is list:
+        wrapped = value
+        for _ in range(_AROUND):
+            wrapped = [wrapped]
+        try:
+            orjson.dumps(wrapped)
+        except TypeError:
+            raise Mismatch("exceeded max depth") from None
     return value
 
 
@@ -308,7 +320,7 @@ _SCALARS: Final[dict[str, Scalar]] = {
     "int64": _integer("int64"),
     "double": _double,
     "byte": _bytes,
-    "any": _same,
+    "any": _anything,
     "io.k8s.apimachinery.pkg.api.resource.Quantity": _quantity,
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": _int_or_string,
     "io.k8s.apimachinery.pkg.apis.meta.v1.Time": _time,

@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 _KEY_END: Final = re.compile(rb'"[ \t\r\n]*:')
+MAX_DEPTH: Final = 250  # orjson writes 254 levels, and an object of a request may be put into a list or a Table
 _GAPS: Final = (b'" ', b'"\n', b'"\t', b'"\r')
 
 
@@ -25,12 +26,22 @@ def loads(body: bytes) -> Any:
     if not body.strip():
         raise ValueError("unexpected end of JSON input")
     try:
-        return orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError as wrong:
         text = wrong.doc
         if wrong.pos < len(text):
             raise ValueError(f"invalid character '{text[wrong.pos]}' at offset {wrong.pos}: {wrong.msg}") from None
         raise ValueError(f"unexpected end of JSON input: {wrong.msg}") from None
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:  # only then can it be too deep for what we write
+        _shallow(document)
+    return document
+
+
+def _shallow(document: Any) -> None:
+    try:
+        orjson.dumps(document)
+    except TypeError:
+        raise ValueError("exceeded max depth") from None
 
 
 def duplicates(body: bytes, document: Any) -> list[str]:

@@ -19,7 +19,7 @@ DELETE_OPTIONS: Final = GVK("", "v1", "DeleteOptions")
 def view_of(request: Request, resource: Resource) -> View:
     match accept.form(request.headers.get("Accept", "")):
         case "table":
-            return Tables(resource.stored, request.query.get("includeObject") or "Metadata")
+            return Tables(resource.stored, request.query.get("includeObject") or "Metadata", resource.outward)
         case "metadata":
             return Metadata(resource.info)
         case "object" | "yaml":
@@ -32,7 +32,14 @@ def field_validation(request: Request) -> codec.FieldValidation:
     if asked in get_args(codec.FieldValidation):
         return cast("codec.FieldValidation", asked)
     cause = errors.not_supported("fieldValidation", asked, ("", "Ignore", "Strict", "Warn"))
-    raise errors.invalid("meta.k8s.io", "CreateOptions", "", [cause])
+    raise errors.invalid("meta.k8s.io", _options(request), "", [cause])
+
+
+def _options(request: Request) -> str:
+    """The kind that upstream reads a method's query into, and so the one that its refusals name."""
+    return {"PUT": "UpdateOptions", "PATCH": "PatchOptions", "DELETE": "DeleteOptions"}.get(
+        request.method, "CreateOptions"
+    )
 
 
 def dry_run(request: Request) -> bool:
@@ -40,7 +47,7 @@ def dry_run(request: Request) -> bool:
     asked = request.query.get("dryRun", "")
     if asked in ("", "All"):
         return bool(asked)
-    raise errors.invalid("meta.k8s.io", "CreateOptions", "", [errors.not_supported("dryRun", [asked], ("All",))])
+    raise errors.invalid("meta.k8s.io", _options(request), "", [errors.not_supported("dryRun", [asked], ("All",))])
 
 
 def field_manager(request: Request) -> str:

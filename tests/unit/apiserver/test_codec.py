@@ -12,6 +12,7 @@ from apiserver import codec, schema
 from apiserver.codec import json as json_codec
 from apiserver.errors import StatusError
 from apiserver.schema import GVK
+from tests.unit.apiserver.protobuf_writer import MAGIC, chunk
 
 POD = GVK("", "v1", "Pod")
 DEPLOYMENT = GVK("apps", "v1", "Deployment")
@@ -242,3 +243,21 @@ def test_conforming_twice_changes_nothing() -> None:
     again, unknown = codec.conform(json.loads(json.dumps(once)), schema.type_name(POD) or "")
     assert again == once
     assert unknown == []
+
+
+@pytest.mark.parametrize("depth", [230, 253, 300, 2000])
+@pytest.mark.parametrize("open_close", [('{"a":', "}"), ("[", "]")])
+def test_depth_is_bounded_before_anything_is_written(depth: int, open_close: tuple[str, str]) -> None:
+    before, after = open_close
+    body = f'{{"data":{before * depth}1{after * depth}}}'.encode()
+    with pytest.raises(StatusError) as caught:
+        codec.decode_body(body, codec.JSON, GVK("apps", "v1", "ControllerRevision"))
+    assert caught.value.code == 400
+
+
+def test_a_protobuf_body_conforms_as_json_does() -> None:
+    limits = chunk(1, chunk(1, b"cpu") + chunk(2, chunk(1, b"nonsense")))
+    container = chunk(1, b"c") + chunk(8, limits)
+    body = MAGIC + chunk(1, chunk(1, b"v1") + chunk(2, b"Pod")) + chunk(2, chunk(2, chunk(2, container)))
+    with pytest.raises(StatusError, match="quantities must match"):
+        codec.decode_body(body, codec.PROTOBUF, GVK("", "v1", "Pod"))
