@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from apiserver import errors, strategy
+from apiserver import errors, partial, strategy
 from apiserver.admission import Admission, Attributes
 from apiserver.allocators import Allocators
 from apiserver.authentication import SERVER, User
 from apiserver.cache import Cache, Entry, Shelf, stamp, storage_bytes
+from apiserver.managed import tracking
 from apiserver.naming import generated_name
 from apiserver.registry import Resource
 from apiserver.store import Committed, Op, Store
@@ -37,7 +38,8 @@ COMPANY_TRIES: Final = 100  # another server's writes interfere, each time with 
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a write is about, and whose it is; `namespace` is empty for cluster scope. `manager` owns the fields that the
-    write sets (`?fieldManager=`)."""
+    write sets (`?fieldManager=`), in the name of the subresource `part` where the object itself is what is written (a
+    scale); `applied` says that the object comes with its owners already told."""
 
     resource: Resource
     namespace: str
@@ -45,6 +47,8 @@ class Target:
     dry_run: bool = False
     user: User = SERVER
     manager: str = SERVER.name
+    part: str = ""
+    applied: bool = False
 
     def not_found(self) -> errors.StatusError:
         return errors.not_found(self.resource.info.group, self.resource.plural, self.name)
@@ -97,15 +101,24 @@ class Writer:
         generated = bool(metadata.get("generateName")) and not metadata.get("name")
         if generated:
             metadata["name"] = self._free_name(resource, target.namespace, metadata["generateName"])
-        for key in ("selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "resourceVersion"):
+        owners = metadata.pop("managedFields", None)
+        for key in ("selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"):
             metadata.pop(key, None)
-        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": rfc3339(now())}
+        moment = rfc3339(now())
+        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": moment}
         if resource.has_generation:
             metadata["generation"] = 1
-        strategy.prepare_create(resource, obj)
+        if resource.plural == "certificatesigningrequests":
+            partial.asked_by(obj, target.user.info())
+        strategy.default(resource, obj)
+        if not target.applied:
+            tracking.created(tracking.Writer(resource, target.manager, moment), obj, owners)
+        elif owners:
+            metadata["managedFields"] = owners
         shown = metadata["generateName"] if generated else metadata.get("name", "")
         asked = Attributes(resource, "CREATE", target.namespace, shown, obj, user=target.user, dry_run=target.dry_run)
         await self.admission.mutate(asked)
+        strategy.prepare_create(resource, obj)
         strategy.check(resource, obj, strategy.validate_create(resource, obj))
         asked.name = metadata["name"]
         await self.admission.validate(asked)
@@ -141,7 +154,8 @@ class Writer:
         if target.dry_run:
             return Written(value, True, tuple(asked.warnings))
         key = target.resource.key(target.namespace, asked.name)
-        rv = await self.commit(Op(key, value, 0, self._ttl(target.resource)), beside)
+        with self.cache.expecting(key, value, asked.new, self.shelf(target.resource).describe):
+            rv = await self.commit(Op(key, value, 0, self._ttl(target.resource)), beside)
         return None if rv is None else Written(stamp(value, rv), True, tuple(asked.warnings))
 
     def _has_company(self, asked: Attributes) -> bool:
@@ -183,6 +197,9 @@ class Writer:
         resource, old = target.resource, entry.parse()
         _check_version(target, entry, new, old)
         strategy.prepare_update(resource, new, old, subresource)
+        if not target.applied and subresource != "binding":  # who binds a pod owns nothing of it
+            whose = tracking.Writer(resource, target.manager, rfc3339(now()), target.part or subresource)
+            tracking.updated(whose, old, new)
         asked = Attributes(
             resource, "UPDATE", entry.namespace, entry.name, new, old, subresource, target.user, target.dry_run
         )
@@ -208,7 +225,8 @@ class Writer:
         if target.dry_run:
             return Written(stamp(value, entry.rv), False, warnings)
         op = Op(resource.key(entry.namespace, entry.name), value, entry.rv, self._ttl(resource))
-        rv = await self.commit(op, beside)
+        with self.cache.expecting(op.key, value, new, self.shelf(resource).describe):
+            rv = await self.commit(op, beside)
         return None if rv is None else Written(stamp(value, rv), False, warnings)
 
     async def drop(self, target: Target, entry: Entry) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from apiserver import defaults, errors, facts, validation
+from apiserver import defaults, errors, facts, partial, validation
 from apiserver.allocators import drop_foreign
 from apiserver.errors import Cause
 from apiserver.registry import Resource
@@ -35,8 +35,13 @@ def copied(obj: Obj) -> Obj:
     return copy
 
 
-def prepare_create(resource: Resource, obj: Obj) -> None:
+def default(resource: Resource, obj: Obj) -> None:
+    """What the server fills in of a new object, before admission has its say."""
     defaults.apply(obj, resource.gvk)
+
+
+def prepare_create(resource: Resource, obj: Obj) -> None:
+    """After admission, whose word counts for what follows from the object, such as a pod's quality of service."""
     if resource.has_status and resource.plural not in facts.OWN_STATUS:
         obj["status"] = facts.empty_status(resource.stored)
     defaults.prepare_create(resource.gvk, obj)
@@ -53,7 +58,6 @@ def prepare_update(resource: Resource, new: Obj, old: Obj, subresource: str) -> 
     metadata["name"] = before["name"]
     if "namespace" in before:
         metadata["namespace"] = before["namespace"]
-    metadata.pop("managedFields", None)
     defaults.apply(new, resource.gvk)
     match subresource:
         case "":
@@ -63,7 +67,7 @@ def prepare_update(resource: Resource, new: Obj, old: Obj, subresource: str) -> 
         case "status":
             _status_only(resource, new, old)
         case _:
-            pass
+            partial.keep(resource.plural, subresource, new, old)
 
 
 def _status_only(resource: Resource, new: Obj, old: Obj) -> None:

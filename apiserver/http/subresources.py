@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import orjson
 
-from apiserver import codec, deletion, patch, subresources
+from apiserver import codec, patch, subresources
+from apiserver.http import patching
+from apiserver.http.evicting import Evictions
 from apiserver.http.exchange import Reply, Request, json_answer
 from apiserver.http.reviews import Reviews
 from apiserver.http.routes import Route
@@ -22,6 +25,7 @@ from apiserver.pipeline import Obj, Target, Writer, now
 from apiserver.registry import Registry
 from apiserver.relay import Relay
 
+SCALED: Final = ("deployments", "replicasets", "statefulsets", "replicationcontrollers")
 Handler = Callable[[Target, Request], Awaitable[Reply]]
 Creation = Callable[[Route, Request], Awaitable[Reply]]
 
@@ -29,9 +33,9 @@ Creation = Callable[[Route, Request], Awaitable[Reply]]
 def handlers(writer: Writer, relay: Relay, reviews: Reviews) -> Mapping[tuple[str, str], Handler]:
     parts, streams = Parts(writer), Streams(writer, relay)
     return {
-        **{(plural, "scale"): parts.scale for plural in ("deployments", "replicasets")},
+        **{(plural, "scale"): parts.scale for plural in SCALED},
         ("pods", "binding"): parts.bind,
-        ("pods", "eviction"): parts.evict,
+        ("pods", "eviction"): Evictions(writer).evict,
         ("namespaces", "finalize"): parts.finalize,
         ("serviceaccounts", "token"): reviews.issue,
         ("pods", "log"): streams.log,
@@ -60,6 +64,11 @@ class Parts:
             return json_answer(subresources.scale_of(self.writer.get(target).parse()))
         if request.method not in ("PUT", "PATCH"):
             raise method_not_allowed(target.resource, request)
+        target = replace(target, part="scale")
+        if request.method == "PATCH":
+            patching.check_options(request)
+            if patching.is_apply(request):
+                return await self._apply_scale(target, request)
         body, content_type = await request.body(), request.headers.get("Content-Type", "")
 
         def change(current: Obj) -> Obj:
@@ -70,7 +79,14 @@ class Parts:
             return subresources.scaled(current, scale)
 
         written = await self.writer.modify(target, change)
-        return json_answer(subresources.scale_of(orjson.loads(written.body)))
+        return json_answer(subresources.scale_of(orjson.loads(written.body)), warnings=written.warnings)
+
+    async def _apply_scale(self, target: Target, request: Request) -> Reply:
+        asked = await patching.applied_body(request)
+        asked = replace(asked, config=patching.config_of_scale(target, asked.config))
+        written = await patching.applied(self.writer, target, asked)
+        scale = subresources.scale_of(orjson.loads(written.body))
+        return json_answer(scale, warnings=(*asked.warnings, *written.warnings))
 
     async def bind(self, target: Target, request: Request) -> Reply:
         """Also for POST to the collection `bindings`, whose body alone names the pod."""
@@ -81,14 +97,6 @@ class Parts:
         await self.writer.modify(
             target, lambda pod: subresources.bound(pod, binding, target, now()), subresource="binding"
         )
-        return json_answer(subresources.success(201), 201)
-
-    async def evict(self, target: Target, request: Request) -> Reply:
-        if request.method != "POST":
-            raise method_not_allowed(target.resource, request)
-        eviction = (await decoded_body(request, subresources.EVICTION)).obj
-        asked = deletion.options(eviction.get("deleteOptions") or {}, request.query)
-        await deletion.delete(self.writer, target, replace(asked, dry_run=asked.dry_run or target.dry_run))
         return json_answer(subresources.success(201), 201)
 
     async def finalize(self, target: Target, request: Request) -> Reply:

@@ -8,16 +8,16 @@ from typing import Any
 
 import orjson
 
-from apiserver import deletion, errors, listing, patch, strategy
+from apiserver import deletion, errors, listing, partial, strategy
 from apiserver.cache import Entry
 from apiserver.deletion import Deleted
-from apiserver.http.exchange import Reply, Request, Stream, json_answer
+from apiserver.http import patching
+from apiserver.http.exchange import Feed, Reply, Request, json_answer
 from apiserver.http.routes import Route
 from apiserver.http.subresources import Creation, Handler
 from apiserver.http.wire import (
     decoded_body,
     delete_options,
-    field_validation,
     method_not_allowed,
     same_name,
     same_namespace,
@@ -26,7 +26,7 @@ from apiserver.http.wire import (
     written_answer,
 )
 from apiserver.listing import flag
-from apiserver.pipeline import Obj, Target, Writer
+from apiserver.pipeline import Target, Writer
 from apiserver.registry import Registry, Resource
 from apiserver.subresources import success
 from apiserver.views import View
@@ -49,7 +49,7 @@ class Verbs:
         self.registry = registry
         self.writer = writer
         self.watches = watches
-        self.subresources = subresources
+        self.subresources = {**subresources, **{part: self._whole(part[1]) for part in partial.PARTS}}
         self.creations = creations
 
     async def handle(self, route: Route, request: Request) -> Reply:
@@ -73,7 +73,7 @@ class Verbs:
             case "PUT":
                 return await self._put(target, request)
             case "PATCH":
-                return await self._patch(target, request)
+                return await patching.patched(self.writer, target, request)
             case "DELETE":
                 return await self._delete(target, request)
             case _:
@@ -102,11 +102,27 @@ class Verbs:
             case "status", "PUT":
                 return await self._put(target, request, "status")
             case "status", "PATCH":
-                return await self._patch(target, request, "status")
+                return await patching.patched(self.writer, target, request, "status")
             case "status", _:
                 raise method_not_allowed(resource, request)
             case _:
                 raise errors.unknown_path()
+
+    def _whole(self, subresource: str) -> Handler:
+        """A subresource that is the whole object with one part of it that may change."""
+
+        async def handler(target: Target, request: Request) -> Reply:
+            match request.method:
+                case "GET":
+                    return await self._get(target, request)
+                case "PUT":
+                    return await self._put(target, request, subresource)
+                case "PATCH":
+                    return await patching.patched(self.writer, target, request, subresource)
+                case _:
+                    raise method_not_allowed(target.resource, request)
+
+        return handler
 
     async def _get(self, target: Target, request: Request) -> Reply:
         await listing.fresh(self.writer.cache, listing.parse_rv(request.query.get("resourceVersion")))
@@ -138,8 +154,10 @@ class Verbs:
         )
         matches = listing.matcher(asked, namespace)
         seconds = listing.watch_seconds(asked)
-        return Stream(
-            self.watches.follow(resource.prefix, start, matches, view, seconds=seconds, bookmarks=asked.bookmarks)
+        return Feed(
+            lambda outlet: self.watches.follow(
+                resource.prefix, start, matches, view, outlet, seconds=seconds, bookmarks=asked.bookmarks
+            )
         )
 
     async def _create(self, resource: Resource, route: Route, request: Request) -> Reply:
@@ -168,24 +186,6 @@ class Verbs:
                 target, lambda _: strategy.copied(obj), subresource=subresource, pinned=pinned
             )
         return written_answer(request, target.resource, written, decoded.warnings)
-
-    async def _patch(self, target: Target, request: Request, subresource: str = "") -> Reply:
-        body, resource, validation = await request.body(), target.resource, field_validation(request)
-        content_type = request.headers.get("Content-Type", "")
-        warnings: tuple[str, ...] = ()
-
-        def change(current: Obj) -> Obj:
-            nonlocal warnings
-            shown = resource.outward(current) if resource.outward else current
-            decoded = patch.patched(content_type, body, shown, resource.info.gvk, validation)
-            warnings = decoded.warnings
-            obj = resource.inward(decoded.obj) if resource.inward else decoded.obj
-            same_namespace(obj, target)
-            same_name(obj, target)
-            return obj
-
-        written = await self.writer.modify(target, change, subresource=subresource)
-        return written_answer(request, resource, written, warnings)
 
     async def _delete(self, target: Target, request: Request) -> Reply:
         asked = deletion.options(await delete_options(request), request.query)

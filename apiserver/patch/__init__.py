@@ -1,6 +1,7 @@
-"""The three patch formats that kubectl and the client libraries send. (Server-side apply is a format of its own: 415.)"""
+"""The three patch formats that change an object without saying whose it is. (Server-side apply is in `managed`.)"""
 
 from apiserver.patch.request import (
+    APPLY,
     JSON_PATCH,
     MERGE_PATCH,
     STRATEGIC_MERGE_PATCH,
@@ -9,4 +10,4 @@ from apiserver.patch.request import (
     patched,
 )
 
-__all__ = ["JSON_PATCH", "MERGE_PATCH", "STRATEGIC_MERGE_PATCH", "SUPPORTED", "apply", "patched"]
+__all__ = ["APPLY", "JSON_PATCH", "MERGE_PATCH", "STRATEGIC_MERGE_PATCH", "SUPPORTED", "apply", "patched"]

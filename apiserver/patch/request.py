@@ -19,7 +19,8 @@ from apiserver.schema import GVK
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH: Final = "application/strategic-merge-patch+json"
-SUPPORTED: Final = (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH)
+APPLY: Final = "application/apply-patch+yaml"
+SUPPORTED: Final = (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY)
 _REJECTED: Final = "the server rejected our request due to an error in our request"
 
 
@@ -37,7 +38,7 @@ def patched(
 ) -> Decoded:
     """The patched object with its strict findings handled as the client asked; `current` is not changed."""
     kind = media_type(content_type)
-    if kind not in SUPPORTED:
+    if kind not in SUPPORTED or kind == APPLY:
         raise errors.unsupported_media_type(SUPPORTED)
     patch, twice = _parse(body, kind, field_validation)
     document = _apply(kind, patch, orjson.loads(orjson.dumps(current)), GVK(*gvk))
