@@ -20,10 +20,11 @@ _OPERATORS: Final = {"In": "in", "NotIn": "notin"}
 
 
 def scale_of(obj: Obj) -> Obj:
-    """The autoscaling/v1 Scale of a Deployment or ReplicaSet."""
+    """The autoscaling/v1 Scale of what has replicas."""
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     status: Obj = {"replicas": obj.get("status", {}).get("replicas", 0)}
-    if selector := selector_text(obj["spec"].get("selector") or {}):
+    given = obj["spec"].get("selector") or {}
+    if selector := selector_text({"matchLabels": given} if obj["kind"] == "ReplicationController" else given):
         status["selector"] = selector
     return {
         "kind": "Scale",
@@ -82,13 +83,18 @@ def bound(pod: Obj, binding: Obj, target: Target, moment: datetime) -> Obj:
     if spec.get("schedulingGates"):
         raise target.conflict(f"pod {target.name} has non-empty .spec.schedulingGates")
     annotations = (metadata.get("annotations") or {}) | ((binding.get("metadata") or {}).get("annotations") or {})
+    labels = (metadata.get("labels") or {}) | ((binding.get("metadata") or {}).get("labels") or {})
     status = dict(pod.get("status") or {})
     status["conditions"] = _scheduled(status.get("conditions") or [], rfc3339(moment))
     return pod | {
-        "metadata": metadata | ({"annotations": annotations} if annotations else {}),
+        "metadata": metadata | _given(annotations=annotations, labels=labels),
         "spec": spec | {"nodeName": node},
         "status": status,
     }
+
+
+def _given(**maps: Obj) -> Obj:
+    return {key: value for key, value in maps.items() if value}
 
 
 def _scheduled(conditions: list[Obj], moment: str) -> list[Obj]:

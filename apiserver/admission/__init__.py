@@ -76,6 +76,7 @@ _Plan = tuple[tuple[Ask, ...], tuple[Ask, ...]]
 
 class Admission:
     def __init__(self, sight: Sight, plugins: frozenset[str] = DEFAULT, settings: Settings = Settings()) -> None:
+        self.sight = sight
         self.plugins = tuple(make(sight, settings) for name, make in ORDER if name in plugins)
         self.quotas = Quotas(sight) if RESOURCE_QUOTA in plugins else None
         self._plans: dict[tuple[str, Operation, str], _Plan] = {}

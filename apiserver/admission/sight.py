@@ -28,17 +28,17 @@ class Sight:
     def shelf(self, kind: str) -> Shelf | None:
         """None for a kind that is not served."""
         if kind not in self._shelves:
-            resource = self._resource(kind)
+            resource = self.resource(kind)
             self._shelves[kind] = self._cache.shelf(resource.prefix) if resource else None
         return self._shelves[kind]
 
-    def _resource(self, kind: str) -> Resource | None:
+    def resource(self, kind: str) -> Resource | None:
         plural, _, group = kind.partition(".")
         return self._registry.find(group, "v1", plural)
 
     def key(self, kind: str, namespace: str, name: str) -> str:
         """Where the store has it; raises KeyError for a kind that is not served."""
-        resource = self._resource(kind)
+        resource = self.resource(kind)
         if resource is None:
             raise KeyError(kind)
         return resource.key(namespace, name)

@@ -95,7 +95,7 @@ async def delete_options(request: Request) -> Obj:
 
 def written_answer(request: Request, resource: Resource, written: Written, warnings: tuple[str, ...]) -> Answer:
     body = view_of(request, resource).one(written.body)
-    return json_answer(body, 201 if written.created else 200, (*warnings, *written.warnings))
+    return json_answer(body, 201 if written.created else 200, tuple(dict.fromkeys((*warnings, *written.warnings))))
 
 
 def method_not_allowed(resource: Resource, request: Request) -> errors.StatusError:
