@@ -33,7 +33,7 @@ async def patched(writer: Writer, target: Target, request: Request, subresource:
     if is_apply(request):
         asked = await applied_body(request)
         written = await applied(writer, target, asked, subresource)
-        return written_answer(request, target.resource, written, (*asked.warnings, *written.warnings))
+        return written_answer(request, target.resource, written, asked.warnings)
     body, resource, validation = await request.body(), target.resource, field_validation(request)
     content_type = request.headers.get("Content-Type", "")
     warnings: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ async def patched(writer: Writer, target: Target, request: Request, subresource:
         return obj
 
     written = await writer.modify(target, change, subresource=subresource)
-    return written_answer(request, resource, written, (*warnings, *written.warnings))
+    return written_answer(request, resource, written, warnings)
 
 
 def check_options(request: Request) -> None:
