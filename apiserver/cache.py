@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from sys import intern
 from typing import Any, Final
 
 import orjson
@@ -31,6 +32,7 @@ Describe = Callable[[dict[str, Any]], Fields]
 Key = tuple[str, str]  # namespace ("" for cluster scope), name
 
 RING_EVENTS: Final = 4096
+TOLD_AT_ONCE: Final = 200
 RING_BYTES: Final = 32 << 20
 _HEAD: Final = b'"metadata":{'
 _STAMP: Final = b'"resourceVersion":"'
@@ -109,6 +111,46 @@ def bucket_of_node(node: str) -> Bucket:
     return ("node", node)
 
 
+Known = tuple[Mapping[str, str], Fields]  # an object's labels and selectable fields
+_NO_LABELS: Final[Mapping[str, str]] = {}
+
+
+def described(obj: Mapping[str, Any], describe: Describe) -> Known:
+    """Labels repeat over thousands of objects: one copy of each string is kept."""
+    labels = obj["metadata"].get("labels")
+    return {_one(key): _one(value) for key, value in labels.items()} if labels else _NO_LABELS, describe(obj)
+
+
+def _one(text: str) -> str:
+    return intern(text) if type(text) is str else text
+
+
+@contextmanager
+def _joined(offers: dict[Bucket, dict[Offer, None]], bucket: Bucket, offer: Offer) -> Iterator[None]:
+    offers.setdefault(bucket, {})[offer] = None
+    try:
+        yield
+    finally:
+        del offers[bucket][offer]
+        if not offers[bucket]:
+            del offers[bucket]
+
+
+def _concerned(event: Event, offers: Mapping[Bucket, dict[Offer, None]]) -> Iterator[dict[Offer, None]]:
+    """Those of each bucket that the event falls into."""
+    entries = [entry for entry in (event.old, event.new) if entry is not None]
+    namespace, name = entries[0].key
+    nodes = {entry.fields.get("spec.nodeName", "") for entry in entries}
+    for bucket in (
+        EVERYTHING,
+        bucket_of_namespace(namespace),
+        bucket_of_object(namespace, name),
+        *(bucket_of_node(node) for node in nodes if node),
+    ):
+        if found := offers.get(bucket):
+            yield found
+
+
 class Shelf:
     """One resource: its objects sorted by namespace and name, its index by node, its recent events, its watchers."""
 
@@ -117,6 +159,7 @@ class Shelf:
         self.floor = floor  # events after this resource version are all in `events`
         self.events: deque[Event] = deque()
         self._watchers: dict[Bucket, dict[Offer, None]] = {}
+        self._subscribers: dict[Bucket, dict[Offer, None]] = {}
         self._ring = ring
         self._ring_bytes = 0
         self._objects: dict[Key, Entry] = {}
@@ -170,45 +213,49 @@ class Shelf:
     def load(self, key: Key, value: bytes, rv: int) -> None:
         self._put(self._entry(key, value, rv))
 
-    def apply(self, key: Key, value: bytes | None, rv: int) -> None:
+    def apply(self, key: Key, value: bytes | None, rv: int, known: Known | None = None) -> Event | None:
+        """What happened, when subscribers are still to be told of it (`tell`)."""
         old = self._objects.get(key)
-        new = None if value is None else self._entry(key, value, rv)
+        new = None if value is None else self._entry(key, value, rv, known)
         if new is not None:
             self._put(new)
         elif old is not None:
             self._drop(old)
         else:
-            return
+            return None
         event = Event(rv, new, old)
         self._remember(event)
-        self._tell(event)
+        if self._watchers:
+            for offers in _concerned(event, self._watchers):
+                for offer in tuple(offers):
+                    offer(event, {})
+        return event if self._subscribers else None
 
     @contextmanager
     def watched(self, offer: Offer, bucket: Bucket = EVERYTHING) -> Iterator[None]:
-        """Calls `offer` for each event of the bucket while the context is open. A watcher in the narrowest bucket costs nothing
-        when others' objects change: a thousand kubelets watch a thousand nodes' pods."""
-        self._watchers.setdefault(bucket, {})[offer] = None
-        try:
+        """Calls `offer` for each event of the bucket while the context is open, before anybody else sees the change: for
+        those inside the server who keep books."""
+        with _joined(self._watchers, bucket, offer):
             yield
-        finally:
-            offers = self._watchers[bucket]
-            del offers[offer]
-            if not offers:
-                del self._watchers[bucket]
 
-    def _tell(self, event: Event) -> None:
-        entries = [entry for entry in (event.old, event.new) if entry is not None]
-        namespace, name = entries[0].key
-        nodes = {entry.fields.get("spec.nodeName", "") for entry in entries}
+    @contextmanager
+    def subscribed(self, offer: Offer, bucket: Bucket = EVERYTHING) -> Iterator[None]:
+        """The same for clients: told by `tell`, soon after. A subscriber in the narrowest bucket costs nothing when others'
+        objects change: a thousand kubelets watch a thousand nodes' pods."""
+        with _joined(self._subscribers, bucket, offer):
+            yield
+
+    async def tell(self, event: Event) -> None:
+        """Tells the subscribers, with a turn for everybody else now and then. Who joins meanwhile knows the event already:
+        it begins with the state at its joining."""
         frames: Frames = {}
-        for bucket in (
-            EVERYTHING,
-            bucket_of_namespace(namespace),
-            bucket_of_object(namespace, name),
-            *(bucket_of_node(node) for node in nodes if node),
-        ):
-            for offer in tuple(self._watchers.get(bucket, ())):
+        told = 0
+        for offers in _concerned(event, self._subscribers):
+            for offer in tuple(offers):
                 offer(event, frames)
+                told += 1
+                if told % TOLD_AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
     def _keys(self, namespace: str | None) -> list[Key]:
         if namespace is None:
@@ -216,9 +263,9 @@ class Shelf:
         start = bisect.bisect_left(self._sorted, (namespace, ""))
         return self._sorted[start : bisect.bisect_left(self._sorted, (namespace + "\0", ""))]
 
-    def _entry(self, key: Key, value: bytes, rv: int) -> Entry:
-        obj = orjson.loads(value)
-        return Entry(*key, rv, stamp(value, rv), obj["metadata"].get("labels") or {}, self.describe(obj))
+    def _entry(self, key: Key, value: bytes, rv: int, known: Known | None = None) -> Entry:
+        labels, fields = known or described(orjson.loads(value), self.describe)
+        return Entry(*key, rv, stamp(value, rv), labels, fields)
 
     def _put(self, entry: Entry) -> None:
         old = self._objects.get(entry.key)
@@ -258,7 +305,9 @@ class Cache:
         self._ring = ring
         self._shelves = {prefix: Shelf(describe, 0, ring=ring) for prefix, describe in describers.items()}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._known: dict[str, tuple[bytes, Known]] = {}
         self.rv = 0
+        self.told = 0  # clients have been told of everything up to here
         self.loaded = asyncio.Event()
 
     def shelf(self, prefix: str) -> Shelf:
@@ -275,8 +324,11 @@ class Cache:
             self._restart(snapshot)
             self._progress(target)
             async for batch in store.watch(snapshot.rv):
-                self._apply(batch)
+                events = self._apply(batch)
                 self._progress(target)
+                for shelf, event in events:
+                    await shelf.tell(event)
+                self.told = batch.rv
         except Compacted as error:  # by another server, between our question and our load
             raise StoreLost(str(error)) from error
 
@@ -300,17 +352,32 @@ class Cache:
             if found := self._place(stored.key):
                 shelf, key = found
                 shelf.load(key, stored.value, stored.rv)
-        self.rv = snapshot.rv
+        self.rv = self.told = snapshot.rv
 
-    def _apply(self, batch: Batch) -> None:
-        for change in batch.changes:
-            self._change(change)
+    @contextmanager
+    def expecting(self, key: str, value: bytes, obj: Mapping[str, Any], describe: Describe) -> Iterator[None]:
+        """A writer is about to commit `value`, which is `obj`: when it comes back, nobody has to read it again."""
+        self._known[key] = value, described(obj, describe)
+        try:
+            yield
+        finally:
+            self._known.pop(key, None)
+
+    def _apply(self, batch: Batch) -> list[tuple[Shelf, Event]]:
+        """The events that clients are to be told of."""
+        found = [event for change in batch.changes if (event := self._change(change))]
         self.rv = batch.rv
+        return found
 
-    def _change(self, change: Change) -> None:
-        if found := self._place(change.key):
-            shelf, key = found
-            shelf.apply(key, change.value, change.rv)
+    def _change(self, change: Change) -> tuple[Shelf, Event] | None:
+        found = self._place(change.key)
+        if found is None:
+            return None
+        shelf, key = found
+        expected = self._known.get(change.key)
+        known = expected[1] if expected and expected[0] == change.value else None
+        event = shelf.apply(key, change.value, change.rv, known)
+        return (shelf, event) if event else None
 
     def _place(self, key: str) -> tuple[Shelf, Key] | None:
         """The shelf and the object's key; None for keys of resources that are not served (a newer server's)."""

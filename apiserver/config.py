@@ -103,6 +103,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             "--max-mutating-requests-inflight", "writing requests here at a time, running or waiting; 0: any number"
         ),
     ] = 200
+    shutdown_delay_duration: Annotated[
+        Duration,
+        Option("--shutdown-delay-duration", "how long to go on serving, not ready, after being told to end"),
+    ] = 0.0
+    default_watch_cache_size: Annotated[
+        int, Option("--default-watch-cache-size", "events a resource keeps in memory for watches that resume")
+    ] = 4096
     audit_policy_file: Annotated[
         str,
         Option(

@@ -79,7 +79,7 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     registry = Registry()
-    cache = Cache(registry.describers() | allocations.DESCRIBERS)
+    cache = Cache(registry.describers() | allocations.DESCRIBERS, ring=config.default_watch_cache_size)
     watches = Watches(cache)
     allocators = Allocators(ranges, allocations.Books(cache, registry, ranges))
     settings = Settings(config.default_not_ready_toleration_seconds, config.default_unreachable_toleration_seconds)
@@ -87,7 +87,7 @@ async def _serve(
     writer = Writer(store, cache, admission, allocators, event_ttl=config.event_ttl)
     metrics = Metrics()
     metrics.registry.register(CacheFigures(cache, watches))
-    furnished = asyncio.Event()
+    furnished, ending = asyncio.Event(), asyncio.Event()
     relay = Relay(_node(cache, registry), kubelet_tls, session)
     reviews = Reviews(access.build(config, keys, cache, registry, store))
     verbs = Verbs(
@@ -106,7 +106,7 @@ async def _serve(
             "poststarthook/bootstrap-controller": health.plain(
                 lambda: None if furnished.is_set() else "namespaces and Service kubernetes are being made"
             ),
-            "shutdown": health.plain(lambda: "the server is ending" if watches.closing else None),
+            "shutdown": health.plain(lambda: "the server is ending" if ending.is_set() else None),
         },
         more=reviews.document,
     )
@@ -122,9 +122,17 @@ async def _serve(
             async with AsyncExitStack() as stack:
                 stack.enter_context(allocators.following(cache.shelf(registry.core("services").prefix)))
                 group.create_task(allocations.repairing(store, allocators.books), name="allocations")
-                port = await stack.enter_async_context(
-                    listening(server, config.bind_address, config.secure_port, tls, watches.close)
+                delay = config.shutdown_delay_duration
+                listener = listening(
+                    server,
+                    config.bind_address,
+                    config.secure_port,
+                    tls,
+                    closing=watches.close,
+                    ending=ending.set,
+                    delay=delay,
                 )
+                port = await stack.enter_async_context(listener)
                 client_ca = Path(config.client_ca_file).read_text()
                 cluster = bootstrap.Cluster(ranges.addresses, address, port, client_ca)
                 await bootstrap.ensure(registry, writer, cluster)

@@ -37,7 +37,8 @@ class Metrics:
 
         self._series: dict[tuple[str, ...], tuple[Counter, Histogram]] = {}
 
-    def observe(self, request: Request, code: int, seconds: float) -> None:
+    def observe(self, request: Request, code: int, seconds: float, size: int = 0) -> None:
+        del size
         labels = (*_labels(request), str(code))
         series = self._series.get(labels)
         if series is None:  # looking labels up in prometheus_client costs more than counting

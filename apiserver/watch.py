@@ -11,7 +11,8 @@ so that a client which applies what it is told always holds exactly what LIST wo
 event and shared by all watchers that see the object in the same view; the shelf offers an event only to the watchers of the
 buckets it falls into (all, its namespace, its node, its name).
 
-A watcher whose unread frames pass the limit is closed; the client watches again from the last version it saw.
+Frames are written to the client's connection when they are made; nothing of a live watch waits here. A watcher with too much
+unread is ended, behind what it was told; the client watches again from the last version it saw.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from apiserver import errors
-from apiserver.cache import EVERYTHING, Bucket, Cache, Entry, Event, Frames, Shelf
+from apiserver.cache import EVERYTHING, Bucket, Cache, Entry, Event, Frames
+from apiserver.http.exchange import Outlet, framed
 
 MAX_BYTES: Final = 4 << 20
+SLICE: Final = 256 << 10
+MATCHED_AT_ONCE: Final = 2000
 BOOKMARK_EVERY: Final = 60.0
 BOOKMARK_BEFORE_END: Final = 2.0
 Matches = Callable[[Entry], bool]
@@ -49,62 +53,98 @@ class FrameView(Protocol):
 
 
 class Watcher:
-    def __init__(self, matches: Matches, view: FrameView) -> None:
+    """`after`: what happened up to there it learns from `show` or `replay`."""
+
+    __slots__ = ("_backlog", "_matches", "_outlet", "_size", "_view", "_wake", "after", "ended")
+
+    def __init__(self, matches: Matches, view: FrameView, outlet: Outlet, after: int) -> None:
         self._matches = matches
         self._view = view
-        self._frames: list[bytes] = []
+        self._outlet = outlet
+        self._backlog: list[bytes] | None = []
         self._size = 0
         self._wake = asyncio.Event()
+        self.after = after
         self.ended = False
 
     def offer(self, event: Event, frames: Frames) -> None:
-        was = event.old is not None and self._matches(event.old)
-        now = event.new is not None and self._matches(event.new)
-        match was, now:
-            case False, True:
-                self._tell("ADDED", event, event.new, frames)
-            case True, True:
-                self._tell("MODIFIED", event, event.new, frames)
-            case True, False:
-                self._tell("DELETED", event, event.old, frames)
-            case _:
-                pass
+        if event.rv > self.after and (piece := self._piece(event, frames)):
+            self.put(piece)
 
-    def _tell(self, word: str, event: Event, entry: Entry | None, frames: Frames) -> None:
+    def _piece(self, event: Event, frames: Frames) -> bytes | None:
+        """What this watcher is told of the event; rendered once for all who see it alike."""
+        old, new = event.old, event.new
+        was = old is not None and self._matches(old)
+        now = new is not None and self._matches(new)
+        if not was and not now:
+            return None
+        word, entry = ("MODIFIED" if was else "ADDED", new) if now else ("DELETED", old)
         assert entry is not None
-        if not self._view.shared:
-            self.put(self._view.frame(word, entry if word != "DELETED" else entry.at(event.rv)))
-            return
-        key = (word, self._view.name)
-        frame = frames.get(key)
-        if frame is None:
-            frame = self._view.frame(word, entry if word != "DELETED" else entry.at(event.rv))
-            frames[key] = frame
-        self.put(frame)
+        view = self._view
+        if not view.shared:
+            return framed(view.frame(word, entry if now else entry.at(event.rv)))
+        piece = frames.get((word, view.name))
+        if piece is None:
+            piece = framed(view.frame(word, entry if now else entry.at(event.rv)))
+            frames[word, view.name] = piece
+        return piece
 
-    def show(self, entries: Iterable[Entry]) -> None:
-        """Synthetic ADDED frames for what was there before the watch began; they do not count against the limit."""
-        self._frames += [self._view.frame("ADDED", entry) for entry in entries if self._matches(entry)]
-        self._wake.set()
-
-    def put(self, frame: bytes) -> None:
+    def put(self, piece: bytes) -> None:
         if self.ended:
             return
-        self._frames.append(frame)
-        self._size += len(frame)
+        if self._backlog is None:
+            self._outlet.write(piece)
+            if self._outlet.unsent > MAX_BYTES:
+                self.end()
+            return
+        self._backlog.append(piece)
+        self._size += len(piece)
         if self._size > MAX_BYTES:
-            self._frames.clear()
+            self._backlog = []
             self.end()
-        self._wake.set()
+
+    async def show(self, entries: Iterable[Entry]) -> None:
+        """Synthetic ADDED frames for what was there before the watch began, as fast as the client reads. What happens
+        meanwhile waits in the backlog."""
+        frames: list[bytes] = []
+        size = 0
+        for seen, entry in enumerate(entries, 1):
+            if self._matches(entry):
+                frames.append(self._view.frame("ADDED", entry))
+                size += len(frames[-1])
+            if size > SLICE or seen % MATCHED_AT_ONCE == 0:
+                await self._flush(frames)
+                frames, size = [], 0
+                if self.ended:
+                    return
+        await self._flush(frames)
+
+    async def replay(self, events: Iterable[Event]) -> None:
+        """What happened before the watch began, likewise."""
+        size = 0
+        for seen, event in enumerate(events, 1):
+            if piece := self._piece(event, {}):
+                self._outlet.write(piece)
+                size += len(piece)
+            if size > SLICE or seen % MATCHED_AT_ONCE == 0:
+                await self._flush([])
+                size = 0
+
+    async def _flush(self, frames: list[bytes]) -> None:
+        if frames:
+            self._outlet.write(framed(b"".join(frames)))
+        await self._outlet.drained()
+        await asyncio.sleep(0)
+
+    def live(self) -> None:
+        """The beginning is told; from here on an event is written when it happens."""
+        backlog, self._backlog = self._backlog or (), None
+        if backlog and not self.ended:
+            self._outlet.write(b"".join(backlog))
 
     def end(self) -> None:
         self.ended = True
         self._wake.set()
-
-    def take(self) -> bytes:
-        frames, self._frames, self._size = self._frames, [], 0
-        self._wake.clear()
-        return frames[0] if len(frames) == 1 else b"".join(frames)
 
     async def wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -137,49 +177,52 @@ class Watches:
             watcher.end()
 
     async def follow(
-        self, prefix: str, start: Start, matches: Matches, view: FrameView, *, seconds: float, bookmarks: bool
-    ) -> AsyncIterator[bytes]:
-        """Chunks for the client until the time is up, it reads too slowly or the server ends."""
+        self,
+        prefix: str,
+        start: Start,
+        matches: Matches,
+        view: FrameView,
+        outlet: Outlet,
+        *,
+        seconds: float,
+        bookmarks: bool,
+    ) -> None:
+        """Tells the client until the time is up, it reads too slowly or the server ends."""
         shelf = self.cache.shelf(prefix)
-        watcher = Watcher(matches, view)
+        end = asyncio.get_running_loop().time() + seconds
+        # Nothing awaits between joining the subscribers and knowing what was before: no event is missed or told twice.
+        events = None if start.rv is None else shelf.since(start.rv)
+        if start.rv is not None and events is None:
+            outlet.write(framed(view.error(errors.too_old_resource_version(start.rv, shelf.floor).to_dict())))
+            return
+        entries = list(start.entries()) if start.rv is None else []
+        watcher = Watcher(matches, view, outlet, self.cache.rv)
         self.open[watcher] = prefix
         try:
-            with shelf.watched(watcher.offer, start.bucket):
-                if not self._begin(shelf, start, watcher, view):
-                    yield view.error(errors.too_old_resource_version(start.rv or 0, shelf.floor).to_dict())
-                    return
-                async for chunk in self._chunks(watcher, view, seconds, bookmarks):
-                    yield chunk
+            with shelf.subscribed(watcher.offer, start.bucket):
+                await watcher.replay(events or ())
+                await watcher.show(entries)
+                watcher.live()
+                if start.initial_events_end:
+                    watcher.put(framed(view.bookmark(self._promised(watcher.after), initial_events_end=True)))
+                if not self.closing:
+                    await self._lasting(watcher, view, end, bookmarks)
         finally:
+            watcher.ended = True
             del self.open[watcher]
 
-    def _begin(self, shelf: Shelf, start: Start, watcher: Watcher, view: FrameView) -> bool:
-        """Nothing awaits between joining the shelf's watchers and this: no event is missed or told twice."""
-        if start.rv is None:
-            watcher.show(start.entries())
-        else:
-            events = shelf.since(start.rv)
-            if events is None:
-                return False
-            for event in events:
-                watcher.offer(event, {})
-        if start.initial_events_end:
-            watcher.put(view.bookmark(self.cache.rv, initial_events_end=True))
-        return True
+    def _promised(self, rv: int) -> int:
+        """The newest version that every watcher from `rv` on has been told of, or does not need to be."""
+        return max(rv, self.cache.told)
 
-    async def _chunks(self, watcher: Watcher, view: FrameView, seconds: float, bookmarks: bool) -> AsyncIterator[bytes]:
+    async def _lasting(self, watcher: Watcher, view: FrameView, end: float, bookmarks: bool) -> None:
         clock = asyncio.get_running_loop().time
-        end = clock() + seconds
         times = _bookmark_times(clock(), end, self._bookmark_every) if bookmarks else iter(())
         bookmark = next(times, end)
-        while True:
-            if chunk := watcher.take():
-                yield chunk
-            if self.closing or watcher.ended or clock() >= end:
-                return
+        while not watcher.ended and clock() < end:
             if clock() >= bookmark:
-                # Every event up to the cache's version is in the queue already, so it may be promised.
-                watcher.put(view.bookmark(self.cache.rv, initial_events_end=False))
+                # An answer may precede its event, a bookmark never may.
+                watcher.put(framed(view.bookmark(self._promised(watcher.after), initial_events_end=False)))
                 bookmark = next(times, end)
                 continue
             await watcher.wait(min(end, bookmark) - clock())

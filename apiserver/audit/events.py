@@ -24,7 +24,7 @@ from apiserver.authorization import Attributes, Decision
 from apiserver.codec import json, yaml
 from apiserver.errors import StatusError
 from apiserver.http.ending import Ending
-from apiserver.http.exchange import JSON, Answer, Reply, Request, Stream
+from apiserver.http.exchange import JSON, Answer, Feed, Outlet, Reply, Request, Stream
 from apiserver.store import StoreFailed
 from apiserver.store.refusal import refused
 
@@ -63,9 +63,18 @@ class Record:
             case Stream():
                 self._stage("ResponseStarted", {"metadata": {}, "code": reply.code})
                 return replace(reply, chunks=Ending(reply.chunks, lambda: self._complete(reply.code)))
+            case Feed():
+                self._stage("ResponseStarted", {"metadata": {}, "code": reply.code})
+                return replace(reply, run=lambda outlet: self._followed(reply, outlet))
             case _:
                 self._complete(101)
                 return reply
+
+    async def _followed(self, feed: Feed, outlet: Outlet) -> None:
+        try:
+            await feed.run(outlet)
+        finally:
+            self._complete(feed.code)
 
     def _failed(self, error: BaseException | None) -> None:
         """Whoever raises it answers it; here it is only written down."""

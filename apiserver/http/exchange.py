@@ -61,12 +61,13 @@ class Stream:
     """Chunks that are flushed one by one; the answer ends when the iterator does.
 
     `headers` may repeat a name; with a Content-Length among them there is no chunked framing. Without a content type there
-    is no such header."""
+    is no such header. `whole`: it is one document in slices, which may be compressed, not bytes as they come."""
 
     chunks: AsyncIterator[bytes]
     content_type: str = JSON
     code: int = 200
     headers: tuple[tuple[str, str], ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,39 @@ class Takeover:
     run: Callable[[Duplex], Awaitable[None]]
 
 
-Reply = Answer | Stream | Takeover
+class Outlet(Protocol):
+    """The client's side of a `Feed`."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the client has not taken yet."""
+
+    def write(self, piece: bytes) -> None:
+        """Sends a piece that `framed` made. Never waits, and does nothing when the client is gone."""
+
+    async def drained(self) -> None:
+        """Waits until the client has taken most of what was written. Raises ConnectionError when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A watch: `run` writes to the client whenever it has something, and the answer ends when it returns."""
+
+    run: Callable[[Outlet], Awaitable[None]]
+    content_type: str = JSON
+    code: int = 200
+
+
+Reply = Answer | Stream | Takeover | Feed
+
+
+def framed(data: bytes) -> bytes:
+    """`data` as one chunk of a chunked answer, so that a thousand watchers are sent the very same bytes."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def unframed(piece: bytes) -> bytes:
+    return piece[piece.index(b"\n") + 1 : -2]
 
 
 def json_answer(value: Any, code: int = 200, warnings: tuple[str, ...] = ()) -> Answer:

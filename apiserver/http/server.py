@@ -1,264 +1,238 @@
-"""Sockets: aiohttp's low-level server (no router, no middleware) turned into `exchange` values and back.
+"""The server: who is connected, and the one door between connections and the API.
 
-A handler is cancelled when its client vanishes. Big answers are compressed off the loop and written in slices, so that one
-LIST of thousands of pods does not stall leases and watches. This is the one door at which an unforeseen exception becomes
-an answer (500 with a Status) and a traceback in the log.
+A request becomes an `exchange.Request`, `dispatch` makes a reply of it, and the reply goes out (`writing`). This is the one
+door at which an unforeseen exception becomes an answer (500 with a Status) and a traceback in the log.
+
+The end, as upstream has it: while `delay` runs, /readyz fails and everything is served, so that load balancers look
+elsewhere; then nobody new is let in, idle connections close, watches end with a clean last chunk, answers say
+`Connection: close`, and what is running has `DRAIN_SECONDS` to finish.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
-import os
 import ssl
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, cast
-
-import orjson
-import yaml
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Final
 
 from apiserver import errors
-from apiserver.authentication import user_of
 from apiserver.errors import StatusError
-from apiserver.http import accept
-from apiserver.http.exchange import JSON, Answer, Reply, Request, Stream, Takeover, error_answer
+from apiserver.http import heads
+from apiserver.http.connection import Connection, Incoming
+from apiserver.http.exchange import Answer, Feed, Reply, Request, Stream, Takeover, error_answer
+from apiserver.http.writing import Exchange, send_answer, send_feed, send_stream
 from apiserver.store import StoreFailed, StoreLost
 from apiserver.store.refusal import refused
 from kube.errors import UsageError
 
-MAX_BODY: Final = 3 << 20
-GZIP_FROM: Final = 128 << 10
-SLICE: Final = 256 << 10
-SHUTDOWN_SECONDS: Final = 5.0
-STALL_SECONDS: Final = 60.0  # a client that reads nothing of a slice for so long is gone, or as good as
-AUDIT_ID_LENGTH: Final = 64
-UNREAD_BYTES: Final = 1 << 20  # of an upgraded connection, before we stop reading
-_PRETTY_AGENTS: Final = ("curl", "Wget", "Mozilla")
+DRAIN_SECONDS: Final = 60.0
+CLOCK_SECONDS: Final = 5.0
+HANDSHAKE_SECONDS: Final = 10.0
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 16 << 20  # of a refused body, so that its sender reads the refusal
+BACKLOG: Final = 1024
 
 log = logging.getLogger(__name__)
 
 Dispatch = Callable[[Request], Awaitable[Reply]]
-Observe = Callable[[Request, int, float], None]
+Observe = Callable[[Request, int, float, int], None]
 
 
-def _request(raw: web.BaseRequest) -> Request:
-    transport = raw.transport
-    certificate = transport.get_extra_info("peercert") if transport else None
+async def _no_body() -> bytes:
+    return b""
 
-    async def body() -> bytes:
-        if (raw.content_length or 0) > MAX_BODY:
-            raise errors.request_entity_too_large(MAX_BODY)
-        try:
-            data = await raw.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise errors.request_entity_too_large(MAX_BODY) from error
-        if raw.headers.get("Content-Encoding", "").lower() == "gzip" and data[:2] == b"\x1f\x8b":
-            raise errors.unsupported_media_type((JSON,))
-        return data
 
-    return Request(
-        raw.method,
-        raw.path,
-        raw.query,
-        raw.query_string,
-        raw.headers,
-        body,
-        user_of(certificate),
-        source=raw.remote or "",
-        audit_id=_audit_id(raw.headers.get("Audit-Id")),
-        raw_path=raw.rel_url.raw_path,
-        chunks=cast("Any", raw.content.iter_any),
-    )
+async def _encoded() -> bytes:
+    raise StatusError(415, "UnsupportedMediaType", "a compressed body is not served; send it without Content-Encoding")
+
+
+def _is_encoded(incoming: Incoming) -> bool:
+    encoding = incoming.headers.get("Content-Encoding")
+    return encoding is not None and encoding.lower() not in ("", "identity")
+
+
+async def _no_pieces() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 class Server:
+    """`observe` is told of each request: its code, the seconds until its answer was there, the bytes of its answer."""
+
     def __init__(self, dispatch: Dispatch, observe: Observe) -> None:
         self._dispatch = dispatch
         self._observe = observe
+        self._tasks: asyncio.TaskGroup | None = None
+        self.connections: dict[Connection, asyncio.Task[None]] = {}
+        self.ending = False
 
-    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        started = time.perf_counter()
-        request = _request(raw)
+    def connection(self) -> Connection:
+        return Connection(self._answer, _refusal, self._opened, self._closed)
+
+    def _opened(self, connection: Connection) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        task = self.connections[connection] = self._tasks.create_task(connection.run())
+        return task
+
+    def _closed(self, connection: Connection) -> None:
+        self.connections.pop(connection, None)
+
+    async def _answer(self, connection: Connection, incoming: Incoming) -> bool:
+        """Answers one request; whether another may follow."""
+        started = perf_counter()
+        keep = incoming.keep_alive and not self.ending
         try:
-            reply = await self._dispatch(request)
+            if incoming.refusal:
+                raise incoming.refusal
+            request = _request(connection, incoming)
         except StatusError as error:
-            reply = error_answer(error)
-        except (StoreFailed, StoreLost) as error:
-            log.error("%s %s: the store: %s", request.method, request.path, error)
-            reply = error_answer(refused(error))
-        except Exception as error:
-            log.exception("%s %s", request.method, request.path)
-            reply = error_answer(errors.internal(f"{type(error).__name__}: {error}"))
+            request = _malformed(connection, incoming)
+            reply: Reply = error_answer(error)
+            keep = keep and incoming.refusal is None
+        else:
+            reply = await self._replied(request)
+        exchange = Exchange(connection, request, incoming.version, last=not keep)
+        body = incoming.body
+        if body is not None and not body.complete:
+            exchange.last = True
+        try:
+            await self._sent(exchange, reply, perf_counter() - started)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("%s %s, while it was being answered", request.method, request.path)
+            connection.abort()
+            return False
+        if body is not None and not body.complete:
+            await _lingered(incoming)
+        return not exchange.last and not self.ending
+
+    async def _sent(self, exchange: Exchange, reply: Reply, seconds: float) -> None:
+        request, connection = exchange.request, exchange.connection
         match reply:
             case Answer():
-                self._observe(request, reply.code, time.perf_counter() - started)
-                return await _answer(request, reply)
+                exchange.last = exchange.last or self.ending
+                self._observe(request, reply.code, seconds, await send_answer(exchange, reply))
             case Stream():
-                self._observe(request, reply.code, time.perf_counter() - started)
-                return await _stream(raw, request, reply)
+                connection.lasting = not reply.whole
+                self._observe(request, reply.code, seconds, await send_stream(exchange, reply))
+                connection.lasting = False
+            case Feed():
+                self._observe(request, reply.code, seconds, 0)
+                await send_feed(exchange, reply)
             case Takeover():
-                self._observe(request, 101, time.perf_counter() - started)
-                return await _takeover(raw, reply)
+                exchange.last = connection.lasting = True
+                self._observe(request, 101, seconds, 0)
+                await _taken(connection, reply)
+
+    async def _replied(self, request: Request) -> Reply:
+        try:
+            return await self._dispatch(request)
+        except StatusError as error:
+            return error_answer(error)
+        except (StoreFailed, StoreLost) as error:
+            log.error("%s %s: the store: %s", request.method, request.path, error)
+            return error_answer(refused(error))
+        except Exception as error:
+            log.exception("%s %s", request.method, request.path)
+            return error_answer(errors.internal(f"{type(error).__name__}: {error}"))
+
+    async def clock(self) -> None:
+        """Closes connections whose client keeps us waiting."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(CLOCK_SECONDS)
+            now = loop.time()
+            for connection in [one for one in self.connections if one.overdue(now)]:
+                connection.abort()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Owns the connections' tasks; on exit those that are still there are aborted."""
+        async with asyncio.TaskGroup() as self._tasks:
+            clock = self._tasks.create_task(self.clock())
+            try:
+                yield
+            finally:
+                clock.cancel()
+                for connection in tuple(self.connections):
+                    connection.abort()
+                for task in tuple(self.connections.values()):
+                    task.cancel()
+
+    async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Lets what is running finish; whatever is idle ends now."""
+        self.ending = True
+        for connection, task in tuple(self.connections.items()):
+            if connection.idle:
+                connection.close()
+            elif connection.lasting:
+                task.cancel()
+        tasks = [task for connection, task in self.connections.items() if not connection.idle]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            if late:
+                log.warning("%d requests did not finish within %g s; their connections are cut", len(late), seconds)
 
 
-def _audit_id(told: str | None) -> str:
-    """As told by whoever stands before us, as far as it can be a header; else a new one."""
-    if told and len(told) <= AUDIT_ID_LENGTH and told.isascii() and told.isprintable():
-        return told
-    return str(uuid.UUID(bytes=os.urandom(16), version=4))
+def _refusal(code: int, why: str) -> StatusError:
+    reasons = {400: "BadRequest", 431: "RequestHeaderFieldsTooLarge"}
+    return StatusError(code, reasons[code], why)
 
 
-def _headers(request: Request, content_type: str) -> dict[str, str]:
-    return {"Audit-Id": request.audit_id, "Cache-Control": "no-cache, private", "Content-Type": content_type}
+def _request(connection: Connection, incoming: Incoming) -> Request:
+    """Raises 400."""
+    path, raw_path, query = heads.split(incoming.target)
+    headers, body = incoming.headers, incoming.body
+    return Request(
+        incoming.method,
+        path,
+        heads.query_of(query),
+        query,
+        headers,
+        _no_body if body is None else _encoded if _is_encoded(incoming) else body.whole,
+        connection.user,
+        connection.source,
+        heads.audit_id(headers.get("Audit-Id")),
+        raw_path,
+        _no_pieces if body is None else body.pieces,
+    )
 
 
-async def _answer(request: Request, answer: Answer) -> web.StreamResponse:
-    body, content_type = _dressed(request, answer)
-    headers = _headers(request, content_type) | dict(answer.headers)
-    if (
-        len(body) > GZIP_FROM
-        and "gzip" in request.headers.get("Accept-Encoding", "")
-        and "Content-Encoding" not in headers
-    ):
-        body = await asyncio.to_thread(gzip.compress, body, 1)
-        headers["Content-Encoding"] = "gzip"
-        headers["Vary"] = "Accept-Encoding"
-    response = _Sliced(status=answer.code, body=body, headers=headers)
-    for text in answer.warnings:
-        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-        response.headers.add("Warning", f'299 - "{quoted}"')
-    return response
+def _malformed(connection: Connection, incoming: Incoming) -> Request:
+    """Stands for what was no request, where one is counted."""
+    return Request(
+        incoming.method,
+        "",
+        heads.query_of(""),
+        "",
+        incoming.headers,
+        _no_body,
+        connection.user,
+        connection.source,
+        heads.audit_id(None),
+    )
 
 
-class _Sliced(web.Response):
-    """A response whose body is written in slices with a turn for everybody else between them."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        body = self.body
-        if not isinstance(body, bytes) or len(body) <= SLICE or self._payload_writer is None:
-            await super().write_eof(data)
-            return
-        view = memoryview(body)
-        for start in range(0, len(view), SLICE):
-            await self._payload_writer.write(view[start : start + SLICE])
-            await asyncio.sleep(0)
-        self.body = None
-        await super().write_eof(b"")
-
-
-def _dressed(request: Request, answer: Answer) -> tuple[bytes, str]:
-    """JSON as the client reads it best: as it is, indented, or as YAML."""
-    if answer.content_type != JSON or "Content-Encoding" in answer.headers or not answer.body:
-        return answer.body, answer.content_type
-    if accept.wants_yaml(request.headers.get("Accept", "")):
-        text = yaml.dump(orjson.loads(answer.body), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        return text.encode(), "application/yaml"
-    pretty = request.query.get("pretty")
-    if pretty in ("1", "true") or (pretty is None and request.user_agent.startswith(_PRETTY_AGENTS)):
-        return orjson.dumps(orjson.loads(answer.body), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), JSON
-    return answer.body, JSON
-
-
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-async def _stream(raw: web.BaseRequest, request: Request, stream: Stream) -> web.StreamResponse:
-    response = web.StreamResponse(status=stream.code, headers=_headers(request, stream.content_type))
-    if not stream.content_type:
-        del response.headers["Content-Type"]
-    for name, value in stream.headers:
-        response.headers.add(name, value)
-    if "Content-Length" not in response.headers and stream.code not in (204, 304):
-        response.enable_chunked_encoding()
-    await response.prepare(raw)
+async def _taken(connection: Connection, takeover: Takeover) -> None:
     try:
-        async with aclosing(cast("Any", stream.chunks)) as chunks:
-            async for chunk in chunks:
-                view = memoryview(chunk)
-                for start in range(0, len(view), SLICE):
-                    async with asyncio.timeout(STALL_SECONDS):
-                        await response.write(view[start : start + SLICE])
-    except TimeoutError:
-        if raw.transport is not None:
-            raw.transport.abort()
-        return response
-    except ConnectionError:
-        return response  # the client is gone; there is nobody to tell
-    await response.write_eof()
-    return response
-
-
-class _Taken(web.StreamResponse):
-    """Stands for a response that was written by hand."""
-
-    async def prepare(self, _request: web.BaseRequest) -> None:
-        return None
-
-    async def write_eof(self, _data: bytes = b"") -> None:
-        return None
-
-
-class _RawConnection:
-    """`exchange.Duplex` over an upgraded connection; also the parser that aiohttp feeds the client's bytes to."""
-
-    def __init__(self, transport: asyncio.Transport, protocol: RequestHandler) -> None:
-        self._transport = transport
-        self._protocol = protocol
-        self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
-        self._unread = 0
-        self._ended = False
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self._pieces.put_nowait(bytes(data))
-        self._unread += len(data)
-        if self._unread > UNREAD_BYTES:
-            self._transport.pause_reading()
-        return False, b""
-
-    def feed_eof(self) -> None:
-        self._pieces.put_nowait(b"")
-
-    def set_exception(self, *_: object) -> None:
-        self.feed_eof()
-
-    async def read(self) -> bytes:
-        if self._ended:
-            return b""
-        piece = await self._pieces.get()
-        self._ended = not piece
-        before, self._unread = self._unread, self._unread - len(piece)
-        if before > UNREAD_BYTES >= self._unread:
-            self._transport.resume_reading()
-        return piece
-
-    async def write(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        self._transport.write(data)
-        await self._protocol._drain_helper()
-
-
-async def _takeover(raw: web.BaseRequest, takeover: Takeover) -> web.StreamResponse:
-    transport = raw.transport
-    taken = _Taken(status=101)
-    taken.force_close()
-    if transport is None:
-        return taken
-    connection = _RawConnection(transport, raw.protocol)
-    raw.protocol.set_parser(cast("Any", connection))
-    try:
-        await takeover.run(connection)
+        await takeover.run(connection.take_over())
     except* ConnectionError:
         pass
-    finally:
-        transport.close()
-    return taken
+
+
+async def _lingered(incoming: Incoming) -> None:
+    """Reads on for a moment: closing at once would reset the connection before the client has read why."""
+    if incoming.body is None or incoming.expects:
+        return
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            await incoming.body.discarded(LINGER_BYTES)
+    except TimeoutError:
+        pass
 
 
 def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:
@@ -276,31 +250,40 @@ def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def listening(
-    server: Server, host: str, port: int, tls: ssl.SSLContext, closing: Callable[[], None]
+    server: Server,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext,
+    closing: Callable[[], None],
+    *,
+    ending: Callable[[], None] = lambda: None,
+    delay: float = 0.0,
 ) -> AsyncIterator[int]:
-    """Serves while the context is open; on exit stops accepting, calls `closing` (which ends the watches) and waits for
-    what is running. Yields the port; raises UsageError naming the address when it is taken."""
+    """Serves while the context is open. On exit calls `ending` (not ready any more), goes on for `delay` seconds, stops
+    accepting, calls `closing` (which ends the watches) and waits for what is running. Yields the port; raises UsageError
+    naming the address when it is taken."""
     loop = asyncio.get_running_loop()
-
-    def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY + 1)
-
-    low = web.Server(server.handle, request_factory=request, handler_cancellation=True, **_PROTOCOL)
-    runner = web.ServerRunner(low, handle_signals=False)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host or None, port, ssl_context=tls, shutdown_timeout=SHUTDOWN_SECONDS, backlog=1024)
+    async with server.running():
         try:
-            await site.start()
+            sockets = await loop.create_server(
+                server.connection,
+                host or None,
+                port,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                backlog=BACKLOG,
+                reuse_address=True,
+            )
         except OSError as error:
             where = f"{host or '*'}:{port}"
             raise UsageError(
                 f"cannot listen on {where} ({error.strerror or error}); set --bind-address and --secure-port to a free one"
             ) from error
-        yield runner.addresses[0][1]
-    finally:
-        closing()
-        await runner.cleanup()
-
-
-_PROTOCOL: Final[Mapping[str, Any]] = {"keepalive_timeout": 90.0, "tcp_keepalive": True, "access_log": None}
+        try:
+            yield sockets.sockets[0].getsockname()[1]
+        finally:
+            ending()
+            await asyncio.sleep(delay)
+            sockets.close()
+            closing()
+            await server.drain()

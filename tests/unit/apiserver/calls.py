@@ -30,7 +30,7 @@ from apiserver.errors import StatusError
 from apiserver.http import subresources
 from apiserver.http.api import Api
 from apiserver.http.documents import Documents
-from apiserver.http.exchange import Answer, Reply, Request, Stream
+from apiserver.http.exchange import Answer, Feed, Reply, Request
 from apiserver.http.reviews import Reviews
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import Metrics
@@ -105,22 +105,41 @@ class Calls:
 
     async def watch(self, url: str, **headers: str) -> Watching:
         reply = await self.reply("GET", url, None, **headers)
-        assert isinstance(reply, Stream)
+        assert isinstance(reply, Feed)
         return Watching(reply)
 
 
 class Watching:
-    """Frames of one watch, one at a time."""
+    """Frames of one watch, one at a time. It is an `exchange.Outlet`: `unsent` is what the test says it is."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._chunks = stream.chunks
+    def __init__(self, feed: Feed) -> None:
+        self.pieces: list[bytes] = []
+        self.unsent = 0
         self._frames: list[Any] = []
+        self._news = asyncio.Event()
+        self._running = asyncio.get_running_loop().create_task(feed.run(self))
+        self._running.add_done_callback(lambda _: self._news.set())
+
+    def write(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+        rest = piece
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            data, rest = rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+            self._frames += [orjson.loads(line) for line in data.splitlines()]
+        self._news.set()
+
+    async def drained(self) -> None:
+        await asyncio.sleep(0)
 
     async def next(self) -> Any:
         async with asyncio.timeout(5):
             while not self._frames:
-                chunk = await anext(self._chunks)
-                self._frames += [orjson.loads(line) for line in chunk.splitlines()]
+                if self._running.done():
+                    self._running.result()
+                    raise StopAsyncIteration
+                self._news.clear()
+                await self._news.wait()
         return self._frames.pop(0)
 
     async def brief(self) -> tuple[str, str]:
@@ -128,15 +147,15 @@ class Watching:
         return frame["type"], frame["object"]["metadata"].get("name", "")
 
     async def rest(self) -> list[Any]:
-        with contextlib.suppress(StopAsyncIteration):
-            while True:
-                chunk = await anext(self._chunks)
-                self._frames += [orjson.loads(line) for line in chunk.splitlines()]
+        async with asyncio.timeout(5):
+            await self._running
         frames, self._frames = self._frames, []
         return frames
 
     async def close(self) -> None:
-        await self._chunks.aclose()  # type: ignore[attr-defined]
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
 
 
 @asynccontextmanager
