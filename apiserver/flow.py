@@ -29,9 +29,10 @@ from apiserver.authorization import Attributes
 from apiserver.cache import Cache
 from apiserver.registry import Registry
 
-TURNS: Final = 32
+TURNS: Final = 16
 SPARE: Final = 2
 PATIENCE: Final = 15.0
+KNOWN: Final = 256
 WIDEST: Final = 10
 OBJECTS_A_TURN: Final = 500
 _READING: Final = frozenset({"get", "list", "watch", "head"})
@@ -134,7 +135,7 @@ class Level:
 
     def users(self) -> int:
         """How many have something here."""
-        return len(self._queues)
+        return sum(1 for queue in self._queues.values() if queue.running or queue.waiting)
 
     def _run(self, turn: Turn) -> None:
         turn.running = True
@@ -186,9 +187,9 @@ class Level:
             turn.start.set_exception(refused)
 
     def _forget(self, queue: Queue) -> None:
-        """Who has nothing here is forgotten; it comes back as if served as much as everybody."""
-        if not queue.running and not queue.waiting and self._queues.get(queue.user) is queue:
-            del self._queues[queue.user]
+        """Of many users, those who have nothing here; they come back as if served as much as everybody."""
+        if len(self._queues) > KNOWN and not queue.running and not queue.waiting:
+            self._queues.pop(queue.user, None)
 
 
 @dataclass(frozen=True, slots=True)
