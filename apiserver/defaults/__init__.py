@@ -5,31 +5,23 @@ alone, and idempotent); `prepare_create` and `prepare_update` after admission an
 each kind's strategy: a client's status is not taken, values the client left out stay). Objects change in place.
 """
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-from apiserver.defaults import cluster, pods, services, workloads
+from apiserver import schema
+from apiserver.defaults import cluster, pods, policies, rules, services, workloads
 
 Json = dict[str, Any]
 
-_DEFAULTS: Final[dict[tuple[str, str], Callable[[Json], None]]] = {
-    ("", "Pod"): pods.pod,
-    ("", "Service"): services.service,
-    ("", "Endpoints"): services.endpoints,
-    ("", "Namespace"): cluster.namespace,
-    ("", "Node"): cluster.node,
-    ("", "Secret"): cluster.secret,
-    ("apps", "Deployment"): workloads.deployment,
-    ("apps", "ReplicaSet"): workloads.replica_set,
-    ("discovery.k8s.io", "EndpointSlice"): services.endpoint_slice,
-}
+for _module in (cluster, pods, policies, services, workloads):
+    rules.register(_module.DEFAULTS)
 
 
 def apply(obj: Json, gvk: tuple[str, str, str]) -> Json:
     """The object with its kind's defaults; a kind without any comes back as it is."""
-    setter = _DEFAULTS.get((gvk[0], gvk[2]))
-    if setter is not None:
-        setter(obj)
+    name = schema.type_name(gvk)
+    fill = None if name is None else rules.filler(name)
+    if fill is not None:
+        fill(obj)
     return obj
 
 
@@ -43,8 +35,12 @@ def prepare_create(gvk: tuple[str, str, str], obj: Json) -> Json:
             services.new_service(obj)
         case "", "Namespace":
             cluster.new_namespace(obj)
-        case "apps", "Deployment" | "ReplicaSet":
-            obj["status"] = {"replicas": 0} if gvk[2] == "ReplicaSet" else {}
+        case "", "PersistentVolume" | "PersistentVolumeClaim":
+            cluster.new_volume(obj)
+        case "batch", "Job":
+            workloads.new_job(obj)
+        case "apiextensions.k8s.io", "CustomResourceDefinition":
+            policies.new_definition(obj)
         case _:
             pass
     return obj
@@ -63,6 +59,8 @@ def prepare_update(gvk: tuple[str, str, str], new: Json, old: Json) -> Json:
             services.updated_service(new, old)
         case "", "Namespace":
             cluster.updated_namespace(new, old)
+        case "apiextensions.k8s.io", "CustomResourceDefinition":
+            policies.updated_definition(new, old)
         case _:
             pass
     return new

@@ -9,42 +9,24 @@ from functools import lru_cache
 from math import ceil
 from typing import Any, Final
 
+from apiserver.defaults.rules import Default, Defaults
 from kube import quantity
 
 Json = dict[str, Any]
 
-_VOLUME_MODES: Final = ("secret", "configMap", "downwardAPI", "projected")
-_HANDLERS: Final = ("postStart", "preStop")
-_PROBES: Final = ("livenessProbe", "readinessProbe", "startupProbe")
-
 
 def pod(obj: Json) -> None:
-    spec = obj.setdefault("spec", {})
-    pod_spec(spec)
+    spec = obj["spec"]
     spec.setdefault("enableServiceLinks", True)
-    for container in containers(spec):
-        resources = container["resources"]
-        limits = resources.get("limits")
-        if limits:
-            resources["requests"] = limits | resources.get("requests", {})
-        if spec.get("hostNetwork"):
-            for port in container.get("ports", ()):
-                port.setdefault("hostPort", port.get("containerPort", 0))
-
-
-def pod_spec(spec: Json) -> None:
-    spec.setdefault("dnsPolicy", "ClusterFirst")
-    spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
-    spec.setdefault("securityContext", {})
-    spec.setdefault("schedulerName", "default-scheduler")
-    mirror_service_account(spec)
-    for one in spec.get("volumes", ()):
-        volume(one)
+    host_network = spec.get("hostNetwork")
     for one in containers(spec):
-        container(one)
-    for one in spec.get("ephemeralContainers", ()):
-        container(one)
+        resources = one.get("resources")
+        if resources and "limits" in resources:
+            requests = resources.get("requests")
+            resources["requests"] = resources["limits"] | requests if requests else dict(resources["limits"])
+        if host_network:
+            for port in one.get("ports", ()):
+                port.setdefault("hostPort", port.get("containerPort", 0))
 
 
 def mirror_service_account(spec: Json) -> None:
@@ -59,24 +41,12 @@ def containers(spec: Json) -> Iterator[Json]:
     yield from spec.get("containers", ())
 
 
-def container(obj: Json) -> None:
+def pull_policy(obj: Json) -> None:
     if "imagePullPolicy" not in obj:
         obj["imagePullPolicy"] = "Always" if floating(obj.get("image", "")) else "IfNotPresent"
-    obj.setdefault("terminationMessagePath", "/dev/termination-log")
-    obj.setdefault("terminationMessagePolicy", "File")
-    obj.setdefault("resources", {})
-    for port in obj.get("ports", ()):
-        port.setdefault("protocol", "TCP")
-    for variable in obj.get("env", ()):
-        _field_reference(variable.get("valueFrom", {}))
-    for name in _PROBES:
-        if name in obj:
-            _probe(obj[name])
-    for name in _HANDLERS:
-        if name in obj.get("lifecycle", {}):
-            _handler(obj["lifecycle"][name])
 
 
+@lru_cache(maxsize=4096)
 def floating(image: str) -> bool:
     """True when the image's tag is `latest`, by name or for want of any: it may have changed since the last pull."""
     name, _, digest = image.partition("@")
@@ -84,48 +54,14 @@ def floating(image: str) -> bool:
     return tag == "latest" or (not tag and not digest)
 
 
-def _field_reference(source: Json) -> None:
-    if "fieldRef" in source:
-        source["fieldRef"].setdefault("apiVersion", "v1")
-
-
-def _probe(probe: Json) -> None:
-    _handler(probe)
-    for name, value in (("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)):
-        probe.setdefault(name, value)
-
-
-def _handler(handler: Json) -> None:
-    if "httpGet" in handler:
-        handler["httpGet"].setdefault("path", "/")
-        handler["httpGet"].setdefault("scheme", "HTTP")
-    if "grpc" in handler:
-        handler["grpc"].setdefault("service", "")
-
-
 def volume(obj: Json) -> None:
-    if obj.keys() <= {"name"}:
+    if len(obj) <= ("name" in obj):
         obj["emptyDir"] = {}
-    for name in _VOLUME_MODES:
-        if name in obj:
-            obj[name].setdefault("defaultMode", 0o644)
-    if "hostPath" in obj:
-        obj["hostPath"].setdefault("type", "")
-    for item in obj.get("downwardAPI", {}).get("items", ()):
-        _field_reference(item)
-    for source in obj.get("projected", {}).get("sources", ()):
-        if "serviceAccountToken" in source:
-            source["serviceAccountToken"].setdefault("expirationSeconds", 3600)
-        for item in source.get("downwardAPI", {}).get("items", ()):
-            _field_reference(item)
-    if "iscsi" in obj:
-        obj["iscsi"].setdefault("iscsiInterface", "default")
-    if "rbd" in obj:
-        for name, value in (("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")):
-            obj["rbd"].setdefault(name, value)
-    claim = obj.get("ephemeral", {}).get("volumeClaimTemplate", {}).get("spec")
-    if claim is not None:
-        claim.setdefault("volumeMode", "Filesystem")
+
+
+def _image_volume(obj: Json) -> None:
+    if "pullPolicy" not in obj:
+        obj["pullPolicy"] = "Always" if floating(obj.get("reference", "")) else "IfNotPresent"
 
 
 def quality_of_service(spec: Json) -> str:
@@ -153,3 +89,54 @@ def _positive(maps: Iterable[Json]) -> dict[str, int]:
 @lru_cache(maxsize=1024)
 def _billionths(text: str) -> int:
     return ceil(quantity.parse(text) * 10**9)
+
+
+_CONTAINER: Final = Default(
+    {"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"},
+    ("resources",),
+    (pull_policy,),
+)
+_MODE: Final = Default({"defaultMode": 0o644})
+_ISCSI: Final = Default({"iscsiInterface": "default"})
+_RBD: Final = Default({"pool": "rbd", "user": "admin", "keyring": "/etc/ceph/keyring"})
+_SCALE_IO: Final = Default({"storageMode": "ThinProvisioned", "fsType": "xfs"})
+DEFAULTS: Final[Defaults] = {
+    "core.v1.Pod": Default(structs=("spec",), setters=(pod,)),
+    "core.v1.PodTemplate": Default(structs=("template",)),
+    "core.v1.PodTemplateSpec": Default(structs=("spec",)),
+    "core.v1.PodSpec": Default(
+        {
+            "dnsPolicy": "ClusterFirst",
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 30,
+            "schedulerName": "default-scheduler",
+        },
+        ("securityContext",),
+        (mirror_service_account,),
+    ),
+    "core.v1.Container": _CONTAINER,
+    "core.v1.EphemeralContainer": _CONTAINER,
+    "core.v1.ContainerPort": Default({"protocol": "TCP"}),
+    "core.v1.ObjectFieldSelector": Default({"apiVersion": "v1"}),
+    "core.v1.ResourceFieldSelector": Default({"divisor": "0"}),
+    "core.v1.Probe": Default({"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}),
+    "core.v1.HTTPGetAction": Default({"path": "/", "scheme": "HTTP"}),
+    "core.v1.GRPCAction": Default({"service": ""}),
+    "core.v1.Volume": Default(setters=(volume,)),
+    "core.v1.SecretVolumeSource": _MODE,
+    "core.v1.ConfigMapVolumeSource": _MODE,
+    "core.v1.DownwardAPIVolumeSource": _MODE,
+    "core.v1.ProjectedVolumeSource": _MODE,
+    "core.v1.ServiceAccountTokenProjection": Default({"expirationSeconds": 3600}),
+    "core.v1.HostPathVolumeSource": Default({"type": ""}),
+    "core.v1.ImageVolumeSource": Default(setters=(_image_volume,)),
+    "core.v1.ISCSIVolumeSource": _ISCSI,
+    "core.v1.ISCSIPersistentVolumeSource": _ISCSI,
+    "core.v1.RBDVolumeSource": _RBD,
+    "core.v1.RBDPersistentVolumeSource": _RBD,
+    "core.v1.ScaleIOVolumeSource": _SCALE_IO,
+    "core.v1.ScaleIOPersistentVolumeSource": _SCALE_IO,
+    "core.v1.AzureDiskVolumeSource": Default(
+        {"cachingMode": "ReadWrite", "kind": "Shared", "fsType": "ext4", "readOnly": False}
+    ),
+}

@@ -7,6 +7,8 @@ is what follows from the object alone.
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
+from apiserver.defaults.rules import Default, Defaults
+
 Json = dict[str, Any]
 
 _CLUSTER_TYPES: Final = frozenset({"ClusterIP", "NodePort", "LoadBalancer"})
@@ -14,7 +16,7 @@ _AFFINITY_SECONDS: Final = 10_800
 
 
 def service(obj: Json) -> None:
-    spec = obj.setdefault("spec", {})
+    spec = obj["spec"]
     affinity = spec.setdefault("sessionAffinity", "None")
     if affinity == "None":
         spec.pop("sessionAffinityConfig", None)
@@ -22,10 +24,6 @@ def service(obj: Json) -> None:
         client = spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {})
         client.setdefault("timeoutSeconds", _AFFINITY_SECONDS)
     kind = spec.setdefault("type", "ClusterIP")
-    for port in spec.get("ports", ()):
-        port.setdefault("protocol", "TCP")
-        if port.get("targetPort") in (None, 0, ""):
-            port["targetPort"] = port.get("port", 0)
     if kind in {"NodePort", "LoadBalancer"} or (kind == "ClusterIP" and spec.get("externalIPs")):
         spec.setdefault("externalTrafficPolicy", "Cluster")
     if kind in _CLUSTER_TYPES:
@@ -102,13 +100,21 @@ def _node_ports(spec: Json, before: Json) -> None:
             port["nodePort"] = found
 
 
-def endpoints(obj: Json) -> None:
-    for subset in obj.get("subsets", ()):
-        for port in subset.get("ports", ()):
-            port.setdefault("protocol", "TCP")
+def _target_port(port: Json) -> None:
+    if port.get("targetPort") in (None, 0, ""):
+        port["targetPort"] = port.get("port", 0)
 
 
-def endpoint_slice(obj: Json) -> None:
-    for port in obj.get("ports") or ():
-        port.setdefault("name", "")
-        port.setdefault("protocol", "TCP")
+def _ingress_mode(one: Json) -> None:
+    """A load balancer with an address passes packets on, unless it says that it ends them."""
+    if one.get("ip"):
+        one.setdefault("ipMode", "VIP")
+
+
+DEFAULTS: Final[Defaults] = {
+    "core.v1.Service": Default(structs=("spec",), setters=(service,)),
+    "core.v1.ServicePort": Default({"protocol": "TCP"}, setters=(_target_port,)),
+    "core.v1.LoadBalancerIngress": Default(setters=(_ingress_mode,)),
+    "core.v1.EndpointPort": Default({"protocol": "TCP"}),
+    "discovery.v1.EndpointPort": Default({"name": "", "protocol": "TCP"}),
+}

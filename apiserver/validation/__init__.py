@@ -2,79 +2,145 @@
 
 `validate_create` and `validate_update` return every cause at once, so that people fix a manifest in one go; an empty list
 means the object may be stored. Rules, paths and sentences are upstream's (pkg/apis/*/validation), for what people meet.
+
+Rules belong to types (`rules`), names and immutable fields to kinds (here). An update is judged by what changed: a spec
+that is as it was is not looked at again, so that objects older than a rule can still get their status.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from apiserver import schema
 from apiserver.errors import Cause
-from apiserver.validation import cluster, meta, names, pods, services, workloads
+from apiserver.validation import (
+    access,
+    autoscaling,
+    cluster,
+    containers,
+    definitions,
+    devices,
+    flowcontrol,
+    handlers,
+    jobs,
+    meta,
+    names,
+    networking,
+    pod_updates,
+    pods,
+    quotas,
+    rules,
+    scheduling,
+    services,
+    storage,
+    volumes,
+    webhooks,
+    workloads,
+)
+from apiserver.validation.rules import TOP, Found
 
 Json = dict[str, Any]
-Create = Callable[[Json], Iterator[Cause]]
-Update = Callable[[Json, Json], Iterator[Cause]]
+Update = Callable[[Json, Json, Found], None]
 
-_CREATE: Final[dict[tuple[str, str], Create]] = {
-    ("", "Binding"): cluster.binding,
-    ("", "ConfigMap"): cluster.config_map,
-    ("", "Endpoints"): services.endpoints,
-    ("", "Event"): cluster.event,
-    ("", "Node"): cluster.node,
-    ("", "Pod"): pods.pod,
-    ("", "Secret"): cluster.secret,
-    ("", "Service"): services.service,
-    ("apps", "Deployment"): workloads.deployment,
-    ("apps", "ReplicaSet"): workloads.replica_set,
-    ("autoscaling", "Scale"): workloads.scale,
-    ("coordination.k8s.io", "Lease"): cluster.lease,
-    ("discovery.k8s.io", "EndpointSlice"): services.endpoint_slice,
-}
+for _module in (
+    access, autoscaling, cluster, containers, definitions, devices, flowcontrol, handlers, jobs, meta, networking, pods,
+    quotas, scheduling, services, storage, volumes, webhooks, workloads,
+):  # fmt: skip
+    rules.register(_module.RULES)
+
+_RBAC: Final = "rbac.authorization.k8s.io"
 _UPDATE: Final[dict[tuple[str, str], Update]] = {
     ("", "ConfigMap"): cluster.immutable_update,
     ("", "Node"): cluster.node_update,
-    ("", "Pod"): pods.pod_update,
+    ("", "PersistentVolume"): storage.volume_update,
+    ("", "PersistentVolumeClaim"): storage.claim_update,
+    ("", "Pod"): pod_updates.pod_update,
+    ("", "ResourceQuota"): quotas.quota_update,
     ("", "Secret"): cluster.secret_update,
     ("", "Service"): services.service_update,
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): definitions.definition_update,
+    ("apps", "ControllerRevision"): workloads.revision_update,
+    ("apps", "DaemonSet"): workloads.selector_update,
     ("apps", "Deployment"): workloads.selector_update,
     ("apps", "ReplicaSet"): workloads.selector_update,
+    ("apps", "StatefulSet"): workloads.stateful_update,
+    ("batch", "Job"): jobs.job_update,
+    ("certificates.k8s.io", "CertificateSigningRequest"): access.signing_request_update,
     ("discovery.k8s.io", "EndpointSlice"): services.endpoint_slice_update,
+    ("flowcontrol.apiserver.k8s.io", "FlowSchema"): flowcontrol.mandatory_update,
+    ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration"): flowcontrol.mandatory_update,
+    ("networking.k8s.io", "IPAddress"): networking.ip_address_update,
+    ("networking.k8s.io", "IngressClass"): networking.ingress_class_update,
+    ("networking.k8s.io", "ServiceCIDR"): networking.service_cidr_update,
+    ("node.k8s.io", "RuntimeClass"): cluster.runtime_class_update,
+    (_RBAC, "ClusterRoleBinding"): access.binding_update,
+    (_RBAC, "RoleBinding"): access.binding_update,
+    ("resource.k8s.io", "ResourceClaim"): devices.claim_update,
+    ("resource.k8s.io", "ResourceClaimTemplate"): devices.spec_is_fixed,
+    ("resource.k8s.io", "ResourceSlice"): devices.slice_update,
+    ("scheduling.k8s.io", "PriorityClass"): cluster.priority_class_update,
+    ("storage.k8s.io", "CSIDriver"): storage.csi_driver_update,
+    ("storage.k8s.io", "CSINode"): storage.csi_node_update,
+    ("storage.k8s.io", "CSIStorageCapacity"): storage.capacity_update,
+    ("storage.k8s.io", "StorageClass"): storage.storage_class_update,
+    ("storage.k8s.io", "VolumeAttachment"): storage.spec_is_fixed,
+    ("storage.k8s.io", "VolumeAttributesClass"): storage.attributes_class_update,
+}
+_CREATE: Final[dict[tuple[str, str], rules.Check]] = {  # what holds only of a new object
+    ("", "Pod"): pods.pod,
+    ("networking.k8s.io", "Ingress"): networking.ingress_created,
 }
 _NAMES: Final[dict[tuple[str, str], names.Rule]] = {
     ("", "Event"): names.path_segment,
     ("", "Namespace"): names.dns_label,
     ("", "Service"): names.dns_1035_label,
+    ("apps", "StatefulSet"): names.dns_label,
+    ("batch", "CronJob"): names.cron_job_name,
+    ("certificates.k8s.io", "CertificateSigningRequest"): names.path_segment,
+    ("networking.k8s.io", "IPAddress"): names.address_name,
+    (_RBAC, "ClusterRole"): names.path_segment,
+    (_RBAC, "ClusterRoleBinding"): names.path_segment,
+    (_RBAC, "Role"): names.path_segment,
+    (_RBAC, "RoleBinding"): names.path_segment,
 }
 _BOUND_KINDS: Final = frozenset({("", "Binding"), ("autoscaling", "Scale")})  # named after another object
 
 
 def validate_create(gvk: tuple[str, str, str], obj: Json) -> list[Cause]:
     """Causes why a new object (decoded, defaulted, with its namespace set) may not be stored."""
+    found = Found()
     kind = (gvk[0], gvk[2])
-    return [*_metadata(gvk, obj), *_CREATE.get(kind, _nothing)(obj)]
+    if kind not in _BOUND_KINDS:
+        info = schema.resource_of(gvk)
+        rule = _NAMES.get(kind, names.dns_subdomain)
+        meta.object_meta(obj.get("metadata", {}), info is None or info.namespaced, rule, found)
+    walk = _walk(gvk)
+    if walk is not None:
+        walk(obj, TOP, found)
+    if kind in _CREATE:
+        _CREATE[kind](obj, TOP, found)
+    return found.causes
 
 
 def validate_update(gvk: tuple[str, str, str], new: Json, old: Json) -> list[Cause]:
-    """Causes why `new` may not replace `old`: the rules of a new object, and what must not change."""
+    """Causes why `new` may not replace `old`: what must not change, and the rules for what did."""
+    found = Found()
     kind = (gvk[0], gvk[2])
-    found = [*meta.object_meta_update(new["metadata"], old["metadata"]), *_UPDATE.get(kind, _unchanging)(new, old)]
-    if kind == ("", "Pod"):  # the rest of a pod's spec is unchanged, and was valid when it was made
-        return [*found, *meta.labels_and_annotations(new["metadata"], "metadata")]
-    return [*found, *validate_create(gvk, new)]
+    metadata = new["metadata"]
+    meta.object_meta_update(metadata, old["metadata"], found)
+    meta.changeable(metadata, (TOP, "metadata"), found)
+    if kind in _UPDATE:
+        _UPDATE[kind](new, old, found)
+    walk = _walk(gvk)
+    if walk is not None and not (kind == ("", "Pod") and new.get("status") == old.get("status")):
+        walk.changed(_without_spec(new, old) if kind == ("", "Pod") else new, old, found)
+    return found.causes
 
 
-def _metadata(gvk: tuple[str, str, str], obj: Json) -> Iterator[Cause]:
-    kind = (gvk[0], gvk[2])
-    if kind in _BOUND_KINDS:
-        return
-    info = schema.resource_of(gvk)
-    rule = _NAMES.get(kind, names.dns_subdomain)
-    yield from meta.object_meta(obj.get("metadata", {}), info is None or info.namespaced, rule)
+def _without_spec(new: Json, old: Json) -> Json:
+    """Of a pod's spec only what `pod_updates` looks at can have changed."""
+    return new | {"spec": old.get("spec", {})}
 
 
-def _nothing(_: Json) -> Iterator[Cause]:
-    yield from ()
-
-
-def _unchanging(_: Json, __: Json) -> Iterator[Cause]:
-    yield from ()
+def _walk(gvk: tuple[str, str, str]) -> rules.Walk | None:
+    name = schema.type_name(gvk)
+    return None if name is None else rules.walker(name)

@@ -1,279 +1,302 @@
-"""Containers: image, ports, environment, mounts, probes, hooks, resources.
+"""Containers: image, ports, environment, mounts, resources, security.
 
-After pkg/apis/core/validation/validation.go (`validateContainers` and what it calls).
+After pkg/apis/core/validation/validation.go (`validateContainers` and what it calls). What needs more than the container
+itself (its volumes, its neighbours) is in `pods`; probes and hooks are in `handlers`.
 """
 
-from collections.abc import Iterator
+import re
+from functools import lru_cache
 from typing import Any, Final
 
-from apiserver.errors import DUPLICATE, FORBIDDEN, INVALID, NOT_FOUND, Cause, cause, not_supported, required
 from apiserver.validation import names
-from kube import quantity
-
-Json = dict[str, Any]
+from apiserver.validation.amounts import parsed
+from apiserver.validation.rules import Check, Found, Json, Path, Rule, Rules, between, one_of, unique, written
 
 PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
-_PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
-_HANDLERS: Final = ("exec", "httpGet", "tcpSocket", "grpc", "sleep")
+PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
+ID: Final[Check] = between(0, 2**31 - 1)
 _ENV_SOURCES: Final = ("fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef")
 _FIELD_PATHS: Final = (
     "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
     "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs",
 )  # fmt: skip
+_SUBSCRIPT: Final = re.compile(r"(metadata\.(?:labels|annotations))\['(.*)'\]")
 _RESOURCES: Final = frozenset({"cpu", "memory", "ephemeral-storage"})
-_PROBE_NUMBERS: Final = (
-    "initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold",
+_RESOURCE_FIELDS: Final = (
+    "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage",
+    "requests.memory",
 )  # fmt: skip
+_NATIVE: Final = re.compile(r"(?:[^/]*\.)?kubernetes\.io/")
 
 
-def containers(values: Any, path: str, volumes: frozenset[str], host_network: bool) -> Iterator[Cause]:
-    for index, one in enumerate(values):
-        yield from container(one, f"{path}[{index}]", volumes, host_network)
-    yield from _host_ports(values, path)
+def container(one: Json, path: Path, found: Found) -> None:
+    image(one, path, found)
+    if one.get("imagePullPolicy") not in PULL_POLICIES:
+        if not one.get("imagePullPolicy"):
+            found.required((path, "imagePullPolicy"))
+        else:
+            found.unsupported((path, "imagePullPolicy"), one["imagePullPolicy"], PULL_POLICIES)
 
 
-def container(one: Json, path: str, volumes: frozenset[str], host_network: bool) -> Iterator[Cause]:
-    name = one.get("name", "")
-    if not name:
-        yield required(f"{path}.name")
-    else:
-        for text in names.dns_label(name):
-            yield cause(f"{path}.name", INVALID, name, text)
-    yield from image(one, path)
-    if one.get("imagePullPolicy") not in _PULL_POLICIES:
-        yield not_supported(f"{path}.imagePullPolicy", one.get("imagePullPolicy", ""), _PULL_POLICIES)
-    yield from _ports(one.get("ports", ()), f"{path}.ports", host_network)
-    yield from _environment(one, path)
-    yield from _mounts(one.get("volumeMounts", ()), f"{path}.volumeMounts", volumes)
-    yield from _probes(one, path)
-    if "lifecycle" in one:
-        yield from _hooks(one["lifecycle"], f"{path}.lifecycle")
-    yield from resources(one.get("resources", {}), f"{path}.resources")
-    if "securityContext" in one:
-        yield from _security(one["securityContext"], f"{path}.securityContext")
-
-
-def image(one: Json, path: str) -> Iterator[Cause]:
+def image(one: Json, path: Path, found: Found) -> None:
     text = one.get("image", "")
     if not text:
-        yield required(f"{path}.image")
+        found.required((path, "image"))
     elif text != text.strip():
-        yield cause(f"{path}.image", INVALID, text, "must not have leading or trailing whitespace")
+        found.invalid((path, "image"), text, "must not have leading or trailing whitespace")
 
 
-def _ports(ports: Any, path: str, host_network: bool) -> Iterator[Cause]:
+def _ports(ports: Any, path: Path, found: Found) -> None:
     seen: set[str] = set()
     for index, one in enumerate(ports):
-        here = f"{path}[{index}]"
-        name = one.get("name", "")
-        if name:
-            for text in names.port_name(name):
-                yield cause(f"{here}.name", INVALID, name, text)
-            if name in seen:
-                yield cause(f"{here}.name", DUPLICATE, name)
-            seen.add(name)
         number = one.get("containerPort", 0)
-        if number == 0:
-            yield required(f"{here}.containerPort")
-        else:
-            for text in names.port_number(number):
-                yield cause(f"{here}.containerPort", INVALID, number, text)
-        host = one.get("hostPort", 0)
-        if host:
-            for text in names.port_number(host):
-                yield cause(f"{here}.hostPort", INVALID, host, text)
-        if host_network and host != number:
-            yield cause(f"{here}.containerPort", INVALID, number, "must match `hostPort` when `hostNetwork` is true")
-        if one.get("protocol") not in PROTOCOLS:
-            yield not_supported(f"{here}.protocol", one.get("protocol", ""), PROTOCOLS)
+        if not number:
+            found.required(((path, index), "containerPort"))
+        elif not 1 <= number <= 65535:
+            found.invalid(((path, index), "containerPort"), number, names.OUTSIDE_PORTS)
+        host = one.get("hostPort")
+        if host and not 1 <= host <= 65535:
+            found.invalid(((path, index), "hostPort"), host, names.OUTSIDE_PORTS)
+        if name := one.get("name"):
+            for text in names.port_name(name):
+                found.invalid(((path, index), "name"), name, text)
+            if name in seen:
+                found.duplicate(((path, index), "name"), name)
+            seen.add(name)
 
 
-def _host_ports(values: Any, path: str) -> Iterator[Cause]:
-    seen: set[tuple[Any, ...]] = set()
-    for index, one in enumerate(values):
-        for at, port in enumerate(one.get("ports", ())):
-            if not port.get("hostPort"):
-                continue
-            key = (port.get("protocol"), port.get("hostIP", ""), port["hostPort"])
-            if key in seen:
-                text = f"{port.get('protocol', '')}/{port.get('hostIP', '')}/{port['hostPort']}"
-                yield cause(f"{path}[{index}].ports[{at}].hostPort", DUPLICATE, text)
-            seen.add(key)
-
-
-def _environment(one: Json, path: str) -> Iterator[Cause]:
-    for index, variable in enumerate(one.get("env", ())):
-        name = variable.get("name", "")
-        if not name:
-            yield required(f"{path}.env[{index}].name")
-        for text in names.environment_name(name) if name else ():
-            yield cause(f"{path}.env[{index}].name", INVALID, name, text)
-        if "valueFrom" in variable:
-            yield from _env_source(variable, f"{path}.env[{index}].valueFrom")
-    for index, source in enumerate(one.get("envFrom", ())):
-        here = f"{path}.envFrom[{index}]"
-        given = [key for key in ("configMapRef", "secretRef") if key in source]
-        if not given:
-            yield cause(here, INVALID, "", "must specify one of: `configMapRef` or `secretRef`")
-        elif len(given) > 1:
-            yield cause(here, INVALID, "", "may not have more than one field specified at a time")
-        for key in given:
-            if not source[key].get("name"):
-                yield required(f"{here}.{key}.name")
-
-
-def _env_source(variable: Json, path: str) -> Iterator[Cause]:
-    source = variable["valueFrom"]
+def _variable(one: Json, path: Path, found: Found) -> None:
+    name = one.get("name", "")
+    if not name:
+        found.required((path, "name"))
+    else:
+        for text in names.environment_name(name):
+            found.invalid((path, "name"), name, text)
+    source = one.get("valueFrom")
+    if source is None:
+        return
     given = [key for key in _ENV_SOURCES if key in source]
+    here = (path, "valueFrom")
     if not given:
-        yield cause(
-            path,
-            INVALID,
-            "",
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-        )
-    elif variable.get("value"):
-        yield cause(path, INVALID, "", "may not be specified when `value` is not empty")
+        detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+        found.invalid(here, "", detail)
+    elif one.get("value"):
+        found.invalid(here, "", "may not be specified when `value` is not empty")
     elif len(given) > 1:
-        yield cause(path, INVALID, "", "may not have more than one field specified at a time")
+        found.invalid(here, "", "may not have more than one field specified at a time")
     if "fieldRef" in source:
-        yield from field_reference(source["fieldRef"], f"{path}.fieldRef", _FIELD_PATHS)
-    if "resourceFieldRef" in source and not source["resourceFieldRef"].get("resource"):
-        yield required(f"{path}.resourceFieldRef.resource")
-    for key in ("configMapKeyRef", "secretKeyRef"):
-        if key in source:
-            if not source[key].get("name"):
-                yield required(f"{path}.{key}.name")
-            if not source[key].get("key"):
-                yield required(f"{path}.{key}.key")
-            else:
-                for text in names.config_key(source[key]["key"]):
-                    yield cause(f"{path}.{key}.key", INVALID, source[key]["key"], text)
+        field_reference(source["fieldRef"], (here, "fieldRef"), _FIELD_PATHS, found)
+    if "resourceFieldRef" in source:
+        resource_reference(source["resourceFieldRef"], (here, "resourceFieldRef"), found)
 
 
-def field_reference(reference: Json, path: str, allowed: tuple[str, ...]) -> Iterator[Cause]:
+def field_reference(reference: Json, path: Path, allowed: tuple[str, ...], found: Found) -> None:
     field = reference.get("fieldPath", "")
+    if not reference.get("apiVersion"):
+        found.required((path, "apiVersion"))
     if not field:
-        yield required(f"{path}.fieldPath")
-    elif field not in allowed and not field.startswith(("metadata.labels['", "metadata.annotations['")):
-        yield not_supported(f"{path}.fieldPath", field, allowed)
+        found.required((path, "fieldPath"))
+        return
+    if field in allowed:
+        return
+    if match := _SUBSCRIPT.fullmatch(field):
+        key = match[2]
+        for text in names.qualified_name(key.lower() if match[1].endswith("annotations") else key):
+            found.invalid(path, key, text)
+        return
+    found.unsupported((path, "fieldPath"), field, allowed)
 
 
-def _mounts(mounts: Any, path: str, volumes: frozenset[str]) -> Iterator[Cause]:
+def resource_reference(reference: Json, path: Path, found: Found) -> None:
+    resource = reference.get("resource", "")
+    if not resource:
+        found.required((path, "resource"))
+        return
+    if resource not in _RESOURCE_FIELDS and not resource.startswith(("limits.hugepages-", "requests.hugepages-")):
+        found.unsupported((path, "resource"), resource, _RESOURCE_FIELDS)
+    divisor = str(reference.get("divisor", "0"))
+    if divisor != "0" and resource.endswith(".cpu") and divisor not in ("1m", "1"):
+        detail = "only divisor's values 1m and 1 are supported with the cpu resource"
+        found.invalid((path, "divisor"), divisor, detail)
+
+
+def _env_from(one: Json, path: Path, found: Found) -> None:
+    if prefix := one.get("prefix"):
+        for text in names.environment_name(prefix):
+            found.invalid((path, "prefix"), prefix, text)
+    given = [key for key in ("configMapRef", "secretRef") if key in one]
+    if not given:
+        found.invalid(path, "", "must specify one of: `configMapRef` or `secretRef`")
+    elif len(given) > 1:
+        found.invalid(path, "", "may not have more than one field specified at a time")
+    for key in given:
+        if not one[key].get("name"):
+            found.required(((path, key), "name"))
+
+
+def _mounts(mounts: Any, path: Path, found: Found) -> None:
     seen: set[str] = set()
     for index, one in enumerate(mounts):
-        here = f"{path}[{index}]"
-        name, target = one.get("name", ""), one.get("mountPath", "")
-        if not name:
-            yield required(f"{here}.name")
-        elif name not in volumes:
-            yield cause(f"{here}.name", NOT_FOUND, name)
+        here = (path, index)
+        target = one.get("mountPath", "")
+        if not one.get("name"):
+            found.required((here, "name"))
         if not target:
-            yield required(f"{here}.mountPath")
+            found.required((here, "mountPath"))
         elif target in seen:
-            yield cause(f"{here}.mountPath", INVALID, target, "must be unique")
+            found.invalid((here, "mountPath"), target, "must be unique")
         seen.add(target)
         for field in ("subPath", "subPathExpr"):
             if field in one:
-                yield from relative_path(one[field], f"{here}.{field}")
+                relative_path(one[field], (here, field), found)
         if one.get("subPath") and one.get("subPathExpr"):
-            yield cause(
-                f"{here}.subPathExpr", INVALID, one["subPathExpr"], "subPathExpr and subPath are mutually exclusive"
-            )
+            detail = "subPathExpr and subPath are mutually exclusive"
+            found.invalid((here, "subPathExpr"), one["subPathExpr"], detail)
+        recursive = one.get("recursiveReadOnly")
+        if recursive not in (None, "Disabled") and not one.get("readOnly"):
+            found.forbidden((here, "recursiveReadOnly"), "may only be specified when readOnly is true")
 
 
-def relative_path(text: str, path: str) -> Iterator[Cause]:
+def relative_path(text: str, path: Path, found: Found) -> None:
     if text.startswith("/"):
-        yield cause(path, INVALID, text, "must be a relative path")
+        found.invalid(path, text, "must be a relative path")
     if ".." in text.split("/"):
-        yield cause(path, INVALID, text, "must not contain '..'")
+        found.invalid(path, text, "must not contain '..'")
 
 
-def _probes(one: Json, path: str) -> Iterator[Cause]:
-    for name in ("livenessProbe", "readinessProbe", "startupProbe"):
-        if name not in one:
-            continue
-        probe, here = one[name], f"{path}.{name}"
-        yield from _handler(probe, here)
-        for field in _PROBE_NUMBERS:
-            if probe.get(field, 0) < 0:
-                yield cause(f"{here}.{field}", INVALID, probe[field], names.NEGATIVE)
-        if name != "readinessProbe" and probe.get("successThreshold", 1) != 1:
-            yield cause(f"{here}.successThreshold", INVALID, probe["successThreshold"], "must be 1")
-
-
-def _hooks(lifecycle: Json, path: str) -> Iterator[Cause]:
-    for name in ("postStart", "preStop"):
-        if name in lifecycle:
-            yield from _handler(lifecycle[name], f"{path}.{name}")
-
-
-def _handler(handler: Json, path: str) -> Iterator[Cause]:
-    given = [name for name in _HANDLERS if name in handler]
-    if not given:
-        yield required(path, "must specify a handler type")
-    for name in given[1:]:
-        yield cause(f"{path}.{name}", FORBIDDEN, detail="may not specify more than 1 handler type")
-    for name in given[:1]:
-        one, here = handler[name], f"{path}.{name}"
-        match name:
-            case "exec":
-                if not one.get("command"):
-                    yield required(f"{here}.command")
-            case "httpGet":
-                if not one.get("path"):
-                    yield required(f"{here}.path")
-                if one.get("scheme") not in {"HTTP", "HTTPS"}:
-                    yield not_supported(f"{here}.scheme", one.get("scheme", ""), ("HTTP", "HTTPS"))
-                yield from _handler_port(one, here)
-            case "tcpSocket" | "grpc":
-                yield from _handler_port(one, here)
-            case _:
-                pass
-
-
-def _handler_port(one: Json, path: str) -> Iterator[Cause]:
-    for text in names.port(one.get("port", 0)):
-        yield cause(f"{path}.port", INVALID, one.get("port", 0), text)
-
-
-def resources(one: Json, path: str) -> Iterator[Cause]:
+def resources(one: Json, path: Path, found: Found) -> None:
     limits, requests = one.get("limits", {}), one.get("requests", {})
     for field, amounts in (("limits", limits), ("requests", requests)):
         for name, amount in amounts.items():
-            yield from _resource_name(name, f"{path}.{field}[{name}]")
-            if quantity.parse(str(amount)).numerator < 0:
-                yield cause(f"{path}.{field}[{name}]", INVALID, amount, names.NEGATIVE)
+            if not _plain(name, amount):
+                _amount(name, str(amount or 0), ((path, field), f"[{name}]"), found)
+    huge = False
     for name, amount in requests.items():
         limit = limits.get(name)
+        huge = huge or name.startswith("hugepages-")
         if limit is None:
-            continue
-        if quantity.parse(str(amount)) > quantity.parse(str(limit)):
-            detail = f"must be less than or equal to {name} limit of {limit}"
-            yield cause(f"{path}.requests", INVALID, amount, detail)
+            if not _overcommitted(name):
+                found.required((path, "limits"), "Limit must be set for non overcommitable resources")
+        elif amount != limit and _exceeds(str(amount or 0), str(limit)):
+            found.invalid((path, "requests"), amount, f"must be less than or equal to {name} limit of {limit}")
+        elif amount != limit and not _overcommitted(name):
+            found.invalid((path, "requests"), amount, f"must be equal to {name} limit of {limit}")
+    if (huge or any(name.startswith("hugepages-") for name in limits)) and not (
+        {"cpu", "memory"} & (limits.keys() | requests.keys())
+    ):
+        found.forbidden(path, "HugePages require cpu or memory")
+    for index, claim in enumerate(one.get("claims", ())):
+        if not claim.get("name"):
+            found.required((((path, "claims"), index), "name"))
 
 
-def _resource_name(name: str, path: str) -> Iterator[Cause]:
+@lru_cache(maxsize=4096)
+def _plain(name: str, amount: object) -> bool:
+    """Nothing to be said: remembered, for the amounts of a cluster are few."""
+    found = Found()
+    _amount(name, str(amount or 0), (), found)
+    return not found.causes
+
+
+def _amount(name: str, amount: str, path: Path, found: Found) -> None:
     for text in names.qualified_name(name):
-        yield cause(path, INVALID, name, text)
+        found.invalid(path, name, text)
     if "/" not in name and name not in _RESOURCES and not name.startswith("hugepages-"):
-        yield cause(path, INVALID, name, "must be a standard resource for containers")
+        found.invalid(path, name, "must be a standard resource for containers")
+    value = parsed(amount)
+    if value < 0:
+        found.invalid(path, amount, names.NEGATIVE)
+    elif value.denominator != 1 and name != "cpu" and _whole(name):
+        found.invalid(path, amount, "must be an integer")
 
 
-def _security(context: Json, path: str) -> Iterator[Cause]:
-    for field in ("runAsUser", "runAsGroup"):
-        if context.get(field, 0) < 0:
-            detail = "must be between 0 and 2147483647, inclusive"
-            yield cause(f"{path}.{field}", INVALID, context[field], detail)
-    if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
+def _whole(name: str) -> bool:
+    """Extended resources come in pieces."""
+    return "/" in name and not _NATIVE.match(name)
+
+
+def _overcommitted(name: str) -> bool:
+    return not _whole(name) and not name.startswith("hugepages-")
+
+
+@lru_cache(maxsize=4096)
+def _exceeds(request: str, limit: str) -> bool:
+    return parsed(request) > parsed(limit)
+
+
+def _security(context: Json, path: Path, found: Found) -> None:
+    if context.get("allowPrivilegeEscalation") is not False:
+        return
+    if context.get("privileged"):
         detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
-        yield cause(path, INVALID, context, detail)
+        found.invalid(path, context, detail)
+    if {"CAP_SYS_ADMIN", "SYS_ADMIN"} & set(context.get("capabilities", {}).get("add", ())):
+        detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"
+        found.invalid(path, context, detail)
 
 
-def unique_names(values: Any, path: str, taken: set[str]) -> Iterator[Cause]:
-    """Container names are unique in the pod, across the three lists; `taken` grows."""
-    for index, one in enumerate(values):
-        name = one.get("name", "")
-        if name and name in taken:
-            yield cause(f"{path}[{index}].name", DUPLICATE, name)
-        taken.add(name)
+def _profile(noun: str) -> Check:
+    def check(one: Json, path: Path, found: Found) -> None:
+        kind, local = one.get("type", ""), one.get("localhostProfile")
+        if kind == "Localhost":
+            if not local:
+                found.required((path, "localhostProfile"), f"must be set when {noun} type is Localhost")
+            elif local.startswith("/") or ".." in local.split("/"):
+                relative_path(local, (path, "localhostProfile"), found)
+        elif local is not None:
+            found.invalid((path, "localhostProfile"), local, f"can only be set when {noun} type is Localhost")
+
+    return check
+
+
+_CONTAINER: Final = {
+    "name": written(names.dns_label),
+    "terminationMessagePolicy": one_of("FallbackToLogsOnError", "File"),
+    "restartPolicy": one_of("Always", "Never", "OnFailure"),
+    "ports": _ports,
+    "volumeMounts": _mounts,
+    "volumeDevices": unique("devicePath"),
+    "resizePolicy": unique("resourceName"),
+}
+_KEY: Final = Rule(required=("name", "key"), fields={"key": written(names.config_key)})
+_IDS: Final = {"runAsUser": ID, "runAsGroup": ID}
+RULES: Final[Rules] = {
+    "core.v1.Container": Rule(_CONTAINER, ("name",), (container,)),
+    "core.v1.EphemeralContainer": Rule(_CONTAINER, ("name",), (container,)),
+    "core.v1.ContainerPort": Rule({"protocol": one_of(*PROTOCOLS), "hostIP": written(names.ip)}, ("protocol",)),
+    "core.v1.EnvVar": Rule(checks=(_variable,)),
+    "core.v1.EnvFromSource": Rule(checks=(_env_from,)),
+    "core.v1.ConfigMapKeySelector": _KEY,
+    "core.v1.SecretKeySelector": _KEY,
+    "core.v1.VolumeMount": Rule(
+        {
+            "mountPropagation": one_of("Bidirectional", "HostToContainer", "None"),
+            "recursiveReadOnly": one_of("Disabled", "Enabled", "IfPossible"),
+        }
+    ),
+    "core.v1.VolumeDevice": Rule(required=("name", "devicePath")),
+    "core.v1.ResourceRequirements": Rule(checks=(resources,)),
+    "core.v1.ContainerResizePolicy": Rule(
+        {
+            "resourceName": one_of("cpu", "memory"),
+            "restartPolicy": one_of("NotRequired", "RestartContainer"),
+        },
+        ("resourceName", "restartPolicy"),
+    ),
+    "core.v1.SecurityContext": Rule(_IDS | {"procMount": one_of("Default", "Unmasked")}, checks=(_security,)),
+    "core.v1.PodSecurityContext": Rule(
+        _IDS
+        | {
+            "fsGroup": ID,
+            "fsGroupChangePolicy": one_of("Always", "OnRootMismatch"),
+            "supplementalGroupsPolicy": one_of("Merge", "Strict"),
+            "seLinuxChangePolicy": one_of("MountOption", "Recursive"),
+        }
+    ),
+    "core.v1.SeccompProfile": Rule(
+        {"type": one_of("Localhost", "RuntimeDefault", "Unconfined")}, ("type",), (_profile("seccomp"),)
+    ),
+    "core.v1.AppArmorProfile": Rule(
+        {"type": one_of("Localhost", "RuntimeDefault", "Unconfined")}, ("type",), (_profile("AppArmor"),)
+    ),
+}

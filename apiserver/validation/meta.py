@@ -3,74 +3,88 @@
 After k8s.io/apimachinery/pkg/api/validation/objectmeta.go and .../apis/meta/v1/validation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from apiserver.errors import DUPLICATE, FORBIDDEN, INVALID, Cause, cause, required, too_long
 from apiserver.validation import names
-
-Json = dict[str, Any]
+from apiserver.validation.rules import TOP, Found, Json, Path, Rule, Rules, one_of, written
 
 ANNOTATIONS_LIMIT: Final = 256 * 1024
 _STANDARD_FINALIZERS: Final = frozenset({"kubernetes", "orphan", "foregroundDeletion"})
+_EVENT_OWNER: Final = "is disallowed from being an owner"
 
 
-def object_meta(metadata: Json, namespaced: bool, rule: names.Rule, path: str = "metadata") -> Iterator[Cause]:
+def object_meta(metadata: Json, namespaced: bool, rule: names.Rule, found: Found) -> None:
+    path: Path = (TOP, "metadata")
     generate = metadata.get("generateName", "")
     if generate:
-        for text in rule(generate.rstrip("-") or "a"):
-            yield cause(f"{path}.generateName", INVALID, generate, text)
+        for text in rule(generate[:-1] + "a" if len(generate) > 1 and generate.endswith("-") else generate):
+            found.invalid((path, "generateName"), generate, text)
     name = metadata.get("name", "")
     if not name:
-        yield required(f"{path}.name", "name or generateName is required")
+        found.required((path, "name"), "name or generateName is required")
     else:
         for text in rule(name):
-            yield cause(f"{path}.name", INVALID, name, text)
+            found.invalid((path, "name"), name, text)
     namespace = metadata.get("namespace", "")
     if namespaced and not namespace:
-        yield required(f"{path}.namespace")
+        found.required((path, "namespace"))
     elif namespaced:
         for text in names.dns_label(namespace):
-            yield cause(f"{path}.namespace", INVALID, namespace, text)
+            found.invalid((path, "namespace"), namespace, text)
     elif namespace:
-        yield cause(f"{path}.namespace", FORBIDDEN, detail="not allowed on this type")
-    yield from labels_and_annotations(metadata, path)
-    yield from _owners(metadata.get("ownerReferences", ()), f"{path}.ownerReferences")
-    yield from _finalizers(metadata.get("finalizers", ()), f"{path}.finalizers")
+        found.forbidden((path, "namespace"), "not allowed on this type")
+    if metadata.get("generation", 0) < 0:
+        found.invalid((path, "generation"), metadata["generation"], names.NEGATIVE)
+    changeable(metadata, path, found)
 
 
-def labels_and_annotations(metadata: Json, path: str) -> Iterator[Cause]:
-    yield from labels(metadata.get("labels", {}), f"{path}.labels")
-    yield from annotations(metadata.get("annotations", {}), f"{path}.annotations")
+def changeable(metadata: Json, path: Path, found: Found) -> None:
+    """What an update may bring: labels, annotations, owners, finalizers."""
+    labels_and_annotations(metadata, path, found)
+    if owners := metadata.get("ownerReferences"):
+        _owners(owners, (path, "ownerReferences"), found)
+    if finalizers := metadata.get("finalizers"):
+        _finalizers(finalizers, (path, "finalizers"), found)
 
 
-def labels(pairs: Mapping[str, str], path: str) -> Iterator[Cause]:
+def labels_and_annotations(metadata: Json, path: Path, found: Found) -> None:
+    if pairs := metadata.get("labels"):
+        labels(pairs, (path, "labels"), found)
+    if pairs := metadata.get("annotations"):
+        annotations(pairs, (path, "annotations"), found)
+
+
+def labels(pairs: Mapping[str, str], path: Path, found: Found) -> None:
     for key, value in pairs.items():
         for text in names.qualified_name(key):
-            yield cause(path, INVALID, key, text)
+            found.invalid(path, key, text)
         for text in names.label_value(value):
-            yield cause(path, INVALID, value, text)
+            found.invalid(path, value, text)
 
 
-def annotations(pairs: Mapping[str, str], path: str) -> Iterator[Cause]:
+def annotations(pairs: Mapping[str, str], path: Path, found: Found) -> None:
     size = 0
     for key, value in pairs.items():
         size += len(key.encode()) + len(value.encode())
         for text in names.qualified_name(key.lower()):
-            yield cause(path, INVALID, key, text)
+            found.invalid(path, key, text)
     if size > ANNOTATIONS_LIMIT:
-        yield too_long(path, ANNOTATIONS_LIMIT)
+        found.too_long(path, ANNOTATIONS_LIMIT)
 
 
-def _owners(owners: Any, path: str) -> Iterator[Cause]:
+def _owners(owners: Any, path: Path, found: Found) -> None:
     controllers: list[str] = []
     for index, owner in enumerate(owners):
-        here = f"{path}[{index}]"
-        if not owner.get("apiVersion", "").rpartition("/")[2]:
-            yield cause(f"{here}.apiVersion", INVALID, owner.get("apiVersion", ""), "version must not be empty")
+        here = (path, index)
+        version = owner.get("apiVersion", "")
+        if not version.rpartition("/")[2]:
+            found.invalid((here, "apiVersion"), version, "version must not be empty")
         for field in ("kind", "name", "uid"):
             if not owner.get(field):
-                yield required(f"{here}.{field}", "must not be empty")
+                found.invalid((here, field), owner.get(field, ""), "must not be empty")
+        if owner.get("kind") == "Event" and version in ("v1", "events.k8s.io/v1"):
+            found.invalid(here, owner, f"{version}, Kind=Event {_EVENT_OWNER}")
         if owner.get("controller"):
             controllers.append(owner.get("name", ""))
     if len(controllers) > 1:
@@ -78,23 +92,27 @@ def _owners(owners: Any, path: str) -> Iterator[Cause]:
             'Only one reference can have Controller set to true. Found "true" in references for '
             f"{controllers[0]} and {controllers[1]}"
         )
-        yield cause(path, INVALID, owners, detail)
+        found.invalid(path, owners, detail)
 
 
-def _finalizers(finalizers: Any, path: str) -> Iterator[Cause]:
+def _finalizers(finalizers: Any, path: Path, found: Found) -> None:
     for index, name in enumerate(finalizers):
         for text in names.qualified_name(name):
-            yield cause(path, INVALID, name, text)
+            found.invalid(path, name, text)
         if "/" not in name and name not in _STANDARD_FINALIZERS:
             detail = "name is neither a standard finalizer name nor is it fully qualified"
-            yield cause(f"{path}[{index}]", INVALID, name, detail)
+            found.invalid((path, index), name, detail)
+    if "orphan" in finalizers and "foregroundDeletion" in finalizers:
+        detail = "finalizer orphan and foregroundDeletion cannot be both set"
+        found.invalid(path, finalizers, detail)
 
 
-def object_meta_update(new: Json, old: Json, path: str = "metadata") -> Iterator[Cause]:
+def object_meta_update(new: Json, old: Json, found: Found) -> None:
+    path: Path = (TOP, "metadata")
     for field in ("name", "namespace", "uid", "creationTimestamp"):
         before, after = old.get(field), new.get(field)
         if before != after:
-            yield cause(f"{path}.{field}", INVALID, after or "", names.IMMUTABLE)
+            found.invalid((path, field), after or "", names.IMMUTABLE)
     if old.get("deletionTimestamp"):
         added = [one for one in new.get("finalizers", ()) if one not in old.get("finalizers", ())]
         if added:
@@ -103,36 +121,35 @@ def object_meta_update(new: Json, old: Json, path: str = "metadata") -> Iterator
                 "no new finalizers can be added if the object is being deleted, "
                 f"found new finalizers []string{{{listed}}}"
             )
-            yield cause(f"{path}.finalizers", FORBIDDEN, detail=detail)
+            found.forbidden((path, "finalizers"), detail)
 
 
-def label_selector(selector: Json, path: str) -> Iterator[Cause]:
-    yield from labels(selector.get("matchLabels", {}), f"{path}.matchLabels")
+def label_selector(selector: Json, path: Path, found: Found) -> None:
+    if pairs := selector.get("matchLabels"):
+        labels(pairs, (path, "matchLabels"), found)
     for index, one in enumerate(selector.get("matchExpressions", ())):
-        here = f"{path}.matchExpressions[{index}]"
+        here = ((path, "matchExpressions"), index)
         values = one.get("values", [])
         match one.get("operator", ""):
             case "In" | "NotIn":
                 if not values:
-                    yield required(f"{here}.values", "must be specified when `operator` is 'In' or 'NotIn'")
+                    found.required((here, "values"), "must be specified when `operator` is 'In' or 'NotIn'")
             case "Exists" | "DoesNotExist":
                 if values:
                     detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-                    yield cause(f"{here}.values", FORBIDDEN, detail=detail)
+                    found.forbidden((here, "values"), detail)
             case other:
-                yield cause(f"{here}.operator", INVALID, other, "not a valid selector operator")
+                found.invalid((here, "operator"), other, "not a valid selector operator")
         for text in names.qualified_name(one.get("key", "")):
-            yield cause(f"{here}.key", INVALID, one.get("key", ""), text)
+            found.invalid((here, "key"), one.get("key", ""), text)
         for at, value in enumerate(values):
             for text in names.label_value(value):
-                yield cause(f"{here}.values[{at}]", INVALID, value, text)
+                found.invalid(((here, "values"), at), value, text)
 
 
-def unique(values: Any, path: str, field: str) -> Iterator[Cause]:
-    """Each element's `field` occurs once; absent ones do not count."""
-    seen: set[Any] = set()
-    for index, one in enumerate(values):
-        value = one.get(field)
-        if value and value in seen:
-            yield cause(f"{path}[{index}].{field}", DUPLICATE, value)
-        seen.add(value)
+RULES: Final[Rules] = {
+    "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector": Rule(checks=(label_selector,), final=True),
+    "io.k8s.apimachinery.pkg.apis.meta.v1.Condition": Rule(
+        {"type": written(names.qualified_name), "status": one_of("False", "True", "Unknown")}
+    ),
+}

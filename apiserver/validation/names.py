@@ -26,6 +26,10 @@ _KEY: Final = re.compile(_KEY_TEXT)
 _PRINTABLE: Final = re.compile(r"[ -<>-~]+")
 _SERVICE_NAME: Final = re.compile(r"[-a-z0-9]+")
 _PERCENT: Final = re.compile(r"[0-9]+%")
+_HEADER: Final = re.compile("[-A-Za-z0-9]+")
+_WILDCARD: Final = re.compile(rf"\*\.{_SUBDOMAIN_TEXT}")
+_DOMAIN_PATH: Final = re.compile(r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+")
+_IDENTIFIER: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 OUTSIDE_PORTS: Final = "must be between 1 and 65535, inclusive"
 NEGATIVE: Final = "must be greater than or equal to 0"
@@ -212,3 +216,70 @@ def percent(text: str) -> list[str]:
     if _PERCENT.fullmatch(text):
         return []
     return [_regex("a valid percent string must be a numeric string followed by an ending '%'", "[0-9]+%", "1%", "93%")]
+
+
+def http_header(text: str) -> list[str]:
+    if _HEADER.fullmatch(text):
+        return []
+    detail = "a valid HTTP header must consist of alphanumeric characters or '-'"
+    return [_regex(detail, _HEADER.pattern, "X-Header-Name")]
+
+
+def wildcard_subdomain(text: str) -> Sequence[str]:
+    if _WILDCARD.fullmatch(text) and len(text) <= 253:
+        return []
+    detail = (
+        "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of "
+        "lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character"
+    )
+    return [_regex(detail, rf"\*\.{_SUBDOMAIN_TEXT}", "*.example.com")]
+
+
+def cron_job_name(text: str) -> Sequence[str]:
+    """A CronJob leaves eleven characters to the time that its Jobs are named after."""
+    if len(text) > 52:
+        return [*dns_subdomain(text), "must be no more than 52 characters"]
+    return dns_subdomain(text)
+
+
+def address_name(text: str) -> list[str]:
+    """IPAddress objects are named after the address they stand for, canonically spelt."""
+    try:
+        spelt = str(ip_address(text))
+    except ValueError:
+        return [NOT_AN_IP]
+    return [] if spelt == text else ["must be a canonical format IP address"]
+
+
+def domain_path(text: str) -> list[str]:
+    """`acme.io/foo`: signers, controllers of IngressClasses, managers of Jobs."""
+    domain, slash, rest = text.partition("/")
+    if not slash or not domain or not rest:
+        return ['must be a domain-prefixed path (such as "acme.io/foo")']
+    found = list(dns_subdomain(domain))
+    if not _DOMAIN_PATH.fullmatch(rest):
+        found.append("Invalid path")
+    return found
+
+
+def fully_qualified(text: str) -> list[str]:
+    """A domain of at least two labels (three where `names.fully_qualified_name` is meant)."""
+    found = list(dns_subdomain(text))
+    return found or ([] if "." in text else ["should be a domain with at least two segments separated by dots"])
+
+
+def fully_qualified_name(text: str) -> list[str]:
+    found = list(dns_subdomain(text))
+    if found:
+        return found
+    return [] if text.count(".") >= 2 else ["should be a domain with at least three segments separated by dots"]
+
+
+def c_identifier(text: str) -> list[str]:
+    if _IDENTIFIER.fullmatch(text):
+        return []
+    detail = (
+        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric "
+        "characters or '_'"
+    )
+    return [_regex(detail, _IDENTIFIER.pattern, "my_name", "MY_NAME", "MyName")]

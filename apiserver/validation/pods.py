@@ -1,161 +1,239 @@
-"""Pods and pod templates: the spec as a whole, and what of it may change later.
+"""Pods and pod templates: the spec as a whole, what its containers owe each other, and its status.
 
-After pkg/apis/core/validation/validation.go (`ValidatePodSpec`, `ValidatePodUpdate`).
+After pkg/apis/core/validation/validation.go (`ValidatePodSpec`). What may change later is in `pod_updates`.
 """
 
-import copy
-from collections.abc import Iterator
+import re
 from typing import Any, Final
 
-from apiserver.errors import FORBIDDEN, INVALID, Cause, cause, not_supported, required
-from apiserver.validation import containers, meta, names, scheduling
-from apiserver.validation.volumes import volumes
-
-Json = dict[str, Any]
-
-_RESTART: Final = ("Always", "Never", "OnFailure")
-_DNS: Final = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
-_MAX_DEADLINE: Final = 2**31 - 1
-_FIXED: Final = (
-    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
-    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
-    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+from apiserver.validation import handlers, meta, names, scheduling
+from apiserver.validation.rules import (
+    Found,
+    Json,
+    Path,
+    Rule,
+    Rules,
+    at_least,
+    at_most,
+    between,
+    both,
+    each,
+    one_of,
+    unique,
+    written,
 )
 
-
-def pod_spec(spec: Json, path: str = "spec") -> Iterator[Cause]:
-    yield from volumes(spec.get("volumes", ()), f"{path}.volumes")
-    known = frozenset(one.get("name", "") for one in spec.get("volumes", ()))
-    yield from _containers(spec, path, known)
-    restart = spec.get("restartPolicy", "")
-    if restart not in _RESTART:
-        yield (
-            not_supported(f"{path}.restartPolicy", restart, _RESTART) if restart else required(f"{path}.restartPolicy")
-        )
-    if spec.get("dnsPolicy") not in _DNS:
-        yield not_supported(f"{path}.dnsPolicy", spec.get("dnsPolicy", ""), _DNS)
-    elif spec["dnsPolicy"] == "None" and not spec.get("dnsConfig", {}).get("nameservers"):
-        yield required(
-            f"{path}.dnsConfig.nameservers", 'must provide at least one DNS nameserver when `dnsPolicy` is "None"'
-        )
-    if spec.get("terminationGracePeriodSeconds", 0) < 0:
-        yield cause(
-            f"{path}.terminationGracePeriodSeconds", INVALID, spec["terminationGracePeriodSeconds"], names.NEGATIVE
-        )
-    yield from _deadline(spec, path)
-    yield from _names(spec, path)
-    yield from meta.labels(spec.get("nodeSelector", {}), f"{path}.nodeSelector")
-    yield from scheduling.tolerations(spec.get("tolerations", ()), f"{path}.tolerations")
-    yield from scheduling.affinity(spec.get("affinity", {}), f"{path}.affinity")
-    yield from scheduling.topology_spread(
-        spec.get("topologySpreadConstraints", ()), f"{path}.topologySpreadConstraints"
-    )
+RESTART_POLICIES: Final = ("Always", "Never", "OnFailure")
+MAX_DEADLINE: Final = 2**31 - 1
+MIRROR: Final = "kubernetes.io/config.mirror"
+_DNS: Final = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+_LISTS: Final = ("containers", "initContainers", "ephemeralContainers")
+_NOT_EPHEMERAL: Final = (
+    "ports",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+    "resources",
+    "resizePolicy",
+)
+_SYSCTL: Final = re.compile(r"([a-z0-9][-_a-z0-9]*[\./])*[a-z0-9][-_a-z0-9]*")
+_SEARCHES: Final = 32
+_SEARCH_CHARACTERS: Final = 2048
+_LINUX_ONLY: Final = ("hostIPC", "hostPID", "shareProcessNamespace")
+_SIDECAR: Final = "may not be set for init containers without restartPolicy=Always"
+_BIDIRECTIONAL: Final = "Bidirectional mount propagation is available only to privileged containers"
 
 
-def _containers(spec: Json, path: str, volume_names: frozenset[str]) -> Iterator[Cause]:
-    host_network = bool(spec.get("hostNetwork"))
-    if not spec.get("containers"):
-        yield required(f"{path}.containers")
+def pod_spec(spec: Json, path: Path, found: Found) -> None:
+    _containers(spec, path, found)
+    if spec.get("dnsPolicy") == "None" and not spec.get("dnsConfig", {}).get("nameservers"):
+        detail = 'must provide at least one DNS nameserver when `dnsPolicy` is "None"'
+        found.required(((path, "dnsConfig"), "nameservers"), detail)
+    if spec.get("hostPID") and spec.get("shareProcessNamespace"):
+        here = ((path, "securityContext"), "shareProcessNamespace")
+        found.invalid(here, True, "ShareProcessNamespace and HostPID cannot both be enabled")
+    if spec.get("os", {}).get("name") == "windows":
+        for field in _LINUX_ONLY:
+            if spec.get(field):
+                found.forbidden((path, field), "cannot be set for a windows pod")
+
+
+def _containers(spec: Json, path: Path, found: Found) -> None:
+    """Names are unique over the three lists, mounts name volumes of the pod, and a host port is taken once."""
+    volumes = {one.get("name", "") for one in spec.get("volumes", ())}
+    host_network = spec.get("hostNetwork", False)
     taken: set[str] = set()
-    for field in ("containers", "initContainers"):
-        values = spec.get(field, ())
-        yield from containers.containers(values, f"{path}.{field}", volume_names, host_network)
-        yield from containers.unique_names(values, f"{path}.{field}", taken)
-    for index, one in enumerate(spec.get("initContainers", ())):
-        here = f"{path}.initContainers[{index}]"
-        policy = one.get("restartPolicy")
-        if policy is not None and policy not in _RESTART:
-            yield not_supported(f"{here}.restartPolicy", policy, _RESTART)
-        for probe in ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle"):
-            if probe in one and policy != "Always":
-                detail = "may not be set for init containers without restartPolicy=Always"
-                yield cause(f"{here}.{probe}", FORBIDDEN, detail=detail)
+    for field in _LISTS:
+        ports: set[tuple[Any, ...]] = set()
+        for index, one in enumerate(spec.get(field, ())):
+            here = ((path, field), index)
+            name = one.get("name", "")
+            if name and name in taken:
+                found.duplicate((here, "name"), name)
+            taken.add(name)
+            _mounts(one, here, volumes, found)
+            if "ports" in one and field != "ephemeralContainers":
+                _host_ports(one["ports"], (here, "ports"), host_network, ports, found)
+            if field == "initContainers" and one.get("restartPolicy") != "Always":
+                for extra in ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle"):
+                    if extra in one:
+                        found.forbidden((here, extra), _SIDECAR)
+            elif field != "ephemeralContainers":
+                handlers.probes(one, here, found)
+            else:
+                _ephemeral(one, here, taken, found)
 
 
-def _deadline(spec: Json, path: str) -> Iterator[Cause]:
-    value = spec.get("activeDeadlineSeconds")
-    if value is not None and not 1 <= value <= _MAX_DEADLINE:
-        detail = f"must be between 1 and {_MAX_DEADLINE}, inclusive"
-        yield cause(f"{path}.activeDeadlineSeconds", INVALID, value, detail)
+def _ephemeral(one: Json, path: Path, others: set[str], found: Found) -> None:
+    """What comes to look at a running pod serves nobody and is promised nothing."""
+    target = one.get("targetContainerName")
+    if target and target not in others:
+        found.missing((path, "targetContainerName"), target)
+    for field in _NOT_EPHEMERAL:
+        if one.get(field):
+            found.forbidden((path, field), "cannot be set for an Ephemeral Container")
 
 
-def _names(spec: Json, path: str) -> Iterator[Cause]:
-    for field, rule in (
-        ("nodeName", names.dns_subdomain),
-        ("serviceAccountName", names.dns_subdomain),
-        ("hostname", names.dns_label),
-        ("subdomain", names.dns_label),
-        ("priorityClassName", names.dns_subdomain),
-    ):
-        value = spec.get(field)
-        for text in rule(value) if value else ():
-            yield cause(f"{path}.{field}", INVALID, value, text)
-    for index, alias in enumerate(spec.get("hostAliases", ())):
-        for text in names.ip(alias.get("ip", "")):
-            yield cause(f"{path}.hostAliases[{index}].ip", INVALID, alias.get("ip", ""), text)
-        for at, name in enumerate(alias.get("hostnames", ())):
-            for text in names.dns_subdomain(name):
-                yield cause(f"{path}.hostAliases[{index}].hostnames[{at}]", INVALID, name, text)
-    for index, one in enumerate(spec.get("imagePullSecrets", ())):
-        if not one.get("name"):
-            yield required(f"{path}.imagePullSecrets[{index}].name")
+def _mounts(one: Json, path: Path, volumes: set[str], found: Found) -> None:
+    for index, mount in enumerate(one.get("volumeMounts", ())):
+        name = mount.get("name")
+        if name and name not in volumes:
+            found.missing((((path, "volumeMounts"), index), "name"), name)
+        if mount.get("mountPropagation") == "Bidirectional" and not one.get("securityContext", {}).get("privileged"):
+            found.forbidden((((path, "volumeMounts"), index), "mountPropagation"), _BIDIRECTIONAL)
+    for index, device in enumerate(one.get("volumeDevices", ())):
+        name = device.get("name")
+        if name and name not in volumes:
+            found.missing((((path, "volumeDevices"), index), "name"), name)
 
 
-def pod(obj: Json) -> Iterator[Cause]:
+def _host_ports(ports: Any, path: Path, host_network: bool, taken: set[tuple[Any, ...]], found: Found) -> None:
+    for index, port in enumerate(ports):
+        host = port.get("hostPort")
+        if host_network and (host or 0) != port.get("containerPort", 0):
+            detail = "must match `hostPort` when `hostNetwork` is true"
+            found.invalid(((path, index), "containerPort"), port.get("containerPort", 0), detail)
+        if not host:
+            continue
+        key = (port.get("protocol", ""), port.get("hostIP", ""), host)
+        if key in taken:
+            found.duplicate(((path, index), "hostPort"), "/".join(str(part) for part in key))
+        taken.add(key)
+
+
+def pod(obj: Json, path: Path, found: Found) -> None:
     spec = obj.get("spec", {})
-    yield from pod_spec(spec)
     if spec.get("ephemeralContainers"):
-        yield cause("spec.ephemeralContainers", FORBIDDEN, detail="cannot be set on create")
+        found.forbidden(((path, "spec"), "ephemeralContainers"), "cannot be set on create")
+    mirrored = obj.get("metadata", {}).get("annotations", {}).get(MIRROR)
+    if mirrored is not None and not spec.get("nodeName"):
+        here = (((path, "metadata"), "annotations"), f"[{MIRROR}]")
+        found.invalid(here, mirrored, "must set spec.nodeName if mirror pod annotation is set")
+    if spec.get("schedulingGates") and spec.get("nodeName"):
+        found.forbidden(((path, "spec"), "nodeName"), "cannot be set until all schedulingGates have been cleared")
 
 
-def template(obj: Json, path: str) -> Iterator[Cause]:
-    yield from meta.labels_and_annotations(obj.get("metadata", {}), f"{path}.metadata")
-    yield from pod_spec(obj.get("spec", {}), f"{path}.spec")
+def template(obj: Json, path: Path, found: Found) -> None:
+    meta.labels_and_annotations(obj.get("metadata", {}), (path, "metadata"), found)
     if obj.get("spec", {}).get("ephemeralContainers"):
-        detail = "ephemeral containers not allowed in pod template"
-        yield cause(f"{path}.spec.ephemeralContainers", FORBIDDEN, detail=detail)
+        found.forbidden(((path, "spec"), "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 
 
-def pod_update(new: Json, old: Json) -> Iterator[Cause]:
-    """Images, an earlier deadline, more tolerations; everything else of a pod's spec is as it was made."""
-    after, before = new["spec"], old["spec"]
-    resized = False
-    for field in ("containers", "initContainers"):
-        if len(after.get(field, ())) != len(before.get(field, ())):
-            resized = True
-            yield cause(f"spec.{field}", FORBIDDEN, detail="pod updates may not add or remove containers")
-        for index, one in enumerate(after.get(field, ())):
-            yield from containers.image(one, f"spec.{field}[{index}]")
-    if resized:
-        return
-    yield from _later_deadline(after, before)
-    yield from scheduling.only_added_tolerations(after.get("tolerations", []), before.get("tolerations", []))
-    changed = _fixed_changes(after, before)
-    if changed:
-        yield cause("spec", FORBIDDEN, detail=f"{_FIXED}\n  changed: {', '.join(f'spec.{name}' for name in changed)}\n")
+def _dns_config(one: Json, path: Path, found: Found) -> None:
+    servers = one.get("nameservers", ())
+    if len(servers) > 3:
+        found.invalid((path, "nameservers"), servers, "must not have more than 3 nameservers")
+    for index, address in enumerate(servers):
+        for text in names.ip(address):
+            found.invalid(((path, "nameservers"), index), address, text)
+    searches = one.get("searches", ())
+    if len(searches) > _SEARCHES:
+        found.invalid((path, "searches"), searches, f"must not have more than {_SEARCHES} search paths")
+    if len(" ".join(searches)) > _SEARCH_CHARACTERS:
+        detail = f"must not have more than {_SEARCH_CHARACTERS} characters (including spaces) in the search list"
+        found.invalid((path, "searches"), searches, detail)
+    for index, search in enumerate(searches):
+        for text in names.dns_subdomain(search.removesuffix(".")) if search != "." else ():
+            found.invalid(((path, "searches"), index), search, text)
+    for index, option in enumerate(one.get("options", ())):
+        if not option.get("name"):
+            found.required((((path, "options"), index), "name"))
 
 
-def _later_deadline(after: Json, before: Json) -> Iterator[Cause]:
-    new, old = after.get("activeDeadlineSeconds"), before.get("activeDeadlineSeconds")
-    if new is not None and not 1 <= new <= _MAX_DEADLINE:
-        detail = f"must be between 1 and {_MAX_DEADLINE}, inclusive"
-        yield cause("spec.activeDeadlineSeconds", INVALID, new, detail)
-    if old is not None and new is None:
-        yield cause("spec.activeDeadlineSeconds", INVALID, None, "must not update from a positive integer to nil value")
-    elif old is not None and new > old:
-        yield cause("spec.activeDeadlineSeconds", INVALID, new, "must be less than or equal to previous value")
+def _alias(one: Json, path: Path, found: Found) -> None:
+    for text in names.ip(one.get("ip", "")):
+        found.invalid((path, "ip"), one.get("ip", ""), text)
+    for at, name in enumerate(one.get("hostnames", ())):
+        for text in names.dns_subdomain(name):
+            found.invalid(((path, "hostnames"), at), name, text)
 
 
-def _fixed_changes(after: Json, before: Json) -> list[str]:
-    """Names of the spec's fields that differ once everything that may change is made equal."""
-    masked = copy.deepcopy(after)
-    for field in ("activeDeadlineSeconds", "tolerations"):
-        masked.pop(field, None)
-        if field in before:
-            masked[field] = before[field]
-    for field in ("containers", "initContainers"):
-        for one, other in zip(masked.get(field, ()), before.get(field, ()), strict=True):
-            one["image"] = other.get("image", "")
-    if before.get("terminationGracePeriodSeconds", 0) < 0 and after.get("terminationGracePeriodSeconds") == 1:
-        masked["terminationGracePeriodSeconds"] = before["terminationGracePeriodSeconds"]
-    return sorted(name for name in masked.keys() | before.keys() if masked.get(name) != before.get(name))
+def _claim(one: Json, path: Path, found: Found) -> None:
+    given = [key for key in ("resourceClaimName", "resourceClaimTemplateName") if key in one]
+    if len(given) != 1:
+        detail = (
+            "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"
+            if given
+            else "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"
+        )
+        found.invalid(path, one, detail)
+
+
+def _sysctl(one: Json, path: Path, found: Found) -> None:
+    name = one.get("name", "")
+    if not name:
+        found.required((path, "name"))
+    elif len(name) > 253 or not _SYSCTL.fullmatch(name):
+        found.invalid((path, "name"), name, f"must have at most 253 characters and match regex ^{_SYSCTL.pattern}$")
+
+
+def _labels(pairs: Any, path: Path, found: Found) -> None:
+    meta.labels(pairs, path, found)
+
+
+_SUBDOMAIN: Final = written(names.dns_subdomain)
+_LABEL: Final = written(names.dns_label)
+RULES: Final[Rules] = {
+    "core.v1.Pod": Rule(required=("spec",)),
+    "core.v1.PodTemplateSpec": Rule(checks=(template,)),
+    "core.v1.PodSpec": Rule(
+        {
+            "volumes": unique("name"),
+            "restartPolicy": one_of(*RESTART_POLICIES),
+            "dnsPolicy": one_of(*_DNS),
+            "terminationGracePeriodSeconds": at_least(0),
+            "activeDeadlineSeconds": between(1, MAX_DEADLINE),
+            "nodeName": _SUBDOMAIN,
+            "serviceAccountName": _SUBDOMAIN,
+            "priorityClassName": _SUBDOMAIN,
+            "runtimeClassName": _SUBDOMAIN,
+            "hostname": _LABEL,
+            "subdomain": _LABEL,
+            "nodeSelector": _labels,
+            "preemptionPolicy": one_of("Never", "PreemptLowerPriority"),
+            "topologySpreadConstraints": scheduling.spreads,
+            "schedulingGates": unique("name"),
+            "resourceClaims": unique("name"),
+            "hostAliases": each(_alias),
+        },
+        ("containers", "restartPolicy", "dnsPolicy"),
+        (pod_spec,),
+    ),
+    "core.v1.PodDNSConfig": Rule(checks=(_dns_config,)),
+    "core.v1.PodReadinessGate": Rule({"conditionType": written(names.qualified_name)}, ("conditionType",)),
+    "core.v1.PodSchedulingGate": Rule({"name": written(names.qualified_name)}, ("name",)),
+    "core.v1.PodOS": Rule({"name": one_of("linux", "windows")}, ("name",)),
+    "core.v1.PodResourceClaim": Rule({"name": _LABEL}, ("name",), (_claim,)),
+    "core.v1.Sysctl": Rule(checks=(_sysctl,)),
+    "core.v1.PodStatus": Rule(
+        {
+            "phase": one_of("Failed", "Pending", "Running", "Succeeded", "Unknown"),
+            "conditions": both(unique("type"), at_most(1000)),
+            "nominatedNodeName": _SUBDOMAIN,
+        }
+    ),
+    "core.v1.PodCondition": Rule({"type": written(names.qualified_name)}),
+    "core.v1.PodIP": Rule({"ip": written(names.ip)}),
+    "core.v1.HostIP": Rule({"ip": written(names.ip)}),
+}

@@ -1,140 +1,191 @@
 """What a pod says about nodes: tolerations, affinity, spreading; and the taints nodes carry."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 
-from apiserver.errors import DUPLICATE, FORBIDDEN, INVALID, Cause, cause, not_supported, required
-from apiserver.validation import meta, names
-
-Json = dict[str, Any]
+from apiserver.validation import names
+from apiserver.validation.rules import TOP, Found, Json, Path, Rule, Rules, at_least, one_of
 
 EFFECTS: Final = ("NoExecute", "NoSchedule", "PreferNoSchedule")
-_REQUIRED: Final = "requiredDuringSchedulingIgnoredDuringExecution"
-_PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
+_INTEGER_DETAIL: Final = "must be specified single value when `operator` is 'Lt' or 'Gt'"
+_NODE_FIELDS: Final = ("metadata.name",)
 
 
-def tolerations(values: Any, path: str) -> Iterator[Cause]:
-    for index, one in enumerate(values):
-        here = f"{path}[{index}]"
-        key, value, operator = one.get("key", ""), one.get("value", ""), one.get("operator", "")
-        for text in names.qualified_name(key) if key else ():
-            yield cause(f"{here}.key", INVALID, key, text)
-        if not key and operator != "Exists":
-            detail = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
-            yield cause(f"{here}.operator", INVALID, operator, detail)
-        match operator:
-            case "" | "Equal":
-                for text in names.label_value(value):
-                    yield cause(f"{here}.operator", INVALID, value, text)
-            case "Exists":
-                if value:
-                    detail = "value must be empty when `operator` is 'Exists'"
-                    yield cause(f"{here}.operator", INVALID, one, detail)
-            case other:
-                yield not_supported(f"{here}.operator", other, ("Equal", "Exists"))
-        effect = one.get("effect", "")
-        if effect and effect not in EFFECTS:
-            yield not_supported(f"{here}.effect", effect, EFFECTS)
-        if one.get("tolerationSeconds") is not None and effect != "NoExecute":
-            detail = "effect must be 'NoExecute' when `tolerationSeconds` is set"
-            yield cause(f"{here}.effect", INVALID, effect, detail)
+def toleration(one: Json, path: Path, found: Found) -> None:
+    key, value, operator = one.get("key", ""), one.get("value", ""), one.get("operator", "")
+    if key:
+        for text in names.qualified_name(key):
+            found.invalid((path, "key"), key, text)
+    elif operator != "Exists":
+        detail = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+        found.invalid((path, "operator"), operator, detail)
+    match operator:
+        case "Exists":
+            if value:
+                found.invalid((path, "operator"), one, "value must be empty when `operator` is 'Exists'")
+        case "" | "Equal":
+            for text in names.label_value(value):
+                found.invalid((path, "operator"), value, text)
+        case other:
+            found.unsupported((path, "operator"), other, ("Equal", "Exists"))
+    effect = one.get("effect", "")
+    if effect and effect not in EFFECTS:
+        found.unsupported((path, "effect"), effect, EFFECTS)
+    if effect != "NoExecute" and one.get("tolerationSeconds") is not None:
+        found.invalid((path, "effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set")
 
 
-def only_added_tolerations(after: list[Json], before: list[Json]) -> Iterator[Cause]:
+def only_added_tolerations(after: list[Json], before: list[Json], found: Found) -> None:
     """Existing tolerations stay, apart from their seconds."""
     for one in before:
-        kept = {key: value for key, value in one.items() if key != "tolerationSeconds"}
-        if not any({key: value for key, value in new.items() if key != "tolerationSeconds"} == kept for new in after):
-            detail = "existing toleration can not be modified except its tolerationSeconds"
-            yield cause("spec.tolerations", FORBIDDEN, detail=detail)
+        kept = _timeless(one)
+        if one not in after and not any(_timeless(new) == kept for new in after):
+            found.forbidden(((TOP, "spec"), "tolerations"), _TOLERATIONS)
             return
 
 
-def taints(values: Any, path: str) -> Iterator[Cause]:
+_TOLERATIONS: Final = "existing toleration can not be modified except its tolerationSeconds"
+
+
+def _timeless(one: Json) -> Json:
+    return {key: value for key, value in one.items() if key != "tolerationSeconds"}
+
+
+def taints(values: Any, path: Path, found: Found) -> None:
     seen: set[tuple[str, str]] = set()
     for index, one in enumerate(values):
-        here = f"{path}[{index}]"
+        here = (path, index)
         key, effect = one.get("key", ""), one.get("effect", "")
         for text in names.qualified_name(key):
-            yield cause(f"{here}.key", INVALID, key, text)
+            found.invalid((here, "key"), key, text)
         for text in names.label_value(one.get("value", "")):
-            yield cause(f"{here}.value", INVALID, one["value"], text)
+            found.invalid((here, "value"), one["value"], text)
         if not effect:
-            yield required(f"{here}.effect")
+            found.required((here, "effect"))
         elif effect not in EFFECTS:
-            yield not_supported(f"{here}.effect", effect, EFFECTS)
+            found.unsupported((here, "effect"), effect, EFFECTS)
         if (key, effect) in seen:
-            yield cause(here, DUPLICATE, one, "taints must be unique by key and effect pair")
+            found.duplicate(here, one)
         seen.add((key, effect))
 
 
-def affinity(one: Json, path: str) -> Iterator[Cause]:
-    node = one.get("nodeAffinity", {})
-    here = f"{path}.nodeAffinity"
-    if _REQUIRED in node:
-        terms = node[_REQUIRED].get("nodeSelectorTerms", ())
-        if not terms:
-            yield required(f"{here}.{_REQUIRED}.nodeSelectorTerms", "must have at least one node selector term")
-        for index, term in enumerate(terms):
-            yield from _node_term(term, f"{here}.{_REQUIRED}.nodeSelectorTerms[{index}]")
-    for index, term in enumerate(node.get(_PREFERRED, ())):
-        yield from _weight(term, f"{here}.{_PREFERRED}[{index}]")
-        yield from _node_term(term.get("preference", {}), f"{here}.{_PREFERRED}[{index}].preference")
-    for kind in ("podAffinity", "podAntiAffinity"):
-        pods, below = one.get(kind, {}), f"{path}.{kind}"
-        for index, term in enumerate(pods.get(_REQUIRED, ())):
-            yield from _pod_term(term, f"{below}.{_REQUIRED}[{index}]")
-        for index, term in enumerate(pods.get(_PREFERRED, ())):
-            yield from _weight(term, f"{below}.{_PREFERRED}[{index}]")
-            yield from _pod_term(term.get("podAffinityTerm", {}), f"{below}.{_PREFERRED}[{index}].podAffinityTerm")
+def _requirement(one: Json, path: Path, found: Found) -> None:
+    values = one.get("values", [])
+    match one.get("operator", ""):
+        case "In" | "NotIn":
+            if not values:
+                found.required((path, "values"), "must be specified when `operator` is 'In' or 'NotIn'")
+        case "Exists" | "DoesNotExist":
+            if values:
+                detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                found.forbidden((path, "values"), detail)
+        case "Gt" | "Lt":
+            if len(values) != 1:
+                found.required((path, "values"), _INTEGER_DETAIL)
+        case other:
+            found.invalid((path, "operator"), other, "not a valid selector operator")
 
 
-def _weight(term: Json, path: str) -> Iterator[Cause]:
-    if not 1 <= term.get("weight", 0) <= 100:
-        yield cause(f"{path}.weight", INVALID, term.get("weight", 0), "must be in the range 1-100")
-
-
-def _node_term(term: Json, path: str) -> Iterator[Cause]:
+def node_term(term: Json, path: Path, found: Found) -> None:
     for index, one in enumerate(term.get("matchExpressions", ())):
-        here = f"{path}.matchExpressions[{index}]"
-        values = one.get("values", [])
-        match one.get("operator", ""):
-            case "In" | "NotIn":
-                if not values:
-                    yield required(f"{here}.values", "must be specified when `operator` is 'In' or 'NotIn'")
-            case "Exists" | "DoesNotExist":
-                if values:
-                    detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-                    yield cause(f"{here}.values", FORBIDDEN, detail=detail)
-            case "Gt" | "Lt":
-                if len(values) != 1:
-                    detail = "must be specified single value when `operator` is 'Lt' or 'Gt'"
-                    yield required(f"{here}.values", detail)
-            case other:
-                yield cause(f"{here}.operator", INVALID, other, "not a valid selector operator")
+        here = ((path, "matchExpressions"), index)
         for text in names.qualified_name(one.get("key", "")):
-            yield cause(f"{here}.key", INVALID, one.get("key", ""), text)
+            found.invalid((here, "key"), one.get("key", ""), text)
+        if one.get("operator") in ("In", "NotIn"):
+            for at, value in enumerate(one.get("values", ())):
+                for text in names.label_value(value):
+                    found.invalid(((here, "values"), at), value, text)
+    for index, one in enumerate(term.get("matchFields", ())):
+        here = ((path, "matchFields"), index)
+        if one.get("operator") not in ("In", "NotIn"):
+            found.invalid((here, "operator"), one.get("operator", ""), "not a valid selector operator")
+        elif len(one.get("values", ())) != 1:
+            detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+            found.required((here, "values"), detail)
+        if one.get("key") not in _NODE_FIELDS:
+            found.invalid((here, "key"), one.get("key", ""), "not a valid field selector key")
 
 
-def _pod_term(term: Json, path: str) -> Iterator[Cause]:
-    if "labelSelector" in term:
-        yield from meta.label_selector(term["labelSelector"], f"{path}.labelSelector")
-    key = term.get("topologyKey", "")
+def _node_selector(one: Json, path: Path, found: Found) -> None:
+    if not one.get("nodeSelectorTerms"):
+        found.required((path, "nodeSelectorTerms"), "must have at least one node selector term")
+
+
+def _topology_key(one: Json, path: Path, found: Found) -> None:
+    key = one.get("topologyKey", "")
     if not key:
-        yield required(f"{path}.topologyKey", "can not be empty")
+        found.required((path, "topologyKey"), "can not be empty")
     for text in names.qualified_name(key) if key else ():
-        yield cause(f"{path}.topologyKey", INVALID, key, text)
+        found.invalid((path, "topologyKey"), key, text)
+    taken = one.get("labelSelector", {}).get("matchLabels", {}).keys() | {
+        term.get("key") for term in one.get("labelSelector", {}).get("matchExpressions", ())
+    }
+    for field in ("matchLabelKeys", "mismatchLabelKeys"):
+        for index, label in enumerate(one.get(field, ())):
+            here = ((path, field), index)
+            if "labelSelector" not in one:
+                found.forbidden((path, field), "must not be specified when labelSelector is not set")
+                break
+            for text in names.qualified_name(label):
+                found.invalid(here, label, text)
+            if field == "matchLabelKeys" and label in one.get("mismatchLabelKeys", ()):
+                found.invalid(here, label, "exists in both matchLabelKeys and mismatchLabelKeys")
+            if label in taken and "maxSkew" in one:
+                found.invalid(here, label, "exists in both matchLabelKeys and labelSelector")
 
 
-def topology_spread(values: Any, path: str) -> Iterator[Cause]:
+def _namespaces(values: Any, path: Path, found: Found) -> None:
+    for index, name in enumerate(values):
+        for text in names.dns_label(name):
+            found.invalid((path, index), name, text)
+
+
+def _spread(one: Json, path: Path, found: Found) -> None:
+    domains = one.get("minDomains")
+    if domains is not None and domains <= 0:
+        found.invalid((path, "minDomains"), domains, "must be greater than zero")
+    if domains is not None and one.get("whenUnsatisfiable") != "DoNotSchedule":
+        detail = f"can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {one.get('whenUnsatisfiable', '')}"
+        found.invalid((path, "minDomains"), domains, detail)
+    if "maxSkew" not in one:
+        found.invalid((path, "maxSkew"), 0, "must be greater than zero")
+
+
+def spreads(values: Any, path: Path, found: Found) -> None:
+    """One constraint for each pair of topology and action."""
+    seen: set[tuple[Any, Any]] = set()
     for index, one in enumerate(values):
-        here = f"{path}[{index}]"
-        if one.get("maxSkew", 0) <= 0:
-            yield cause(f"{here}.maxSkew", INVALID, one.get("maxSkew", 0), "must be greater than zero")
-        if not one.get("topologyKey"):
-            yield required(f"{here}.topologyKey", "can not be empty")
-        supported = ("DoNotSchedule", "ScheduleAnyway")
-        if one.get("whenUnsatisfiable") not in supported:
-            yield not_supported(f"{here}.whenUnsatisfiable", one.get("whenUnsatisfiable", ""), supported)
-        if "labelSelector" in one:
-            yield from meta.label_selector(one["labelSelector"], f"{here}.labelSelector")
+        pair = (one.get("topologyKey"), one.get("whenUnsatisfiable"))
+        if pair in seen:
+            found.duplicate(((path, index), "{topologyKey, whenUnsatisfiable}"), f"{{{pair[0]}, {pair[1]}}}")
+        seen.add(pair)
+
+
+def _weight(value: Any, path: Path, found: Found) -> None:
+    if not 1 <= value <= 100:
+        found.invalid(path, value, "must be in the range 1-100")
+
+
+def _weighted(one: Json, path: Path, found: Found) -> None:
+    if "weight" not in one:
+        found.invalid((path, "weight"), 0, "must be in the range 1-100")
+
+
+RULES: Final[Rules] = {
+    "core.v1.Toleration": Rule(checks=(toleration,)),
+    "core.v1.NodeSelector": Rule(checks=(_node_selector,)),
+    "core.v1.NodeSelectorTerm": Rule(checks=(node_term,)),
+    "core.v1.NodeSelectorRequirement": Rule(checks=(_requirement,)),
+    "core.v1.PreferredSchedulingTerm": Rule({"weight": _weight}, checks=(_weighted,)),
+    "core.v1.WeightedPodAffinityTerm": Rule({"weight": _weight}, checks=(_weighted,)),
+    "core.v1.PodAffinityTerm": Rule({"namespaces": _namespaces}, checks=(_topology_key,)),
+    "core.v1.TopologySpreadConstraint": Rule(
+        {
+            "maxSkew": at_least(1, "must be greater than zero"),
+            "whenUnsatisfiable": one_of("DoNotSchedule", "ScheduleAnyway"),
+            "nodeAffinityPolicy": one_of("Honor", "Ignore"),
+            "nodeTaintsPolicy": one_of("Honor", "Ignore"),
+        },
+        ("whenUnsatisfiable",),
+        (_topology_key, _spread),
+    ),
+}

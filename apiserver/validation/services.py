@@ -4,278 +4,275 @@ After pkg/apis/core/validation/validation.go (`ValidateService`, `ValidateEndpoi
 Whether an address or node port is free, and inside the configured ranges, is for the allocators to say.
 """
 
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
-from apiserver.errors import (
-    DUPLICATE,
-    FORBIDDEN,
-    INVALID,
-    TOO_MANY,
-    Cause,
-    cause,
-    not_supported,
-    required,
-)
-from apiserver.validation import meta, names
+from apiserver.validation import addresses, meta, names
 from apiserver.validation.containers import PROTOCOLS
-
-Json = dict[str, Any]
+from apiserver.validation.rules import (
+    TOP,
+    Found,
+    Json,
+    Path,
+    Rule,
+    Rules,
+    at_most,
+    both,
+    distinct,
+    each,
+    one_of,
+    written,
+)
 
 _TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _AFFINITIES: Final = ("ClientIP", "None")
-_POLICIES: Final = ("Cluster", "Local")
 _FAMILIES: Final = ("IPv4", "IPv6")
 _DAY: Final = 86_400
 _MAX_ENDPOINTS: Final = 1000
 _MAX_ADDRESSES: Final = 100
 _MAX_PORTS: Final = 20_000
+_MAX_ZONES: Final = 8
+_SPEC: Final[Path] = (TOP, "spec")
 
 
-def service(obj: Json) -> Iterator[Cause]:
-    spec = obj.get("spec", {})
+def service(spec: Json, path: Path, found: Found) -> None:
     kind = spec.get("type", "")
     headless = spec.get("clusterIP") == "None"
     if not spec.get("ports") and not headless and kind != "ExternalName":
-        yield required("spec.ports")
-    if kind not in _TYPES:
-        yield not_supported("spec.type", kind, _TYPES)
-    yield from _service_ports(spec, headless)
-    yield from meta.labels(spec.get("selector", {}), "spec.selector")
-    yield from _affinity(spec)
+        found.required((path, "ports"))
+    _service_ports(spec, path, headless, found)
+    _affinity(spec, path, found)
     if kind == "ExternalName":
-        yield from _external_name(spec)
+        _external_name(spec, path, found)
     else:
-        yield from _cluster_ips(spec)
+        _cluster_ips(spec, path, found)
     if kind == "LoadBalancer" and headless:
-        yield cause("spec.clusterIPs[0]", INVALID, "None", "may not be set to 'None' for LoadBalancer services")
-    for index, address in enumerate(spec.get("externalIPs", ())):
-        yield from _usable(address, f"spec.externalIPs[{index}]")
-    for index, block in enumerate(spec.get("loadBalancerSourceRanges", ())):
-        for text in names.cidr(block):
-            yield cause(f"spec.loadBalancerSourceRanges[{index}]", INVALID, block, text)
-    yield from _traffic_policies(spec)
+        here = ((path, "clusterIPs"), 0)
+        found.invalid(here, "None", "may not be set to 'None' for LoadBalancer services")
+    if kind != "LoadBalancer":
+        for field in ("loadBalancerSourceRanges", "loadBalancerClass", "allocateLoadBalancerNodePorts"):
+            if field in spec:
+                found.forbidden((path, field), "may only be used when `type` is 'LoadBalancer'")
+    _traffic_policies(spec, path, found)
 
 
-def _service_ports(spec: Json, headless: bool) -> Iterator[Cause]:
+def _service_ports(spec: Json, path: Path, headless: bool, found: Found) -> None:
     ports = spec.get("ports", ())
     node_ports: set[tuple[Any, Any]] = set()
     keys: set[tuple[Any, Any]] = set()
     seen: set[str] = set()
     for index, one in enumerate(ports):
-        here = f"spec.ports[{index}]"
+        here = ((path, "ports"), index)
         name = one.get("name", "")
         if len(ports) > 1 and not name:
-            yield required(f"{here}.name")
-        for text in names.dns_label(name) if name else ():
-            yield cause(f"{here}.name", INVALID, name, text)
+            found.required((here, "name"))
         if name and name in seen:
-            yield cause(f"{here}.name", DUPLICATE, name)
+            found.duplicate((here, "name"), name)
         seen.add(name)
-        yield from _service_port(one, here, headless)
+        target = one.get("targetPort", 0)
+        if not (headless and target == 0):
+            for text in names.port(target):
+                found.invalid((here, "targetPort"), target, text)
         key = (one.get("protocol"), one.get("port"))
         if key in keys:
-            yield cause(here, DUPLICATE, {"port": one.get("port"), "protocol": one.get("protocol")})
+            found.duplicate(here, {"port": one.get("port"), "protocol": one.get("protocol")})
         keys.add(key)
         node_port = one.get("nodePort", 0)
         if node_port and spec.get("type") in {"ClusterIP", "ExternalName"}:
-            detail = f"may not be used when `type` is '{spec.get('type')}'"
-            yield cause(f"{here}.nodePort", FORBIDDEN, detail=detail)
+            found.forbidden((here, "nodePort"), f"may not be used when `type` is '{spec.get('type')}'")
         elif node_port:
             if (one.get("protocol"), node_port) in node_ports:
-                yield cause(f"{here}.nodePort", DUPLICATE, node_port)
+                found.duplicate((here, "nodePort"), node_port)
             node_ports.add((one.get("protocol"), node_port))
 
 
-def _service_port(one: Json, path: str, headless: bool) -> Iterator[Cause]:
-    number = one.get("port", 0)
-    for text in names.port_number(number):
-        yield cause(f"{path}.port", INVALID, number, text)
-    protocol = one.get("protocol", "")
-    if not protocol:
-        yield required(f"{path}.protocol")
-    elif protocol not in PROTOCOLS:
-        yield not_supported(f"{path}.protocol", protocol, PROTOCOLS)
-    target = one.get("targetPort", 0)
-    if not (headless and target == 0):
-        for text in names.port(target):
-            yield cause(f"{path}.targetPort", INVALID, target, text)
+def _port(one: Json, path: Path, found: Found) -> None:
+    if not 1 <= one.get("port", 0) <= 65535:
+        found.invalid((path, "port"), one.get("port", 0), names.OUTSIDE_PORTS)
 
 
-def _affinity(spec: Json) -> Iterator[Cause]:
-    affinity = spec.get("sessionAffinity", "")
-    if not affinity:
-        yield required("spec.sessionAffinity")
-    elif affinity not in _AFFINITIES:
-        yield not_supported("spec.sessionAffinity", affinity, _AFFINITIES)
-    elif affinity == "ClientIP":
+def _affinity(spec: Json, path: Path, found: Found) -> None:
+    if spec.get("sessionAffinity") == "ClientIP":
         seconds = spec.get("sessionAffinityConfig", {}).get("clientIP", {}).get("timeoutSeconds", 0)
         if not 0 < seconds <= _DAY:
-            path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
-            yield cause(path, INVALID, seconds, f"must be greater than 0 and less than {_DAY}")
+            here = (((path, "sessionAffinityConfig"), "clientIP"), "timeoutSeconds")
+            found.invalid(here, seconds, f"must be greater than 0 and less than {_DAY}")
+    elif "sessionAffinityConfig" in spec:
+        detail = "must not be set when session affinity is None"
+        found.forbidden((path, "sessionAffinityConfig"), detail)
 
 
-def _external_name(spec: Json) -> Iterator[Cause]:
+def _external_name(spec: Json, path: Path, found: Found) -> None:
     name = spec.get("externalName", "")
-    if spec.get("clusterIP") or spec.get("clusterIPs"):
-        yield cause("spec.clusterIPs", FORBIDDEN, detail="may not be set for ExternalName services")
+    for field in ("clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+        if spec.get(field) or (field == "clusterIPs" and spec.get("clusterIP")):
+            found.forbidden((path, field), "may not be set for ExternalName services")
     if not name:
-        yield required("spec.externalName")
+        found.required((path, "externalName"))
     else:
         for text in names.dns_subdomain(name.removesuffix(".")):
-            yield cause("spec.externalName", INVALID, name, text)
+            found.invalid((path, "externalName"), name, text)
 
 
-def _cluster_ips(spec: Json) -> Iterator[Cause]:
-    addresses = spec.get("clusterIPs", [])
-    first = spec.get("clusterIP", "")
-    if addresses and first and addresses[0] != first:
-        yield cause("spec.clusterIPs", INVALID, addresses, "first value must match `clusterIP`")
-    elif addresses and not first:
-        yield cause("spec.clusterIPs", INVALID, addresses, "must be empty when `clusterIP` is not specified")
-    for index, address in enumerate(addresses or ([first] if first else [])):
-        if address == "None" and index == 0 and len(addresses) <= 1:
+def _cluster_ips(spec: Json, path: Path, found: Found) -> None:
+    given, first = spec.get("clusterIPs", []), spec.get("clusterIP", "")
+    here = (path, "clusterIPs")
+    if given and first and given[0] != first:
+        found.invalid(here, given, "first value must match `clusterIP`")
+    elif given and not first:
+        found.invalid(here, given, "must be empty when `clusterIP` is not specified")
+    if len(given) > 2:
+        found.invalid(here, given, "may only hold up to 2 values")
+    for index, address in enumerate(given or ([first] if first else [])):
+        if address == "None":
+            if index or len(given) > 1:
+                found.invalid((here, index), given, "'None' must be the first and only value")
             continue
         for text in names.ip(address):
-            yield cause(f"spec.clusterIPs[{index}]", INVALID, address, text)
-    for index, family in enumerate(spec.get("ipFamilies", ())):
-        if family not in _FAMILIES:
-            yield not_supported(f"spec.ipFamilies[{index}]", family, _FAMILIES)
-        if family in spec["ipFamilies"][:index]:
-            yield cause(f"spec.ipFamilies[{index}]", DUPLICATE, family)
-    policies = ("PreferDualStack", "RequireDualStack", "SingleStack")
-    if spec.get("ipFamilyPolicy", "SingleStack") not in policies:
-        yield not_supported("spec.ipFamilyPolicy", spec["ipFamilyPolicy"], policies)
+            found.invalid((here, index), address, text)
+    if spec.get("ipFamilyPolicy") == "SingleStack" and len(spec.get("ipFamilies", ())) > 1:
+        detail = "may only be set to 'PreferDualStack' or 'RequireDualStack' when there are two families"
+        found.invalid((path, "ipFamilyPolicy"), "SingleStack", detail)
 
 
-def _traffic_policies(spec: Json) -> Iterator[Cause]:
+def _traffic_policies(spec: Json, path: Path, found: Found) -> None:
     external = spec.get("externalTrafficPolicy", "")
     kind = spec.get("type")
     outside = kind in {"NodePort", "LoadBalancer"} or (kind == "ClusterIP" and spec.get("externalIPs"))
     if external and not outside:
         detail = "may only be set for externally-accessible services"
-        yield cause("spec.externalTrafficPolicy", INVALID, external, detail)
-    elif external and external not in _POLICIES:
-        yield not_supported("spec.externalTrafficPolicy", external, _POLICIES)
-    internal = spec.get("internalTrafficPolicy", "")
-    if internal and internal not in _POLICIES:
-        yield not_supported("spec.internalTrafficPolicy", internal, _POLICIES)
+        found.invalid((path, "externalTrafficPolicy"), external, detail)
+    health = spec.get("healthCheckNodePort", 0)
+    if health and (kind != "LoadBalancer" or external != "Local"):
+        detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
+        found.invalid((path, "healthCheckNodePort"), health, detail)
 
 
-def service_update(new: Json, old: Json) -> Iterator[Cause]:
+def _usable(value: Any, path: Path, found: Found) -> None:
+    addresses.usable(value, path, found)
+
+
+def _labels(pairs: Any, path: Path, found: Found) -> None:
+    meta.labels(pairs, path, found)
+
+
+def service_update(new: Json, old: Json, found: Found) -> None:
     """The address of a Service is for life, unless it becomes (or was) an ExternalName."""
     after, before = new["spec"], old["spec"]
     if "ExternalName" in {after.get("type"), before.get("type")}:
         return
     if before.get("clusterIP") and after.get("clusterIP") != before["clusterIP"]:
-        yield cause("spec.clusterIPs[0]", INVALID, after.get("clusterIPs", []), "may not change once set")
+        found.invalid(((_SPEC, "clusterIPs"), 0), after.get("clusterIPs", []), "may not change once set")
+    families = before.get("ipFamilies") or [""]
+    if families[0] and (after.get("ipFamilies") or [""])[0] != families[0]:
+        found.invalid(((_SPEC, "ipFamilies"), 0), after.get("ipFamilies", []), "may not change once set")
+    if before.get("type") == after.get("type") == "LoadBalancer":
+        asked = after.get("loadBalancerClass")
+        if asked != before.get("loadBalancerClass"):
+            found.invalid((_SPEC, "loadBalancerClass"), asked or "", "may not change once set")
 
 
-def endpoints(obj: Json) -> Iterator[Cause]:
+def endpoints(obj: Json, path: Path, found: Found) -> None:
     for index, subset in enumerate(obj.get("subsets", ())):
-        here = f"subsets[{index}]"
+        here = ((path, "subsets"), index)
         if not subset.get("addresses") and not subset.get("notReadyAddresses"):
-            yield required(here, "must specify `addresses` or `notReadyAddresses`")
-        for field in ("addresses", "notReadyAddresses"):
-            for at, one in enumerate(subset.get(field, ())):
-                yield from _usable(one.get("ip", ""), f"{here}.{field}[{at}].ip")
-        several = len(subset.get("ports", ())) > 1
+            found.required(here, "must specify `addresses` or `notReadyAddresses`")
+        named = len(subset.get("ports", ())) > 1
         for at, port in enumerate(subset.get("ports", ())):
-            yield from _endpoint_port(port, f"{here}.ports[{at}]", several)
+            if named and not port.get("name"):
+                found.required((((here, "ports"), at), "name"))
 
 
-def _endpoint_port(port: Json, path: str, named: bool) -> Iterator[Cause]:
-    name = port.get("name", "")
-    if named and not name:
-        yield required(f"{path}.name")
-    for text in names.dns_label(name) if name else ():
-        yield cause(f"{path}.name", INVALID, name, text)
-    for text in names.port_number(port.get("port", 0)):
-        yield cause(f"{path}.port", INVALID, port.get("port", 0), text)
-    if port.get("protocol") not in PROTOCOLS:
-        yield not_supported(f"{path}.protocol", port.get("protocol", ""), PROTOCOLS)
-
-
-def _usable(text: str, path: str) -> Iterator[Cause]:
-    """An address that packets can be sent to from another node."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        yield cause(path, INVALID, text, names.NOT_AN_IP)
-        return
-    if address.is_unspecified:
-        yield cause(path, INVALID, text, f"may not be unspecified ({text})")
-    if address.is_loopback:
-        yield cause(path, INVALID, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    if address.is_link_local:
-        yield cause(path, INVALID, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-    if address.is_multicast and (int(address) >> 8 == 0xE00000 or str(address).startswith("ff02:")):
-        yield cause(path, INVALID, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
-
-
-def endpoint_slice(obj: Json) -> Iterator[Cause]:
+def endpoint_slice(obj: Json, path: Path, found: Found) -> None:
     kind = obj.get("addressType", "")
-    types = ("FQDN", "IPv4", "IPv6")
-    if not kind:
-        yield required("addressType")
-    elif kind not in types:
-        yield not_supported("addressType", kind, types)
-    found = obj.get("endpoints", ())
-    if len(found) > _MAX_ENDPOINTS:
-        yield cause("endpoints", TOO_MANY, len(found), f"must have at most {_MAX_ENDPOINTS} items")
-    for index, one in enumerate(found):
-        yield from _endpoint(one, kind, f"endpoints[{index}]")
-    ports = obj.get("ports", ())
-    if len(ports) > _MAX_PORTS:
-        yield cause("ports", TOO_MANY, len(ports), f"must have at most {_MAX_PORTS} items")
+    given = obj.get("endpoints") or ()
+    for index, one in enumerate(given):
+        here = (((path, "endpoints"), index), "addresses")
+        listed = one.get("addresses", ())
+        if not listed:
+            found.required(here, "must contain at least 1 address")
+        elif len(listed) > _MAX_ADDRESSES:
+            found.too_many(here, len(listed), _MAX_ADDRESSES)
+        for at, text in enumerate(listed):
+            _slice_address(text, kind, (here, at), found)
     seen: set[str] = set()
-    for index, port in enumerate(ports):
-        here = f"ports[{index}]"
-        name = port.get("name", "")
-        for text in names.dns_label(name) if name else ():
-            yield cause(f"{here}.name", INVALID, name, text)
+    for index, port in enumerate(obj.get("ports") or ()):
+        name = port.get("name") or ""
         if name in seen:
-            yield cause(f"{here}.name", DUPLICATE, name)
+            found.duplicate((((path, "ports"), index), "name"), name)
         seen.add(name)
-        for text in names.port_number(port["port"]) if "port" in port else ():
-            yield cause(f"{here}.port", INVALID, port["port"], text)
-        if port.get("protocol", "TCP") not in PROTOCOLS:
-            yield not_supported(f"{here}.protocol", port["protocol"], PROTOCOLS)
 
 
-def _endpoint(one: Json, kind: str, path: str) -> Iterator[Cause]:
-    addresses = one.get("addresses", ())
-    if not addresses:
-        yield required(f"{path}.addresses", "must contain at least 1 address")
-    elif len(addresses) > _MAX_ADDRESSES:
-        yield cause(f"{path}.addresses", TOO_MANY, len(addresses), f"must have at most {_MAX_ADDRESSES} items")
-    for index, text in enumerate(addresses):
-        here = f"{path}.addresses[{index}]"
-        match kind:
-            case "IPv4" | "IPv6":
-                if not _of_family(text, kind):
-                    yield cause(here, INVALID, text, f"must be an {kind} address")
-                else:
-                    yield from _usable(text, here)
-            case "FQDN":
-                for message in names.dns_subdomain(text):
-                    yield cause(here, INVALID, text, message)
-            case _:
-                pass
-    for field in ("nodeName",):
-        value = one.get(field)
-        for message in names.dns_subdomain(value) if value else ():
-            yield cause(f"{path}.{field}", INVALID, value, message)
+def _slice_address(text: str, kind: str, path: Path, found: Found) -> None:
+    match kind:
+        case "IPv4" | "IPv6":
+            if addresses.of_family(text, kind):
+                addresses.usable(text, path, found)
+            else:
+                found.invalid(path, text, f"must be an {kind} address")
+        case "FQDN":
+            for message in names.dns_subdomain(text):
+                found.invalid(path, text, message)
+        case _:
+            pass
 
 
-def _of_family(text: str, kind: str) -> bool:
-    try:
-        return isinstance(ip_address(text), IPv4Address if kind == "IPv4" else IPv6Address)
-    except ValueError:
-        return False
-
-
-def endpoint_slice_update(new: Json, old: Json) -> Iterator[Cause]:
+def endpoint_slice_update(new: Json, old: Json, found: Found) -> None:
     if new.get("addressType") != old.get("addressType"):
-        yield cause("addressType", INVALID, new.get("addressType", ""), names.IMMUTABLE)
+        found.invalid((TOP, "addressType"), new.get("addressType", ""), names.IMMUTABLE)
+
+
+def _number(value: Any, path: Path, found: Found) -> None:
+    if not 1 <= value <= 65535:
+        found.invalid(path, value, names.OUTSIDE_PORTS)
+
+
+_NAME: Final = written(names.dns_label)
+_NODE: Final = written(names.dns_subdomain)
+RULES: Final[Rules] = {
+    "core.v1.Service": Rule(required=("spec",)),
+    "core.v1.ServiceSpec": Rule(
+        {
+            "type": one_of(*_TYPES),
+            "selector": _labels,
+            "sessionAffinity": one_of(*_AFFINITIES),
+            "externalIPs": each(_usable),
+            "ipFamilies": both(each(one_of(*_FAMILIES)), distinct),
+            "ipFamilyPolicy": one_of("PreferDualStack", "RequireDualStack", "SingleStack"),
+            "loadBalancerSourceRanges": each(written(names.cidr)),
+            "externalTrafficPolicy": one_of("Cluster", "Local"),
+            "internalTrafficPolicy": one_of("Cluster", "Local"),
+            "trafficDistribution": one_of("PreferClose", "PreferSameNode", "PreferSameZone"),
+            "loadBalancerClass": written(names.qualified_name),
+        },
+        ("type", "sessionAffinity"),
+        (service,),
+    ),
+    "core.v1.ServicePort": Rule(
+        {"name": _NAME, "protocol": one_of(*PROTOCOLS), "appProtocol": written(names.qualified_name)},
+        ("protocol",),
+        (_port,),
+    ),
+    "core.v1.LoadBalancerIngress": Rule({"ip": written(names.ip), "ipMode": one_of("Proxy", "VIP")}),
+    "core.v1.Endpoints": Rule(checks=(endpoints,)),
+    "core.v1.EndpointAddress": Rule({"ip": _usable, "nodeName": _NODE, "hostname": _NAME}, ("ip",)),
+    "core.v1.EndpointPort": Rule({"name": _NAME, "protocol": one_of(*PROTOCOLS)}, ("protocol",), (_port,)),
+    "discovery.v1.EndpointSlice": Rule(
+        {
+            "addressType": one_of("FQDN", "IPv4", "IPv6"),
+            "endpoints": at_most(_MAX_ENDPOINTS),
+            "ports": at_most(_MAX_PORTS),
+        },
+        ("addressType",),
+        (endpoint_slice,),
+    ),
+    "discovery.v1.Endpoint": Rule({"nodeName": _NODE, "hostname": _NAME}),
+    "discovery.v1.EndpointHints": Rule({"forZones": at_most(_MAX_ZONES), "forNodes": at_most(_MAX_ZONES)}),
+    "discovery.v1.EndpointPort": Rule(
+        {
+            "name": _NAME,
+            "port": _number,
+            "protocol": one_of(*PROTOCOLS),
+            "appProtocol": written(names.qualified_name),
+        }
+    ),
+}

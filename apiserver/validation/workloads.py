@@ -1,107 +1,202 @@
-"""Deployments and ReplicaSets (pkg/apis/apps/validation/validation.go), and the Scale that stands for either."""
+"""Deployments, ReplicaSets, StatefulSets, DaemonSets and their like (pkg/apis/apps/validation/validation.go)."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from apiserver.errors import FORBIDDEN, INVALID, Cause, cause, not_supported, required
-from apiserver.validation import meta, names, pods
+from apiserver.validation import names
+from apiserver.validation.rules import TOP, Check, Found, Json, Path, Rule, Rules, at_least, one_of
 from kube.meta import LabelSelector
 from kube.selectors import from_label_selector
 
-Json = dict[str, Any]
+_SPEC: Final[Path] = (TOP, "spec")
+_STATEFUL_FIELDS: Final = ("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit",
+                           "persistentVolumeClaimRetentionPolicy", "minReadySeconds")  # fmt: skip
+_STATEFUL_FIXED: Final = (
+    "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', "
+    "'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+)
 
 
-def deployment(obj: Json) -> Iterator[Cause]:
-    spec = obj.get("spec", {})
-    yield from _numbers(spec, ("replicas", "minReadySeconds", "revisionHistoryLimit"))
-    yield from _selector(spec, "deployment")
-    yield from _template(spec)
-    yield from _strategy(spec.get("strategy", {}), "spec.strategy")
+def matches(selector: Json, labels: dict[str, str]) -> bool:
+    try:
+        return from_label_selector(msgspec.convert(selector, LabelSelector)).matches(labels)
+    except msgspec.ValidationError:
+        return True  # an operator that is none has been reported already
+
+
+def owner_spec(noun: str) -> Check:
+    """A selector there is, that means something and finds the pods of the template."""
+
+    def check(spec: Json, path: Path, found: Found) -> None:
+        selector = spec.get("selector")
+        if selector is None:
+            found.required((path, "selector"))
+        elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
+            found.invalid((path, "selector"), selector, f"empty selector is invalid for {noun}")
+        else:
+            labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
+            if not matches(selector, labels):
+                here = (((path, "template"), "metadata"), "labels")
+                found.invalid(here, labels, "`selector` does not match template `labels`")
+        always_running(spec.get("template", {}), (path, "template"), found)
+
+    return check
+
+
+def always_running(template: Json, path: Path, found: Found) -> None:
+    spec, here = template.get("spec", {}), (path, "spec")
+    if spec.get("restartPolicy") in {"Never", "OnFailure"}:
+        found.unsupported((here, "restartPolicy"), spec["restartPolicy"], ("Always",))
+    if spec.get("activeDeadlineSeconds") is not None:
+        found.forbidden((here, "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported")
+
+
+def selector_update(new: Json, old: Json, found: Found) -> None:
+    """Once made, an owner keeps looking for the same pods."""
+    selector = new.get("spec", {}).get("selector", {})
+    if selector != old.get("spec", {}).get("selector", {}):
+        found.invalid((_SPEC, "selector"), selector, names.IMMUTABLE)
+
+
+def stateful_update(new: Json, old: Json, found: Found) -> None:
+    after, before = new["spec"], old["spec"]
+    if any(after.get(key) != before.get(key) for key in after.keys() | before.keys() if key not in _STATEFUL_FIELDS):
+        found.forbidden(_SPEC, _STATEFUL_FIXED)
+
+
+def revision_update(new: Json, old: Json, found: Found) -> None:
+    if new.get("data") != old.get("data"):
+        found.invalid((TOP, "data"), new.get("data"), names.IMMUTABLE)
+
+
+def _deadline(spec: Json, path: Path, found: Found) -> None:
     deadline = spec.get("progressDeadlineSeconds")
     if deadline is not None and deadline <= spec.get("minReadySeconds", 0):
-        yield cause("spec.progressDeadlineSeconds", INVALID, deadline, "must be greater than minReadySeconds")
+        found.invalid((path, "progressDeadlineSeconds"), deadline, "must be greater than minReadySeconds")
 
 
-def replica_set(obj: Json) -> Iterator[Cause]:
-    spec = obj.get("spec", {})
-    yield from _numbers(spec, ("replicas", "minReadySeconds"))
-    yield from _selector(spec, "deployment")
-    yield from _template(spec)
+def _deployment_strategy(one: Json, path: Path, found: Found) -> None:
+    if one.get("type") == "Recreate" and "rollingUpdate" in one:
+        found.forbidden((path, "rollingUpdate"), "may not be specified when strategy `type` is 'Recreate'")
 
 
-def selector_update(new: Json, old: Json) -> Iterator[Cause]:
-    """Once made, an owner keeps looking for the same pods."""
-    selector = new["spec"].get("selector", {})
-    if selector != old["spec"].get("selector", {}):
-        yield cause("spec.selector", INVALID, selector, names.IMMUTABLE)
+def whole_or_percent(value: Any, path: Path, found: Found) -> None:
+    if isinstance(value, str):
+        for text in names.percent(value):
+            found.invalid(path, value, text)
+    elif value < 0:
+        found.invalid(path, value, names.NEGATIVE)
 
 
-def scale(obj: Json) -> Iterator[Cause]:
-    yield from _numbers(obj.get("spec", {}), ("replicas",))
+def _at_most_all(value: Any, path: Path, found: Found) -> None:
+    whole_or_percent(value, path, found)
+    if isinstance(value, str) and not names.percent(value) and int(value[:-1]) > 100:
+        found.invalid(path, value, "must not be greater than 100%")
 
 
-def _numbers(spec: Json, fields: tuple[str, ...]) -> Iterator[Cause]:
-    for field in fields:
-        if spec.get(field, 0) < 0:
-            yield cause(f"spec.{field}", INVALID, spec[field], names.NEGATIVE)
+def _rolling(one: Json, path: Path, found: Found) -> None:
+    unavailable = one.get("maxUnavailable", 0)
+    if unavailable in (0, "0%") and one.get("maxSurge", 0) in (0, "0%"):
+        found.invalid((path, "maxUnavailable"), unavailable, "may not be 0 when `maxSurge` is 0")
 
 
-def _selector(spec: Json, what: str) -> Iterator[Cause]:
-    selector = spec.get("selector")
-    if selector is None:
-        yield required("spec.selector")
+def _daemon_rolling(one: Json, path: Path, found: Found) -> None:
+    unavailable, surge = one.get("maxUnavailable", 0), one.get("maxSurge", 0)
+    none = (0, "0%")
+    if unavailable not in none and surge not in none:
+        found.invalid((path, "maxSurge"), surge, "may not be set when maxUnavailable is non-zero")
+    elif unavailable in none and surge in none:
+        found.required((path, "maxUnavailable"), "cannot be 0 when maxSurge is 0")
+
+
+def _stateful_strategy(one: Json, path: Path, found: Found) -> None:
+    if one.get("type") == "OnDelete" and "rollingUpdate" in one:
+        detail = "only allowed for updateStrategy 'RollingUpdate'"
+        found.invalid((path, "rollingUpdate"), one["rollingUpdate"], detail)
+
+
+def _stateful_rolling(one: Json, path: Path, found: Found) -> None:
+    if one.get("maxUnavailable") in (0, "0%"):
+        found.invalid((path, "maxUnavailable"), one["maxUnavailable"], "cannot be 0")
+
+
+def controller(spec: Json, path: Path, found: Found) -> None:
+    """A ReplicationController selects by equality only."""
+    selector, template = spec.get("selector", {}), spec.get("template")
+    if not selector:
+        found.required((path, "selector"))
+    if template is None:
+        found.required((path, "template"))
         return
-    found = list(meta.label_selector(selector, "spec.selector"))
-    yield from found
-    if not selector.get("matchLabels") and not selector.get("matchExpressions"):
-        yield cause("spec.selector", INVALID, selector, f"empty selector is invalid for {what}")
-    elif not found:
-        labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
-        if not _matches(selector, labels):
-            detail = "`selector` does not match template `labels`"
-            yield cause("spec.template.metadata.labels", INVALID, labels, detail)
+    labels = template.get("metadata", {}).get("labels", {})
+    if selector and any(labels.get(key) != value for key, value in selector.items()):
+        here = (((path, "template"), "metadata"), "labels")
+        found.invalid(here, labels, "`selector` does not match template `labels`")
+    always_running(template, (path, "template"), found)
 
 
-def _matches(selector: Json, labels: dict[str, str]) -> bool:
-    return from_label_selector(msgspec.convert(selector, LabelSelector)).matches(labels)
+def _revision(obj: Json, path: Path, found: Found) -> None:
+    if obj.get("data") is None:
+        found.required((path, "data"), "data is mandatory")
 
 
-def _template(spec: Json) -> Iterator[Cause]:
-    path = "spec.template"
-    template = spec.get("template", {})
-    yield from pods.template(template, path)
-    inner = template.get("spec", {})
-    if inner.get("restartPolicy") in {"Never", "OnFailure"}:
-        yield not_supported(f"{path}.spec.restartPolicy", inner["restartPolicy"], ("Always",))
-    if inner.get("activeDeadlineSeconds") is not None:
-        detail = "activeDeadlineSeconds in ReplicaSet is not Supported"
-        yield cause(f"{path}.spec.activeDeadlineSeconds", FORBIDDEN, detail=detail)
-
-
-def _strategy(strategy: Json, path: str) -> Iterator[Cause]:
-    match strategy.get("type", ""):
-        case "Recreate":
-            if "rollingUpdate" in strategy:
-                detail = "may not be specified when strategy `type` is 'Recreate'"
-                yield cause(f"{path}.rollingUpdate", FORBIDDEN, detail=detail)
-        case "RollingUpdate":
-            yield from _rolling(strategy.get("rollingUpdate", {}), f"{path}.rollingUpdate")
-        case other:
-            yield not_supported(f"{path}.type", other, ("Recreate", "RollingUpdate"))
-
-
-def _rolling(rolling: Json, path: str) -> Iterator[Cause]:
-    for field in ("maxUnavailable", "maxSurge"):
-        value = rolling.get(field, 0)
-        if isinstance(value, str):
-            for text in names.percent(value):
-                yield cause(f"{path}.{field}", INVALID, value, text)
-        elif value < 0:
-            yield cause(f"{path}.{field}", INVALID, value, names.NEGATIVE)
-    unavailable = rolling.get("maxUnavailable", 0)
-    if isinstance(unavailable, str) and not names.percent(unavailable) and int(unavailable[:-1]) > 100:
-        yield cause(f"{path}.maxUnavailable", INVALID, unavailable, "must not be greater than 100%")
-    if unavailable in (0, "0%") and rolling.get("maxSurge", 0) in (0, "0%"):
-        yield cause(f"{path}.maxUnavailable", INVALID, unavailable, "may not be 0 when `maxSurge` is 0")
+_COUNTS: Final[dict[str, Check]] = {
+    "replicas": at_least(0),
+    "minReadySeconds": at_least(0),
+    "revisionHistoryLimit": at_least(0),
+}
+_STATUS_COUNTS: Final[dict[str, Check]] = {
+    name: at_least(0) for name in ("replicas", "readyReplicas", "availableReplicas")
+}
+_RETENTION: Final = one_of("Delete", "Retain")
+RULES: Final[Rules] = {
+    "apps.v1.Deployment": Rule(required=("spec",)),
+    "apps.v1.DeploymentSpec": Rule(_COUNTS, checks=(owner_spec("deployment"), _deadline)),
+    "apps.v1.DeploymentStrategy": Rule({"type": one_of("Recreate", "RollingUpdate")}, checks=(_deployment_strategy,)),
+    "apps.v1.RollingUpdateDeployment": Rule(
+        {"maxUnavailable": _at_most_all, "maxSurge": whole_or_percent}, checks=(_rolling,)
+    ),
+    "apps.v1.DeploymentStatus": Rule(
+        _STATUS_COUNTS
+        | {"updatedReplicas": at_least(0), "unavailableReplicas": at_least(0), "observedGeneration": at_least(0)}
+    ),
+    "apps.v1.ReplicaSet": Rule(required=("spec",)),
+    "apps.v1.ReplicaSetSpec": Rule(
+        {"replicas": at_least(0), "minReadySeconds": at_least(0)}, checks=(owner_spec("deployment"),)
+    ),
+    "apps.v1.ReplicaSetStatus": Rule(
+        _STATUS_COUNTS | {"fullyLabeledReplicas": at_least(0), "observedGeneration": at_least(0)}
+    ),
+    "apps.v1.StatefulSet": Rule(required=("spec",)),
+    "apps.v1.StatefulSetSpec": Rule(
+        _COUNTS | {"podManagementPolicy": one_of("OrderedReady", "Parallel")},
+        ("podManagementPolicy",),
+        (owner_spec("statefulset"),),
+    ),
+    "apps.v1.StatefulSetUpdateStrategy": Rule(
+        {"type": one_of("OnDelete", "RollingUpdate")}, ("type",), (_stateful_strategy,)
+    ),
+    "apps.v1.RollingUpdateStatefulSetStrategy": Rule(
+        {"partition": at_least(0), "maxUnavailable": _at_most_all}, checks=(_stateful_rolling,)
+    ),
+    "apps.v1.StatefulSetOrdinals": Rule({"start": at_least(0)}),
+    "apps.v1.StatefulSetPersistentVolumeClaimRetentionPolicy": Rule(
+        {"whenDeleted": _RETENTION, "whenScaled": _RETENTION}
+    ),
+    "apps.v1.StatefulSetStatus": Rule(_STATUS_COUNTS),
+    "apps.v1.DaemonSet": Rule(required=("spec",)),
+    "apps.v1.DaemonSetSpec": Rule(
+        {"minReadySeconds": at_least(0), "revisionHistoryLimit": at_least(0)}, checks=(owner_spec("daemonset"),)
+    ),
+    "apps.v1.DaemonSetUpdateStrategy": Rule({"type": one_of("OnDelete", "RollingUpdate")}),
+    "apps.v1.RollingUpdateDaemonSet": Rule(
+        {"maxUnavailable": _at_most_all, "maxSurge": _at_most_all}, checks=(_daemon_rolling,)
+    ),
+    "apps.v1.ControllerRevision": Rule({"revision": at_least(0)}, checks=(_revision,)),
+    "core.v1.ReplicationController": Rule(required=("spec",)),
+    "core.v1.ReplicationControllerSpec": Rule(
+        {"replicas": at_least(0), "minReadySeconds": at_least(0)}, checks=(controller,)
+    ),
+    "autoscaling.v1.ScaleSpec": Rule({"replicas": at_least(0)}),
+}

@@ -370,6 +370,7 @@ async def test_a_pod_needs_its_service_account() -> None:
         assert made["imagePullSecrets"] == secrets
         mirror = pod("m")
         mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "hash"}
+        mirror["spec"]["nodeName"] = "n1"
         assert "serviceAccountName" not in (await api.post(f"{NS}/pods", mirror)).json["spec"]
 
 
