@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from apiserver import schema
-from apiserver.schema import GVK, ResourceInfo, Shape
+from apiserver.schema import GVK, ResourceInfo
 
 # PUT of an object that is not there creates it (AllowCreateOnUpdate).
 CREATE_ON_UPDATE: Final = frozenset(
@@ -129,11 +129,7 @@ def _empty_status(gvk: GVK, plural: str) -> bytes:
     if kind is None or "status" not in kind.fields:
         return b"{}"
     fields = schema.named(kind.fields["status"].type).fields
-    zeros = {
-        key: _ZERO[field.type]
-        for key, field in fields.items()
-        if field.required and field.shape is Shape.ONE and field.type in _ZERO
-    }
+    zeros = {key: _ZERO[field.type] for key, field in fields.items() if field.always and field.type in _ZERO}
     return orjson.dumps(zeros | _LOAD_BALANCER.get(plural, {}))
 
 

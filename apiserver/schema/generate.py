@@ -126,6 +126,7 @@ def field_of(prop: dict[str, Any], required: bool, flags: str, definitions: dict
         named=str(inner["$ref"]).removeprefix(_REF)
         if value_type(inner, definitions) == "any" and "$ref" in inner
         else "",
+        always=bool(flags) and not {"e", "p"} & set(flags) and shape is Shape.ONE and "$ref" not in inner,
     )
 
 

@@ -43,6 +43,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     `omitempty`, not a pointer), so `false`, `0`, `""`, `[]` and `{}` mean the same as absence. Two key systems live side
     by side and never mix: `patch` and `merge_key` belong to strategic merge patch, `list_type` and `list_keys` to
     server-side apply. `named` is what documents call an `any` that has a name (RawExtension, FieldsV1).
+    `always`: a plain Go value without `omitempty`, so upstream writes its zero (`replicas: 0`).
     """
 
     type: str
@@ -55,6 +56,7 @@ class Field(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     list_keys: tuple[str, ...] = ()
     map_type: str = ""
     named: str = ""
+    always: bool = False
 
     @property
     def strategies(self) -> frozenset[str]:
