@@ -115,7 +115,7 @@ STATUS_KEEPS: Final[dict[str, tuple[str, ...]]] = {
     "volumeattachments": ("*",),
 }
 ALL_METADATA: Final = ("annotations", "finalizers", "labels", "ownerReferences")
-_LOAD_BALANCER: Final = {"ingresses": {"loadBalancer": {}}, "services": {"loadBalancer": {}}}
+_LOAD_BALANCER: Final[dict[str, dict[str, Any]]] = {"ingresses": {"loadBalancer": {}}, "services": {"loadBalancer": {}}}
 _ZERO: Final[dict[str, Any]] = {"string": "", "bool": False, "int32": 0, "int64": 0}
 
 

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import orjson
 
+from apiserver.codec import Mismatch, conform
+
 Json = dict[str, Any]
 
 _ALPHA: Final = "autoscaling.alpha.kubernetes.io/"
@@ -27,6 +29,7 @@ CURRENT: Final = _ALPHA + "current-metrics"
 BEHAVIOR: Final = _ALPHA + "behavior"
 CONDITIONS: Final = _ALPHA + "conditions"
 _OURS: Final = (METRICS, CURRENT, BEHAVIOR, CONDITIONS)
+_V2: Final = "io.k8s.api.autoscaling.v2."
 _ASSUMED_CPU: Final = 80
 
 
@@ -35,18 +38,18 @@ def to_v2(obj: Json) -> Json:
     metadata, spec, status = dict(obj.get("metadata") or {}), dict(obj.get("spec") or {}), dict(obj.get("status") or {})
     annotations = dict(metadata.get("annotations") or {})
     percentage = spec.pop("targetCPUUtilizationPercentage", None)
-    metrics = [_new(one, "target") for one in _read(annotations, METRICS, list) or ()]
+    metrics = _read(annotations, METRICS, "MetricSpec", "target") or []
     if percentage is not None:
         metrics.append(_cpu("target", {"type": "Utilization", "averageUtilization": percentage}))
     spec["metrics"] = metrics or [_cpu("target", {"type": "Utilization", "averageUtilization": _ASSUMED_CPU})]
-    if (behavior := _read(annotations, BEHAVIOR, dict)) is not None:
-        spec["behavior"] = behavior
+    if behavior := _read(annotations, BEHAVIOR, "HorizontalPodAutoscalerBehavior"):
+        spec["behavior"] = behavior[0]
     current = status.pop("currentCPUUtilizationPercentage", None)
-    if (seen := _read(annotations, CURRENT, list)) is not None:
-        status["currentMetrics"] = [_new(one, "current") for one in seen]
+    if (seen := _read(annotations, CURRENT, "MetricStatus", "current")) is not None:
+        status["currentMetrics"] = seen
     elif current is not None:
         status["currentMetrics"] = [_cpu("current", {"averageUtilization": current})]
-    if (conditions := _read(annotations, CONDITIONS, list)) is not None:
+    if (conditions := _read(annotations, CONDITIONS, "HorizontalPodAutoscalerCondition")) is not None:
         status["conditions"] = conditions
     return _put_together(obj, "autoscaling/v2", metadata, annotations, spec, status)
 
@@ -90,18 +93,20 @@ def _put_together(obj: Json, api_version: str, metadata: Json, annotations: Json
     return made
 
 
-def _read(annotations: Json, key: str, kind: type) -> Any:
-    """Takes the annotation away; None when it is missing or no `kind`."""
+def _read(annotations: Json, key: str, of: str, side: str = "") -> list[Json] | None:
+    """Takes the annotation away and returns what it says, sound objects of that v2 type; None when it is missing or says
+    something else. A behavior is written alone, the others as lists."""
     text = annotations.pop(key, None)
     if not isinstance(text, str):
         return None
     try:
         value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        items = [value] if key == BEHAVIOR else value
+        if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+            return None
+        return [conform(_new(one, side) if side else one, _V2 + of)[0] for one in items]
+    except (orjson.JSONDecodeError, Mismatch):
         return None
-    if not isinstance(value, kind) or (kind is list and not all(isinstance(one, dict) for one in value)):
-        return None
-    return value
 
 
 def _cpu(side: str, value: Json) -> Json:
@@ -117,7 +122,7 @@ def _cpu_percentage(metric: Json, side: str) -> int | None:
 
 
 # In v1 the figures of a source are its own fields, `targetAverageValue` and the like; v2 keeps them in `target` or `current`.
-_FIGURES: Final = {
+_FIGURES: Final[dict[str, dict[str, dict[str, str]]]] = {
     "target": {
         "object": {"value": "targetValue", "averageValue": "averageValue"},
         "pods": {"averageValue": "targetAverageValue"},

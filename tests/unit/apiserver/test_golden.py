@@ -66,6 +66,19 @@ def test_a_version_that_says_more_comes_back_from_one_that_says_less() -> None:
     assert pair.inward(shown) == obj
 
 
+@pytest.mark.parametrize(
+    "said", ['[{"type": 5}]', '[{"type":"Pods","pods":{"metricName":[]}}]', '["x"]', '{"type":"Pods"}']
+)
+def test_annotations_that_say_nonsense_say_nothing(said: str) -> None:
+    obj = {
+        "metadata": {"name": "h", "annotations": {autoscaling.METRICS: said, autoscaling.CONDITIONS: '[{"type": 5}]'}},
+        "spec": {},
+    }
+    stored = autoscaling.to_v2(obj)
+    assert len(stored["spec"]["metrics"]) == 1  # the assumed one
+    assert "conditions" not in stored.get("status", {})
+
+
 def test_no_metric_at_all_means_cpu_and_unreadable_annotations_mean_nothing() -> None:
     obj = {
         "apiVersion": "autoscaling/v1",
