@@ -17,13 +17,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, cast, get_args
 
 from apiserver import errors, strategy
+from apiserver.admission import Attributes
 from apiserver.cache import Entry, stamp, storage_bytes
 from apiserver.pipeline import RETRIES, Obj, Target, Writer, now, rfc3339
 from apiserver.store import Op
 from kube.labels import FOREGROUND_DELETION, ORPHAN_DEPENDENTS
 
 Policy = Literal["", "Orphan", "Background", "Foreground"]
-PROTECTED_NAMESPACES: Final = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
+ORPHANING: Final = frozenset({"jobs", "replicationcontrollers"})  # what they own stays unless the client says otherwise
+JOB_WARNING: Final = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set"
+    " propagationPolicy=Orphan to suppress this warning"
+)
 DEFAULT_GRACE: Final = 30
 
 
@@ -44,6 +49,7 @@ class Deleted:
 
     body: bytes
     gone: bool
+    warnings: tuple[str, ...] = ()
 
 
 def options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
@@ -55,9 +61,12 @@ def options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
         grace = int(grace)
     policy = body.get("propagationPolicy") or query.get("propagationPolicy") or ""
     orphan = body.get("orphanDependents")
-    if orphan is not None and not policy:
-        policy = "Orphan" if orphan else "Background"
     causes = []
+    if orphan is not None and policy:
+        why = "orphanDependents and deletionPropagation cannot be both set"
+        causes.append(errors.cause("propagationPolicy", errors.INVALID, policy, why))
+    elif orphan is not None:
+        policy = "Orphan" if orphan else "Background"
     if policy not in get_args(Policy):
         known = ("Orphan", "Background", "Foreground")
         causes.append(errors.not_supported("propagationPolicy", policy, known))
@@ -77,16 +86,34 @@ async def delete(writer: Writer, target: Target, asked: Options) -> Deleted:
     for _ in range(RETRIES + 1):
         entry = writer.get(target)
         _check_preconditions(target, entry, asked)
-        if target.resource.plural == "namespaces" and target.name in PROTECTED_NAMESPACES:
-            raise errors.forbidden("", "namespaces", target.name, "this namespace may not be deleted")
-        done = await _attempt(writer, target, entry, asked)
+        old = entry.parse()
+        attributes = Attributes(
+            target.resource,
+            "DELETE",
+            entry.namespace,
+            entry.name,
+            {},
+            old,
+            user=target.user,
+            dry_run=target.dry_run,
+        )
+        await writer.admission.validate(attributes)
+        done = await _attempt(writer, target, entry, old, _by_kind(target, old, asked))
         if done is not None:
-            return done
+            warned = target.resource.plural == "jobs" and not asked.policy
+            return replace(done, warnings=(JOB_WARNING,)) if warned else done
     raise target.conflict()
 
 
-async def _attempt(writer: Writer, target: Target, entry: Entry, asked: Options) -> Deleted | None:
-    old = entry.parse()
+def _by_kind(target: Target, old: Obj, asked: Options) -> Options:
+    """Who says nothing means what its kind does by default; a finalizer that is there already has said it."""
+    said = {ORPHAN_DEPENDENTS, FOREGROUND_DELETION} & set(old["metadata"].get("finalizers") or ())
+    if asked.policy or said or target.resource.plural not in ORPHANING:
+        return asked
+    return replace(asked, policy="Orphan")
+
+
+async def _attempt(writer: Writer, target: Target, entry: Entry, old: Obj, asked: Options) -> Deleted | None:
     new = planned(target.resource.graceful, old, asked, now())
     if new is None:
         return Deleted(entry.body, True) if await writer.drop(target, entry) else None

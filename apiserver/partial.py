@@ -66,7 +66,8 @@ def ephemeral_containers(new: Obj, old: Obj) -> Obj:
 
 
 def _is_static(pod: Obj) -> bool:
-    return (pod["metadata"].get("annotations") or {}).get(STATIC, "api") != "api"
+    source = (pod["metadata"].get("annotations") or {}).get(STATIC, "api")
+    return bool(source != "api")
 
 
 def resized(new: Obj, old: Obj) -> Obj:

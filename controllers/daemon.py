@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from controllers import kinds
 from controllers.config import Config
 from controllers.deployments import Deployments
+from controllers.disruption import Disruptions
 from controllers.endpoints import Endpoints
 from controllers.evictions import Evictions
 from controllers.garbage import Garbage
@@ -23,6 +24,8 @@ from controllers.observe import World
 from controllers.plan.podcidrs import Pool
 from controllers.podcidrs import PodCIDRs
 from controllers.podgc import PodGC
+from controllers.protection import Protection
+from controllers.quota import Quotas
 from controllers.replicasets import ReplicaSets
 from kube import selfsigned, serving
 from kube.client import Client, Connection
@@ -83,6 +86,9 @@ class Controllers:
             "pod_gc": PodGC(world, recorders["pod-garbage-collector"]),
             "garbage_collector": Garbage(world),
             "namespace": Namespaces(world),
+            "resource_quota": Quotas(world),
+            "disruption": Disruptions(world, recorders["controllermanager"]),
+            "pvc_protection": Protection(world),
             "furnishings": Furnishings(world, certificates, self._root_ca),
         }
         if self._pools:
@@ -125,6 +131,7 @@ _COMPONENTS = (
     "taint-eviction-controller",
     "pod-garbage-collector",
     "node-ipam-controller",
+    "controllermanager",
 )
 
 

@@ -129,6 +129,8 @@ class World:
         self.deployments = Informer(client, resources.DEPLOYMENTS)
         self.replica_sets = Informer(client, resources.REPLICASETS)
         self.leases = Informer(client, resources.LEASES)
+        self.quotas = Informer(client, resources.RESOURCEQUOTAS)
+        self.budgets = Informer(client, resources.PODDISRUPTIONBUDGETS)
         self.informers: dict[Resource[Any], Informer[Any]] = {
             resources.PODS: self.pods,
             resources.NODES: self.nodes,
@@ -140,6 +142,8 @@ class World:
             resources.DEPLOYMENTS: self.deployments,
             resources.REPLICASETS: self.replica_sets,
             resources.LEASES: self.leases,
+            resources.RESOURCEQUOTAS: self.quotas,
+            resources.PODDISRUPTIONBUDGETS: self.budgets,
         }
         typed = {(r.group, r.plural) for r in self.informers}
         for resource in served:
@@ -152,6 +156,12 @@ class World:
         self.deployments_by_namespace = Index(self.deployments, namespace)
         self.services_by_namespace = Index(self.services, namespace)
         self.slices_by_namespace = Index(self.slices, namespace)
+        self.quotas_by_namespace = Index(self.quotas, namespace)
+        self.budgets_by_namespace = Index(self.budgets, namespace)
+
+    def kind(self, group: str, kind: str) -> Resource[Any] | None:
+        """A kind that is served, by what an owner reference says of it."""
+        return next((r for r in self.informers if (r.group, r.kind) == (group, kind)), None)
 
     def node_lease(self, node: str) -> Lease | None:
         return self.leases.get(node, NODE_LEASE_NAMESPACE)

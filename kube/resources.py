@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from kube import apps, coordination, core, discovery, pods
+from kube import apps, coordination, core, discovery, pods, policy
 from kube.meta import Typed
 
 T = TypeVar("T", bound=Typed)
@@ -48,4 +48,8 @@ SERVICEACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount", True, 
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment", True, apps.Deployment)
 REPLICASETS = Resource("apps", "v1", "replicasets", "ReplicaSet", True, apps.ReplicaSet)
 ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True, discovery.EndpointSlice)
+RESOURCEQUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota", True, policy.ResourceQuota)
+PODDISRUPTIONBUDGETS = Resource(
+    "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True, policy.PodDisruptionBudget
+)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", True, coordination.Lease)

@@ -191,8 +191,8 @@ class Verbs:
         asked = deletion.options(await delete_options(request), request.query)
         done = await deletion.delete(self.writer, target, asked)
         if done.gone and not target.resource.returns_deleted:
-            return json_answer(_deleted_status(target, done))
-        return json_answer(view_of(request, target.resource).one(done.body))
+            return json_answer(_deleted_status(target, done), warnings=done.warnings)
+        return json_answer(view_of(request, target.resource).one(done.body), warnings=done.warnings)
 
     async def _delete_collection(self, resource: Resource, route: Route, request: Request) -> Reply:
         asked = deletion.options(await delete_options(request), request.query)
