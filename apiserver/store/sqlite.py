@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import json
 import marshal
+import os
 import socket
 import struct
 import subprocess
@@ -81,7 +82,7 @@ class _Channel(asyncio.Protocol):
         self.on_replies(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.on_replies([(-1, "lost", str(exc or "the store process ended"))])
+        self.on_replies([(-1, "lost", str(exc or "the store's process ended"))])
 
 
 class SqliteStore:
@@ -255,6 +256,14 @@ class _Conflicted(Exception):
         self.actual = actual
 
 
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @asynccontextmanager
 async def open_store(
     path: Path, *, history: int = HISTORY, moved: Mapping[str, str] | None = None
@@ -282,6 +291,8 @@ async def open_store(
         except (StoreFailed, StoreLost) as error:
             remedy = "; restore a snapshot into an empty directory" if "damaged" in str(error) else ""
             raise StoreFailed(f"cannot open {path}: {error}{remedy}") from error
+        for directory in (path.parent, path.parent.parent):  # SQLite syncs its files, not the way to them
+            _sync(directory)
         yield store
     finally:
         transport.close()
