@@ -46,28 +46,72 @@ def registered() -> Mapping[str, Default]:
     return _TABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
-    values: tuple[tuple[str, Scalar], ...]
-    structs: tuple[str, ...]
-    setters: tuple[Setter, ...]
-    steps: dict[str, Callable[[Any], None]]
+Fill = Callable[[Any], None]
+_FEW: Final = 6
 
-    def __call__(self, obj: Any) -> None:
-        for key, value in self.values:
+
+def _fill(own: Default, steps: dict[str, Fill]) -> Fill:
+    """The walk over one type, as short as what it has to do: most types only pass on what is below them."""
+    values, structs, setters = tuple(own.values.items()), own.structs, own.setters
+    below = _below(steps)
+    if not structs and not setters:
+        if not values and below:
+            return below
+        if not below:
+
+            def plain(obj: Any) -> None:
+                for key, value in values:
+                    if key not in obj:
+                        obj[key] = value
+
+            return plain
+
+    def fill(obj: Any) -> None:
+        for key, value in values:
             if key not in obj:
                 obj[key] = value
-        for key in self.structs:
+        for key in structs:
             if key not in obj:
                 obj[key] = {}
-        for setter in self.setters:
+        for setter in setters:
             setter(obj)
-        steps = self.steps
-        if steps:
-            for key, below in obj.items():
-                step = steps.get(key)
-                if step is not None:
-                    step(below)
+        if below is not None:
+            below(obj)
+
+    return fill
+
+
+def _below(steps: dict[str, Fill]) -> Fill | None:
+    few = tuple(steps.items())
+
+    def look(obj: Any) -> None:
+        for key, step in few:
+            value = obj.get(key)
+            if value is not None:
+                step(value)
+
+    def search(obj: Any) -> None:
+        for key, value in obj.items():
+            step = steps.get(key)
+            if step is not None:
+                step(value)
+
+    match len(few):
+        case 0:
+            return None
+        case 1:
+            return _only(*few[0])
+        case count:
+            return look if count <= _FEW else search
+
+
+def _only(key: str, step: Fill) -> Fill:
+    def look(obj: Any) -> None:
+        value = obj.get(key)
+        if value is not None:
+            step(value)
+
+    return look
 
 
 @cache
@@ -81,7 +125,7 @@ def _compile(name: str, above: tuple[str, ...]) -> Fill | None:
     known = schema.named(name).fields
     if unknown := (own.values.keys() | set(own.structs)) - known.keys():
         raise AssertionError(f"{name} has no fields {sorted(unknown)}")
-    steps: dict[str, Callable[[Any], None]] = {}
+    steps: dict[str, Fill] = {}
     for key, one in known.items():
         if "." not in one.type or one.type == name or one.type in above:
             continue
@@ -90,10 +134,10 @@ def _compile(name: str, above: tuple[str, ...]) -> Fill | None:
             steps[key] = _shaped(below, one.shape)
     if not (own.values or own.structs or own.setters or steps):
         return None
-    return Fill(tuple(own.values.items()), own.structs, own.setters, steps)
+    return _fill(own, steps)
 
 
-def _shaped(below: Fill, shape: Shape) -> Callable[[Any], None]:
+def _shaped(below: Fill, shape: Shape) -> Fill:
     def each(values: Any) -> None:
         for value in values:
             below(value)

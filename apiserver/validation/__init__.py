@@ -115,7 +115,7 @@ def validate_create(gvk: tuple[str, str, str], obj: Json) -> list[Cause]:
         meta.object_meta(obj.get("metadata", {}), info is None or info.namespaced, rule, found)
     walk = _walk(gvk)
     if walk is not None:
-        walk(obj, TOP, found)
+        walk.check(obj, TOP, found)
     if kind in _CREATE:
         _CREATE[kind](obj, TOP, found)
     return found.causes

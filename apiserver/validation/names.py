@@ -169,7 +169,8 @@ def environment_name(text: str) -> Sequence[str]:
     return ["a valid environment variable name must consist only of printable ASCII characters other than '='"]
 
 
-def port_name(text: str) -> list[str]:
+@_remembered
+def port_name(text: str) -> Sequence[str]:
     """IANA_SVC_NAME, RFC 6335: at most 15 of a-z, 0-9 and single hyphens, with a letter among them."""
     found: list[str] = []
     if len(text) > 15:
@@ -189,7 +190,7 @@ def port_number(value: int) -> list[str]:
     return [] if 1 <= value <= 65535 else [OUTSIDE_PORTS]
 
 
-def port(value: Any) -> list[str]:
+def port(value: Any) -> Sequence[str]:
     """A port by number or by name."""
     return port_number(value) if isinstance(value, int) else port_name(str(value))
 

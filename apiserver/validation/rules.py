@@ -22,6 +22,8 @@ from apiserver.validation.names import NEGATIVE
 Json = dict[str, Any]
 Path = Any  # (path of the parent, key or index); () at the top
 TOP: Final[Path] = ()
+_FEW: Final = 2
+_EMPTY: Final[tuple[Any, ...]] = ("", [], None)
 
 
 def spelt(path: Path) -> str:
@@ -104,44 +106,34 @@ def registered() -> Mapping[str, Rule]:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """`steps` by field, the fields that must be there (`structs` among them), and the checks of the whole."""
+    """What one type's walk consists of: `steps` by field, the fields that must be there (`structs` may stay away), and the
+    checks of the whole; `check` is all of it as one function."""
 
     steps: dict[str, Check]
     required: tuple[str, ...]
     checks: tuple[Check, ...]
     structs: frozenset[str]
-
-    def __call__(self, obj: Any, path: Path, found: Found) -> None:
-        steps = self.steps
-        for key, value in obj.items():
-            step = steps.get(key)
-            if step is not None:
-                step(value, (path, key), found)
-        for key in self.required:
-            value = obj.get(key)
-            if value is None or value == "" or value == []:
-                self._absent(key, path, found)
-        for check in self.checks:
-            check(obj, path, found)
-
-    def _absent(self, key: str, path: Path, found: Found) -> None:
-        """A struct that is not there is one with nothing in it, as in Go: what is missing is what should be inside."""
-        if key in self.structs:
-            self.steps[key]({}, (path, key), found)
-        else:
-            found.required((path, key))
+    check: Check
 
     def changed(self, new: Json, old: Json, found: Found) -> None:
-        """The same at the top of an object, but what is as it was before was valid then."""
+        """The walk at the top of an object that was valid: what is as it was then is not looked at again."""
         for key, step in self.steps.items():
             value = new.get(key)
             if value is not None and value != old.get(key):
                 step(value, (TOP, key), found)
         for key in self.required:
             if old.get(key) and not new.get(key):
-                self._absent(key, TOP, found)
+                _absent(key, self.steps, self.structs, TOP, found)
         for check in self.checks:
             check(new, TOP, found)
+
+
+def _absent(key: str, steps: dict[str, Check], structs: frozenset[str], path: Path, found: Found) -> None:
+    """A struct that is not there is one with nothing in it, as in Go: what is missing is what should be inside."""
+    if key in structs:
+        steps[key]({}, (path, key), found)
+    else:
+        found.required((path, key))
 
 
 @cache
@@ -167,9 +159,59 @@ def _compile(name: str, above: tuple[str, ...]) -> Walk | None:
             steps[key] = own or below  # type: ignore[assignment]
     if unknown := (rule.fields.keys() | set(rule.required)) - schema.named(name).fields.keys():
         raise AssertionError(f"{name} has no fields {sorted(unknown)}")
-    return (
-        Walk(steps, rule.required, rule.checks, frozenset(structs)) if steps or rule.required or rule.checks else None
-    )
+    if not (steps or rule.required or rule.checks):
+        return None
+    fixed = frozenset(structs)
+    return Walk(steps, rule.required, rule.checks, fixed, _whole(steps, rule, fixed))
+
+
+def _whole(steps: dict[str, Check], rule: Rule, structs: frozenset[str]) -> Check:
+    """One function for a type, as short as what it has to do: most types have one or two things said of them."""
+    parts: list[Check] = []
+    if steps:
+        parts.append(_stepping(steps))
+    if rule.required:
+        parts.append(_requiring(rule.required, steps, structs))
+    parts.extend(rule.checks)
+    return parts[0] if len(parts) == 1 else both(*parts)
+
+
+def _stepping(steps: dict[str, Check]) -> Check:
+    few = tuple(steps.items())
+
+    def look(obj: Any, path: Path, found: Found) -> None:
+        for key, step in few:
+            value = obj.get(key)
+            if value is not None:
+                step(value, (path, key), found)
+
+    def search(obj: Any, path: Path, found: Found) -> None:
+        for key, value in obj.items():
+            step = steps.get(key)
+            if step is not None:
+                step(value, (path, key), found)
+
+    if len(few) == 1:
+        return _only(*few[0])
+    return look if len(few) <= _FEW else search
+
+
+def _only(key: str, step: Check) -> Check:
+    def look(obj: Any, path: Path, found: Found) -> None:
+        value = obj.get(key)
+        if value is not None:
+            step(value, (path, key), found)
+
+    return look
+
+
+def _requiring(required: tuple[str, ...], steps: dict[str, Check], structs: frozenset[str]) -> Check:
+    def check(obj: Any, path: Path, found: Found) -> None:
+        for key in required:
+            if key not in obj or obj[key] in _EMPTY:
+                _absent(key, steps, structs, path, found)
+
+    return check
 
 
 def _nested(name: str, shape: Shape, above: tuple[str, ...]) -> Check | None:
@@ -179,14 +221,23 @@ def _nested(name: str, shape: Shape, above: tuple[str, ...]) -> Check | None:
         return None
     match shape:
         case Shape.ONE:
-            return below
+            return below.check
         case Shape.LIST:
-            return each(below)
+            return each(below.check)
         case Shape.MAP:
-            return each_value(below)
+            return each_value(below.check)
 
 
 def both(*checks: Check) -> Check:
+    if len(checks) == 2:
+        one, other = checks
+
+        def pair(value: Any, path: Path, found: Found) -> None:
+            one(value, path, found)
+            other(value, path, found)
+
+        return pair
+
     def check(value: Any, path: Path, found: Found) -> None:
         for one in checks:
             one(value, path, found)
