@@ -178,7 +178,7 @@ async def serving(
     admission = Admission(Sight(cache, registry, store.current), plugins, Settings(patience=patience))
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
-        tls = ssl.create_default_context()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         relay = Relay(_node(cache, registry), Trust(tls, tls), session)
         reviews = Reviews(access.build(config, KEYS, cache, registry, store, authorizer))
         verbs = Verbs(
