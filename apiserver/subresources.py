@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from apiserver import errors
+from apiserver.managed import scale
 from apiserver.pipeline import Obj, Target, rfc3339
 from apiserver.schema import GVK
 
@@ -26,10 +27,13 @@ def scale_of(obj: Obj) -> Obj:
     given = obj["spec"].get("selector") or {}
     if selector := selector_text({"matchLabels": given} if obj["kind"] == "ReplicationController" else given):
         status["selector"] = selector
+    metadata = {key: obj["metadata"][key] for key in kept if key in obj["metadata"]}
+    if owners := scale.shown(obj["metadata"].get("managedFields")):
+        metadata["managedFields"] = owners
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
-        "metadata": {key: obj["metadata"][key] for key in kept if key in obj["metadata"]},
+        "metadata": metadata,
         "spec": {"replicas": obj["spec"].get("replicas", 1)},
         "status": status,
     }

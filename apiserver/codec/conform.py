@@ -108,7 +108,8 @@ def _struct(name: str) -> Nested:
     def fields() -> dict[str, Compiled]:
         for key, field in kind.fields.items():
             scalar, nested = _value(field)
-            compiled[key] = (_PLAIN.get(field.type) if field.shape is Shape.ONE else None, scalar, nested, field.omit)
+            omit = field.omit and key != "managedFields"  # an empty list there asks to forget all owners
+            compiled[key] = (_PLAIN.get(field.type) if field.shape is Shape.ONE else None, scalar, nested, omit)
         return compiled
 
     def check(value: Any, path: Any, unknown: list[str]) -> Any:

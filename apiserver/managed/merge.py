@@ -93,7 +93,8 @@ def _merged(shape: Keyed | SetOf, live: list[Any], config: list[Any]) -> Any:
 
 
 def removed(shape: Shape, value: Any, paths: FieldSet) -> Any:
-    """The value without those paths; what is emptied by it becomes null."""
+    """The value without those paths; None when nothing is left. What is emptied goes itself: upstream leaves a null in its
+    place, whose owner then owns what is not there, and conflicts with whoever fills it again."""
     if not paths:
         return value
     match shape, value:
@@ -108,8 +109,8 @@ def removed(shape: Shape, value: Any, paths: FieldSet) -> Any:
                 below = paths.get(step(one))
                 if below is None:
                     kept.append(one)
-                elif not is_member(below):
-                    kept.append(removed(element, one, below))
+                elif not is_member(below) and (left := removed(element, one, below)) is not None:
+                    kept.append(left)
             return kept or None
         case SetOf(), list():
             return [one for one in value if elements.value(one) not in paths] or None
@@ -131,7 +132,9 @@ def _kept_members(fields: dict[str, Shape], element: Shape | None, value: dict[s
         if is_member(below):
             continue
         shape = fields.get(name, element)
-        kept[name] = one if shape is None else removed(shape, one, below)
+        left = one if shape is None else removed(shape, one, below)
+        if left is not None:
+            kept[name] = left
     return kept or None
 
 
