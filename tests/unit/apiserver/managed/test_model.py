@@ -73,7 +73,9 @@ def flat(obj: Obj) -> Table:
         table |= {(*here, key): str(one[key]) for key in ("name", "image", "args") if key in one}
         for variable in one.get("env", ()):
             table[(*here, "env", variable["name"])] = True
-            table |= {(*here, "env", variable["name"], key): variable[key] for key in ("name", "value")}
+            table |= {
+                (*here, "env", variable["name"], key): variable[key] for key in ("name", "value") if key in variable
+            }
     return table
 
 

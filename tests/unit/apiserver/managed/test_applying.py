@@ -1,0 +1,286 @@
+"""Server-side apply through the whole API: upstream's words, what is kept, and what goes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.unit.apiserver.calls import Calls, Response, serving
+
+Obj = dict[str, Any]
+APPLY = "application/apply-patch+yaml"
+MAPS = "/api/v1/namespaces/default/configmaps"
+PODS = "/api/v1/namespaces/default/pods"
+SERVICES = "/api/v1/namespaces/default/services"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+MAP: Obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}}
+UNTYPED = "failed to create typed patch object (/m; v1, Kind=ConfigMap)"
+CANNOT = 'Operation cannot be fulfilled on configmaps "m"'
+LAST = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def deployment(**spec: Any) -> Obj:
+    template = {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+    }
+    whole = {"selector": {"matchLabels": {"app": "web"}}, "template": template} | spec
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": whole}
+
+
+def part(**spec: Any) -> Obj:
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}
+
+
+async def apply(calls: Calls, url: str, body: Any, manager: str = "one", **query: str) -> Response:
+    asked = "&".join(f"{key}={value}" for key, value in ({"fieldManager": manager} | query).items() if value)
+    return await calls.call("PATCH", f"{url}?{asked}", body, content_type=APPLY)
+
+
+def managers(obj: Obj) -> dict[str, Obj]:
+    return {one["manager"]: one for one in obj["metadata"].get("managedFields", ())}
+
+
+async def test_it_creates_and_says_so() -> None:
+    async with serving() as calls:
+        tried = await apply(calls, f"{MAPS}/m", MAP | {"data": {"a": "1"}}, dryRun="All")
+        assert tried.code == 201
+        assert (await calls.get(f"{MAPS}/m")).code == 404
+        made = await apply(
+            calls, f"{MAPS}/m", b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: '1'}\n"
+        )
+        assert made.code == 201
+        assert managers(made.json)["one"]["operation"] == "Apply"
+        assert managers(made.json)["one"]["fieldsV1"] == {"f:data": {"f:a": {}}}
+        again = await apply(calls, f"{MAPS}/m", MAP | {"data": {"a": "1"}})
+        assert (again.code, again.json) == (200, made.json)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (MAP | {"metadata": {"name": "m", "managedFields": [{"manager": "x"}]}}, 400, "metadata.managedFields must be nil"),
+        (MAP | {"kind": "Secret"}, 400, "invalid object type: v1, Kind=Secret"),
+        ({"metadata": {"name": "m"}}, 400, "invalid object type: , Kind="),
+        (MAP | {"dada": {}}, 400, f"{UNTYPED}: .dada: field not declared in schema"),
+        (MAP | {"data": {"a": 1}}, 400, f"{UNTYPED}: .data.a: expected string, got 1"),
+        (MAP | {"data": 1, "binaryData": []}, 400,
+         f"{UNTYPED}: errors:\n  .data: expected map, got 1\n  .binaryData: expected map, got []"),
+        (MAP | {"metadata": {"name": "other"}}, 400, "the name of the object (other) does not match the name on the URL (m)"),
+        (MAP | {"metadata": {"name": "m", "namespace": "other"}}, 400,
+         "the namespace of the provided object does not match the namespace sent on the request"),
+        (MAP | {"metadata": {"name": "m", "resourceVersion": "5"}}, 400,
+         "resourceVersion should not be set on objects to be created"),
+        (MAP | {"metadata": {"name": "m", "uid": "u"}}, 409,
+         f"{CANNOT}: uid mismatch: the provided object specified uid u, and no existing object was found"),
+        (b"a: [", 400, "error decoding YAML: "),
+        (b"[1]", 400, "error decoding YAML: "),
+        (b"kind: ConfigMap\nkind: ConfigMap\n", 400, "error strict decoding YAML: "),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_applied_is_told_in_upstreams_words(body: Any, code: int, message: str) -> None:
+    async with serving() as calls:
+        answer = await apply(calls, f"{MAPS}/m", body, fieldValidation="Strict")
+        assert (answer.code, answer.json["message"][: len(message)]) == (code, message)
+
+
+async def test_options_are_checked() -> None:
+    async with serving() as calls:
+        nameless = await apply(calls, f"{MAPS}/m", MAP, "")
+        assert nameless.code == 422
+        assert nameless.json["message"] == (
+            'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
+        )
+        forced = await calls.patch(f"{MAPS}/m?force=true", {})
+        assert forced.code == 422
+        assert forced.json["message"] == (
+            'PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch'
+        )
+        for kind in ("application/apply-patch+cbor", "application/json"):
+            other = await calls.call("PATCH", f"{MAPS}/m?fieldManager=one", MAP, content_type=kind)
+            assert other.code == 404 or other.json["message"] == (
+                "the body of the request was in an unknown format - accepted media types include: "
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, "
+                "application/apply-patch+yaml"
+            )
+
+
+async def test_conflicts_name_every_field_and_its_owner() -> None:
+    async with serving() as calls:
+        assert (await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=2))).code == 201
+        one = await apply(calls, f"{DEPLOYMENTS}/web", part(replicas=3), "two")
+        assert (one.code, one.json["reason"]) == (409, "Conflict")
+        assert one.json["message"] == 'Apply failed with 1 conflict: conflict with "one": .spec.replicas'
+        assert one.json["details"] == {
+            "causes": [{"reason": "FieldManagerConflict", "message": 'conflict with "one"', "field": ".spec.replicas"}]
+        }
+        status = {"status": {"observedGeneration": 1}}
+        await calls.patch(f"{DEPLOYMENTS}/web/status?fieldManager=three", status)
+        await calls.patch(f"{DEPLOYMENTS}/web?fieldManager=three", {"spec": {"paused": True}})
+        container = {"name": "web", "image": "web:2"}
+        body = part(replicas=3, paused=None, template={"spec": {"containers": [container]}})
+        body["spec"]["paused"] = False
+        many = await apply(calls, f"{DEPLOYMENTS}/web", body, "two")
+        assert many.json["message"] == (
+            'Apply failed with 3 conflicts: conflicts with "one":\n- .spec.replicas\n'
+            '- .spec.template.spec.containers[name="web"].image\n'
+            'conflicts with "three" using apps/v1:\n- .spec.paused'
+        )
+        forced = await apply(calls, f"{DEPLOYMENTS}/web", body, "two", force="true")
+        assert forced.code == 200
+        assert forced.json["spec"]["replicas"] == 3
+        assert "f:replicas" not in managers(forced.json)["one"]["fieldsV1"]["f:spec"]
+
+
+async def test_a_status_that_is_applied_conflicts_by_its_door() -> None:
+    async with serving() as calls:
+        await apply(calls, f"{DEPLOYMENTS}/web", deployment())
+        await calls.patch(f"{DEPLOYMENTS}/web/status?fieldManager=three", {"status": {"replicas": 1}})
+        body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "status": {"replicas": 2}}
+        refused = await apply(calls, f"{DEPLOYMENTS}/web/status", body, "two")
+        assert refused.json["message"] == (
+            'Apply failed with 1 conflict: conflict with "three" with subresource "status" using apps/v1: .status.replicas'
+        )
+        forced = await apply(calls, f"{DEPLOYMENTS}/web/status", body, "two", force="true")
+        assert forced.json["status"]["replicas"] == 2
+        assert managers(forced.json)["two"]["subresource"] == "status"
+        ignored = await apply(calls, f"{DEPLOYMENTS}/web", body, "two")
+        assert "f:status" not in {
+            key
+            for one in ignored.json["metadata"]["managedFields"]
+            if "subresource" not in one
+            for key in one["fieldsV1"]
+        }
+        missing = await apply(calls, f"{DEPLOYMENTS}/none/status", body | {"metadata": {"name": "none"}})
+        assert missing.code == 404
+
+
+async def test_what_is_no_longer_applied_goes_unless_somebody_else_wants_it() -> None:
+    async with serving() as calls:
+        await apply(calls, f"{MAPS}/m", MAP | {"data": {"a": "1", "b": "1", "c": "1"}})
+        await apply(calls, f"{MAPS}/m", MAP | {"data": {"b": "1"}}, "two")
+        less = await apply(calls, f"{MAPS}/m", MAP | {"data": {"c": "1"}})
+        assert less.json["data"] == {"b": "1", "c": "1"}
+        none = await apply(calls, f"{MAPS}/m", MAP)
+        assert none.json["data"] == {"b": "1"}
+        assert set(managers(none.json)) == {"two"}
+        empty = await apply(calls, f"{MAPS}/m", MAP, "two")
+        assert "data" not in empty.json
+
+
+async def test_a_default_stays_when_what_hid_it_goes() -> None:
+    async with serving() as calls:
+        await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=5))
+        less = await apply(calls, f"{DEPLOYMENTS}/web", deployment())
+        assert less.json["spec"]["replicas"] == 1
+
+
+async def test_lists_merge_by_key_and_keep_the_appliers_order() -> None:
+    async with serving() as calls:
+        first = [{"name": name, "image": "i:1"} for name in ("a", "b")]
+        body = deployment()
+        body["spec"]["template"]["spec"]["containers"] = first
+        await apply(calls, f"{DEPLOYMENTS}/web", body)
+        added = {"spec": {"template": {"spec": {"containers": [{"name": "z", "image": "z:1"}]}}}}
+        assert (await calls.patch(f"{DEPLOYMENTS}/web?fieldManager=injector", added, "strategic")).code == 200
+        body["spec"]["template"]["spec"]["containers"] = [*first[::-1], {"name": "c", "image": "i:1"}]
+        after = await apply(calls, f"{DEPLOYMENTS}/web", body)
+        names = [one["name"] for one in after.json["spec"]["template"]["spec"]["containers"]]
+        assert sorted(names) == ["a", "b", "c", "z"]
+        assert [one for one in names if one != "z"] == ["b", "a", "c"]
+        body["spec"]["template"]["spec"]["containers"] = first[:1]
+        less = await apply(calls, f"{DEPLOYMENTS}/web", body)
+        assert sorted(one["name"] for one in less.json["spec"]["template"]["spec"]["containers"]) == ["a", "z"]
+
+
+async def test_ports_are_told_apart_by_number_and_protocol() -> None:
+    async with serving() as calls:
+        head: Obj = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns"}}
+        ports = [{"name": "u", "port": 53, "protocol": "UDP"}, {"name": "t", "port": 53}]
+        made = await apply(calls, f"{SERVICES}/dns", head | {"spec": {"ports": ports}})
+        assert made.code == 201, made.json
+        keys = managers(made.json)["one"]["fieldsV1"]["f:spec"]["f:ports"]
+        assert list(keys) == ['k:{"port":53,"protocol":"TCP"}', 'k:{"port":53,"protocol":"UDP"}']
+        twice = await apply(calls, f"{SERVICES}/dns", head | {"spec": {"ports": [*ports, {"name": "x", "port": 53}]}})
+        assert twice.json["message"].endswith('.spec.ports: duplicate entries for key [port=53,protocol="TCP"]')
+        nameless = await apply(calls, f"{SERVICES}/dns", head | {"spec": {"ports": [{"name": "x"}]}})
+        assert 'associative list with keys has an element that omits key field "port"' in nameless.json["message"]
+
+
+async def test_another_spelling_of_a_value_is_no_conflict() -> None:
+    async with serving() as calls:
+        body = deployment()
+        body["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "1000m"}}
+        made = await apply(calls, f"{DEPLOYMENTS}/web", body)
+        again = await apply(calls, f"{DEPLOYMENTS}/web", body)
+        assert again.json == made.json
+        body["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"cpu": 1}}
+        shared = await apply(calls, f"{DEPLOYMENTS}/web", body, "two")
+        assert shared.code == 200, shared.json
+
+
+async def test_a_version_in_the_applied_object_is_a_precondition() -> None:
+    async with serving() as calls:
+        made = await apply(calls, f"{MAPS}/m", MAP | {"data": {"a": "1"}})
+        right = {"name": "m", "resourceVersion": made.json["metadata"]["resourceVersion"]}
+        assert (await apply(calls, f"{MAPS}/m", MAP | {"metadata": right, "data": {"a": "2"}})).code == 200
+        stale = await apply(calls, f"{MAPS}/m", MAP | {"metadata": right, "data": {"a": "3"}})
+        assert (stale.code, stale.json["message"]) == (
+            409,
+            f"{CANNOT}: the object has been modified; please apply your changes to the latest version and try again",
+        )
+        other = await apply(calls, f"{MAPS}/m", MAP | {"metadata": {"name": "m", "uid": "other"}})
+        assert other.code == 409
+
+
+async def test_kubectl_takes_over_what_it_applied_from_the_client() -> None:
+    async with serving() as calls:
+        said = deployment(replicas=2)
+        annotations = {LAST: orjson.dumps(said).decode() + "\n"}
+        client = said | {"metadata": {"name": "web", "annotations": annotations}}
+        await calls.post(f"{DEPLOYMENTS}?fieldManager=kubectl-client-side-apply", client)
+        stranger = await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=3), "stranger")
+        assert stranger.code == 409
+        taken = await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=3), "kubectl")
+        assert taken.code == 200, taken.json
+        assert orjson.loads(taken.json["metadata"]["annotations"][LAST])["spec"]["replicas"] == 3
+        await calls.patch(f"{DEPLOYMENTS}/web?fieldManager=hpa", {"spec": {"replicas": 7}})
+        refused = await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=3), "kubectl")
+        assert refused.json["message"] == (
+            'Apply failed with 1 conflict: conflict with "hpa" using apps/v1: .spec.replicas'
+        )
+
+
+async def test_a_scale_is_applied() -> None:
+    async with serving() as calls:
+        await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=1))
+        scale: Obj = {
+            "apiVersion": "autoscaling/v1",
+            "kind": "Scale",
+            "metadata": {"name": "web"},
+            "spec": {"replicas": 3},
+        }
+        refused = await apply(calls, f"{DEPLOYMENTS}/web/scale", scale, "hpa")
+        assert refused.json["message"] == 'Apply failed with 1 conflict: conflict with "one": .spec.replicas'
+        done = await apply(calls, f"{DEPLOYMENTS}/web/scale", scale, "hpa", force="true")
+        assert done.json["spec"]["replicas"] == 3
+        entry = managers((await calls.get(f"{DEPLOYMENTS}/web")).json)["hpa"]
+        assert (entry["operation"], entry["subresource"]) == ("Apply", "scale")
+        wrong = await apply(calls, f"{DEPLOYMENTS}/web/scale", scale | {"kind": "Deployment"}, "hpa")
+        assert (wrong.code, wrong.json["message"]) == (400, "invalid object type: autoscaling/v1, Kind=Deployment")
+        assert (await apply(calls, f"{DEPLOYMENTS}/none/scale", scale, "hpa")).code == 404
+
+
+async def test_of_many_appliers_at_once_none_is_lost() -> None:
+
+    async with serving() as calls:
+        answers = await asyncio.gather(
+            *(apply(calls, f"{MAPS}/m", MAP | {"data": {f"k{n}": "1"}}, f"m{n}") for n in range(5))
+        )
+        assert sorted(one.code for one in answers) == [200, 200, 200, 200, 201]
+        last = (await calls.get(f"{MAPS}/m")).json
+        assert set(last["data"]) == {f"k{n}" for n in range(5)}
+        assert set(managers(last)) == {f"m{n}" for n in range(5)}
