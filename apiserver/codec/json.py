@@ -1,18 +1,15 @@
 """JSON bodies: fast to read, and, when somebody wants to know, which keys were written twice.
 
 orjson keeps the last of two equal keys and says nothing. The second look is a count: what orjson kept, written again, has
-as many keys as the body unless one came twice. Only then the standard library's parser, ten times as slow, finds where.
+as many colons as the body unless a key came twice. Only then the standard library's parser, ten times as slow, finds where.
 """
 
 import json
-import re
 from typing import Any, Final
 
 import orjson
 
-_KEY_END: Final = re.compile(rb'"[ \t\r\n]*:')
 MAX_DEPTH: Final = 250  # orjson writes 254 levels, and an object of a request may be put into a list or a Table
-_GAPS: Final = (b'" ', b'"\n', b'"\t', b'"\r')
 
 
 class _Pairs(dict[str, Any]):
@@ -50,14 +47,11 @@ def duplicates(body: bytes, document: Any) -> list[str]:
 
 
 def _unique(body: bytes, document: Any) -> bool:
-    """Certain when true. A quote before a colon ends a key or stands in a text, and texts are the same on both sides as long
-    as the body spells no quote as \\u0022."""
-    if b"\\u" in body:
+    """Certain when true. A colon ends a key or stands in a text, and texts are the same on both sides as long as the body
+    spells no colon as \\u003a; a key that came twice takes its colon, and those of its value, with it."""
+    if b"\\u003" in body and (b"\\u003a" in body or b"\\u003A" in body):
         return False
-    kept = orjson.dumps(document)
-    if any(gap in body for gap in _GAPS):
-        return len(_KEY_END.findall(body)) == len(_KEY_END.findall(kept))
-    return body.count(b'":') == kept.count(b'":')
+    return body.count(b":") == orjson.dumps(document).count(b":")
 
 
 def _duplicates(body: bytes) -> list[str]:
