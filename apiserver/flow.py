@@ -20,7 +20,6 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Final
 
 from apiserver import errors
@@ -28,8 +27,9 @@ from apiserver.authentication import MASTERS
 from apiserver.authorization import Attributes
 from apiserver.cache import Cache
 from apiserver.registry import Registry
+from kube.errors import UsageError
 
-TURNS: Final = 16
+TURNS: Final = 32
 SPARE: Final = 2
 PATIENCE: Final = 15.0
 KNOWN: Final = 256
@@ -61,11 +61,12 @@ class Turn:
     width: int
     running: bool = False
     start: asyncio.Future[None] | None = None
+    since: float = 0.0
 
     async def wait(self) -> None:
         """Raises 429."""
         if self.start is not None:
-            await self.level.wait(self, self.start)
+            await self.start
 
     def leave(self) -> None:
         self.level.leave(self)
@@ -89,6 +90,7 @@ class Level:
     _line: list[tuple[float, int, Queue]] = field(default_factory=list)
     _served: float = 0.0
     _ticket: int = 0
+    _sweep: asyncio.TimerHandle | None = None
 
     def enter(self, user: str, width: int) -> Turn:
         """Raises 429."""
@@ -101,24 +103,14 @@ class Level:
         if queue.running < SPARE or (not queue.waiting and self.taken + width <= self.turns):
             self._run(turn)
         else:
-            turn.start = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            turn.start, turn.since = loop.create_future(), loop.time()
             queue.waiting.append(turn)
             self.waiting += 1
             self._stand(queue)
+            if self._sweep is None:
+                self._sweep = loop.call_later(self.patience, self._refuse_the_old, loop)
         return turn
-
-    async def wait(self, turn: Turn, start: asyncio.Future[None]) -> None:
-        since = monotonic()
-        try:
-            async with asyncio.timeout(self.patience):
-                await start
-        except TimeoutError:
-            if not turn.running:
-                self.rejected["time-out"] += 1
-                raise errors.too_many_requests(REFUSED) from None
-        finally:
-            self.waited[0] += monotonic() - since
-            self.waited[1] += 1
 
     def leave(self, turn: Turn) -> None:
         queue = turn.queue
@@ -171,7 +163,32 @@ class Level:
             self._run(turn)
             if queue.waiting:
                 self._stand(queue)
-            turn.start.set_result(None)  # type: ignore[union-attr]
+            self._tell(turn, None)
+
+    def _tell(self, turn: Turn, refused: errors.StatusError | None) -> None:
+        """The one that waits: it runs, or is refused."""
+        start = turn.start
+        if start is None or start.done():
+            return
+        self.waited[0] += start.get_loop().time() - turn.since
+        self.waited[1] += 1
+        if refused is None:
+            start.set_result(None)
+        else:
+            start.set_exception(refused)
+
+    def _refuse_the_old(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Whoever has waited too long; looks again when the next one will have. One timer, not one a request."""
+        first = loop.time()
+        for queue in self._queues.values():
+            while queue.waiting and queue.waiting[0].since + self.patience <= loop.time():
+                self.waiting -= 1
+                self.rejected["time-out"] += 1
+                self._tell(queue.waiting.popleft(), errors.too_many_requests(REFUSED))
+            if queue.waiting:
+                first = min(first, queue.waiting[0].since)
+        again = first + self.patience
+        self._sweep = loop.call_at(again, self._refuse_the_old, loop) if self.waiting else None
 
     def _make_room(self, newcomer: Queue) -> None:
         """Refuses the youngest of the longest queue; when that is the newcomer's own, or nobody waits, the newcomer."""
@@ -181,10 +198,8 @@ class Level:
         if len(longest.waiting) <= len(newcomer.waiting) + 1:
             self._forget(newcomer)
             raise refused
-        turn = longest.waiting.pop()
         self.waiting -= 1
-        if turn.start is not None and not turn.start.done():
-            turn.start.set_exception(refused)
+        self._tell(longest.waiting.pop(), refused)
 
     def _forget(self, queue: Queue) -> None:
         """Of many users, those who have nothing here; they come back as if served as much as everybody."""
@@ -216,7 +231,10 @@ class Flow:
 
 
 def flow(reading: int, writing: int, size: Callable[[Attributes], int]) -> Flow:
-    """The limits of the two flags; 0 is none."""
+    """The limits of the two flags; 0 is none. Raises UsageError."""
+    for flag, limit in (("--max-requests-inflight", reading), ("--max-mutating-requests-inflight", writing)):
+        if limit < 0:
+            raise UsageError(f"{flag}: {limit} is negative; give a number of requests, or 0 for no limit")
     return Flow(Level("readOnly", reading), Level("mutating", writing), size)
 
 

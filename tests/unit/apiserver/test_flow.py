@@ -13,6 +13,7 @@ from apiserver.authentication import User
 from apiserver.authorization import Attributes
 from apiserver.errors import StatusError
 from apiserver.flow import Level, Turn
+from kube.errors import UsageError
 
 
 async def outcome(turn: Turn) -> str:
@@ -236,6 +237,11 @@ def test_nothing_is_lost_in_any_order(seed: int) -> None:
 def test_who_is_exempt(asked: Attributes, kind: str | None) -> None:
     turn = flow.flow(5, 5, lambda _: 1).enter(asked)
     assert (turn.level.name if turn else None) == kind
+
+
+def test_a_negative_limit_is_refused() -> None:
+    with pytest.raises(UsageError, match="--max-mutating-requests-inflight: -1"):
+        flow.flow(0, -1, lambda _: 1)
 
 
 def test_a_long_list_is_wide() -> None:
