@@ -385,7 +385,8 @@ async def test_controller_manager_and_scheduler(tmp_path: Path) -> None:
         await manager("POST", "/api/v1/namespaces", namespace)
         going = await manager("DELETE", "/api/v1/namespaces/x")
         assert going["status"]["phase"] == "Terminating"
-        await manager("PUT", "/api/v1/namespaces/x/finalize", namespace | {"metadata": going["metadata"], "spec": {}})
+        kept = {key: going["metadata"][key] for key in ("name", "uid", "resourceVersion")}
+        await manager("PUT", "/api/v1/namespaces/x/finalize", namespace | {"metadata": kept, "spec": {}})
         await manager("GET", "/api/v1/namespaces/x", code=404)
 
 
