@@ -82,7 +82,11 @@ async def _serve(
     cache = Cache(registry.describers() | allocations.DESCRIBERS, ring=config.default_watch_cache_size)
     watches = Watches(cache)
     allocators = Allocators(ranges, allocations.Books(cache, registry, ranges))
-    settings = Settings(config.default_not_ready_toleration_seconds, config.default_unreachable_toleration_seconds)
+    settings = Settings(
+        config.default_not_ready_toleration_seconds,
+        config.default_unreachable_toleration_seconds,
+        authorizer=access.EVERYBODY,
+    )
     admission = Admission(Sight(cache, registry, store.current), plugins, settings)
     writer = Writer(store, cache, admission, allocators, event_ttl=config.event_ttl)
     metrics = Metrics()

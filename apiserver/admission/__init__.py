@@ -31,17 +31,22 @@ from apiserver.admission.attributes import Ask, Attributes, Operation, Plugin
 from apiserver.admission.quota import NAME as RESOURCE_QUOTA
 from apiserver.admission.quota import Quotas
 from apiserver.admission.sight import Sight
+from apiserver.authorization import Authorizer, Everybody
 
 __all__ = ["DEFAULT", "PLUGINS", "Admission", "Attributes", "Settings", "Sight"]
 
 
+EVERYBODY: Final = Everybody()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`patience`: seconds that a namespace's own ServiceAccount is waited for."""
+    """`patience`: seconds that a namespace's own ServiceAccount is waited for. `authorizer` says who may approve and sign."""
 
     not_ready_seconds: int = 300
     unreachable_seconds: int = 300
     patience: float = serviceaccount.PATIENCE
+    authorizer: Authorizer = EVERYBODY
 
 
 Make = Callable[[Sight, Settings], Plugin]
@@ -63,9 +68,12 @@ ORDER: Final[tuple[tuple[str, Make], ...]] = (
     ("StorageObjectInUseProtection", lambda _sight, _: storage.in_use_protection()),
     ("PersistentVolumeClaimResize", lambda sight, _: storage.claim_resize(sight)),
     ("RuntimeClass", lambda sight, _: runtimeclass.plugin(sight)),
+    ("CertificateApproval", lambda _sight, settings: certificates.approval(settings.authorizer)),
+    ("CertificateSigning", lambda _sight, settings: certificates.signing(settings.authorizer)),
     ("CertificateSubjectRestriction", lambda _sight, _: certificates.subject_restriction()),
     ("DefaultIngressClass", lambda sight, _: classes.default_ingress_class(sight)),
     ("DenyServiceExternalIPs", lambda _sight, _: switches.deny_external_ips()),
+    ("PodTopologyLabels", lambda sight, _: nodes.topology_labels(sight)),
 )
 PLUGINS: Final = frozenset({name for name, _ in ORDER} | {RESOURCE_QUOTA})
 OFF: Final = frozenset({"AlwaysPullImages", "ExtendedResourceToleration", "DenyServiceExternalIPs"})

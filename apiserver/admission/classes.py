@@ -32,7 +32,7 @@ def _plugin(
     name: str, kind: str, unset: Callable[[Obj], bool], field: str, default: Callable[[], str | None]
 ) -> Plugin:
     def ask(attributes: Attributes) -> None:
-        if unset(attributes.new) and (chosen := default()):
+        if "spec" in attributes.new and unset(attributes.new) and (chosen := default()):
             attributes.new["spec"][field] = chosen
 
     return Plugin(name, mutating=(Rule(ask, frozenset({kind})),))

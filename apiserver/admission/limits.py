@@ -76,7 +76,7 @@ def fill(pod: Obj, items: list[Obj]) -> None:
                 missing = {name: canonical(str(amount)) for name, amount in wanted.items() if name not in present}
                 if missing:
                     resources = resources | {field: present | missing}
-                    told.append(f"{', '.join(sorted(missing))} {verb} for {word} {container['name']}")
+                    told.append(f"{', '.join(sorted(missing))} {verb} for {word} {container.get('name', '')}")
             container["resources"] = resources
     if told:
         annotations = pod["metadata"].get("annotations") or {}

@@ -133,7 +133,7 @@ def _environment(container: Obj) -> Iterator[tuple[str, str]]:
             yield "", reference.get("name", "")
     for variable in container.get("env") or ():
         if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
-            yield variable["name"], reference.get("name", "")
+            yield variable.get("name", ""), reference.get("name", "")
 
 
 def _volume_secrets(volume: Obj) -> Iterator[str]:
@@ -171,7 +171,7 @@ def use(attributes: Attributes, name: str, account: Obj) -> None:
 def mount_token(spec: Obj) -> None:
     """In every container that mounts nothing of its own there; ephemeral containers come without."""
     volumes = spec.get("volumes") or []
-    present = next((one["name"] for one in volumes if one["name"].startswith(VOLUME)), None)
+    present = next((one["name"] for one in volumes if one.get("name", "").startswith(VOLUME)), None)
     name = present or generated_name(VOLUME)
     mounted = False
     for part in ("initContainers", "containers"):
@@ -211,7 +211,7 @@ def limit_secrets(attributes: Attributes, name: str, account: Obj) -> None:
                 if secret not in mountable:
                     where = f"envVar {variable}" if variable else "envFrom"
                     raise attributes.refused(
-                        f'{word} {container["name"]} with {where} referencing secret.secretName="{secret}" {tail} secret'
+                        f'{word} {container.get("name", "")} with {where} referencing secret.secretName="{secret}" {tail} secret'
                     )
     pulling = {one.get("name") for one in account.get("imagePullSecrets") or ()}
     for index, one in enumerate(spec.get("imagePullSecrets") or ()):

@@ -210,3 +210,10 @@ def test_an_account_may_limit_the_secrets_of_its_pods() -> None:
         with pytest.raises(StatusError) as refused:
             admitted(admission, attributes("pods", pod(**spec)))
         assert words in refused.value.message
+
+
+def test_a_bound_pod_knows_its_zone() -> None:
+    world = World(obj("v1", "Node", "n", metadata={"labels": {"topology.kubernetes.io/zone": "z", "other": "o"}}))
+    asked = attributes("pods", pod(nodeName="n"), pod(), subresource="binding")
+    found = admitted(chain(world, "PodTopologyLabels"), asked)
+    assert found["metadata"]["labels"] == {"topology.kubernetes.io/zone": "z"}
