@@ -90,11 +90,11 @@ def _keep(new: Obj, old: Obj, key: str) -> None:
 
 
 def validate_create(resource: Resource, obj: Obj) -> list[Cause]:
-    return validation.validate_create(resource.gvk, obj)
+    return validation.validate_create(resource.gvk, obj, resource.info.gvk)
 
 
 def validate_update(resource: Resource, new: Obj, old: Obj) -> list[Cause]:
-    return validation.validate_update(resource.gvk, new, old)
+    return validation.validate_update(resource.gvk, new, old, resource.info.gvk)
 
 
 def check(resource: Resource, obj: Obj, causes: list[Cause]) -> None:

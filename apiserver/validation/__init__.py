@@ -19,6 +19,7 @@ from apiserver.validation import (
     containers,
     definitions,
     devices,
+    events,
     flowcontrol,
     handlers,
     jobs,
@@ -102,11 +103,14 @@ _NAMES: Final[dict[tuple[str, str], names.Rule]] = {
     (_RBAC, "Role"): names.path_segment,
     (_RBAC, "RoleBinding"): names.path_segment,
 }
+_EVENT: Final = ("", "Event")
+_POD: Final = ("", "Pod")
 _BOUND_KINDS: Final = frozenset({("", "Binding"), ("autoscaling", "Scale")})  # named after another object
 
 
-def validate_create(gvk: tuple[str, str, str], obj: Json) -> list[Cause]:
-    """Causes why a new object (decoded, defaulted, with its namespace set) may not be stored."""
+def validate_create(gvk: tuple[str, str, str], obj: Json, asked: tuple[str, str, str] | None = None) -> list[Cause]:
+    """Causes why a new object (decoded, defaulted, with its namespace set) may not be stored. `asked` is the kind that the
+    client spoke of, where it is another than the one that is stored."""
     found = Found()
     kind = (gvk[0], gvk[2])
     if kind not in _BOUND_KINDS:
@@ -118,10 +122,14 @@ def validate_create(gvk: tuple[str, str, str], obj: Json) -> list[Cause]:
         walk.check(obj, TOP, found)
     if kind in _CREATE:
         _CREATE[kind](obj, TOP, found)
+    if kind == _EVENT:
+        events.created(obj, (asked or gvk)[0], found)
     return found.causes
 
 
-def validate_update(gvk: tuple[str, str, str], new: Json, old: Json) -> list[Cause]:
+def validate_update(
+    gvk: tuple[str, str, str], new: Json, old: Json, asked: tuple[str, str, str] | None = None
+) -> list[Cause]:
     """Causes why `new` may not replace `old`: what must not change, and the rules for what did."""
     found = Found()
     kind = (gvk[0], gvk[2])
@@ -130,9 +138,11 @@ def validate_update(gvk: tuple[str, str, str], new: Json, old: Json) -> list[Cau
     meta.changeable(metadata, (TOP, "metadata"), found)
     if kind in _UPDATE:
         _UPDATE[kind](new, old, found)
+    if kind == _EVENT:
+        events.updated(new, old, (asked or gvk)[0], found)
     walk = _walk(gvk)
-    if walk is not None and not (kind == ("", "Pod") and new.get("status") == old.get("status")):
-        walk.changed(_without_spec(new, old) if kind == ("", "Pod") else new, old, found)
+    if walk is not None and not (kind == _POD and new.get("status") == old.get("status")):
+        walk.changed(_without_spec(new, old) if kind == _POD else new, old, found)
     return found.causes
 
 

@@ -1,4 +1,4 @@
-"""Nodes, ConfigMaps, Secrets, ServiceAccounts, Leases, Events, Bindings, priority and runtime classes: the small kinds."""
+"""Nodes, ConfigMaps, Secrets, ServiceAccounts, Leases, Bindings, priority and runtime classes: the small kinds."""
 
 import base64
 from typing import Any, Final
@@ -117,14 +117,6 @@ def lease(spec: Json, path: Path, found: Found) -> None:
         found.invalid((path, "holderIdentity"), "", "must not be empty")
 
 
-def event(obj: Json, path: Path, found: Found) -> None:
-    """An event lives in the namespace of what it is about, those of cluster-wide objects in `default`."""
-    about = obj.get("involvedObject", {}).get("namespace", "")
-    own = obj.get("metadata", {}).get("namespace", "")
-    if about != own and not (about == "" and own in {"default", "kube-system"}):
-        found.invalid(((path, "involvedObject"), "namespace"), about, "does not match event.namespace")
-
-
 def binding(obj: Json, path: Path, found: Found) -> None:
     target = obj.get("target", {})
     if target.get("kind", "") not in {"", "Node"}:
@@ -181,7 +173,6 @@ RULES: Final[Rules] = {
     "core.v1.NodeCondition": Rule({"status": one_of("False", "True", "Unknown")}),
     "core.v1.ConfigMap": Rule(checks=(config_map,)),
     "core.v1.Secret": Rule(checks=(secret,)),
-    "core.v1.Event": Rule(checks=(event,)),
     "core.v1.Binding": Rule(checks=(binding,)),
     "coordination.v1.LeaseSpec": Rule(
         {
