@@ -12,6 +12,7 @@ events no longer reach back: 410, with a token that goes on in the newest state 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import bisect
@@ -38,6 +39,7 @@ from apiserver.schema import ResourceInfo
 from kube.selectors import FieldSelector, Selector, parse_fields, parse_labels
 
 FRESH_WAIT: Final = 3.0
+MATCHED_AT_ONCE: Final = 2000
 _TOKEN: Final = "meta.k8s.io/v1"
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 NOT_TRUE: Final = frozenset({"", "0", "f", "F", "false", "FALSE", "False"})
@@ -229,19 +231,19 @@ async def fresh(cache: Cache, rv: int | None) -> None:
 async def page(cache: Cache, prefix: str, asked: Options, namespace: str | None) -> Page:
     shelf = cache.shelf(prefix)
     if asked.token:
-        return _continued(cache, shelf, asked, namespace)
+        return await _continued(cache, shelf, asked, namespace)
     await fresh(cache, asked.rv)
     exact = asked.rv and (asked.match == "Exact" or (asked.limit and not asked.match))
     if exact and asked.rv:
         then = shelf.entries_at(asked.rv, namespace)
         if then is None:
             raise errors.too_old_resource_version(asked.rv, shelf.floor)
-        return _cut(then, asked, namespace, asked.rv)
+        return await _cut(then, asked, namespace, asked.rv)
     limit = 0 if asked.rv == 0 else asked.limit
-    return _cut(candidates(shelf, asked, namespace), asked, namespace, cache.rv, limit)
+    return await _cut(list(candidates(shelf, asked, namespace)), asked, namespace, cache.rv, limit)
 
 
-def _continued(cache: Cache, shelf: Shelf, asked: Options, namespace: str | None) -> Page:
+async def _continued(cache: Cache, shelf: Shelf, asked: Options, namespace: str | None) -> Page:
     if asked.rv:
         raise errors.bad_request("specifying resource version is not allowed when using continue")
     rv, start = _decode(asked.token)
@@ -254,7 +256,7 @@ def _continued(cache: Cache, shelf: Shelf, asked: Options, namespace: str | None
             raise Inconsistent(error, _encode(-1, start))
         entries = then
     position = bisect.bisect_right(entries, start, key=lambda entry: entry.key)
-    return _cut(entries[position:], asked, namespace, rv)
+    return await _cut(entries, asked, namespace, rv, start=position)
 
 
 class Inconsistent(StatusError):
@@ -268,14 +270,25 @@ class Inconsistent(StatusError):
         return super().to_dict() | {"metadata": {"continue": self.token}}
 
 
-def _cut(entries: Iterable[Entry], asked: Options, namespace: str | None, rv: int, limit: int | None = None) -> Page:
+async def _cut(
+    entries: list[Entry], asked: Options, namespace: str | None, rv: int, limit: int | None = None, start: int = 0
+) -> Page:
+    """`entries` are all of the namespace as of `rv`, those from `start` on are asked for. Selecting from many takes turns
+    with others."""
     limit = asked.limit if limit is None else limit
+    if not asked.selecting:
+        end = start + limit if limit else len(entries)
+        if end >= len(entries):
+            return Page(entries[start:] if start else entries, rv)
+        return Page(entries[start:end], rv, _encode(rv, entries[end - 1].key), len(entries) - end)
     matches = matcher(asked, namespace)
-    found = [entry for entry in entries if matches(entry)]
-    if not limit or len(found) <= limit:
-        return Page(found, rv)
-    rest = None if asked.selecting else len(found) - limit
-    return Page(found[:limit], rv, _encode(rv, found[limit - 1].key), rest)
+    found: list[Entry] = []
+    for first in range(start, len(entries), MATCHED_AT_ONCE):
+        found += [entry for entry in entries[first : first + MATCHED_AT_ONCE] if matches(entry)]
+        if limit and len(found) > limit:
+            return Page(found[:limit], rv, _encode(rv, found[limit - 1].key))
+        await asyncio.sleep(0)
+    return Page(found, rv)
 
 
 def _encode(rv: int, start: tuple[str, str]) -> str:

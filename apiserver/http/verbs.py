@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from apiserver import deletion, errors, listing, partial, strategy
 from apiserver.cache import Entry
 from apiserver.deletion import Deleted
 from apiserver.http import patching
-from apiserver.http.exchange import Feed, Reply, Request, json_answer
+from apiserver.http.accept import wants_yaml
+from apiserver.http.exchange import Feed, Reply, Request, Stream, json_answer
 from apiserver.http.routes import Route
 from apiserver.http.subresources import Creation, Handler
 from apiserver.http.wire import (
@@ -29,7 +31,7 @@ from apiserver.listing import flag
 from apiserver.pipeline import Target, Writer
 from apiserver.registry import Registry, Resource
 from apiserver.subresources import success
-from apiserver.views import View
+from apiserver.views import SLICE, View
 from apiserver.watch import Start, Watches
 from kube.selectors import FieldSelector
 
@@ -137,7 +139,7 @@ class Verbs:
         if asked.watch:
             return await self._watch(resource, asked, namespace, view)
         page = await listing.page(self.writer.cache, resource.prefix, asked, namespace)
-        return json_answer(view.many(page.entries, page.metadata()))
+        return _listed(request, view, page.entries, page.metadata())
 
     async def _watch(self, resource: Resource, asked: listing.Options, namespace: str | None, view: View) -> Reply:
         cache, shelf = self.writer.cache, self.writer.shelf(resource)
@@ -209,7 +211,22 @@ class Verbs:
                 if error.code != 404:  # somebody else was faster: it is gone, as asked
                     raise
             deleted.append(entry)
-        return json_answer(view_of(request, resource).many(deleted, page.metadata()))
+        return _listed(request, view_of(request, resource), deleted, page.metadata())
+
+
+def _listed(request: Request, view: View, entries: list[Entry], metadata: dict[str, Any]) -> Reply:
+    """What is long leaves in slices that are made one after the other. YAML and indented JSON are made of the whole."""
+    slices = view.slices(entries, metadata)
+    size = sum([len(entry.body) for entry in entries])
+    if size <= SLICE or wants_yaml(request.headers.get("Accept", "")):
+        return json_answer(b"".join(slices))
+    return Stream(_each(slices), whole=True)
+
+
+async def _each(slices: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for one in slices:
+        yield one
+        await asyncio.sleep(0)
 
 
 def _in_scope(resource: Resource, route: Route) -> bool:

@@ -33,6 +33,11 @@ PRINTERS: Final[Printers] = {
 }
 
 
+def ordered(resource: ResourceInfo) -> bool:
+    """Whether the rows come in an order of their own, not in that of their names."""
+    return PRINTERS.get((resource.group, resource.kind), DEFAULT).order is not None
+
+
 def table(
     resource: ResourceInfo | GVK,
     objects: Iterable[Json],
