@@ -29,6 +29,6 @@ def fixed(content: object, content_type: str = "application/json") -> Document:
         body,
         content_type,
         f'"{hashlib.sha256(body).hexdigest().upper()}"',
-        {"Vary": "Accept"},
+        {"Vary": "Accept-Encoding, Accept"},
         gzip.compress(body, 6, mtime=0),
     )

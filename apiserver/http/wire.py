@@ -99,7 +99,10 @@ def written_answer(request: Request, resource: Resource, written: Written, warni
 
 
 def method_not_allowed(resource: Resource, request: Request) -> errors.StatusError:
-    return errors.method_not_allowed(resource.info.group, resource.plural, request.method.lower())
+    """In the words that client-go has for a 405 (upstream's router answers it without a Status)."""
+    error = errors.method_not_allowed(resource.info.group, resource.plural, request.method.lower())
+    error.message = "the server does not allow this method on the requested resource"
+    return error
 
 
 def same_namespace(obj: Obj, target: Target) -> None:

@@ -4,8 +4,9 @@
 ever). kubectl takes three things from a document: whether PATCH knows `fieldValidation` and `dryRun`, the patch merge
 keys for client-side apply, and the tree of fields for `explain`. `schemas` writes the types, `paths` the operations.
 
-`/openapi/v2` exists for kubectl up to 1.28, which insists on reading it in protobuf before it uses v3. An empty document
-satisfies it, if the content type is spelt with dots (the `@` of the Accept header does not parse as a media type).
+`/openapi/v2` in protobuf exists for kubectl up to 1.28, which insists on reading it before it uses v3. An empty document
+satisfies it, if the content type is spelt with dots (the `@` of the Accept header does not parse as a media type). As JSON it
+is the whole thing in one document (`v2`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from apiserver import schema
 from apiserver.document import Document, fixed
-from apiserver.openapi import paths, schemas
+from apiserver.openapi import paths, schemas, v2
 from apiserver.schema import ResourceInfo
 from kube.version import GIT_VERSION
 
@@ -31,17 +32,17 @@ class OpenApi:
     all."""
 
     def __init__(self, rows: Sequence[ResourceInfo]) -> None:
-        self._places: dict[str, list[ResourceInfo]] = {}  # `apis/apps/v1` -> its resources
+        self._places: dict[str, Sequence[ResourceInfo]] = {}  # `apis/apps/v1` -> its resources
         for one in rows:
             if schema.type_name(one.gvk) is not None:
                 place = f"apis/{one.group}/{one.version}" if one.group else f"api/{one.version}"
-                self._places.setdefault(place, []).append(one)
+                self._places[place] = (*self._places.get(place, ()), one)
         self._made: dict[str, Document] = {}
 
     def document(self, path: str, query: Mapping[str, str], accept: str) -> Document | None:
         """The document at `path` (without a trailing slash), or None for other paths."""
         if path == "/openapi/v2":
-            return _v2_protobuf() if "protobuf" in accept else _v2_json()
+            return _v2_protobuf() if "protobuf" in accept else self._v2()
         if path == "/openapi/v3":
             return self._index()
         place = path.removeprefix("/openapi/v3/")
@@ -60,6 +61,11 @@ class OpenApi:
             self._made[""] = found
         return found
 
+    def _v2(self) -> Document:
+        if (found := self._made.get("v2")) is None:
+            found = self._made["v2"] = fixed(v2.of(_INFO, self._places))
+        return found
+
     def _place(self, place: str) -> Document:
         if (found := self._made.get(place)) is None:
             rows = self._places[place]
@@ -71,11 +77,6 @@ class OpenApi:
             }
             found = self._made[place] = fixed(content)
         return found
-
-
-@cache
-def _v2_json() -> Document:
-    return fixed({"swagger": "2.0", "info": _INFO, "paths": {}, "definitions": {}})
 
 
 @cache

@@ -96,7 +96,57 @@ def test_the_second_version_satisfies_old_kubectls() -> None:
     assert found is not None
     assert found.body == b"\n\x032.0\x12\x08\n\x03k8s\x12\x01v"
     assert found.content_type == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-    assert get("/openapi/v2")["swagger"] == "2.0"
+
+
+def test_the_second_version_as_json_says_the_same() -> None:
+    document = get("/openapi/v2")
+    assert document["swagger"] == "2.0"
+    assert {one.removeprefix("#/definitions/") for one in references(document)} <= document["definitions"].keys()
+    assert '"oneOf"' not in str(document)
+    assert set(document["paths"]) == {path for place in PLACES for path in get(f"/openapi/v3/{place}")["paths"]}
+    spec = document["definitions"]["io.k8s.api.apps.v1.Deployment"]["properties"]["spec"]
+    assert spec == {"$ref": "#/definitions/io.k8s.api.apps.v1.DeploymentSpec"}
+    create = document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"]["post"]
+    body = {
+        "name": "body",
+        "in": "body",
+        "schema": {"$ref": "#/definitions/io.k8s.api.apps.v1.Deployment"},
+        "required": True,
+    }
+    assert create["parameters"][0] == body
+    assert create["responses"]["201"]["schema"] == body["schema"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "name"),
+    [
+        ("/api/v1/namespaces/{namespace}/pods/{name}/exec", "get", "connectCoreV1GetNamespacedPodExec"),
+        ("/api/v1/nodes/{name}/proxy/{path}", "head", "connectCoreV1HeadNodeProxyWithPath"),
+        ("/api/v1/pods", "get", "listCoreV1PodForAllNamespaces"),
+        ("/api/v1/namespaces/{namespace}/pods", "delete", "deleteCoreV1CollectionNamespacedPod"),
+        (
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
+            "put",
+            "replaceRbacAuthorizationV1ClusterRole",
+        ),
+        (
+            "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/{name}/status",
+            "patch",
+            "patchFlowcontrolApiserverV1FlowSchemaStatus",
+        ),
+    ],
+)
+def test_operations_are_named_as_upstream_names_them(path: str, method: str, name: str) -> None:
+    place = "/".join(path.split("/")[1:3] if path.startswith("/api/") else path.split("/")[1:4])
+    operation = get(f"/openapi/v3/{place}")["paths"][path][method]
+    assert operation["operationId"] == name
+    assert "401" in operation["responses"]
+
+
+def test_kinds_say_where_they_are_described() -> None:
+    pod = get("/openapi/v3/api/v1")["components"]["schemas"]["io.k8s.api.core.v1.Pod"]
+    assert pod["description"].startswith("Pod is described at https://kubernetes.io/docs/")
+    assert pod["description"].endswith("#pod-v1-core")
 
 
 @pytest.mark.parametrize("path", ["/openapi", "/openapi/v3/apis/nonsense/v1", "/openapi/v3/", "/x"])
