@@ -100,8 +100,11 @@ def build(
 
 
 def looking(cache: Cache, registry: Registry) -> Look:
+    plurals = ("serviceaccounts", "pods", "secrets", "nodes")
+    shelves = {plural: cache.shelf(registry.core(plural).prefix) for plural in plurals}
+
     def look(plural: str, namespace: str, name: str) -> Entry | None:
-        return cache.shelf(registry.core(plural).prefix).get(namespace, name)
+        return shelves[plural].get(namespace, name)
 
     return look
 

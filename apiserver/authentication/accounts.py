@@ -139,24 +139,32 @@ def check_times(grant: Grant, now: float) -> None:
         raise Refused("service account token is not valid yet")
 
 
+Seen = tuple[str, str, str, Entry | None]
+"""Plural, namespace and name of an object, and the object; None when its state may change by time alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Life:
     """Looks after what tokens depend on."""
 
     look: Look
 
-    def check(self, grant: Grant, now: float, seen: tuple[Entry | None, ...] = ()) -> tuple[Entry | None, ...]:
-        """The objects the token depends on, to be given again next time: what has not changed is not read again. Raises
-        Refused."""
-        refs = _dependencies(grant)
-        found = tuple(self.look(ref.plural, _namespace(ref, grant), ref.name) for ref in refs)
-        kept: list[Entry | None] = []
-        for index, (ref, entry) in enumerate(zip(refs, found, strict=True)):
-            if entry is None or not seen or entry is not seen[index]:
-                kept.append(_examine(ref, entry, grant, now))
-            else:
-                kept.append(entry)
-        return tuple(kept)
+    def check(self, grant: Grant, now: float) -> tuple[Seen, ...]:
+        """The objects the token depends on, as they are now. Raises Refused."""
+        found = []
+        for ref in _dependencies(grant):
+            namespace = _namespace(ref, grant)
+            entry = _examine(ref, self.look(ref.plural, namespace, ref.name), grant, now)
+            found.append((ref.plural, namespace, ref.name, entry))
+        return tuple(found)
+
+    def unchanged(self, seen: tuple[Seen, ...]) -> bool:
+        """Whether what a check found is still the same, so that another one would find the same."""
+        look = self.look
+        for plural, namespace, name, entry in seen:
+            if entry is None or look(plural, namespace, name) is not entry:
+                return False
+        return bool(seen)
 
 
 def _dependencies(grant: Grant) -> tuple[Ref, ...]:

@@ -16,9 +16,8 @@ from typing import Final, Protocol
 import orjson
 
 from apiserver.authentication import accounts, jwt
-from apiserver.authentication.accounts import Grant, Life, Refused
+from apiserver.authentication.accounts import Grant, Life, Refused, Seen
 from apiserver.authentication.user import User
-from apiserver.cache import Entry
 
 REMEMBERED: Final = 4096
 UNKNOWN: Final = "invalid bearer token"
@@ -35,8 +34,8 @@ class Known:
 @dataclass(slots=True)
 class _Memory:
     grant: Grant
-    user: User
-    seen: tuple[Entry | None, ...] = ()
+    known: Known
+    seen: tuple[Seen, ...] = ()
 
 
 class Ring(Protocol):
@@ -74,17 +73,17 @@ class Tokens:
         if user := self._static.get(digest):
             return Known(user, wanted)
         memory = self._memory.get(digest) or await self._believed(token, digest)
-        good_for = tuple(one for one in memory.grant.audiences if one in wanted)
-        if not good_for:
-            ours, theirs = _listed(memory.grant.audiences), _listed(wanted)
-            raise Refused(f"token audiences {ours} is invalid for the target audiences {theirs}")
+        known = memory.known
+        if audiences or not known.audiences:
+            known = Known(known.user, _good_for(memory.grant, wanted))
         accounts.check_times(memory.grant, self._clock())
-        try:
-            memory.seen = self._life.check(memory.grant, self._clock(), memory.seen)
-        except Refused:
-            await self.catch_up()
-            memory.seen = self._life.check(memory.grant, self._clock())
-        return Known(memory.user, good_for)
+        if not self._life.unchanged(memory.seen):
+            try:
+                memory.seen = self._life.check(memory.grant, self._clock())
+            except Refused:
+                await self.catch_up()
+                memory.seen = self._life.check(memory.grant, self._clock())
+        return known
 
     async def _believed(self, token: str, digest: bytes) -> _Memory:
         try:
@@ -96,13 +95,22 @@ class Tokens:
         accounts.check_times(grant, self._clock())
         while len(self._memory) >= REMEMBERED:
             del self._memory[next(iter(self._memory))]
-        memory = self._memory[digest] = _Memory(grant, grant.user())
+        good_for = tuple(one for one in grant.audiences if one in self.audiences)
+        memory = self._memory[digest] = _Memory(grant, Known(grant.user(), good_for))
         return memory
 
     def warn_after(self, token: str) -> int:
         """When a token that was let live on beyond its time should have been renewed; 0 when that is not its story."""
         memory = self._memory.get(_hash(token))
         return memory.grant.warn_after if memory else 0
+
+
+def _good_for(grant: Grant, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    good_for = tuple(one for one in grant.audiences if one in wanted)
+    if not good_for:
+        ours, theirs = _listed(grant.audiences), _listed(wanted)
+        raise Refused(f"token audiences {ours} is invalid for the target audiences {theirs}")
+    return good_for
 
 
 def _listed(audiences: tuple[str, ...]) -> str:
