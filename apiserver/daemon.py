@@ -20,13 +20,13 @@ from typing import Any, Final
 import aiohttp
 
 from apiserver import access, allocations, bootstrap, flow, health, schema
+from apiserver.access_figures import AccessFigures
 from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
 from apiserver.allocators import Allocators
 from apiserver.audit import configured as auditing
 from apiserver.audit.events import Audit
 from apiserver.cache import Cache
 from apiserver.config import Config
-from apiserver.flow_figures import FlowFigures
 from apiserver.http import subresources
 from apiserver.http.api import Api
 from apiserver.http.documents import Documents
@@ -115,7 +115,7 @@ async def _serve(
         more=reviews.document,
     )
     turns = flow.flow(config.max_requests_inflight, config.max_mutating_requests_inflight, flow.sizing(cache, registry))
-    metrics.registry.register(FlowFigures(turns, audit))
+    metrics.registry.register(AccessFigures(turns, reviews.access.authenticator.tokens, audit))
     api = Api(reviews.access, verbs, documents, turns, audit)
     try:
         async with asyncio.TaskGroup() as group:

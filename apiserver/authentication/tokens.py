@@ -45,7 +45,8 @@ class Ring(Protocol):
 
 
 class Tokens:
-    """`catch_up` waits until the cache shows what the store has. `audiences` are the server's own."""
+    """`catch_up` waits until the cache shows what the store has. `audiences` are the server's own. `valid` counts the uses of
+    ServiceAccount tokens, `stale` those by clients that should have read a newer one (see `issuing`)."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Tokens:
         self.catch_up = catch_up
         self._clock = clock
         self._memory: dict[bytes, _Memory] = {}
+        self.valid = self.stale = 0
 
     async def who(self, token: str, audiences: tuple[str, ...] = ()) -> Known:
         """For the server's own audiences when none are asked for. Raises Refused."""
@@ -76,13 +78,17 @@ class Tokens:
         known = memory.known
         if audiences or not known.audiences:
             known = Known(known.user, _good_for(memory.grant, wanted))
-        accounts.check_times(memory.grant, self._clock())
+        now = self._clock()
+        accounts.check_times(memory.grant, now)
         if not self._life.unchanged(memory.seen):
             try:
-                memory.seen = self._life.check(memory.grant, self._clock())
+                memory.seen = self._life.check(memory.grant, now)
             except Refused:
                 await self.catch_up()
                 memory.seen = self._life.check(memory.grant, self._clock())
+        self.valid += 1
+        if 0 < memory.grant.warn_after < now:
+            self.stale += 1
         return known
 
     async def _believed(self, token: str, digest: bytes) -> _Memory:
@@ -98,11 +104,6 @@ class Tokens:
         good_for = tuple(one for one in grant.audiences if one in self.audiences)
         memory = self._memory[digest] = _Memory(grant, Known(grant.user(), good_for))
         return memory
-
-    def warn_after(self, token: str) -> int:
-        """When a token that was let live on beyond its time should have been renewed; 0 when that is not its story."""
-        memory = self._memory.get(_hash(token))
-        return memory.grant.warn_after if memory else 0
 
 
 def _good_for(grant: Grant, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -221,6 +221,13 @@ def test_a_pods_own_token_lives_on_and_says_so() -> None:
     assert claims["exp"] == int(NOW) + EXTENDED
     assert claims["kubernetes.io"]["warnafter"] == int(NOW) + WARN_ONLY
     assert answer["status"]["expirationTimestamp"] == "2023-11-14T23:13:27Z"
+    tokens = world.tokens()
+    asyncio.run(tokens.who(token_of(answer)))
+    assert (tokens.valid, tokens.stale) == (1, 0)
+    world.now += WARN_ONLY + 1
+    asyncio.run(tokens.who(token_of(answer)))
+    assert (tokens.valid, tokens.stale) == (2, 1)
+    world.now = NOW
     for spec, more in (
         ({"expirationSeconds": WARN_ONLY} | bound("Pod", "p"), {"extend": False}),
         ({"expirationSeconds": WARN_ONLY}, {}),

@@ -1,4 +1,4 @@
-"""Flow control's and the audit's figures, under upstream's names; counted when asked for."""
+"""The figures of flow control, tokens and audit, under upstream's names; counted when asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from apiserver.audit.events import Audit
+from apiserver.authentication.tokens import Tokens
 from apiserver.flow import Flow
 
 _PREFIX = "apiserver_flowcontrol_"
@@ -16,13 +17,23 @@ _LABELS = ["priority_level", "flow_schema"]
 _SCHEMA = "global-default"
 
 
-class FlowFigures(Collector):
-    def __init__(self, flow: Flow, audit: Audit | None) -> None:
+class AccessFigures(Collector):
+    def __init__(self, flow: Flow, tokens: Tokens, audit: Audit | None) -> None:
         self._flow = flow
+        self._tokens = tokens
         self._audit = audit
 
     def collect(self) -> Iterable[Metric]:
         yield from self._requests()
+        for name, help_text, count in (
+            ("valid", "Uses of ServiceAccount tokens.", self._tokens.valid),
+            (
+                "stale",
+                "Uses of tokens beyond their asked time, by clients that do not read them again.",
+                self._tokens.stale,
+            ),
+        ):
+            yield CounterMetricFamily(f"serviceaccount_{name}_tokens_total", help_text, count)
         if self._audit is not None:
             log = self._audit.log
             yield CounterMetricFamily("apiserver_audit_event_total", "Audit events written.", log.written)
