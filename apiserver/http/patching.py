@@ -53,7 +53,9 @@ async def patched(writer: Writer, target: Target, request: Request, subresource:
 
 
 def check_options(request: Request) -> None:
-    """Raises 422: an apply needs a field manager, and only an apply can be forced."""
+    """Raises 415, and 422: an apply needs a field manager, and only an apply can be forced."""
+    if media_type(request.headers.get("Content-Type", "")) not in patch.SUPPORTED:
+        raise errors.unsupported_media_type(patch.SUPPORTED)
     causes = []
     if is_apply(request):
         if not request.query.get("fieldManager"):

@@ -71,15 +71,23 @@ class Parts:
                 return await self._apply_scale(target, request)
         body, content_type = await request.body(), request.headers.get("Content-Type", "")
 
+        validation = field_validation(request)
+        warnings: tuple[str, ...] = ()
+
         def change(current: Obj) -> Obj:
+            nonlocal warnings
             if request.method == "PUT":
-                scale = codec.decode_body(body, content_type, subresources.SCALE, field_validation(request)).obj
+                decoded = codec.decode_body(body, content_type, subresources.SCALE, validation)
             else:
-                scale = patch.apply(content_type, body, subresources.scale_of(current), subresources.SCALE)
-            return subresources.scaled(current, scale)
+                shown = subresources.scale_of(current)
+                decoded = patch.patched(content_type, body, shown, subresources.SCALE, validation)
+            warnings = decoded.warnings
+            same_name(decoded.obj, target)
+            return subresources.scaled(current, decoded.obj)
 
         written = await self.writer.modify(target, change)
-        return json_answer(subresources.scale_of(orjson.loads(written.body)), warnings=written.warnings)
+        scale = subresources.scale_of(orjson.loads(written.body))
+        return json_answer(scale, warnings=(*warnings, *written.warnings))
 
     async def _apply_scale(self, target: Target, request: Request) -> Reply:
         asked = await patching.applied_body(request)

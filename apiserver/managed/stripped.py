@@ -30,18 +30,23 @@ SERVERS: Final[FieldSet] = {
     "f:kind": {},
     "f:metadata": {".": {}, **{f"f:{name}": {} for name in SERVERS_METADATA}},
 }
-_CREATED: Final = dict.fromkeys(SERVERS_METADATA, True)
+_WHOLE: Final[dict[str, Any]] = {"metadata": frozenset(SERVERS_METADATA)}
+_WITHOUT_STATUS: Final[dict[str, Any]] = _WHOLE | {"status": True}
+
+
+def ignored(resource: Resource, subresource: str) -> FieldSet:
+    """The fields that a write to this endpoint of the resource cannot change."""
+    return _ignored(resource.plural, resource.has_status, subresource)
 
 
 @cache
-def ignored(resource: Resource, subresource: str) -> FieldSet:
-    """The fields that a write to this endpoint of the resource cannot change."""
+def _ignored(plural: str, has_status: bool, subresource: str) -> FieldSet:
     found: FieldSet = {}
-    if subresource == "" and resource.has_status:
+    if subresource == "" and has_status:
         found["f:status"] = {}
     if subresource == "status":
         found["f:spec"] = {}
-        kept = facts.STATUS_KEEPS.get(resource.plural, ())
+        kept = facts.STATUS_KEEPS.get(plural, ())
         if "*" in kept:
             found["f:metadata"] = {}
         elif kept:
@@ -49,10 +54,6 @@ def ignored(resource: Resource, subresource: str) -> FieldSet:
     return found
 
 
-@cache
 def left_out(resource: Resource) -> dict[str, Any]:
     """The same for a create, as `owned.created` takes it."""
-    found: dict[str, Any] = {"metadata": _CREATED}
-    if "f:status" in ignored(resource, ""):
-        found["status"] = True
-    return found
+    return _WITHOUT_STATUS if resource.has_status else _WHOLE

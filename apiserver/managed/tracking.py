@@ -44,7 +44,7 @@ def created(writer: Writer, obj: Obj, sent: Any = None) -> None:
     owners = _valid(sent)
     mine = Owner(writer.manager(), fields, writer.time)
     if owners:
-        owners = _taken(resource, owners, {}, obj)
+        owners = _taken(writer, owners, None, obj)
     if fields:
         before = owners.get(mine.manager.identity)
         union = fields if before is None else fieldset.ordered(fieldset.union(before.fields, fields))
@@ -85,7 +85,7 @@ def _updated(writer: Writer, old: Obj, new: Obj, had: Any, sent: Any) -> list[di
         owners = entries.decoded(base, trusted=True)
     except Malformed:
         return None
-    owners = _taken(writer.resource, owners, old, new, writer)
+    owners = _taken(writer, owners, old, new, change)
     mine = fieldset.difference(change.changed, stripped.SERVERS)
     if mine:
         manager = writer.manager()
@@ -104,17 +104,23 @@ def _valid(sent: Any) -> Owners:
         return {}
 
 
-def _comparison(writer: Writer, api_version: str, old: Obj, new: Obj) -> Comparison:
+def _comparison(writer: Writer, api_version: str, old: Obj | None, new: Obj) -> Comparison:
     version = versions.of(writer.resource)[api_version]
-    if version.outward is not None:
-        old, new = version.outward(old), version.outward(new)
-    return compared(version.shape, old, new).without(stripped.ignored(writer.resource, writer.subresource))
+    before = {} if old is None else version.out(old)
+    return compared(version.shape, before, version.out(new)).without(
+        stripped.ignored(writer.resource, writer.subresource)
+    )
 
 
-def _taken(resource: Resource, owners: Owners, old: Obj, new: Obj, writer: Writer | None = None) -> Owners:
-    """The owners after somebody changed `old` into `new`: without what changed, and without what is gone."""
-    writer = writer or Writer(resource, "", "")
-    return without(owners, resource, lambda api_version: _comparison(writer, api_version, old, new))
+def _taken(writer: Writer, owners: Owners, old: Obj | None, new: Obj, change: Comparison | None = None) -> Owners:
+    """The owners after the writer made `new` out of `old`, without what changed and without what is gone; `change` is that
+    in the version that the writer speaks."""
+    mine = writer.resource.info.group_version
+
+    def changed(api_version: str) -> Comparison:
+        return change if change and api_version == mine else _comparison(writer, api_version, old, new)
+
+    return without(owners, writer.resource, changed)
 
 
 def without(owners: Owners, resource: Resource, change: Callable[[str], Comparison]) -> Owners:

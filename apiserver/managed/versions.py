@@ -29,17 +29,20 @@ class Version:
         return obj if self.outward is None else self.outward(obj)
 
 
-@cache
 def of(resource: Resource) -> dict[str, Version]:
     """By apiVersion; empty for kinds without a schema, whose fields nobody owns."""
     stored = resource.stored
+    return _of(stored.group, stored.version, stored.plural)
+
+
+@cache
+def _of(*address: str) -> dict[str, Version]:
     found: dict[str, Version] = {}
-    if shape := shapes.of_kind(stored.gvk):
+    stored = schema.resource(*address)
+    if stored is not None and (shape := shapes.of_kind(stored.gvk)):
         found[stored.group_version] = Version(shape)
     for (group, version, plural), pair in PAIRS.items():
         info = schema.resource(group, version, plural)
-        if pair.stored != (stored.group, stored.version, stored.plural) or info is None:
-            continue
-        if shape := shapes.of_kind(info.gvk):
+        if pair.stored == address and info is not None and (shape := shapes.of_kind(info.gvk)):
             found[info.group_version] = Version(shape, pair.outward, pair.inward)
     return found

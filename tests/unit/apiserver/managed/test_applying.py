@@ -101,7 +101,8 @@ async def test_options_are_checked() -> None:
         )
         for kind in ("application/apply-patch+cbor", "application/json"):
             other = await calls.call("PATCH", f"{MAPS}/m?fieldManager=one", MAP, content_type=kind)
-            assert other.code == 404 or other.json["message"] == (
+            assert other.code == 415
+            assert other.json["message"] == (
                 "the body of the request was in an unknown format - accepted media types include: "
                 "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, "
                 "application/apply-patch+yaml"
@@ -284,3 +285,18 @@ async def test_of_many_appliers_at_once_none_is_lost() -> None:
         last = (await calls.get(f"{MAPS}/m")).json
         assert set(last["data"]) == {f"k{n}" for n in range(5)}
         assert set(managers(last)) == {f"m{n}" for n in range(5)}
+
+
+async def test_patches_of_a_scale_are_validated_like_any() -> None:
+    async with serving() as calls:
+        await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=1))
+        warned = await calls.patch(f"{DEPLOYMENTS}/web/scale", {"spec": {"replicas": 2, "size": 1}})
+        assert (warned.code, warned.warnings) == (200, ('unknown field "spec.size"',))
+        strict = await calls.patch(f"{DEPLOYMENTS}/web/scale?fieldValidation=Strict", {"spec": {"size": 1}})
+        assert strict.code == 422
+        other = await calls.patch(f"{DEPLOYMENTS}/web/scale", {"metadata": {"name": "other"}})
+        assert other.code == 400
+        stale = await calls.patch(f"{DEPLOYMENTS}/web/scale", {"metadata": {"resourceVersion": "1"}})
+        assert stale.code == 409
+        operations = [{"op": "replace", "path": "/spec/replicas", "value": 3}]
+        assert (await calls.patch(f"{DEPLOYMENTS}/web/scale", operations, "json")).json["spec"]["replicas"] == 3
