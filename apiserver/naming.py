@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Final
 
 ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
-MAX_PREFIX: Final = 63 - 5
+LENGTH: Final = 5
+MAX_PREFIX: Final = 63 - LENGTH
 
 
 def generated_name(prefix: str) -> str:
-    return prefix[:MAX_PREFIX] + "".join(secrets.choice(ALPHABET) for _ in range(5))
+    """From one draw of 64 random bits: a pod with a generated name and a token volume takes two of these."""
+    drawn = int.from_bytes(os.urandom(8))
+    suffix = ""
+    for _ in range(LENGTH):
+        drawn, index = divmod(drawn, len(ALPHABET))
+        suffix += ALPHABET[index]
+    return prefix[:MAX_PREFIX] + suffix

@@ -27,7 +27,7 @@ from apiserver.admission import (
     switches,
     tolerations,
 )
-from apiserver.admission.attributes import Ask, Attributes, Operation, Plugin
+from apiserver.admission.attributes import Ask, Attributes, Place, Plugin
 from apiserver.admission.quota import NAME as RESOURCE_QUOTA
 from apiserver.admission.quota import Quotas
 from apiserver.admission.sight import Sight
@@ -79,7 +79,7 @@ PLUGINS: Final = frozenset({name for name, _ in ORDER} | {RESOURCE_QUOTA})
 OFF: Final = frozenset({"AlwaysPullImages", "ExtendedResourceToleration", "DenyServiceExternalIPs"})
 DEFAULT: Final = PLUGINS - OFF
 
-_Plan = tuple[tuple[Ask, ...], tuple[Ask, ...]]
+_Plans = dict[Place, tuple[Ask, ...]]
 
 
 class Admission:
@@ -87,27 +87,30 @@ class Admission:
         self.sight = sight
         self.plugins = tuple(make(sight, settings) for name, make in ORDER if name in plugins)
         self.quotas = Quotas(sight) if RESOURCE_QUOTA in plugins else None
-        self._plans: dict[tuple[str, Operation, str], _Plan] = {}
+        self._mutating: _Plans = {}
+        self._validating: _Plans = {}
 
     async def mutate(self, attributes: Attributes) -> None:
         """Changes `attributes.new` in place; raises the StatusError that refuses it."""
-        for ask in self._plan(attributes)[0]:
+        for ask in self._mutating.get(attributes.place) or self._plan(attributes, self._mutating):
             waiting = ask(attributes)
             if waiting is not None:
                 await waiting
 
     async def validate(self, attributes: Attributes) -> None:
-        for ask in self._plan(attributes)[1]:
+        for ask in self._validating.get(attributes.place) or self._plan(attributes, self._validating):
             waiting = ask(attributes)
             if waiting is not None:
                 await waiting
 
-    def _plan(self, attributes: Attributes) -> _Plan:
-        key = (attributes.kind, attributes.operation, attributes.subresource)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = (
-                tuple(rule.ask for plugin in self.plugins for rule in plugin.mutating if rule.concerns(*key)),
-                tuple(rule.ask for plugin in self.plugins for rule in plugin.validating if rule.concerns(*key)),
+    def _plan(self, attributes: Attributes, plans: _Plans) -> tuple[Ask, ...]:
+        """The rules that have something to say, found once for each kind, operation and subresource."""
+        if attributes.place not in plans:
+            rules = (
+                rule
+                for plugin in self.plugins
+                for rule in (plugin.mutating if plans is self._mutating else plugin.validating)
+                if rule.concerns(attributes.kind, attributes.operation, attributes.subresource)
             )
-        return plan
+            plans[attributes.place] = tuple(rule.ask for rule in rules)
+        return plans[attributes.place]

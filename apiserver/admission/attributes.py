@@ -17,6 +17,7 @@ from apiserver.errors import StatusError
 from apiserver.registry import Resource
 
 Obj = dict[str, Any]
+Place = tuple[str, str, str, str]  # group, plural, operation, subresource
 Operation = Literal["CREATE", "UPDATE", "DELETE"]
 CREATE: Final[frozenset[Operation]] = frozenset({"CREATE"})
 WRITE: Final[frozenset[Operation]] = frozenset({"CREATE", "UPDATE"})
@@ -37,6 +38,11 @@ class Attributes:
     user: User = SERVER
     dry_run: bool = False
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> Place:
+        """What rules are chosen by."""
+        return self.resource.info.group, self.resource.info.plural, self.operation, self.subresource
 
     @property
     def kind(self) -> str:

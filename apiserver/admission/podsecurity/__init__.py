@@ -59,8 +59,8 @@ def _policies(labels: tuple[tuple[str, str], ...]) -> Mapping[str, Policy]:
 
 def policies(labels: Mapping[str, str]) -> Mapping[str, Policy]:
     """The policy of each mode; a misspelt level enforces privileged and warns restricted, as upstream."""
-    ours = tuple(sorted((key.removeprefix(PREFIX), value) for key, value in labels.items() if key.startswith(PREFIX)))
-    return _policies(ours) if ours else _NONE
+    ours = [(key.removeprefix(PREFIX), value) for key, value in labels.items() if key.startswith(PREFIX)]
+    return _policies(tuple(sorted(ours))) if ours else _NONE
 
 
 _NONE: Final = _policies(())
