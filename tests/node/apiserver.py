@@ -38,6 +38,10 @@ class Server:
     def log(self) -> str:
         return (self.directory / "log").read_text()
 
+    def authority(self) -> certificates.KeyPair:
+        """The CA that clients and kubelets are known by."""
+        return certificates.KeyPair(*((self.directory / f"ca.{end}").read_bytes() for end in ("crt", "key")))
+
     def connection(self) -> Connection:
         return Connection.from_kubeconfig(str(self.kubeconfig))
 

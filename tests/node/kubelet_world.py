@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 from docker.errors import APIError
 
-from kube import settings
+from kube import certificates, settings
 from kube.client import Client
 from kube.core import Event
 from kube.errors import NotFound
@@ -24,6 +24,7 @@ from kube.pods import Pod
 from kube.resources import EVENTS, NODES, PODS
 from kubelet import config as kubelet_config
 from kubelet.runtime import NODE as NODE_LABEL
+from kubelet.runtime import POD_NAME
 from linux import mounts
 from tests.bench.kubelet import network
 from tests.conftest import Netns
@@ -55,8 +56,10 @@ class World:
             container_runtime_endpoint=f"docker://{self.dockerd.socket_path}",
             cgroup_root=self.cgroups,
             pod_logs_dir=str(self.folder / "logs"),
-            address="127.0.0.1",
+            address="0.0.0.0",
             port=self.port,
+            tls_cert_file=str(self.folder / "kubelet.crt"),
+            tls_private_key_file=str(self.folder / "kubelet.key"),
             healthz_port=self.health_port,
             authentication=kubelet_config.Authentication(
                 x509=kubelet_config.X509(client_ca_file=str(self.folder / "api/ca.crt"))
@@ -155,6 +158,16 @@ class World:
         finally:
             client.close()
 
+    def namespace_of(self, pod: str) -> str:
+        """The network namespace of a running pod, as a path."""
+        client = self.dockerd.client()
+        try:
+            wanted = [f"{NODE_LABEL}={self.node.name}", f"{POD_NAME}={pod}"]
+            (identity, *_) = [row["Id"] for row in client.containers(filters={"label": wanted})]
+            return f"/proc/{client.inspect_container(identity)['State']['Pid']}/ns/net"
+        finally:
+            client.close()
+
     def clean(self) -> None:
         """Whatever a failed test left."""
         if self.process is not None and self.process.poll() is None:
@@ -169,13 +182,18 @@ class World:
                 mounts.unmount(mount.point, lazy=True)
 
 
-async def with_world(node: Netns, dockerd: Dockerd, cgroups: str, folder: Path, test: Callable[[World], Any]) -> None:
-    """Run inside the node's namespace."""
+async def with_world(
+    node: Netns, dockerd: Dockerd, cgroups: str, folder: Path, test: Callable[[World], Any], *flags: str
+) -> None:
+    """Run inside the node's namespace; `flags` are the API server's."""
     node.run("ip", "address", "add", f"{ADDRESS}/32", "dev", "lo")
     network(folder)
     (folder / "api").mkdir()
-    async with apiserver.running(folder / "api") as server, Client(server.connection()) as client:
+    async with apiserver.running(folder / "api", *flags) as server, Client(server.connection()) as client:
         world = World(node, dockerd, cgroups, folder, server, client)
+        serving = certificates.issue(server.authority(), node.name, sans=[ADDRESS])
+        (folder / "kubelet.crt").write_bytes(serving.certificate)
+        (folder / "kubelet.key").write_bytes(serving.key)
         try:
             world.start()
             await world.eventually(lambda: world.node_is("True"), "the node is ready", 20)

@@ -1,0 +1,314 @@
+"""exec, attach, cp, port-forward and logs, with every kubectl there is, through the API server to real containers."""
+
+import asyncio
+import hashlib
+import json
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kube.resources import CONFIGMAPS, PODS, SERVICEACCOUNTS
+from linux import netns as kernel
+from tests.conftest import Netns
+from tests.dockerd import Dockerd
+from tests.node.kubelet_world import ADDRESS, World, container, ready, with_world
+from tests.node.streams_world import Kubectl, through
+from tests.requirements import kubectls, requires
+
+requires("root", "docker", "nsenter")
+
+Run = Callable[[Callable[[World], Awaitable[None]]], None]
+FLAGS = ("--bind-address", "0.0.0.0", "--advertise-address", ADDRESS)
+PAYLOAD = random.Random(11).randbytes(10_000_000)
+APPLETS = "for a in tar stty tty wc head; do ln -s busybox /bin/$a; done"
+SHELL = f"{APPLETS}; echo ready; trap 'exit 0' TERM; while :; do sleep 1; done"
+
+
+@pytest.fixture
+def run(netns: Callable[[str], Netns], dockerd: Dockerd, cgroup_parent: str, tmp_path: Path) -> Run:
+    node = netns("streams")
+
+    def go(test: Callable[[World], Awaitable[None]]) -> None:
+        with kernel.enter(node.path):
+            asyncio.run(with_world(node, dockerd, cgroup_parent, tmp_path, test, *FLAGS))
+
+    return go
+
+
+def clients(world: World) -> list[Kubectl]:
+    found = []
+    for path in kubectls():
+        home = world.folder / f"home-{Path(path).name}"
+        home.mkdir()
+        found.append(Kubectl(path, world.server.kubeconfig, home))
+    assert found
+    return found
+
+
+async def each(world: World, trial: Callable[[World, Kubectl], Awaitable[None]]) -> None:
+    """Two versions at a time."""
+    turns = asyncio.Semaphore(2)
+
+    async def one(kubectl: Kubectl) -> None:
+        async with turns:
+            try:
+                await trial(world, kubectl)
+            except AssertionError as error:
+                raise AssertionError(f"kubectl {kubectl.version}: {error}") from error
+
+    async with asyncio.TaskGroup() as group:
+        for kubectl in clients(world):
+            group.create_task(one(kubectl))
+
+
+async def two_containers(world: World) -> None:
+    await world.create("p", [container("a", SHELL), container("b", "echo only b; sleep 600")])
+    await world.until("p", ready, "ready")
+
+
+async def _commands(world: World, kubectl: Kubectl) -> None:
+    done = await kubectl.run("exec", "p", "-c", "a", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.code, done.out, done.err) == (7, b"out\n", b"err\ncommand terminated with exit code 7\n")
+    place = f"/tmp/x-{kubectl.version}"
+    told = await kubectl.says(
+        "exec", "-i", "p", "-c", "a", "--", "sh", "-c", f"cat > {place}; wc -c < {place}", stdin=PAYLOAD
+    )
+    assert told.strip() == str(len(PAYLOAD))
+    back = await kubectl.run("exec", "p", "-c", "a", "--", "cat", place)
+    assert hashlib.sha256(back.out).digest() == hashlib.sha256(PAYLOAD).digest()
+    # a command that does not read all of its input still tells how it ended
+    done = await kubectl.run("exec", "-i", "p", "-c", "a", "--", "sh", "-c", "head -c 5; exit 3", stdin=PAYLOAD)
+    assert (done.code, done.out) == (3, PAYLOAD[:5])
+
+
+async def _copies(world: World, kubectl: Kubectl) -> None:
+    there, back = kubectl.home / "payload", kubectl.home / "back"
+    there.write_bytes(PAYLOAD)
+    await kubectl.says("cp", str(there), f"p:/tmp/y-{kubectl.version}", "-c", "a")
+    await kubectl.says("cp", f"p:/tmp/y-{kubectl.version}", str(back), "-c", "a")
+    assert back.read_bytes() == PAYLOAD
+
+
+async def _terminal(world: World, kubectl: Kubectl) -> None:
+    script = "tty; stty size; printf '$ '; read line; echo got $line; exit 0"
+    shown = await kubectl.at_terminal(
+        "exec", "-it", "p", "-c", "a", "--", "sh", "-c", script, rows=33, columns=77, keys=b"hello\r"
+    )
+    assert "/dev/" in shown
+    assert "33 77" in shown, shown
+    assert "got hello" in shown
+
+
+async def _refusals(world: World, kubectl: Kubectl) -> None:
+    assert "container x is not valid for pod p" in await kubectl.refuses("exec", "p", "-c", "x", "--", "true")
+    assert 'pods "absent" not found' in await kubectl.refuses("exec", "absent", "--", "true")
+    said = await kubectl.refuses("exec", "broken", "--", "true")
+    assert 'unable to upgrade connection: container not found ("a")' in said
+    said = await kubectl.refuses("exec", "p", "-c", "a", "--", "no-such-program")
+    assert "no-such-program" in said
+    said = await kubectl.refuses("exec", "over", "--", "true")
+    assert "cannot exec into a container in a completed pod; current phase is Succeeded" in said
+
+
+async def _without_a_controlling_terminal(world: World, kubectl: Kubectl) -> None:
+    name = f"one-{kubectl.version.replace('.', '-')}"
+    override = json.dumps({"spec": {"nodeName": world.node.name, "terminationGracePeriodSeconds": 1}})
+    argv = ["run", name, f"--image={world.dockerd.image}", "--restart=Never", "-i", "--rm", f"--overrides={override}"]
+    told = await kubectl.says(*argv, "--", "sh", "-c", "read x; echo got $x", stdin=b"abc\n")
+    assert "got abc" in told
+    assert f'pod "{name}" deleted' in told
+    told = await kubectl.says("attach", "-i", "listens", "-c", "a", stdin=f"from {kubectl.version}\n".encode())
+    assert f"heard from {kubectl.version}" in told
+
+
+def test_commands(run: Run) -> None:
+    async def test(world: World) -> None:
+        await two_containers(world)
+        loop = 'while read x; do echo heard $x; test "$x" = "${x%end}" || exit; done'
+        await world.create("over", [container("a", "true")], restartPolicy="Never")
+        await world.create("broken", [container("a", "true", image="wherry.local/absent:1", imagePullPolicy="Never")])
+        await world.create("listens", [container("a", loop, stdin=True)])
+        await world.until("over", lambda pod: pod.status.phase == "Succeeded", "succeeded")
+        await world.until("listens", ready, "ready")
+        for trial in (_commands, _copies, _terminal, _refusals):
+            await each(world, trial)
+
+    run(test)
+
+
+def test_what_is_run_and_attached(run: Run) -> None:
+    async def test(world: World) -> None:
+        loop = "while read x; do echo heard $x; done"
+        await world.create("listens", [container("a", loop, stdin=True, stdinOnce=False)])
+        await world.until("listens", ready, "ready")
+        await each(world, _without_a_controlling_terminal)
+
+    run(test)
+
+
+async def _forwards(world: World, kubectl: Kubectl) -> None:
+    async with kubectl.forwarding("pod/p", 9000) as (port, _):
+        pieces = [random.Random(n).randbytes(50_000) for n in range(20)]
+        async with asyncio.TaskGroup() as group:
+            answers = [group.create_task(through(port, piece)) for piece in pieces]
+        assert [answer.result() for answer in answers] == pieces
+        assert await through(port, PAYLOAD) == PAYLOAD
+    async with kubectl.forwarding("pod/p", 9001) as (port, process):
+        assert await through(port, b"anybody?") == b""
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            line = (await process.stderr.readline()).decode()
+            while line and "9001" not in line:
+                line = (await process.stderr.readline()).decode()
+        assert "connection refused" in line, line
+
+
+@asynccontextmanager
+async def echoing(world: World, pod: str, port: int) -> AsyncIterator[None]:
+    """A server on the pod's own 127.0.0.1, and nowhere else."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    with kernel.enter(world.namespace_of(pod)):
+        listener = socket.create_server(("127.0.0.1", port), backlog=100)
+    server = await asyncio.start_server(echo, sock=listener)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+def test_port_forward(run: Run) -> None:
+    async def test(world: World) -> None:
+        await two_containers(world)
+        async with echoing(world, "p", 9000):
+            await each(world, _forwards)
+
+    run(test)
+
+
+async def _logs(world: World, kubectl: Kubectl) -> None:
+    assert await kubectl.says("logs", "talks") == "one\ntwo\nthree\n"
+    assert await kubectl.says("logs", "talks", "--tail=1") == "three\n"
+    assert await kubectl.says("logs", "talks", "--limit-bytes=5") == "one\nt"
+    stamped = await kubectl.says("logs", "talks", "--timestamps", "--tail=1")
+    assert stamped.endswith("Z three\n")
+    assert await kubectl.says("logs", "talks", "--since=1h") == "one\ntwo\nthree\n"
+    assert await kubectl.says("logs", "talks", "--since-time=2100-01-01T00:00:00Z") == ""
+    assert await kubectl.says("logs", "talks", "-f") == "one\ntwo\nthree\n"
+    both = await kubectl.says("logs", "-l", "app=p", "--all-containers", "--prefix")
+    assert "[pod/p/a] ready\n" in both
+    assert "[pod/p/b] only b\n" in both
+    assert (
+        "a container name must be specified for pod p, choose one of: [a b]"
+        in await kubectl.refuses("logs", "p", "--container=")
+        or "Defaulted container" in (await kubectl.run("logs", "p")).words
+    )
+    said = await kubectl.refuses("logs", "p", "-c", "a", "--previous")
+    assert 'previous terminated container "a" in pod "p" not found' in said
+    assert await kubectl.says("logs", "again", "--previous") == "crash\n"
+    said = await kubectl.refuses("logs", "broken")
+    assert 'container "a" in pod "broken" is waiting to start: ErrImageNeverPull' in said
+
+
+def test_logs(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.client.create(
+            PODS,
+            {
+                "metadata": {"name": "p", "labels": {"app": "p"}},
+                "spec": {
+                    "nodeName": world.node.name,
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [container("a", SHELL), container("b", "echo only b; sleep 600")],
+                },
+            },
+            "default",
+        )
+        await world.create("talks", [container("a", "echo one; echo two >&2; echo three")], restartPolicy="Never")
+        await world.create("again", [container("a", "echo crash; test -e /tmp/x && sleep 600; exit 1")])
+        await world.create("broken", [container("a", "true", image="wherry.local/absent:1", imagePullPolicy="Never")])
+        await world.until("p", ready, "ready")
+        await world.until("talks", lambda pod: pod.status.phase == "Succeeded", "over")
+        await world.until(
+            "again",
+            lambda pod: pod.status.container_statuses and pod.status.container_statuses[0].restart_count > 0,
+            "restarted",
+        )
+        await each(world, _logs)
+        await _follows(world, Kubectl(kubectls()[-1], world.server.kubeconfig, world.folder))
+
+    run(test)
+
+
+async def _follows(world: World, kubectl: Kubectl) -> None:
+    """Lines arrive as they are written, and the end of the container is the end of the log."""
+    await world.create(
+        "slow",
+        [container("a", "echo begun; while test ! -e /tmp/go; do sleep 0.1; done; echo done")],
+        restartPolicy="Never",
+    )
+    await world.until("slow", ready, "ready")
+    process = await kubectl.start("logs", "-f", "slow")
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        assert await process.stdout.readline() == b"begun\n"
+        await kubectl.says("exec", "slow", "--", "touch", "/tmp/go")
+        assert await process.stdout.read() == b"done\n"
+        assert await process.wait() == 0
+
+
+def test_a_pod_calls_the_api_with_its_own_token(run: Run) -> None:
+    async def test(world: World) -> None:
+        authority = world.server.authority().certificate.decode()
+        await world.client.create(
+            CONFIGMAPS, {"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": authority}}, "default"
+        )
+        await world.client.create(SERVICEACCOUNTS, {"metadata": {"name": "robot"}}, "default")
+        field = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}, "path": "namespace"}
+        sources = [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [field]}},
+        ]
+        mount = {
+            "name": "kube-api-access",
+            "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+            "readOnly": True,
+        }
+        volumes = [{"name": "kube-api-access", "projected": {"sources": sources, "defaultMode": 420}}]
+        pod = await world.create(
+            "p", [container("a", "sleep 600", volumeMounts=[mount])], volumes=volumes, serviceAccountName="robot"
+        )
+        pod = await world.until("p", ready, "ready")
+        place = world.root / "pods" / pod.metadata.uid / "volumes/kubernetes.io~projected/kube-api-access"
+        assert sorted(one.name for one in place.iterdir() if not one.name.startswith("..")) == [
+            "ca.crt",
+            "namespace",
+            "token",
+        ]
+        assert (place / "namespace").read_text() == "default"
+        headers = {"Authorization": f"Bearer {(place / 'token').read_text()}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+            url = f"{world.server.url}/apis/authentication.k8s.io/v1/selfsubjectreviews"
+            tls = ssl.create_default_context(cafile=place / "ca.crt")
+            async with session.post(url, json=body, ssl=tls) as answer:
+                found = await answer.json()
+        assert answer.status == 201, found
+        user = found["status"]["userInfo"]
+        assert user["username"] == "system:serviceaccount:default:robot"
+        assert user["extra"]["authentication.kubernetes.io/pod-name"] == ["p"]
+
+    run(test)
