@@ -39,6 +39,7 @@ class LogOptions:
     since: datetime | None = None
     tail_lines: int | None = None
     limit_bytes: int | None = None
+    stream: str = ""  # stdout or stderr; both when empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def options_from(query: Mapping[str, str], now: datetime) -> LogOptions:
         since=since,
         tail_lines=_number(query, "tailLines", 0),
         limit_bytes=_number(query, "limitBytes", 1),
+        stream=_stream(query),
     )
 
 
@@ -90,6 +92,13 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
     if text in ("1", "true", "t"):
         return True
     raise BadOption(f"{name}: {text!r} is neither true nor false")
+
+
+def _stream(query: Mapping[str, str]) -> str:
+    text = query.get("stream", "")
+    if text not in ("", "All", "Stdout", "Stderr"):
+        raise BadOption(f"stream: {text!r} is none of All, Stdout, Stderr")
+    return "" if text == "All" else text.lower()
 
 
 def _number(query: Mapping[str, str], name: str, least: int) -> int | None:
@@ -168,7 +177,7 @@ class _Printer:
         out: list[bytes] = []
         for line in lines:
             record = parse(line)
-            if record is None or self._too_old(record):
+            if record is None or self._too_old(record) or self._options.stream not in ("", record.stream):
                 continue
             if self._options.timestamps and self._fresh:
                 out.append(record.time.encode() + b" ")

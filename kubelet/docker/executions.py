@@ -76,8 +76,8 @@ class Executions:
             return 0
 
         reader, writer = await hijack(self._engine.socket_path, f"/containers/{container_id}/attach?{query}", None)
-        tty = bool(document["Config"]["Tty"])
-        return HijackedStream(reader, writer, tty=tty, resize=resize, exit_code=exit_code)
+        tty, once = bool(document["Config"]["Tty"]), bool(document["Config"].get("StdinOnce"))
+        return HijackedStream(reader, writer, tty=tty, resize=resize, exit_code=exit_code, half_close=once)
 
     async def _open(
         self, container_id: str, command: Sequence[str], options: StreamOptions

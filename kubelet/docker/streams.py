@@ -20,6 +20,7 @@ from kubelet.runtime import Channel, RuntimeUnavailable
 
 _PIECE = 64 * 1024
 _CONNECT = 30.0
+_FLUSH = 0.5  # seconds
 
 
 class HijackedStream:
@@ -33,12 +34,16 @@ class HijackedStream:
         tty: bool,
         resize: Callable[[int, int], Awaitable[None]],
         exit_code: Callable[[], Awaitable[int]],
+        half_close: bool = True,
     ) -> None:
+        """Without `half_close` the end of our input is not told: on an attached container dockerd would take it for a
+        wish to leave."""
         self._reader = reader
         self._writer = writer
         self._tty = tty
         self._resize = resize
         self._exit_code = exit_code
+        self._half_close = half_close
         self._left = 0
         self._channel = Channel.STDOUT
 
@@ -63,6 +68,8 @@ class HijackedStream:
             await self._writer.drain()
 
     async def close_stdin(self) -> None:
+        if not self._half_close:
+            return
         with contextlib.suppress(OSError, RuntimeError):
             await self._writer.drain()
             self._writer.write_eof()
@@ -74,9 +81,13 @@ class HijackedStream:
         return await self._exit_code()
 
     async def close(self) -> None:
+        """What was written still arrives, unless the command has left its input unread: dockerd then takes no more."""
         self._writer.close()
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+        try:
+            async with asyncio.timeout(_FLUSH):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._writer.transport.abort()
 
 
 async def hijack(
