@@ -31,7 +31,12 @@ def main(argv: Sequence[str]) -> int:
     verb: Callable[[], int] = {
         "up": lambda: life.up(
             life.Wish(
-                arguments.name, state, arguments.nodes, demo=not arguments.no_demo, prometheus=arguments.prometheus
+                arguments.name,
+                state,
+                arguments.nodes,
+                demo=not arguments.no_demo,
+                prometheus=arguments.prometheus,
+                store=arguments.store,
             )
         ),
         "down": lambda: life.down(arguments.name, state),
@@ -70,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--no-demo", action="store_true", help=f"without the demo application (NodePort {DEMO_NODE_PORT})")
     up.add_argument(
         "--prometheus", action="store_true", help="also run Prometheus, scraping every daemon, on 127.0.0.1:9090"
+    )
+    up.add_argument(
+        "--store", choices=("sqlite", "etcd"), default="", help="where the API keeps its objects (default: sqlite)"
     )
     commands.add_parser("down", help="end the lab and leave the machine as it was")
     commands.add_parser("status", help="nodes and daemons")

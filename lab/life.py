@@ -47,6 +47,8 @@ class Wish:
     nodes: int
     demo: bool = True
     prometheus: bool = False
+    store: str = ""
+    """sqlite or etcd; empty: as it was, sqlite for a new lab."""
 
 
 @contextlib.contextmanager
@@ -99,6 +101,9 @@ def _existing(wish: Wish) -> Topology | None:
         raise UsageError(
             f"lab {wish.name} has {found.lab.nodes} nodes; `wherry lab down` first, or ask for --nodes {found.lab.nodes}"
         )
+    kept = "etcd" if found.lab.etcd else "sqlite"
+    if wish.store not in ("", kept):
+        raise UsageError(f"--store {wish.store}: lab {wish.name} has its objects in {kept}; `wherry lab down` first")
     if wish.prometheus and not found.lab.prometheus and _answers(wish.state):
         raise UsageError(f"--prometheus: lab {wish.name} runs without one; `wherry lab down` first")
     return found
@@ -130,6 +135,13 @@ def _last_line(made: Topology) -> str:
     return lines[-1] if lines else f"it said nothing in {made.lab.state}/log/supervisor.log"
 
 
+def _etcd(wanted: bool) -> str:
+    path = shutil.which("etcd")
+    if wanted and not path:
+        raise UsageError("--store etcd: etcd is not on PATH; apt-get install etcd-server")
+    return path or "" if wanted else ""
+
+
 def _lab(wish: Wish, known: Topology | None) -> Lab:
     """What is to be made; ports as they were, where they are free still."""
     endpoint = dockerd.answering()
@@ -155,6 +167,7 @@ def _lab(wish: Wish, known: Topology | None) -> Lab:
         python=sys.executable,
         prometheus=shutil.which("prometheus") or "" if wish.prometheus else "",
         prometheus_port=forwarder.free_port(9090) if wish.prometheus else 0,
+        etcd=_etcd(wish.store == "etcd" or bool(known and known.lab.etcd)),
     )
 
 

@@ -36,6 +36,8 @@ class Lab:
     prometheus: str = ""
     """Path of the prometheus binary when the lab runs one."""
     prometheus_port: int = 0
+    etcd: str = ""
+    """Path of the etcd binary when the API's objects are in one; else they are in SQLite."""
 
     @property
     def outer(self) -> str:

@@ -23,6 +23,8 @@ from lab.model import (
     Topology,
 )
 
+ETCD = "http://127.0.0.1:2379"
+
 _NODE_SYSCTLS = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0"}
 
 
@@ -113,17 +115,34 @@ def _outer_daemons(lab: Lab) -> list[Daemon]:
 
 def _centre_daemons(lab: Lab, centre: Node) -> list[Daemon]:
     names = ("apiserver", "controllers", "scheduler")
-    return [
+    store = _etcd(lab, centre) if lab.etcd else []
+    return store + [
         Daemon(
             name=f"{centre.name}/{name}",
             node=centre.name,
             namespace=centre.namespace,
             argv=_python(lab, name, "--config", f"{centre.state}/{name}.yaml"),
             log=f"{centre.state}/log/{name}.log",
-            after=() if name == "apiserver" else (f"{centre.name}/apiserver",),
+            after=tuple(one.name for one in store) if name == "apiserver" else (f"{centre.name}/apiserver",),
         )
         for name in names
     ]
+
+
+def _etcd(lab: Lab, centre: Node) -> list[Daemon]:
+    """A member of its own, which only the centre's namespace reaches."""
+    peer = "http://127.0.0.1:2380"
+    argv = (
+        lab.etcd,
+        f"--name={centre.name}",
+        f"--data-dir={centre.state}/etcd",
+        f"--listen-client-urls={ETCD}",
+        f"--advertise-client-urls={ETCD}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster={centre.name}={peer}",
+    )
+    return [Daemon(f"{centre.name}/etcd", centre.name, centre.namespace, argv, f"{centre.state}/log/etcd.log")]
 
 
 def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
@@ -177,6 +196,7 @@ def _centre_files(lab: Lab, centre: Node) -> dict[str, str]:
         "advertiseAddress": str(centre.address),
         "securePort": API_PORT,
         "dataDir": f"{centre.state}/apiserver",
+        **({"etcdServers": [ETCD]} if lab.etcd else {}),
         "tlsCertFile": f"{pki}/apiserver.crt",
         "tlsPrivateKeyFile": f"{pki}/apiserver.key",
         "clientCaFile": f"{pki}/ca.crt",

@@ -92,3 +92,15 @@ def test_every_file_is_json_and_below_the_labs_state() -> None:
     for path, content in topology(LAB).files.items():
         assert path.startswith("/state/x/")
         json.loads(content)
+
+
+def test_a_lab_on_etcd() -> None:
+    """One etcd, on node1 only, before the API server, whose objects are in it; and none without being asked for."""
+    made = topology(replace(LAB, etcd="/usr/bin/etcd"))
+    (etcd,) = [daemon for daemon in made.daemons if daemon.argv[0] == "/usr/bin/etcd"]
+    (server,) = [daemon for daemon in made.daemons if daemon.name == "node1/apiserver"]
+    assert (etcd.node, etcd.namespace, server.after) == ("node1", server.namespace, (etcd.name,))
+    assert json.loads(made.files[f"{made.nodes[0].state}/apiserver.yaml"])["etcdServers"] == ["http://127.0.0.1:2379"]
+    without = topology(LAB)
+    assert not [daemon for daemon in without.daemons if "etcd" in daemon.name]
+    assert "etcdServers" not in without.files[f"{without.nodes[0].state}/apiserver.yaml"]
