@@ -253,7 +253,7 @@ async def listening(
     server: Server,
     host: str,
     port: int,
-    tls: ssl.SSLContext,
+    tls: ssl.SSLContext | None,
     closing: Callable[[], None],
     *,
     ending: Callable[[], None] = lambda: None,
@@ -262,23 +262,24 @@ async def listening(
     """Serves while the context is open. On exit calls `ending` (not ready any more), goes on for `delay` seconds, stops
     accepting, calls `closing` (which ends the watches) and waits for what is running. Yields the port; raises UsageError
     naming the address when it is taken."""
-    loop = asyncio.get_running_loop()
+    try:
+        sockets = await asyncio.get_running_loop().create_server(
+            server.connection,
+            host or None,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
+            backlog=BACKLOG,
+            reuse_address=True,
+            start_serving=False,
+        )
+    except OSError as error:
+        where = f"{host or '*'}:{port}"
+        raise UsageError(
+            f"cannot listen on {where} ({error.strerror or error}); set --bind-address and --secure-port to a free one"
+        ) from error
     async with server.running():
-        try:
-            sockets = await loop.create_server(
-                server.connection,
-                host or None,
-                port,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                backlog=BACKLOG,
-                reuse_address=True,
-            )
-        except OSError as error:
-            where = f"{host or '*'}:{port}"
-            raise UsageError(
-                f"cannot listen on {where} ({error.strerror or error}); set --bind-address and --secure-port to a free one"
-            ) from error
+        await sockets.start_serving()
         try:
             yield sockets.sockets[0].getsockname()[1]
         finally:
