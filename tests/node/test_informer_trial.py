@@ -88,7 +88,7 @@ async def test_informers_never_drift(tmp_path: Path, trial: Callable[[int, int],
             except* AssertionError as failed:
                 raise AssertionError(f"seed {seed}: {failed.exceptions[0]}") from failed
     totals = [one.counts for one in reflectors]
-    assert sum(one.writes for one in writers) > 20 * seconds
+    assert sum(one.writes for one in writers) > 5 * seconds
     assert all(one.broken for one in totals), totals
     assert sum(one.gone for one in totals) > 0, totals
     assert all(one.counts.streamed > 0 for one in reflectors if one.streaming), totals
