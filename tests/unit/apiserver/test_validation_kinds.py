@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from apiserver import defaults, schema, strategy, validation
+from apiserver import codec, defaults, schema, strategy, validation
 from apiserver.registry import Registry
 from apiserver.schema import GVK
 from apiserver.validation import rules
 from tests.unit.apiserver import manifests
+from tests.unit.apiserver.arbitrary import values
 
 Obj = dict[str, Any]
 REGISTRY = Registry()
@@ -314,6 +317,20 @@ def test_approval_and_denial_exclude_each_other_and_stay() -> None:
     assert "mutually exclusive" in validation.validate_update(gvk, both, old)[0].message
     none = copy.deepcopy(old) | {"status": {}}
     assert "may not remove a condition" in validation.validate_update(gvk, none, old)[0].message
+
+
+@pytest.mark.parametrize("gvk", sorted(manifests.kinds()), ids=lambda gvk: gvk.kind)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_nonsense_is_judged_not_stumbled_over(gvk: GVK, data: st.DataObject) -> None:
+    name = schema.type_name(gvk)
+    assert name is not None
+    obj = defaults.apply(codec.conform(data.draw(values(name, 4)), name)[0], gvk)
+    obj["metadata"] = {"name": "x", "namespace": "default"}
+    older = defaults.apply(codec.conform(data.draw(values(name, 4)), name)[0], gvk) | {"metadata": obj["metadata"]}
+    validation.validate_create(gvk, obj)
+    if "spec" in obj and "spec" in older:
+        validation.validate_update(gvk, obj, older)
 
 
 def test_rules_are_about_types_and_fields_that_are_there() -> None:
