@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -57,7 +58,7 @@ class Destination:
             try:
                 return await self._connect(family, host, port)
             except OSError as error:
-                words = (error.strerror or str(error)).lower()
+                words = os.strerror(error.errno or 0).lower()
                 found.append(f"dial {name} {where}: connect: {words}")
         raise Unreachable(
             f"error forwarding port {port} to pod {self.sandbox_id}, uid : failed to execute portforward in network "
