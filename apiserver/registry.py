@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from apiserver import facts, fields, layout, schema
 from apiserver.cache import Describe
-from apiserver.conversion import PAIRS, Convert, events
+from apiserver.conversion import PAIRS, Convert
 from apiserver.schema import GVK, ResourceInfo
 
 
@@ -92,8 +92,4 @@ class Registry:
 
 
 def _describer(resource: Resource) -> Describe:
-    gvk = resource.gvk
-    if not resource.expires:
-        return lambda obj: fields.selectable(gvk, obj)
-    renamed = GVK("events.k8s.io", "v1", "Event")
-    return lambda obj: {**fields.selectable(renamed, events.from_core(obj)), **fields.selectable(gvk, obj)}
+    return fields.stored_event() if resource.expires else fields.reader(resource.gvk.group, resource.gvk.kind)

@@ -74,7 +74,8 @@ def _operation(operation: Json) -> Json:
 
 
 def _parameter(one: Json) -> Json:
-    return {key: value for key, value in one.items() if key != "schema"} | one["schema"]
+    kind: Json = one["schema"]
+    return {key: value for key, value in one.items() if key != "schema"} | kind
 
 
 def _response(one: Json) -> Json:

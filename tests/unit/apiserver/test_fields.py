@@ -29,6 +29,14 @@ def test_nodes_and_events() -> None:
     assert renamed["regarding.name"] == "p"
 
 
+def test_a_stored_event_answers_for_both_its_groups() -> None:
+    event = {"involvedObject": {"kind": "Pod"}, "reportingComponent": "x", "reason": "R", "metadata": {"name": "e"}}
+    found = fields.stored_event()(event)
+    assert found.keys() == fields.labels(GVK("", "v1", "Event")) | fields.labels(GVK("events.k8s.io", "v1", "Event"))
+    assert (found["involvedObject.kind"], found["regarding.kind"], found["reportingController"]) == ("Pod", "Pod", "x")
+    assert (found["source"], found["reason"], found["regarding.name"], found.get("nonsense")) == ("x", "R", "", None)
+
+
 @pytest.mark.parametrize(
     ("gvk", "obj", "label", "value"),
     [
