@@ -33,7 +33,7 @@ class Leases:
         extra = min(REUSE_SECONDS, ttl * REUSE_FRACTION)
         async with self._lock:
             left = self._ends - self._clock()
-            if not (ttl <= left <= ttl + extra and self._keys < MAX_KEYS):
+            if not (ttl <= left <= ttl + extra + 1 and self._keys < MAX_KEYS):  # etcd grants whole seconds
                 began = self._clock()
                 self._id, granted = await self._grant(max(1, math.ceil(ttl + extra)))
                 self._ends, self._keys = began + granted, 0
