@@ -5,13 +5,13 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controllers import kinds
+from controllers import accounttokens, kinds
 from controllers.config import Config
 from controllers.deployments import Deployments
 from controllers.disruption import Disruptions
@@ -35,7 +35,7 @@ from kube.events import Recorder
 from kube.informer import Informer
 from kube.meta import Typed
 from kube.reconcile import Backoff, Keys
-from kube.resources import CONFIGMAPS, Resource
+from kube.resources import CONFIGMAPS, SECRETS, Resource
 from kube.settings import render
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Controllers:
         config = self._config
         world = World(self._client, await self._served())
         certificates = Informer(self._client, CONFIGMAPS, field_selector=f"metadata.name={Furnishings.ROOT_CA}")
+        account_tokens = Informer(self._client, SECRETS, field_selector=f"type={accounttokens.TYPE}")
         recorders = {name: Recorder(self._client, name) for name in _COMPONENTS}
         loops: dict[str, Loop] = {
             "deployment": Deployments(world, recorders["deployment-controller"]),
@@ -90,6 +91,7 @@ class Controllers:
             "disruption": Disruptions(world, recorders["controllermanager"]),
             "pvc_protection": Protection(world),
             "furnishings": Furnishings(world, certificates, self._root_ca),
+            "serviceaccount_token": accounttokens.AccountTokens(world, account_tokens, self._root_ca),
         }
         if self._pools:
             loops["node_ipam"] = PodCIDRs(world, recorders["node-ipam-controller"], self._pools)
@@ -98,7 +100,7 @@ class Controllers:
             async with asyncio.TaskGroup() as group:
                 for recorder in recorders.values():
                     group.create_task(recorder.run())
-                informers = [certificates, *world.informers.values()]
+                informers: list[Informer[Any]] = [certificates, account_tokens, *world.informers.values()]
                 for informer in informers:
                     group.create_task(informer.run())
                 for informer in informers:

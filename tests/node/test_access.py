@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import statistics
 import subprocess
@@ -15,6 +16,9 @@ import orjson
 import pytest
 import yaml
 
+from kube.errors import NotFound
+from kube.resources import SECRETS, SERVICEACCOUNTS
+from tests.fakes.centre import centre, eventually
 from tests.node.apiserver import Server, running
 from tests.node.test_apiserver_clients import Kubectl
 from tests.requirements import kubectls, requires
@@ -188,3 +192,39 @@ async def test_one_hot_client_starves_nobody(tmp_path: Path) -> None:
         assert within < without / 2
         assert last < max(waiting["latencies"]) * 2
         assert tame["created"] > wild["created"] / 3  # the machine is shared; on a quiet one they are alike
+
+
+async def test_secrets_are_filled_with_tokens(tmp_path: Path) -> None:
+    """A Secret of type service-account-token, made by hand: filled, good for its account, and gone with it."""
+    async with centre(tmp_path, scheduler=False) as made, made.client() as client:
+        await client.create(SERVICEACCOUNTS, {"metadata": {"name": "bob"}}, "default")
+        named = {"kubernetes.io/service-account.name": "bob"}
+        secret = {"metadata": {"name": "s", "annotations": named}, "type": "kubernetes.io/service-account-token"}
+        await client.create(SECRETS, secret, "default")
+
+        async def filled() -> Any:
+            found = await client.get(SECRETS, "s", "default")
+            return found.data if found.data.keys() == {"token", "ca.crt", "namespace"} else None
+
+        data = await eventually("the Secret is filled", filled)
+        assert base64.b64decode(data["namespace"]) == b"default"
+        assert b"BEGIN CERTIFICATE" in base64.b64decode(data["ca.crt"])
+        review = {"spec": {"token": base64.b64decode(data["token"]).decode()}}
+
+        async def known() -> bool:
+            answer = await client.request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=review)
+            status = orjson.loads(answer)["status"]
+            return bool(status.get("authenticated")) and status["user"]["username"] == BOB
+
+        assert await known()
+        await client.delete(SERVICEACCOUNTS, "bob", "default")
+
+        async def gone() -> bool:
+            try:
+                await client.get(SECRETS, "s", "default")
+            except NotFound:
+                return True
+            return False
+
+        await eventually("the Secret goes with its account", gone)
+        assert not await known()
