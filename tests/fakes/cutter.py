@@ -15,6 +15,10 @@ async def cutting(port: int, rng: random.Random, shortest: float, longest: float
     at_work: set[asyncio.Task[None]] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # the end of the relay, which nobody has to be told of
+            await relayed(reader, writer)
+
+    async def relayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         at_work.add(task)
