@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from apiserver import errors, patch, subresources
-from apiserver.codec import yaml
+from apiserver.codec import json, yaml
 from apiserver.codec.body import media_type
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Answer, Request
@@ -76,10 +76,10 @@ class Asked:
 
 
 async def applied_body(request: Request) -> Asked:
-    """YAML, or the JSON that is YAML as well; raises 400."""
-    validation = field_validation(request)
+    """YAML, or JSON, which is YAML as well (and what kubectl sends); raises 400."""
+    validation, body = field_validation(request), await request.body()
     try:
-        document, twice = yaml.loads(await request.body())
+        document, twice = _parsed(body)
     except (yaml.Malformed, ValueError) as wrong:
         raise errors.bad_request(f"error decoding YAML: {wrong}") from None
     if not isinstance(document, dict):
@@ -87,6 +87,18 @@ async def applied_body(request: Request) -> Asked:
     if twice and validation == "Strict":
         raise errors.bad_request(f"error strict decoding YAML: {', '.join(twice)}")
     return Asked(document, flag(request.query, "force"), tuple(twice) if validation == "Warn" else ())
+
+
+def _parsed(body: bytes) -> tuple[Any, list[str]]:
+    """The document and its duplicate keys. JSON is read as JSON, a hundred times faster, unless it has duplicates to tell."""
+    if body.lstrip()[:1] == b"{":
+        try:
+            document = json.loads(body)
+        except ValueError:
+            return yaml.loads(body)  # flow style
+        if not json.duplicates(body, document):
+            return document, []
+    return yaml.loads(body)
 
 
 async def applied(writer: Writer, target: Target, asked: Asked, subresource: str = "") -> Written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import orjson
@@ -300,3 +301,85 @@ async def test_patches_of_a_scale_are_validated_like_any() -> None:
         assert stale.code == 409
         operations = [{"op": "replace", "path": "/spec/replicas", "value": 3}]
         assert (await calls.patch(f"{DEPLOYMENTS}/web/scale", operations, "json")).json["spec"]["replicas"] == 3
+
+
+JUNK: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    1.5,
+    "",
+    "x",
+    [],
+    [None],
+    [[]],
+    {},
+    {"": None},
+    {"a": {"b": []}},
+    [{"name": "web"}] * 2,
+)
+
+
+def mangled(value: Any, rng: random.Random, chance: float = 0.06) -> Any:
+    if rng.random() < chance:
+        return rng.choice(JUNK)
+    match value:
+        case dict():
+            return {rng.choice((key, key, key, key, "odd")): mangled(one, rng) for key, one in value.items()}
+        case list():
+            return [mangled(one, rng) for one in value] * rng.choice((1, 1, 1, 2))
+        case _:
+            return value
+
+
+async def test_nonsense_is_refused_and_never_a_fault() -> None:
+    rng = random.Random(5)
+    async with serving() as calls:
+        made = (await apply(calls, f"{DEPLOYMENTS}/web", deployment(replicas=1))).json
+        seen = set()
+        for _ in range(150):
+            whole = deployment(
+                replicas=rng.randrange(3), strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}
+            )
+            answer = await apply(calls, f"{DEPLOYMENTS}/web", mangled(whole, rng), rng.choice("ab"), force="true")
+            entries = mangled(made["metadata"]["managedFields"], rng)
+            listed = await calls.patch(f"{DEPLOYMENTS}/web", {"metadata": {"managedFields": entries}})
+            scale = {
+                "apiVersion": "autoscaling/v1",
+                "kind": "Scale",
+                "metadata": {"name": "web"},
+                "spec": {"replicas": 1},
+            }
+            scaled = await apply(calls, f"{DEPLOYMENTS}/web/scale", mangled(scale, rng, 0.2), "c", force="true")
+            seen |= {answer.code, listed.code, scaled.code}
+        assert seen <= {200, 400, 422}
+        assert 200 in seen
+        assert 400 in seen
+
+
+async def test_deep_types_are_owned_to_their_end() -> None:
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    name = "deeps.example.com"
+
+    def crd(depth: int, leaf: str) -> Obj:
+        schema: Obj = {"type": leaf}
+        for _ in range(depth):
+            schema = {"type": "object", "properties": {"p": schema}}
+        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+        names = {"plural": "deeps", "kind": "Deep"}
+        return {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": name},
+            "spec": {"group": "example.com", "scope": "Cluster", "names": names, "versions": [version]},
+        }
+
+    async with serving() as calls:
+        made = await apply(calls, f"{crds}/{name}", crd(90, "string"))
+        assert made.code == 201, made.json
+        changed = await apply(calls, f"{crds}/{name}", crd(90, "integer"))
+        assert changed.code == 200
+        assert (await calls.call("PUT", f"{crds}/{name}", changed.json | crd(40, "integer"))).code in (200, 422)
+        assert (await apply(calls, f"{crds}/{name}", crd(118, "integer"))).code in (200, 400)
