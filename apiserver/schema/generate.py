@@ -9,8 +9,8 @@ message to its fields, `{"k8s.io.api.core.v1.Pod": {"1": ["metadata", TYPE, FLAG
 `omitempty`, which a .proto file does not tell).
 
 Two files are written beside this module: `types.json.gz` (types and resources, read at start) and `protobuf.json.gz`
-(read when the first protobuf body arrives). Every type of a stable version goes in, whether served today or not; what
-is served is a matter of rows in `served.py`. Descriptions stay out: they are upstream's prose.
+(read when the first protobuf body arrives). Every type of a stable version goes in, whether served or not; what
+is left out is said in `served.py`. Descriptions stay out: they are upstream's prose.
 """
 
 import argparse
