@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from apiserver import access, allocations, bootstrap, flow, health, schema
+from apiserver import access, allocations, bootstrap, flow, health, schema, usage
 from apiserver.access_figures import AccessFigures
 from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
 from apiserver.allocators import Allocators
@@ -35,6 +35,7 @@ from apiserver.http.server import Server, listening, tls_context
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import CacheFigures, Metrics
 from apiserver.pipeline import Writer
+from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
 from apiserver.registry import Registry
 from apiserver.relay import Relay, Trust
@@ -93,16 +94,19 @@ async def _serve(
     metrics.registry.register(CacheFigures(cache, watches))
     furnished, ending = asyncio.Event(), asyncio.Event()
     relay = Relay(_node(cache, registry), kubelet_tls, session)
+    proxying = Proxying(writer, kubelet_tls, session, slices_of(cache, registry))
+    usages = usage.UsageApi(cache, registry, usage.Samples(usage.fetching(session, kubelet_tls)))
+    extensions = {(usage.GROUP, usage.VERSION): usages.handle}
     reviews = Reviews(access.build(config, keys, cache, registry, store))
     verbs = Verbs(
         registry,
         writer,
         watches,
-        subresources.handlers(writer, relay, reviews),
+        subresources.handlers(writer, relay, proxying, reviews),
         subresources.creations(registry, writer, reviews),
     )
     documents = Documents(
-        tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations)),
+        tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations, extensions)),
         metrics.registry,
         live={"ping": health.plain(lambda: None), "etcd": health.plain(store.trouble)},
         ready={
@@ -116,7 +120,7 @@ async def _serve(
     )
     turns = flow.flow(config.max_requests_inflight, config.max_mutating_requests_inflight, flow.sizing(cache, registry))
     metrics.registry.register(AccessFigures(turns, reviews.access.authenticator.tokens, audit))
-    api = Api(reviews.access, verbs, documents, turns, audit)
+    api = Api(reviews.access, verbs, documents, turns, audit, extensions)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(store.run(), name="store")

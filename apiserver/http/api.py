@@ -9,7 +9,11 @@ serve          the verbs on resources, where every write is admitted, or a docum
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from time import monotonic
+from typing import Final
 
 from apiserver import authorization
 from apiserver.access import Access
@@ -25,16 +29,31 @@ from apiserver.http.exchange import Reply, Request, Stream
 from apiserver.http.routes import Route
 from apiserver.http.verbs import Verbs
 
+Extension = Callable[[Route, Request], Awaitable[Reply]]
+NONE: Final[Mapping[tuple[str, str], Extension]] = {}
+
+log = logging.getLogger(__name__)
+
 
 class Api:
+    """`extensions` answer for groups, by (group, version), that nothing stores."""
+
     def __init__(
-        self, access: Access, verbs: Verbs, documents: Documents, flow: Flow, audit: Audit | None = None
+        self,
+        access: Access,
+        verbs: Verbs,
+        documents: Documents,
+        flow: Flow,
+        audit: Audit | None = None,
+        extensions: Mapping[tuple[str, str], Extension] = NONE,
     ) -> None:
         self._access = access
         self._verbs = verbs
         self._documents = documents
         self._flow = flow
         self._audit = audit
+        self._told = 0.0
+        self._extensions = extensions
 
     async def dispatch(self, request: Request) -> Reply:
         """Raises StatusErrors."""
@@ -53,7 +72,8 @@ class Api:
         """Who has proved who it is, and whom that one acts as: mostly the same. Raises 401, 403."""
         try:
             user = await self._access.authenticator.user(request.user, request.headers)
-        except Unproven:
+        except Unproven as unproven:
+            self._tell(request, unproven)
             if self._audit:
                 asked = authorization.attributes(User(""), request.method, request.path, request.query, route)
                 self._audit.refused(request, asked)
@@ -61,6 +81,12 @@ class Api:
         if not impersonation.asked_for(request.headers):
             return user, user
         return user, impersonation.acting(user, request.headers, self._access.authorizer)
+
+    def _tell(self, request: Request, unproven: Unproven) -> None:
+        """Why somebody was refused, for those who run the server; once a second, because anybody can ask for it."""
+        if (now := monotonic()) - self._told >= 1:
+            self._told = now
+            log.info("401 for %s %s of %s: %s", request.method, request.path, request.source, unproven.why)
 
     async def _allowed(self, request: Request, route: Route | None, asked: Attributes, decision: Decision) -> Reply:
         if not decision.allowed:
@@ -82,4 +108,6 @@ class Api:
     async def _served(self, request: Request, route: Route | None) -> Reply:
         if route is None:
             return await self._documents.get(request)
+        if extension := self._extensions.get((route.group, route.version)):
+            return await extension(route, request)
         return await self._verbs.handle(route, request)

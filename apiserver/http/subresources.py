@@ -22,6 +22,7 @@ from apiserver.http.reviews import Reviews
 from apiserver.http.routes import Route
 from apiserver.http.wire import decoded_body, field_validation, method_not_allowed, same_name, target_of, written_answer
 from apiserver.pipeline import Obj, Target, Writer, now
+from apiserver.proxying import Proxying
 from apiserver.registry import Registry
 from apiserver.relay import Relay
 
@@ -30,7 +31,7 @@ Handler = Callable[[Target, Request], Awaitable[Reply]]
 Creation = Callable[[Route, Request], Awaitable[Reply]]
 
 
-def handlers(writer: Writer, relay: Relay, reviews: Reviews) -> Mapping[tuple[str, str], Handler]:
+def handlers(writer: Writer, relay: Relay, proxying: Proxying, reviews: Reviews) -> Mapping[tuple[str, str], Handler]:
     parts, streams = Parts(writer), Streams(writer, relay)
     return {
         **{(plural, "scale"): parts.scale for plural in SCALED},
@@ -42,6 +43,9 @@ def handlers(writer: Writer, relay: Relay, reviews: Reviews) -> Mapping[tuple[st
         ("pods", "exec"): streams.exec,
         ("pods", "attach"): streams.attach,
         ("pods", "portforward"): streams.port_forward,
+        ("nodes", "proxy"): proxying.nodes,
+        ("pods", "proxy"): proxying.pods,
+        ("services", "proxy"): proxying.services,
     }
 
 

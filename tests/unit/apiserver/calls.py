@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from apiserver import access, allocations, bootstrap, flow, schema
+from apiserver import access, allocations, bootstrap, flow, schema, usage
 from apiserver.admission import DEFAULT, Admission, Settings, Sight
 from apiserver.allocators import Allocators
 from apiserver.audit.events import Audit
@@ -35,6 +35,7 @@ from apiserver.http.reviews import Reviews
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import Metrics
 from apiserver.pipeline import Writer
+from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
 from apiserver.registry import Registry
 from apiserver.relay import Relay, Trust
@@ -179,18 +180,23 @@ async def serving(
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        relay = Relay(_node(cache, registry), Trust(tls, tls), session)
+        trust = Trust(tls, tls)
+        relay = Relay(_node(cache, registry), trust, session)
+        proxying = Proxying(writer, trust, session, slices_of(cache, registry))
+        usages = usage.UsageApi(cache, registry, usage.Samples(usage.fetching(session, trust)))
+        extensions = {(usage.GROUP, usage.VERSION): usages.handle}
         reviews = Reviews(access.build(config, KEYS, cache, registry, store, authorizer))
         verbs = Verbs(
             registry,
             writer,
             watches,
-            subresources.handlers(writer, relay, reviews),
+            subresources.handlers(writer, relay, proxying, reviews),
             subresources.creations(registry, writer, reviews),
         )
-        rows = tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations))
+        rows = tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations, extensions))
         documents = Documents(rows, Metrics().registry, {}, {}, reviews.document)
-        api = Api(reviews.access, verbs, documents, flow.flow(400, 200, flow.sizing(cache, registry)), audit)
+        turns = flow.flow(400, 200, flow.sizing(cache, registry))
+        api = Api(reviews.access, verbs, documents, turns, audit, extensions)
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
         with allocators.following(cache.shelf(registry.core("services").prefix)):
