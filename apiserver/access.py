@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 KEY_NAME: Final = "service-account.key"
 CATCH_UP_SECONDS: Final = 3.0
 EVERYBODY: Final = Everybody()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,12 @@ def catching_up(cache: Cache, store: Store) -> Callable[[], Awaitable[None]]:
 def configured_keys(config: Config) -> Keys:
     """Raises UsageError naming the flag."""
     _check(config)
+    if config.etcd_servers and not config.service_account_signing_key_file:
+        log.warning(
+            "--service-account-signing-key-file is not given: tokens are signed with a key in %s, and another server on the same"
+            " etcd does not believe them",
+            config.data_dir,
+        )
     if not config.service_account_signing_key_file and not config.service_account_key_file:
         return Keys(lambda: load(config))
     loaded = load(config)

@@ -16,9 +16,10 @@ from apiserver.audit import configured, log, policy
 from apiserver.audit.events import Audit, sources
 from apiserver.audit.policy import Level, Outcome
 from apiserver.authentication import ANONYMOUS, User
-from apiserver.authorization import Attributes
+from apiserver.authorization import Attributes, Decision
 from apiserver.config import Config
-from apiserver.http.exchange import Request
+from apiserver.http.exchange import Reply, Request
+from apiserver.store import StoreAway
 from kube.errors import UsageError
 from tests.unit.apiserver.calls import ADMIN, serving
 from tests.unit.apiserver.protobuf_writer import envelope
@@ -290,3 +291,32 @@ def test_a_full_queue_loses_events_and_counts_them(tmp_path: Path) -> None:
         assert lines.lost == 5
         go.set()
     assert (tmp_path / "audit.log").read_bytes().count(b"\n") == log.QUEUED + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "stage", "code"),
+    [
+        (RuntimeError("a bug"), "Panic", 500),
+        (StoreAway("no leader"), "ResponseComplete", 503),
+        (asyncio.CancelledError(), "ResponseComplete", 504),
+    ],
+)
+def test_ends_that_are_no_answers(tmp_path: Path, error: BaseException, stage: str, code: int) -> None:
+    async def body() -> bytes:
+        return b""
+
+    async def serve(_request: Request) -> Reply:
+        raise error
+
+    async def scenario(audit: Audit) -> None:
+        request = Request("GET", CMS, {}, "", {}, body, ADMIN)
+        asked = Attributes(ADMIN, "list", resource="configmaps", namespace="default")
+        record = audit.record(request, asked, ADMIN, Decision(True))
+        assert record is not None
+        with pytest.raises(type(error)):
+            await record.follow(serve)
+
+    with auditing(tmp_path) as (audit, path):
+        asyncio.run(scenario(audit))
+    (only,) = events(path)
+    assert (only["stage"], only["responseStatus"]["code"]) == (stage, code)
