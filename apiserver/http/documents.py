@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -82,7 +83,7 @@ class Documents:
                 return Answer(200, generate_latest(self._metrics), CONTENT_TYPE_LATEST)
             case _:
                 found = await self._healthy(path, request)
-                return found or await self._more(path, request) or self._described(path, request)
+                return found or await self._more(path, request) or await self._described(path, request)
 
     async def _healthy(self, path: str, request: Request) -> Answer | None:
         root, _, one = path.removeprefix("/").partition("/")
@@ -92,10 +93,12 @@ class Documents:
         found = await (health.single(checks[one]) if one else health.report(root, checks, request.raw_query))
         return _health_answer(found)
 
-    def _described(self, path: str, request: Request) -> Answer:
+    async def _described(self, path: str, request: Request) -> Answer:
         """Discovery and OpenAPI, which are functions of the schema table; a known ETag is answered 304."""
         wanted = request.headers.get("Accept", "")
-        found = self._discovery.document(path, wanted) or self._openapi.document(path, request.query, wanted)
+        found = self._discovery.document(path, wanted)
+        if found is None and path.startswith("/openapi/"):  # making one takes 0.1 s the first time: beside the loop
+            found = await asyncio.to_thread(self._openapi.document, path, request.query, wanted)
         if found is None:
             raise errors.unknown_path()
         headers = dict(found.headers)
