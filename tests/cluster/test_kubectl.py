@@ -126,12 +126,8 @@ def test_scale_and_watch(demo: Lab, program: str) -> None:
 
 
 def test_exec(demo: Lab, program: str) -> None:
-    """Over WebSocket, which kubectl speaks from 1.30 on; an older one is told so in one line."""
+    """Over WebSocket from kubectl 1.30 on, over SPDY before."""
     pod = demo.pods("app=hello")[0]["metadata"]["name"]
-    if int(version(program) or 0) < 30:
-        said = demo.kubectl("exec", pod, "--", "echo", "hi", program=program, check=False)
-        assert "use kubectl 1.30 or newer" in said
-        return
     assert demo.kubectl("exec", pod, "--", "echo", "hi", program=program) == "hi\n"
     assert demo.kubectl("exec", "-i", pod, "--", "cat", stdin="through\n", program=program) == "through\n"
     argv = [program, "--kubeconfig", demo.kubeconfig, "exec", pod, "--", "sh", "-c", "exit 7"]
