@@ -101,12 +101,16 @@ class Controllers:
                 for recorder in recorders.values():
                     group.create_task(recorder.run())
                 informers: list[Informer[Any]] = [certificates, account_tokens, *world.informers.values()]
-                for informer in informers:
+                early = (world.namespaces, world.service_accounts, certificates)
+                for informer in sorted(informers, key=lambda one: one not in early):
                     group.create_task(informer.run())
+                for informer in early:
+                    await informer.synced.wait()
+                group.create_task(loops.pop("furnishings").run())  # pods of new namespaces wait for what it makes
                 for informer in informers:
                     await informer.synced.wait()
                 self.synced = True
-                log.info("watching %d kinds; %d loops begin", len(informers), len(loops))
+                log.info("watching %d kinds; %d loops begin", len(informers), len(loops) + 1)
                 for loop in loops.values():
                     group.create_task(loop.run())
         finally:

@@ -3,6 +3,7 @@
 A kind that is added to the server later (or that only a stock server has) is collected and emptied like any other.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -51,7 +52,8 @@ async def discover(client: Client) -> list[Resource[Typed]]:
     """Kinds that can be listed, watched and deleted, each in its group's preferred version."""
     groups = msgspec.json.decode(await client.request("GET", "/apis"), type=_Groups).groups
     versions = ["v1", *(g.preferred_version.group_version for g in groups)]
-    return unique([resource for version in versions for resource in await _served(client, version)])
+    served = await asyncio.gather(*(_served(client, version) for version in versions))
+    return unique([resource for several in served for resource in several])
 
 
 def unique(resources: Iterable[Resource[Typed]]) -> list[Resource[Typed]]:
