@@ -169,6 +169,7 @@ async def serving(
     patience: float = 1.0,
     config: Config = PLAIN,
     audit: Audit | None = None,
+    samples: usage.Samples | None = None,
     authorizer: Authorizer = access.EVERYBODY,
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
@@ -183,7 +184,7 @@ async def serving(
         trust = Trust(tls, tls)
         relay = Relay(_node(cache, registry), trust, session)
         proxying = Proxying(writer, trust, session, slices_of(cache, registry))
-        usages = usage.UsageApi(cache, registry, usage.Samples(usage.fetching(session, trust)))
+        usages = usage.UsageApi(cache, registry, samples or usage.Samples(usage.fetching(session, trust)))
         extensions = {(usage.GROUP, usage.VERSION): usages.handle}
         reviews = Reviews(access.build(config, KEYS, cache, registry, store, authorizer))
         verbs = Verbs(
