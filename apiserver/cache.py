@@ -306,6 +306,7 @@ class Cache:
         self._shelves = {prefix: Shelf(describe, 0, ring=ring) for prefix, describe in describers.items()}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._known: dict[str, tuple[bytes, Known]] = {}
+        self.shared: Store | None = None  # the store, when other servers write to it too
         self.rv = 0
         self.told = 0  # clients have been told of everything up to here
         self.loaded = asyncio.Event()
@@ -318,6 +319,7 @@ class Cache:
 
     async def run(self, store: Store) -> None:
         """Follows the store for ever."""
+        self.shared = store if store.shared else None
         target = await store.current()
         try:
             snapshot = await store.load(layout.ROOT, at=await store.oldest())
@@ -344,6 +346,11 @@ class Cache:
             self._waiting = [item for item in self._waiting if item[1] is not future]
             return False
         return True
+
+    async def caught_up(self, seconds: float) -> bool:
+        """Waits until the cache shows every write acknowledged before, by whichever server; a server that is alone with its
+        store shows its own writes before it acknowledges them."""
+        return self.shared is None or await self.reached(await self.shared.current(), seconds)
 
     def _restart(self, snapshot: Snapshot) -> None:
         for shelf in self._shelves.values():

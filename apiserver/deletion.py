@@ -84,7 +84,7 @@ async def delete(writer: Writer, target: Target, asked: Options) -> Deleted:
     """Raises 404, 403 and 409 StatusErrors."""
     target = replace(target, dry_run=asked.dry_run)
     for _ in range(RETRIES + 1):
-        entry = writer.get(target)
+        entry = await writer.found(target)
         _check_preconditions(target, entry, asked)
         old = entry.parse()
         attributes = Attributes(

@@ -39,6 +39,7 @@ from apiserver.schema import ResourceInfo
 from kube.selectors import FieldSelector, Selector, parse_fields, parse_labels
 
 FRESH_WAIT: Final = 3.0
+DIGITS: Final = 18  # of numbers that fit into 64 bits
 MATCHED_AT_ONCE: Final = 2000
 _TOKEN: Final = "meta.k8s.io/v1"
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
@@ -105,8 +106,8 @@ def _flag(query: Mapping[str, str], name: str) -> bool | None:
 
 def _number(query: Mapping[str, str], name: str) -> int:
     value = query.get(name) or "0"
-    if not value.isdigit():
-        raise errors.bad_request(f"{name}: {value!r} is not a whole number")
+    if not (value.isascii() and value.isdigit()) or len(value) > DIGITS:
+        raise errors.bad_request(f"{name}: {value!r:.80} is not a whole number of 64 bits")
     return int(value)
 
 
@@ -116,6 +117,8 @@ def parse_rv(text: str | None) -> int | None:
         return None
     if not (text.isascii() and text.isdigit()):
         raise _invalid("resourceVersion", text, "strconv.ParseUint: parsing: invalid syntax")
+    if len(text) > DIGITS:
+        raise _invalid("resourceVersion", text[:80], "strconv.ParseUint: parsing: value out of range")
     return int(text)
 
 
@@ -223,7 +226,9 @@ def bucket(asked: Options, namespace: str | None) -> Bucket:
 
 
 async def fresh(cache: Cache, rv: int | None) -> None:
-    """Raises 504 when the cache does not reach `rv` in time."""
+    """Raises 504 when the cache does not reach `rv` in time; None is what has been acknowledged until now."""
+    if rv is None and cache.shared and not await cache.caught_up(FRESH_WAIT):
+        raise errors.timeout("this server has not yet seen what others wrote", 1)
     if rv and not await cache.reached(rv, FRESH_WAIT):
         raise errors.too_large_resource_version(rv, cache.rv)
 

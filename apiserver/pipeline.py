@@ -93,6 +93,12 @@ class Writer:
             raise target.not_found()
         return entry
 
+    async def found(self, target: Target) -> Entry:
+        """`get`, once this server has seen what others wrote to the same store."""
+        if self.cache.shared and not self.shelf(target.resource).get(target.namespace, target.name):
+            await self.cache.caught_up(COMMIT_WAIT)
+        return self.get(target)
+
     async def create(self, target: Target, obj: Obj) -> Written:
         """`obj` is decoded, its namespace is the target's, and it becomes what is stored. Raises StatusErrors."""
         resource, metadata = target.resource, obj["metadata"]
@@ -184,7 +190,7 @@ class Writer:
     ) -> Written:
         """Commits `change(current)`; with `pinned` another writer's interference is a 409, otherwise it is retried."""
         for _ in range(RETRIES + 1):
-            entry = self.get(target)
+            entry = await self.found(target)
             written = await self.replace(target, entry, change(entry.parse()), subresource=subresource)
             if written is not None:
                 return written

@@ -117,6 +117,9 @@ class StoreLost(Exception):
 
 
 class Store(Protocol):
+    shared: bool
+    """Whether others may write to it."""
+
     async def load(self, prefix: str = "", at: int | None = None) -> Snapshot:
         """Everything under `prefix`, now or as it was after the transaction of `at` (Compacted if too old)."""
 

@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 class EtcdStore:
     """Made by `open_store`."""
 
+    shared = True
+
     def __init__(self, etcd: Etcd, keys: Keys, versions: Versions, compact_every: float | None = COMPACT_EVERY) -> None:
         self._compact_every = compact_every
         self._etcd = etcd

@@ -88,6 +88,8 @@ class _Channel(asyncio.Protocol):
 class SqliteStore:
     """Made by `open_store`."""
 
+    shared = False
+
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)

@@ -23,6 +23,8 @@ from apiserver.store import (
 
 
 class MemoryStore:
+    shared = False
+
     def __init__(self, history: int = 10_000) -> None:
         self.history = history
         self.values: dict[str, tuple[int, bytes]] = {}

@@ -95,7 +95,7 @@ def lost() -> Iterator[list[str]]:
     with pytest.raises(ExceptionGroup) as caught:
         yield words
     found = caught.value.subgroup(StoreLost)
-    assert found
+    assert found, repr(caught.value)
     words.append(repr(found))
 
 

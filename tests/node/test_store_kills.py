@@ -62,6 +62,8 @@ async def check(store: Store, acknowledged: Acknowledged, seen: dict[str, int], 
         now = counters.pop() if counters else 0
         assert counter <= now <= counter + 1, f"writer {writer}: {counter} was acknowledged, {now} is there"
         assert now != counter or not rv or state[f"/k/{writer}/{PARTS[-1]}"][1] == rv
+        if now:  # what was there once stays, whether its writer heard of it or not
+            acknowledged[writer] = now, state[f"/k/{writer}/{PARTS[-1]}"][1]
     if not state:
         return since
     newest = max(rv for _, rv in state.values())

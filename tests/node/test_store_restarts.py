@@ -18,6 +18,7 @@ import orjson
 import pytest
 
 from tests.etcd import EtcdServer
+from tests.etcd import running as running_etcd
 from tests.node.apiserver import Server, running
 from tests.requirements import requires
 
@@ -229,3 +230,44 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(DEADLINE):
         while not await condition():
             await asyncio.sleep(0.05)
+
+
+async def test_two_servers_on_one_etcd_agree(tmp_path: Path) -> None:
+    """What one has acknowledged the other shows, changes and deletes at once; of two that create the same, one does."""
+    requires("etcd")
+    with running_etcd(tmp_path / "etcd") as etcd:
+        homes = [tmp_path / "one", tmp_path / "two"]
+        for home in homes:
+            home.mkdir()
+        flags = ("--etcd-servers", etcd.url)
+        async with running(homes[0], *flags) as one, running(homes[1], *flags) as two:
+            connectors = [aiohttp.TCPConnector(ssl=server.connection().ssl_context() or True) for server in (one, two)]
+            async with (
+                aiohttp.ClientSession(one.url, connector=connectors[0]) as first,
+                aiohttp.ClientSession(two.url, connector=connectors[1]) as second,
+            ):
+                for number in range(40):
+                    await in_turn(first, second, f"a{number}")
+                    await in_turn(second, first, f"b{number}")
+                bodies = [{"metadata": {"name": f"c{number}"}} for number in range(40)]
+                asked = [session.post(CMS, json=body) for body in bodies for session in (first, second)]
+                codes = [response.status for response in await asyncio.gather(*asked)]
+                assert (codes.count(201), codes.count(409)) == (40, 40)
+
+
+async def in_turn(here: aiohttp.ClientSession, there: aiohttp.ClientSession, name: str) -> None:
+    async with here.post(CMS, json={"metadata": {"name": name}, "data": {"n": "1"}}) as response:
+        assert response.status == 201
+        version = (await response.json())["metadata"]["resourceVersion"]
+    async with there.patch(
+        f"{CMS}/{name}", json={"data": {"n": "2"}}, headers={"Content-Type": "application/merge-patch+json"}
+    ) as response:
+        assert response.status == 200, await response.text()
+    async with here.get(f"{CMS}/{name}") as response:
+        answer = await response.json()
+        assert answer["data"] == {"n": "2"}
+        assert int(answer["metadata"]["resourceVersion"]) > int(version)
+    async with there.delete(f"{CMS}/{name}") as response:
+        assert response.status == 200
+    async with here.get(CMS) as response:
+        assert name not in {item["metadata"]["name"] for item in (await response.json())["items"]}
