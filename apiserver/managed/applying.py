@@ -142,17 +142,36 @@ def _asked_for(asked: _Apply) -> FieldSet:
 
 
 def _merged(asked: _Apply, mine: Owner, last: Owner | None, others: Owners) -> Obj:
-    """The live object with what is applied and without what no longer is. Only what was applied in this same version can
-    be told to be missing from it."""
+    """The live object with what is applied and without what no longer is."""
     shape = asked.version.shape
     merged: Obj = merge.laid_over(shape, asked.live, asked.config)
-    if last is None or last.manager.api_version != asked.api_version:
+    if last is None or last.manager.api_version not in versions.of(asked.writer.resource):
         return merged
-    managed = mine.fields
-    for one in others.values():
-        if one.manager.api_version == asked.api_version:
-            managed = fieldset.union(managed, one.fields)
+    managed = fieldset.union(mine.fields, _owned(others, asked.api_version))
+    if last.manager.api_version != asked.api_version:
+        return _pruned_elsewhere(asked, merged, last, managed, others)
     found: Obj = merge.pruned(shape, merged, last.fields, managed)
+    return found
+
+
+def _owned(owners: Owners, api_version: str) -> FieldSet:
+    """What those who speak that version own together."""
+    found: FieldSet = {}
+    for one in owners.values():
+        if one.manager.api_version == api_version:
+            found = fieldset.union(found, one.fields)
+    return found
+
+
+def _pruned_elsewhere(asked: _Apply, merged: Obj, last: Owner, managed: FieldSet, others: Owners) -> Obj:
+    """An applier that moved here from another version: what it applied there is taken out there, and what is owned in this
+    version stays."""
+    then, here = versions.of(asked.writer.resource)[last.manager.api_version], asked.version
+    translated = _conformed(asked, merged)
+    translated = then.out(translated if here.inward is None else here.inward(translated))
+    left = merge.pruned(then.shape, translated, last.fields, _owned(others, last.manager.api_version)) or {}
+    rest = owned.applied(here.shape, here.out(left if then.inward is None else then.inward(left)))
+    found: Obj = merge.kept(here.shape, merged, fieldset.union(rest, managed))
     return found
 
 

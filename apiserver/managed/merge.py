@@ -149,8 +149,13 @@ def pruned(shape: Struct, merged: Any, last: FieldSet, managed: FieldSet) -> Any
         return merged
     was = with_named(last, shape)
     out = removed(shape, merged, was)
+    out = kept(shape, merged, union(applied(shape, out), managed))
+    rest = with_named(applied(shape, out), shape)
     everything = with_named(applied(shape, merged), shape)
-    rest = with_named(applied(shape, out), shape)
-    out = removed(shape, merged, difference(everything, union(rest, with_named(managed, shape))))
-    rest = with_named(applied(shape, out), shape)
     return removed(shape, merged, intersection(difference(everything, rest), was))
+
+
+def kept(shape: Struct, value: Any, paths: FieldSet) -> Any:
+    """The value without everything that is not on those paths or on the way to one."""
+    everything = with_named(applied(shape, value), shape)
+    return removed(shape, value, difference(everything, with_named(paths, shape)))

@@ -383,3 +383,22 @@ async def test_deep_types_are_owned_to_their_end() -> None:
         assert changed.code == 200
         assert (await calls.call("PUT", f"{crds}/{name}", changed.json | crd(40, "integer"))).code in (200, 422)
         assert (await apply(calls, f"{crds}/{name}", crd(118, "integer"))).code in (200, 400)
+
+
+async def test_an_applier_that_changes_its_version_stays_the_same_applier() -> None:
+    v1, v2 = (f"/apis/autoscaling/{one}/namespaces/default/horizontalpodautoscalers/h" for one in ("v1", "v2"))
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    head: Obj = {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "h", "labels": {"a": "1"}}}
+    spec: Obj = {"scaleTargetRef": target, "maxReplicas": 3, "minReplicas": 2}
+    async with serving() as calls:
+        old = head | {"apiVersion": "autoscaling/v1", "spec": spec | {"targetCPUUtilizationPercentage": 50}}
+        assert (await apply(calls, v1, old)).code == 201
+        await calls.patch(f"{v2}?fieldManager=other", {"metadata": {"labels": {"b": "1"}}})
+        new = head | {"apiVersion": "autoscaling/v2", "metadata": {"name": "h"}, "spec": {**spec, "maxReplicas": 4}}
+        del new["spec"]["minReplicas"]
+        moved = await apply(calls, v2, new)
+        assert moved.code == 200, moved.json
+        assert moved.json["metadata"]["labels"] == {"b": "1"}
+        assert (moved.json["spec"]["maxReplicas"], moved.json["spec"]["minReplicas"]) == (4, 1)
+        assert managers(moved.json)["one"]["apiVersion"] == "autoscaling/v2"
+        assert len(moved.json["metadata"]["managedFields"]) == 2
