@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-_BUDGET: Final = 500_000
+_BUDGET: Final = 20_000  # nodes of a short document; a longer one has as many as it has bytes
 _DEPTH: Final = 200
 _INT = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*|0)")
 
@@ -85,7 +85,7 @@ def loads(body: bytes) -> tuple[Any, list[str]]:
         raise Malformed("error converting YAML to JSON: yaml: exceeded max depth") from None
     finally:
         loader.dispose()
-    left = [_BUDGET]
+    left = [max(_BUDGET, len(body))]
     return _unshared(document, left, 0), loader.duplicates
 
 

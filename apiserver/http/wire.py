@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, cast, get_args
 
 from apiserver import codec, errors
@@ -13,6 +14,7 @@ from apiserver.registry import Resource
 from apiserver.schema import GVK
 from apiserver.views import Metadata, Objects, Tables, View
 
+YAML_AT_ONCE: Final = 32 << 10
 DELETE_OPTIONS: Final = GVK("", "v1", "DeleteOptions")
 
 
@@ -80,8 +82,12 @@ def target_of(resource: Resource, route: Route, request: Request) -> Target:
 
 
 async def decoded_body(request: Request, gvk: GVK) -> codec.Decoded:
-    body = await request.body()
-    decoded = codec.decode_body(body, request.headers.get("Content-Type"), gvk, field_validation(request))
+    body, content_type = await request.body(), request.headers.get("Content-Type")
+    if len(body) > YAML_AT_ONCE and codec.media_type(content_type or "") == codec.YAML:
+        # A megabyte of YAML takes seconds, which in a thread are shared with everybody.
+        decoded = await asyncio.to_thread(codec.decode_body, body, content_type, gvk, field_validation(request))
+    else:
+        decoded = codec.decode_body(body, content_type, gvk, field_validation(request))
     decoded.obj.setdefault("metadata", {})
     return decoded
 
