@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kube.resources import CONFIGMAPS, PODS, SERVICEACCOUNTS
+from kube.resources import CONFIGMAPS, ENDPOINTSLICES, PODS, SERVICEACCOUNTS, SERVICES
 from linux import netns as kernel
 from tests.conftest import Netns
 from tests.dockerd import Dockerd
@@ -260,6 +260,73 @@ async def _follows(world: World, kubectl: Kubectl) -> None:
         await kubectl.says("exec", "slow", "--", "touch", "/tmp/go")
         assert await process.stdout.read() == b"done\n"
         assert await process.wait() == 0
+
+
+async def _proxies(world: World, kubectl: Kubectl) -> None:
+    pods, node = "/api/v1/namespaces/default/pods", world.node.name
+    assert await kubectl.says("get", "--raw", f"{pods}/web:8080/proxy/index.html") == "up\n"
+    assert await kubectl.says("get", "--raw", f"{pods}/http:web:/proxy/") == "up\n"
+    assert "container_cpu_usage" in await kubectl.says("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics/resource")
+    assert '"kind": "PodList"' in await kubectl.says("get", "--raw", f"/api/v1/nodes/{node}:{world.port}/proxy/pods")
+    assert await kubectl.says("get", "--raw", "/api/v1/namespaces/default/services/web:80/proxy/") == "up\n"
+    said = await kubectl.refuses("get", "--raw", f"{pods}/web:1/proxy/")
+    assert "error trying to reach service" in said
+    process = await kubectl.start("proxy", "--port=0")
+    assert process.stdout is not None
+    try:
+        port = (await process.stdout.readline()).decode().strip().rpartition(":")[2]
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}{pods}/web/proxy/") as answer:
+                assert (answer.status, await answer.text()) == (200, "up\n")
+            async with session.get(f"http://127.0.0.1:{port}{pods}/web/proxy/none") as answer:
+                assert answer.status == 404
+            async with session.get(f"http://127.0.0.1:{port}{pods}/web/proxy/big") as answer:
+                assert hashlib.sha256(await answer.read()).digest() == hashlib.sha256(PAYLOAD).digest()
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def _top(world: World, kubectl: Kubectl) -> None:
+    nodes = (await kubectl.says("top", "nodes")).splitlines()
+    assert nodes[0].split()[:3] == ["NAME", "CPU(cores)", "CPU%"] or nodes[0].split()[:2] == ["NAME", "CPU(cores)"]
+    assert nodes[1].split()[0] == world.node.name
+    (_, busy) = (await kubectl.says("top", "pod", "busy")).splitlines()
+    name, cpu, memory = busy.split()
+    assert name == "busy"
+    assert int(cpu.removesuffix("m")) > 100, busy
+    assert memory.endswith("Mi")
+    rows = (await kubectl.says("top", "pods", "--containers", "--sort-by=cpu", "--no-headers")).splitlines()
+    assert rows[0].split()[:2] == ["busy", "a"]
+    assert {row.split()[0] for row in rows} == {"busy", "web"}
+    assert (await kubectl.says("top", "pods", "-l", "app=none")) == ""
+
+
+def test_proxies_and_top(run: Run) -> None:
+    async def test(world: World) -> None:
+        big = world.folder / "big"
+        big.write_bytes(PAYLOAD)
+        volume = {"name": "big", "hostPath": {"path": str(big), "type": "File"}}
+        serve = "mkdir -p /www; echo up > /www/index.html; cat /big > /www/big; exec httpd -f -p 8080 -h /www"
+        mounts = [{"name": "big", "mountPath": "/big"}]
+        web = container("a", serve, ports=[{"containerPort": 8080}], volumeMounts=mounts)
+        await world.create("web", [web], volumes=[volume])
+        await world.create("busy", [container("a", "while :; do :; done")])
+        web_pod = await world.until("web", ready, "ready")
+        await world.until("busy", ready, "ready")
+        ports = [{"port": 80, "targetPort": 8080}]
+        await world.client.create(SERVICES, {"metadata": {"name": "web"}, "spec": {"ports": ports}}, "default")
+        sliced = {
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [web_pod.status.pod_ip], "conditions": {"ready": True}}],
+        }
+        await world.client.create(ENDPOINTSLICES, sliced, "default")
+        await each(world, _proxies)
+        await each(world, _top)
+
+    run(test)
 
 
 def test_a_pod_calls_the_api_with_its_own_token(run: Run) -> None:
