@@ -25,13 +25,45 @@ def loads(body: bytes) -> Any:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as wrong:
-        text = wrong.doc
-        if wrong.pos < len(text):
-            raise ValueError(f"invalid character '{text[wrong.pos]}' at offset {wrong.pos}: {wrong.msg}") from None
-        raise ValueError(f"unexpected end of JSON input: {wrong.msg}") from None
+        raise ValueError(_in_go(wrong.msg, wrong.doc, wrong.pos)) from None
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH:  # only then can it be too deep for what we write
         _shallow(document)
     return document
+
+
+def _in_go(text: str, document: str, position: int) -> str:
+    """The parser's complaint as Go's encoding/json makes it: people search for that sentence."""
+    if text == "unexpected end of data":
+        return "unexpected end of JSON input"
+    if text == "trailing comma is not allowed":
+        position = next((at for at in range(position + 1, len(document)) if not document[at].isspace()), position)
+        text = _TRAILING.get(document[position], text)
+    elif text.startswith("invalid literal"):
+        literal = text.removeprefix("invalid literal, expected ").strip("'")
+        wrong = next((at for at, one in enumerate(literal) if document[position + at : position + at + 1] != one), 0)
+        position, text = position + wrong, f"in literal {literal} (expecting '{literal[wrong]}')"
+    elif text == "invalid escaped sequence in string":
+        position, text = position + 1, "in string escape code"
+    else:
+        text = _GO.get(text, text)
+    if position >= len(document):
+        return "unexpected end of JSON input" if document else text
+    character = {"'": "\\'", "\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(document[position], document[position])
+    return f"invalid character '{character}' {text}"
+
+
+_TRAILING: Final = {"}": "looking for beginning of object key string", "]": "looking for beginning of value"}
+_GO: Final = {
+    "unexpected character, expected a JSON value": "looking for beginning of value",
+    "unexpected character, expected a string key": "looking for beginning of object key string",
+    "unexpected character, expected ':' after key": "after object key",
+    "unexpected character, expected ',' or '}'": "after object key:value pair",
+    "unexpected character, expected ',' or ']'": "after array element",
+    "unexpected content after document": "after top-level value",
+    "unexpected control character in string": "in string literal",
+    "no digit after decimal point": "after decimal point in numeric literal",
+    "no digit after sign": "looking for beginning of value",
+}
 
 
 def _shallow(document: Any) -> None:

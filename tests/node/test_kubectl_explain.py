@@ -25,13 +25,13 @@ _WORDS = {
 }
 
 
-async def kubectl(path: str, server: Server, home: Path, *argv: str) -> str:
+async def kubectl(path: str, server: Server, home: Path, *argv: str, code: int = 0) -> str:
     environment = os.environ | {"KUBECONFIG": str(server.kubeconfig), "HOME": str(home)}
     child = await asyncio.create_subprocess_exec(
         path, *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment
     )
     out, _ = await asyncio.wait_for(child.communicate(), 60)
-    assert child.returncode == 0, f"{Path(path).name} {' '.join(argv)}: {out.decode()}"
+    assert child.returncode == code, f"{Path(path).name} {' '.join(argv)}: {out.decode()}"
     return out.decode()
 
 
@@ -83,6 +83,39 @@ async def test_every_kind_is_explained(tmp_path: Path) -> None:
             assert "<Object>" not in await kubectl(
                 path, server, home, "explain", "pods.spec.containers.resources.limits"
             )
+
+
+MISSPELT = """\
+apiVersion: autoscaling/v1
+kind: HorizontalPodAutoscaler
+metadata: {name: web}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+  maxReplica: 3
+  maxReplicas: 3
+"""
+
+
+async def test_misspelt_fields_are_refused_told_or_dropped_as_asked(tmp_path: Path) -> None:
+    requires("kubectl")
+    manifest = tmp_path / "misspelt.yaml"
+    manifest.write_text(MISSPELT)
+    doubled = tmp_path / "doubled.json"
+    doubled.write_text('{"kind": "HorizontalPodAutoscaler", "kind": "HorizontalPodAutoscaler"}')
+    async with running(tmp_path) as server:
+        for path in kubectls():
+            home = tmp_path / Path(path).name
+            create = ("create", "--dry-run=server", "-f", str(manifest))
+            refused = await kubectl(path, server, home, *create, "--validate=strict", code=1)
+            assert 'strict decoding error: unknown field "spec.maxReplica"' in refused
+            told = await kubectl(path, server, home, *create, "--validate=warn")
+            assert 'Warning: unknown field "spec.maxReplica"' in told
+            assert "Warning" not in await kubectl(path, server, home, *create, "--validate=ignore")
+            twice = await kubectl(path, server, home, "create", "--raw", RAW, "-f", str(doubled), code=1)
+            assert 'strict decoding error: duplicate field "kind"' in twice
+
+
+RAW = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers?fieldValidation=Strict"
 
 
 async def test_every_kubectl_sees_every_resource(tmp_path: Path) -> None:

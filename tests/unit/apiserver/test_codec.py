@@ -1,5 +1,6 @@
 """Bodies become conforming objects, or a 400 in upstream's words."""
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -261,3 +262,36 @@ def test_a_protobuf_body_conforms_as_json_does() -> None:
     body = MAGIC + chunk(1, chunk(1, b"v1") + chunk(2, b"Pod")) + chunk(2, chunk(2, chunk(2, container)))
     with pytest.raises(StatusError, match="quantities must match"):
         codec.decode_body(body, codec.PROTOBUF, GVK("", "v1", "Pod"))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"abc", "invalid character 'a' looking for beginning of value"),
+        (b'{"a":NaN}', "invalid character 'N' looking for beginning of value"),
+        (b'{"a":1,\n}', "invalid character '}' looking for beginning of object key string"),
+        (b"[1, ]", "invalid character ']' looking for beginning of value"),
+        (b'{"a" 1}', "invalid character '1' after object key"),
+        (b'{"a":1 "b":2}', "invalid character '\"' after object key:value pair"),
+        (b"[1 2]", "invalid character '2' after array element"),
+        (b"{} x", "invalid character 'x' after top-level value"),
+        (b"{a:1}", "invalid character 'a' looking for beginning of object key string"),
+        (b'{"a":tru}', "invalid character '}' in literal true (expecting 'e')"),
+        (b'"a\nb"', "invalid character '\\n' in string literal"),
+        (b'"\\x"', "invalid character 'x' in string escape code"),
+        (b'{"a":1.}', "invalid character '}' after decimal point in numeric literal"),
+        (b'{"a"', "unexpected end of JSON input"),
+        (b'{"a":tr', "unexpected end of JSON input"),
+        (b"", "unexpected end of JSON input"),
+    ],
+)
+def test_syntax_errors_are_worded_as_in_go(body: bytes, text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        json_codec.loads(body)
+    assert str(caught.value) == text
+
+
+@given(st.binary(max_size=12) | st.text(alphabet='{}[]":,\\tfn01.- ', max_size=12).map(str.encode))
+def test_any_bytes_are_a_document_or_a_sentence(body: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        json_codec.loads(body)
