@@ -153,7 +153,7 @@ def test_acting_as_somebody_else() -> None:
         return answer.json["status"]["userInfo"] if answer.code == 201 else (answer.code, answer.json["message"])
 
     async def scenario(calls: Calls) -> None:
-        extra = {"Impersonate_Extra_Acme.io%2fproject": "x"}
+        extra: dict[str, Any] = {"Impersonate_Extra_Acme.io%2fproject": "x"}
         assert await who(calls, Impersonate_User="jane", Impersonate_Group="devs", Impersonate_Uid="7", **extra) == {
             "username": "jane", "uid": "7", "groups": ["devs", "system:authenticated"], "extra": {"acme.io/project": ["x"]},
         }  # fmt: skip

@@ -24,7 +24,7 @@ from kube import certificates
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 RSA = rsa.generate_private_key(65537, 2048)
-PRIVATE = [
+PRIVATE: list[keys.PrivateKey] = [
     RSA,
     ec.generate_private_key(ec.SECP256R1()),
     ec.generate_private_key(ec.SECP384R1()),
@@ -228,12 +228,13 @@ def test_a_pods_own_token_lives_on_and_says_so() -> None:
     asyncio.run(tokens.who(token_of(answer)))
     assert (tokens.valid, tokens.stale) == (2, 1)
     world.now = NOW
-    for spec, more in (
+    cases: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
         ({"expirationSeconds": WARN_ONLY} | bound("Pod", "p"), {"extend": False}),
         ({"expirationSeconds": WARN_ONLY}, {}),
         ({"expirationSeconds": WARN_ONLY + 1} | bound("Pod", "p"), {}),
         ({"expirationSeconds": WARN_ONLY, "audiences": ["vault"]} | bound("Pod", "p"), {}),
-    ):
+    )
+    for spec, more in cases:
         claims = jwt.parse(token_of(world.issue(spec, **more))).claims
         assert "warnafter" not in claims["kubernetes.io"]
         assert claims["exp"] == int(NOW) + spec["expirationSeconds"]
