@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ import orjson
 
 from apiserver import layout
 from apiserver.store import Batch, Change, Compacted, Snapshot, Store, StoreLost
+
+log = logging.getLogger(__name__)
 
 Fields = Mapping[str, str]
 Describe = Callable[[dict[str, Any]], Fields]
@@ -297,6 +300,24 @@ class Shelf:
             self.floor = dropped.rv
 
 
+ILLEGIBLE: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # what reading a value raises that no server of ours wrote
+
+
+def _report(key: str, error: Exception) -> None:
+    """Somebody's `etcdctl put`, or another server's protobuf: one such value must not keep the others from being served."""
+    log.error(
+        "%s in the store is no object as this server writes them (%s: %s); it is not served",
+        key,
+        type(error).__name__,
+        error,
+    )
+
+
 class Cache:
     """All shelves, by storage prefix; `rv` is the newest change seen."""
 
@@ -358,7 +379,10 @@ class Cache:
         for stored in snapshot.entries:
             if found := self._place(stored.key):
                 shelf, key = found
-                shelf.load(key, stored.value, stored.rv)
+                try:
+                    shelf.load(key, stored.value, stored.rv)
+                except ILLEGIBLE as error:
+                    _report(stored.key, error)
         self.rv = self.told = snapshot.rv
 
     @contextmanager
@@ -383,7 +407,11 @@ class Cache:
         shelf, key = found
         expected = self._known.get(change.key)
         known = expected[1] if expected and expected[0] == change.value else None
-        event = shelf.apply(key, change.value, change.rv, known)
+        try:
+            event = shelf.apply(key, change.value, change.rv, known)
+        except ILLEGIBLE as error:
+            _report(change.key, error)
+            event = shelf.apply(key, None, change.rv)  # whatever was there has been written over
         return (shelf, event) if event else None
 
     def _place(self, key: str) -> tuple[Shelf, Key] | None:

@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -271,3 +272,31 @@ async def in_turn(here: aiohttp.ClientSession, there: aiohttp.ClientSession, nam
         assert response.status == 200
     async with here.get(CMS) as response:
         assert name not in {item["metadata"]["name"] for item in (await response.json())["items"]}
+
+
+async def test_what_a_stranger_wrote_into_etcd_does_not_stop_the_server(tmp_path: Path) -> None:
+    """Before it starts and while it runs: protobuf, half a document, no object at all. The rest is served."""
+    requires("etcd", "etcdctl")
+    junk = {"pb": b"k8s\0\n\f", "half": b'{"kind":', "list": b"[]", "bare": b'{"kind":"ConfigMap"}'}
+
+    def put(etcd: EtcdServer, name: str, value: bytes) -> None:
+        argv = ["etcdctl", "--endpoints", etcd.url, "put", f"/registry/configmaps/default/{name}"]
+        environment = {**os.environ, "ETCDCTL_API": "3"}
+        subprocess.run(argv, input=value, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=30)
+
+    with running_etcd(tmp_path / "etcd") as etcd:
+        for name, value in junk.items():
+            put(etcd, name, value)
+        async with running(tmp_path, "--etcd-servers", etcd.url) as server:
+            connector = aiohttp.TCPConnector(ssl=server.connection().ssl_context() or True)
+            async with aiohttp.ClientSession(server.url, connector=connector) as session:
+                async with session.post(CMS, json={"metadata": {"name": "good"}}) as response:
+                    assert response.status == 201
+                for name, value in junk.items():
+                    put(etcd, f"{name}2", value)
+                put(etcd, "good", b"written over")
+                async with session.post(CMS, json={"metadata": {"name": "better"}}) as response:
+                    assert response.status == 201
+                async with session.get(CMS) as response:
+                    assert {item["metadata"]["name"] for item in (await response.json())["items"]} == {"better"}
+        assert server.log.count("is no object as this server writes them") == 2 * len(junk) + 1
