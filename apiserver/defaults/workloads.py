@@ -73,6 +73,7 @@ def new_job(obj: Json) -> None:
     for key in _OWN_LABELS:
         labels.setdefault(key, metadata.get("name", "") if key.endswith("job-name") else metadata["uid"])
     spec.setdefault("selector", {}).setdefault("matchLabels", {}).setdefault(_OWN_LABELS[0], metadata["uid"])
+    metadata.setdefault("labels", dict(labels))
 
 
 def autoscaler(obj: Json) -> None:

@@ -26,6 +26,10 @@ _RESOURCE_FIELDS: Final = (
     "limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage",
     "requests.memory",
 )  # fmt: skip
+_MOUNT_MODES: Final = {
+    "mountPropagation": ("Bidirectional", "HostToContainer", "None"),
+    "recursiveReadOnly": ("Disabled", "Enabled", "IfPossible"),
+}
 _NATIVE: Final = re.compile(r"(?:[^/]*\.)?kubernetes\.io/")
 
 
@@ -49,14 +53,21 @@ def image(one: Json, path: Path, found: Found) -> None:
 def _ports(ports: Any, path: Path, found: Found) -> None:
     seen: set[str] = set()
     for index, one in enumerate(ports):
-        number = one.get("containerPort", 0)
+        number, host = one.get("containerPort", 0), one.get("hostPort", 0)
         if not number:
             found.required(((path, index), "containerPort"))
         elif not 1 <= number <= 65535:
             found.invalid(((path, index), "containerPort"), number, names.OUTSIDE_PORTS)
-        host = one.get("hostPort")
         if host and not 1 <= host <= 65535:
             found.invalid(((path, index), "hostPort"), host, names.OUTSIDE_PORTS)
+        if one.get("protocol") not in PROTOCOLS:
+            if not one.get("protocol"):
+                found.required(((path, index), "protocol"))
+            else:
+                found.unsupported(((path, index), "protocol"), one["protocol"], PROTOCOLS)
+        if "hostIP" in one:
+            for text in names.ip(one["hostIP"]):
+                found.invalid(((path, index), "hostIP"), one["hostIP"], text)
         if name := one.get("name"):
             for text in names.port_name(name):
                 found.invalid(((path, index), "name"), name, text)
@@ -65,29 +76,48 @@ def _ports(ports: Any, path: Path, found: Found) -> None:
             seen.add(name)
 
 
-def _variable(one: Json, path: Path, found: Found) -> None:
-    name = one.get("name", "")
-    if not name:
-        found.required((path, "name"))
-    else:
-        for text in names.environment_name(name):
-            found.invalid((path, "name"), name, text)
-    source = one.get("valueFrom")
-    if source is None:
-        return
+def _environment(variables: Any, path: Path, found: Found) -> None:
+    for index, one in enumerate(variables):
+        name = one.get("name", "")
+        if not name:
+            found.required(((path, index), "name"))
+        for text in names.environment_name(name) if name else ():
+            found.invalid(((path, index), "name"), name, text)
+        if "valueFrom" in one:
+            _source(one, ((path, index), "valueFrom"), found)
+
+
+def _source(variable: Json, path: Path, found: Found) -> None:
+    source = variable["valueFrom"]
     given = [key for key in _ENV_SOURCES if key in source]
-    here = (path, "valueFrom")
     if not given:
         detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
-        found.invalid(here, "", detail)
-    elif one.get("value"):
-        found.invalid(here, "", "may not be specified when `value` is not empty")
+        found.invalid(path, "", detail)
+    elif variable.get("value"):
+        found.invalid(path, "", "may not be specified when `value` is not empty")
     elif len(given) > 1:
-        found.invalid(here, "", "may not have more than one field specified at a time")
-    if "fieldRef" in source:
-        field_reference(source["fieldRef"], (here, "fieldRef"), _FIELD_PATHS, found)
-    if "resourceFieldRef" in source:
-        resource_reference(source["resourceFieldRef"], (here, "resourceFieldRef"), found)
+        found.invalid(path, "", "may not have more than one field specified at a time")
+    for key in given:
+        match key:
+            case "fieldRef":
+                field_reference(source[key], (path, key), _FIELD_PATHS, found)
+            case "resourceFieldRef":
+                resource_reference(source[key], (path, key), found)
+            case "configMapKeyRef" | "secretKeyRef":
+                _key_reference(source[key], (path, key), found)
+            case _:
+                pass
+
+
+def _key_reference(reference: Json, path: Path, found: Found) -> None:
+    name, key = reference.get("name"), reference.get("key")
+    if not name:
+        found.required((path, "name"))
+    if not key:
+        found.required((path, "key"))
+        return
+    for text in names.config_key(key):
+        found.invalid((path, "key"), key, text)
 
 
 def field_reference(reference: Json, path: Path, allowed: tuple[str, ...], found: Found) -> None:
@@ -152,9 +182,16 @@ def _mounts(mounts: Any, path: Path, found: Found) -> None:
         if one.get("subPath") and one.get("subPathExpr"):
             detail = "subPathExpr and subPath are mutually exclusive"
             found.invalid((here, "subPathExpr"), one["subPathExpr"], detail)
-        recursive = one.get("recursiveReadOnly")
-        if recursive not in (None, "Disabled") and not one.get("readOnly"):
-            found.forbidden((here, "recursiveReadOnly"), "may only be specified when readOnly is true")
+        if "mountPropagation" in one or "recursiveReadOnly" in one:
+            _mount_modes(one, here, found)
+
+
+def _mount_modes(one: Json, path: Path, found: Found) -> None:
+    for field, allowed in _MOUNT_MODES.items():
+        if field in one and one[field] not in allowed:
+            found.unsupported((path, field), one[field], allowed)
+    if one.get("recursiveReadOnly", "Disabled") != "Disabled" and not one.get("readOnly"):
+        found.forbidden((path, "recursiveReadOnly"), "may only be specified when readOnly is true")
 
 
 def relative_path(text: str, path: Path, found: Found) -> None:
@@ -170,24 +207,25 @@ def resources(one: Json, path: Path, found: Found) -> None:
         for name, amount in amounts.items():
             if not _plain(name, amount):
                 _amount(name, str(amount or 0), ((path, field), f"[{name}]"), found)
-    huge = False
     for name, amount in requests.items():
         limit = limits.get(name)
-        huge = huge or name.startswith("hugepages-")
         if limit is None:
             if not _overcommitted(name):
                 found.required((path, "limits"), "Limit must be set for non overcommitable resources")
-        elif amount != limit and _exceeds(str(amount or 0), str(limit)):
-            found.invalid((path, "requests"), amount, f"must be less than or equal to {name} limit of {limit}")
-        elif amount != limit and not _overcommitted(name):
-            found.invalid((path, "requests"), amount, f"must be equal to {name} limit of {limit}")
-    if (huge or any(name.startswith("hugepages-") for name in limits)) and not (
-        {"cpu", "memory"} & (limits.keys() | requests.keys())
-    ):
+        elif amount != limit:
+            if _exceeds(str(amount), str(limit)):
+                found.invalid((path, "requests"), amount, f"must be less than or equal to {name} limit of {limit}")
+            elif not _overcommitted(name):
+                found.invalid((path, "requests"), amount, f"must be equal to {name} limit of {limit}")
+    if limits and not ("cpu" in limits or "memory" in limits) and _only_huge_pages(limits, requests):
         found.forbidden(path, "HugePages require cpu or memory")
     for index, claim in enumerate(one.get("claims", ())):
         if not claim.get("name"):
             found.required((((path, "claims"), index), "name"))
+
+
+def _only_huge_pages(limits: Json, requests: Json) -> bool:
+    return any(name.startswith("hugepages-") for name in limits) and not {"cpu", "memory"} & requests.keys()
 
 
 @lru_cache(maxsize=4096)
@@ -215,6 +253,7 @@ def _whole(name: str) -> bool:
     return "/" in name and not _NATIVE.match(name)
 
 
+@lru_cache(maxsize=4096)
 def _overcommitted(name: str) -> bool:
     return not _whole(name) and not name.startswith("hugepages-")
 
@@ -254,26 +293,16 @@ _CONTAINER: Final = {
     "terminationMessagePolicy": one_of("FallbackToLogsOnError", "File"),
     "restartPolicy": one_of("Always", "Never", "OnFailure"),
     "ports": _ports,
+    "env": _environment,
     "volumeMounts": _mounts,
     "volumeDevices": unique("devicePath"),
     "resizePolicy": unique("resourceName"),
 }
-_KEY: Final = Rule(required=("name", "key"), fields={"key": written(names.config_key)})
 _IDS: Final = {"runAsUser": ID, "runAsGroup": ID}
 RULES: Final[Rules] = {
     "core.v1.Container": Rule(_CONTAINER, ("name",), (container,)),
     "core.v1.EphemeralContainer": Rule(_CONTAINER, ("name",), (container,)),
-    "core.v1.ContainerPort": Rule({"protocol": one_of(*PROTOCOLS), "hostIP": written(names.ip)}, ("protocol",)),
-    "core.v1.EnvVar": Rule(checks=(_variable,)),
     "core.v1.EnvFromSource": Rule(checks=(_env_from,)),
-    "core.v1.ConfigMapKeySelector": _KEY,
-    "core.v1.SecretKeySelector": _KEY,
-    "core.v1.VolumeMount": Rule(
-        {
-            "mountPropagation": one_of("Bidirectional", "HostToContainer", "None"),
-            "recursiveReadOnly": one_of("Disabled", "Enabled", "IfPossible"),
-        }
-    ),
     "core.v1.VolumeDevice": Rule(required=("name", "devicePath")),
     "core.v1.ResourceRequirements": Rule(checks=(resources,)),
     "core.v1.ContainerResizePolicy": Rule(

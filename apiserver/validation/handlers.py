@@ -25,6 +25,14 @@ def probes(one: Json, path: Path, found: Found) -> None:
             )
 
 
+def _numbers(probe: Json, path: Path, found: Found) -> None:
+    for key, value in probe.items():
+        if value.__class__ is int and value < 0:
+            found.invalid((path, key), value, names.NEGATIVE)
+    if probe.get("terminationGracePeriodSeconds") == 0:
+        found.invalid((path, "terminationGracePeriodSeconds"), 0, "must be greater than 0")
+
+
 def _port(value: Any, path: Path, found: Found) -> None:
     for text in names.port(value):
         found.invalid(path, value, text)
@@ -46,17 +54,7 @@ def _has_port(one: Json, path: Path, found: Found) -> None:
 
 
 RULES: Final[Rules] = {
-    "core.v1.Probe": Rule(
-        {
-            "initialDelaySeconds": at_least(0),
-            "timeoutSeconds": at_least(0),
-            "periodSeconds": at_least(0),
-            "successThreshold": at_least(0),
-            "failureThreshold": at_least(0),
-            "terminationGracePeriodSeconds": at_least(1),
-        },
-        checks=(_HANDLER,),
-    ),
+    "core.v1.Probe": Rule(checks=(_numbers, _HANDLER)),
     "core.v1.LifecycleHandler": Rule(checks=(_HANDLER,)),
     "core.v1.ExecAction": Rule(required=("command",)),
     "core.v1.HTTPGetAction": Rule(

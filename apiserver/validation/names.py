@@ -151,7 +151,8 @@ def qualified_name(text: str) -> Sequence[str]:
     return found
 
 
-def config_key(text: str) -> list[str]:
+@_remembered
+def config_key(text: str) -> Sequence[str]:
     found = _matching(text, 253, _KEY, _KEY_MESSAGE)
     if text == ".":
         found.append("must not be '.'")

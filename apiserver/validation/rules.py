@@ -352,7 +352,11 @@ def distinct(values: Any, path: Path, found: Found) -> None:
 def exactly_one(noun: str, *keys: str) -> Check:
     """One of these fields is there and no other: `must specify a {noun} type`, as upstream words unions."""
 
+    known = frozenset(keys)
+
     def check(obj: Any, path: Path, found: Found) -> None:
+        if len(known & obj.keys()) == 1:
+            return
         given = [key for key in keys if key in obj]
         if not given:
             found.required(path, f"must specify a {noun} type")

@@ -18,9 +18,9 @@ _SOURCES: Final = ("clusterTrustBundle", "configMap", "downwardAPI", "podCertifi
 
 
 def volume(one: Json, path: Path, found: Found) -> None:
-    given = [key for key in one if key != "name"]
-    if len(given) == 1:
+    if len(one) == 2 and "name" in one:
         return
+    given = [key for key in one if key != "name"]
     if not given:
         found.required(path, "must specify a volume type")
     fields = schema.named("io.k8s.api.core.v1.Volume").fields

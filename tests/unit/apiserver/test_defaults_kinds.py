@@ -92,6 +92,7 @@ def test_a_job_gets_a_selector_of_its_own_unless_it_selects_by_hand() -> None:
         "controller-uid": "u",
         "job-name": "j",
     }
+    assert job["metadata"]["labels"] == job["spec"]["template"]["metadata"]["labels"]  # type: ignore[index]
     by_hand: Obj = {"metadata": {"name": "j", "uid": "u"}, "spec": {"manualSelector": True, "template": {}}}
     workloads.new_job(by_hand)
     assert "selector" not in by_hand["spec"]
