@@ -92,6 +92,7 @@ async def _serve(
     writer = Writer(store, cache, admission, allocators, event_ttl=config.event_ttl)
     metrics = Metrics()
     metrics.registry.register(CacheFigures(cache, watches))
+    writer.timed = metrics.stored
     furnished, ending = asyncio.Event(), asyncio.Event()
     relay = Relay(_node(cache, registry), kubelet_tls, session)
     proxying = Proxying(writer, kubelet_tls, session, slices_of(cache, registry))
@@ -126,7 +127,7 @@ async def _serve(
             group.create_task(store.run(), name="store")
             group.create_task(cache.run(store), name="cache")
             await cache.loaded.wait()
-            server = Server(api.dispatch, metrics.observe)
+            server = Server(api.dispatch, metrics.observe, metrics.lasting)
             async with AsyncExitStack() as stack:
                 stack.enter_context(allocators.following(cache.shelf(registry.core("services").prefix)))
                 group.create_task(allocations.repairing(store, allocators.books), name="allocations")

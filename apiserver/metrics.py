@@ -1,90 +1,190 @@
-"""The server's own figures, under upstream's names."""
+"""The server's own figures, under upstream's names and labels (apiserver/pkg/endpoints/metrics).
+
+Only words that we know become labels: whoever can connect chooses paths and methods, and must not make series of them. What a
+request counts for is looked up once per shape of request; prometheus_client's own look-up costs more than the counting.
+"""
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from apiserver import schema
+from apiserver import layout, schema
 from apiserver.cache import Cache
 from apiserver.http.exchange import Request
 from apiserver.http.routes import parse
 from apiserver.listing import NOT_TRUE
+from apiserver.schema import ResourceInfo
 from apiserver.watch import Watches
 
-_BUCKETS = (0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0, 10.0, 30.0, 60.0)
-_VERBS = {"POST": "CREATE", "PUT": "UPDATE", "PATCH": "PATCH", "DELETE": "DELETE"}
+COMPONENT: Final = "apiserver"
+_SECONDS: Final = (
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60,
+)  # fmt: skip
+_SIZES: Final = (1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
+_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_CONNECT: Final = frozenset({"exec", "attach", "portforward", "proxy", "log"})
+_WHAT: Final = ("verb", "group", "version", "resource", "subresource", "scope", "component")
+_LASTING: Final = frozenset({"WATCH", "CONNECT"})
+
+
+@dataclass(slots=True)
+class _Series:
+    """What one shape of request counts for."""
+
+    total: Counter
+    seconds: Histogram | None
+    sizes: Histogram | None
 
 
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        labels = ("verb", "group", "version", "resource", "subresource", "scope")
-        self._requests = Counter(
-            "apiserver_request_total", "Requests by verb, resource and code.", (*labels, "code"), registry=self.registry
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        verb, *rest = _WHAT
+        self._total = Counter(
+            "apiserver_request_total",
+            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope,"
+            " component, and HTTP response code.",
+            (verb, "dry_run", *rest, "code"),
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "apiserver_request_duration_seconds",
-            "Response latency; of watches, the time until they start.",
-            labels,
-            buckets=_BUCKETS,
+            "Response latency distribution in seconds, until the answer is made.",
+            (verb, "dry_run", *rest),
+            buckets=_SECONDS,
             registry=self.registry,
         )
-
-        self._series: dict[tuple[str, ...], tuple[Counter, Histogram]] = {}
+        self._sizes = Histogram(
+            "apiserver_response_sizes",
+            "Response size distribution in bytes, as sent.",
+            _WHAT,
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self._lasting = Gauge(
+            "apiserver_longrunning_requests",
+            "Gauge of all active long-running apiserver requests.",
+            _WHAT,
+            registry=self.registry,
+        )
+        self._stored = Histogram(
+            "etcd_request_duration_seconds",
+            "Latency of a write to the store, whichever it is, until it is on disk.",
+            ("operation", "group", "resource"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._series: dict[tuple[str, ...], _Series] = {}
+        self._writes: dict[tuple[str, str], Histogram] = {}
+        self._names = stored_resources()
 
     def observe(self, request: Request, code: int, seconds: float, size: int = 0) -> None:
-        del size
-        labels = (*_labels(request), str(code))
-        series = self._series.get(labels)
-        if series is None:  # looking labels up in prometheus_client costs more than counting
-            series = self._requests.labels(*labels), self._seconds.labels(*labels[:-1])
-            self._series[labels] = series
-        series[0].inc()
-        series[1].observe(seconds)
+        labels = labels_of(request)
+        dry_run = "All" if request.query.get("dryRun") == "All" else ""
+        key = (*labels, dry_run, str(code))
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._new(labels, dry_run, str(code))
+        series.total.inc()
+        if series.seconds is not None:
+            series.seconds.observe(seconds)
+        if series.sizes is not None:
+            series.sizes.observe(size)
+
+    def _new(self, labels: tuple[str, ...], dry_run: str, code: str) -> _Series:
+        verb, *rest = labels
+        total = self._total.labels(verb, dry_run, *rest, code)
+        seconds = None if verb in _LASTING else self._seconds.labels(verb, dry_run, *rest)
+        return _Series(total, seconds, self._sizes.labels(*labels) if verb in ("GET", "LIST") else None)
+
+    @contextmanager
+    def lasting(self, request: Request) -> Iterator[None]:
+        """A watch, a followed log, an exec: while it is open."""
+        gauge = self._lasting.labels(*labels_of(request))
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def stored(self, operation: str, key: str, seconds: float) -> None:
+        """A write was acknowledged; `operation` is create, update or delete."""
+        found = layout.split(key)
+        prefix = found[0] if found else ""
+        series = self._writes.get((operation, prefix))
+        if series is None:
+            info = self._names.get(prefix)
+            labels = (operation, info.group, info.plural) if info else (operation, "", "")
+            series = self._writes[operation, prefix] = self._stored.labels(*labels)
+        series.observe(seconds)
 
 
-def _labels(request: Request) -> tuple[str, ...]:
-    """Only words that we know: whoever can connect chooses paths and methods, and must not make series of them."""
+def stored_resources() -> Mapping[str, ResourceInfo]:
+    """Which resource is below which prefix; of those with several versions, the newest one."""
+    return {layout.prefix(one.group, one.plural): one for one in schema.served() if "get" in one.verbs}
+
+
+def labels_of(request: Request) -> tuple[str, ...]:
+    """In the order of `_WHAT`."""
     route = parse(request.path)
-    verb = _verb(request, route.name if route else "")
-    known = schema.resource(route.group, route.version, route.plural) if route else None
-    if route is None or known is None or (route.subresource and known.subresource(route.subresource) is None):
-        return verb, "", "", "", "", ""
+    if route is None:
+        return _verb(request, "x", ""), "", "", "", "", "", COMPONENT
+    verb = _verb(request, route.name, route.subresource)
+    known = schema.resource(route.group, route.version, route.plural)
+    if known is None or (route.subresource and known.subresource(route.subresource) is None):
+        return verb, "", "", "", "", "", COMPONENT
     scope = "resource" if route.name else "namespace" if route.namespace else "cluster"
-    return verb, route.group, route.version, route.plural, route.subresource, scope
+    return verb, route.group, route.version, route.plural, route.subresource, scope, COMPONENT
 
 
-def _verb(request: Request, name: str) -> str:
-    if request.method == "GET":
+def _verb(request: Request, name: str, subresource: str) -> str:
+    method = request.method
+    if subresource in _CONNECT:
+        return "CONNECT"
+    if method in ("GET", "HEAD"):
         if request.query.get("watch", "") not in NOT_TRUE:
             return "WATCH"
         return "GET" if name else "LIST"
-    if request.method == "DELETE" and not name:
+    if method == "DELETE" and not name:
         return "DELETECOLLECTION"
-    return _VERBS.get(request.method, "OTHER")
+    if method == "PATCH" and request.headers.get("Content-Type", "").startswith("application/apply-patch"):
+        return "APPLY"
+    return method if method in _METHODS else "OTHER"
 
 
 class CacheFigures(Collector):
-    """Counted when asked for: objects, watchers and the newest resource version."""
+    """Counted when asked for: objects, what watchers were told, and the newest resource version."""
 
     def __init__(self, cache: Cache, watches: Watches) -> None:
         self._cache = cache
         self._watches = watches
+        self._names = stored_resources()
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         objects = GaugeMetricFamily("apiserver_storage_objects", "Stored objects by resource.", labels=["resource"])
-        watchers = GaugeMetricFamily("apiserver_longrunning_requests", "Open watches by resource.", labels=["resource"])
-        open_watches = Tally(self._watches.open.values())
+        named = GaugeMetricFamily(
+            "apiserver_resource_objects", "Stored objects by resource and group.", labels=["group", "resource"]
+        )
         for prefix, shelf in self._cache.shelves():
-            group, plural = prefix.strip("/").split("/")[1:]
-            name = plural if group == "core" else f"{plural}.{group}"
-            objects.add_metric([name], len(shelf))
-            watchers.add_metric([name], open_watches[prefix])
+            if info := self._names.get(prefix):
+                objects.add_metric([f"{info.plural}.{info.group}" if info.group else info.plural], len(shelf))
+                named.add_metric([info.group, info.plural], len(shelf))
+        labels = ["group", "version", "resource"]
+        events = CounterMetricFamily("apiserver_watch_events_total", "Events sent to watch clients.", labels=labels)
+        sizes = CounterMetricFamily("apiserver_watch_events_bytes_total", "Their bytes.", labels=labels)
+        for prefix, (count, size) in self._watches.sent.items():
+            if info := self._names.get(prefix):
+                events.add_metric([info.group, info.version, info.plural], count)
+                sizes.add_metric([info.group, info.version, info.plural], size)
         version = GaugeMetricFamily("apiserver_cache_resource_version", "Newest change the watch cache has seen.")
         version.add_metric([], self._cache.rv)
-        return [objects, watchers, version]
+        return [objects, named, events, sizes, version]

@@ -55,15 +55,16 @@ class FrameView(Protocol):
 class Watcher:
     """`after`: what happened up to there it learns from `show` or `replay`."""
 
-    __slots__ = ("_backlog", "_matches", "_outlet", "_size", "_view", "_wake", "after", "ended")
+    __slots__ = ("_backlog", "_matches", "_outlet", "_size", "_tally", "_view", "_wake", "after", "ended")
 
-    def __init__(self, matches: Matches, view: FrameView, outlet: Outlet, after: int) -> None:
+    def __init__(self, matches: Matches, view: FrameView, outlet: Outlet, after: int, tally: list[int]) -> None:
         self._matches = matches
         self._view = view
         self._outlet = outlet
         self._backlog: list[bytes] | None = []
         self._size = 0
         self._wake = asyncio.Event()
+        self._tally = tally  # of its resource: frames and bytes told since the start
         self.after = after
         self.ended = False
 
@@ -92,6 +93,8 @@ class Watcher:
     def put(self, piece: bytes) -> None:
         if self.ended:
             return
+        self._tally[0] += 1
+        self._tally[1] += len(piece)
         if self._backlog is None:
             self._outlet.write(piece)
             if self._outlet.unsent > MAX_BYTES:
@@ -169,6 +172,7 @@ class Watches:
         self.cache = cache
         self._bookmark_every = bookmark_every
         self.open: dict[Watcher, str] = {}
+        self.sent: dict[str, list[int]] = {}
         self.closing = False
 
     def close(self) -> None:
@@ -196,7 +200,7 @@ class Watches:
             outlet.write(framed(view.error(errors.too_old_resource_version(start.rv, shelf.floor).to_dict())))
             return
         entries = list(start.entries()) if start.rv is None else []
-        watcher = Watcher(matches, view, outlet, self.cache.rv)
+        watcher = Watcher(matches, view, outlet, self.cache.rv, self.sent.setdefault(prefix, [0, 0]))
         self.open[watcher] = prefix
         try:
             with shelf.subscribed(watcher.offer, start.bucket):

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from time import perf_counter
 from typing import Final
 
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 Dispatch = Callable[[Request], Awaitable[Reply]]
 Observe = Callable[[Request, int, float, int], None]
+Lasting = Callable[[Request], AbstractContextManager[None]]
 
 
 async def _no_body() -> bytes:
@@ -60,9 +61,11 @@ async def _no_pieces() -> AsyncIterator[bytes]:
 
 
 class Server:
-    """`observe` is told of each request: its code, the seconds until its answer was there, the bytes of its answer."""
+    """`observe` is told of each request: its code, the seconds until its answer was there, the bytes of its answer. What lasts
+    as long as its client likes is done inside `lasting`."""
 
-    def __init__(self, dispatch: Dispatch, observe: Observe) -> None:
+    def __init__(self, dispatch: Dispatch, observe: Observe, lasting: Lasting = nullcontext) -> None:
+        self._lasting = lasting
         self._dispatch = dispatch
         self._observe = observe
         self._tasks: asyncio.TaskGroup | None = None
@@ -117,16 +120,23 @@ class Server:
                 exchange.last = exchange.last or self.ending
                 self._observe(request, reply.code, seconds, await send_answer(exchange, reply))
             case Stream():
-                connection.lasting = not reply.whole
-                self._observe(request, reply.code, seconds, await send_stream(exchange, reply))
+                if reply.whole:
+                    self._observe(request, reply.code, seconds, await send_stream(exchange, reply))
+                    return
+                self._observe(request, reply.code, seconds, 0)
+                connection.lasting = True
+                with self._lasting(request):
+                    await send_stream(exchange, reply)
                 connection.lasting = False
             case Feed():
                 self._observe(request, reply.code, seconds, 0)
-                await send_feed(exchange, reply)
+                with self._lasting(request):
+                    await send_feed(exchange, reply)
             case Takeover():
                 exchange.last = connection.lasting = True
                 self._observe(request, 101, seconds, 0)
-                await _taken(connection, reply)
+                with self._lasting(request):
+                    await _taken(connection, reply)
 
     async def _replied(self, request: Request) -> Reply:
         try:

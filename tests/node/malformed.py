@@ -225,7 +225,7 @@ def yaml(rng: random.Random) -> Wrong:
         "\t- a",
         "a: 2026-99-99T00:00:00Z",
         "--- a\n--- b",
-        "metadata: {name: .nan}",
+        "metadata: {generation: .nan}",
         "\x00",
         "%YAML 9.9\n--- a",
         "a: 0x" + "f" * 400,

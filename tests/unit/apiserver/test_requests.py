@@ -12,7 +12,8 @@ from apiserver.http import accept as accept_header
 from apiserver.http.accept import form
 from apiserver.http.exchange import Request
 from apiserver.http.routes import Route, parse
-from apiserver.metrics import Metrics
+from apiserver.metrics import CacheFigures, Metrics, labels_of
+from tests.unit.apiserver.calls import serving
 
 
 @pytest.mark.parametrize(
@@ -119,9 +120,50 @@ def test_strangers_make_no_series() -> None:
             request = Request(f"M{number}", path, {"watch": "nonsense"}, "", {}, body, ANONYMOUS)
             metrics.observe(request, 401, 0.0)
     lines = generate_latest(metrics.registry).decode().splitlines()
-    assert [line for line in lines if line.startswith("apiserver_request_total{")] == [
-        'apiserver_request_total{code="401",group="",resource="",scope="",subresource="",verb="OTHER",version=""} 200.0'
-    ]
+    (line,) = [line for line in lines if line.startswith("apiserver_request_total{")]
+    labels = 'component="apiserver",dry_run="",group="",resource="",scope="",subresource="",verb="OTHER",version=""'
+    assert line == f'apiserver_request_total{{code="401",{labels}}} 200.0'
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "labels"),
+    [
+        ("GET", "/api/v1/pods", {}, "LIST,,v1,pods,,cluster"),
+        ("GET", "/api/v1/namespaces/x/pods", {"watch": "1"}, "WATCH,,v1,pods,,namespace"),
+        ("GET", "/api/v1/namespaces/x/pods/p", {}, "GET,,v1,pods,,resource"),
+        ("POST", "/apis/apps/v1/namespaces/x/deployments", {}, "POST,apps,v1,deployments,,namespace"),
+        ("PUT", "/api/v1/nodes/n/status", {}, "PUT,,v1,nodes,status,resource"),
+        ("DELETE", "/api/v1/namespaces/x/pods", {}, "DELETECOLLECTION,,v1,pods,,namespace"),
+        ("GET", "/api/v1/namespaces/x/pods/p/exec", {}, "CONNECT,,v1,pods,exec,resource"),
+        ("GET", "/healthz", {}, "GET,,,,,"),
+    ],
+)
+def test_what_requests_count_as(method: str, path: str, query: dict[str, str], labels: str) -> None:
+    async def body() -> bytes:
+        return b""
+
+    found = labels_of(Request(method, path, query, "", {}, body, ANONYMOUS))
+    assert ",".join(found) == f"{labels},apiserver"
+
+
+async def test_the_figures_of_a_little_life() -> None:
+    async with serving() as api:
+        metrics = Metrics()
+        metrics.registry.register(CacheFigures(api.cache, api.watches))
+        api.writer.timed = metrics.stored
+        watching = await api.watch("/api/v1/namespaces/default/configmaps?watch=true")
+        await api.post("/api/v1/namespaces/default/configmaps", {"metadata": {"name": "a"}})
+        assert await watching.brief() == ("ADDED", "a")
+        await watching.close()
+        text = generate_latest(metrics.registry).decode()
+    for line in (
+        'apiserver_storage_objects{resource="nodes"} 0.0',
+        'apiserver_resource_objects{group="apps",resource="deployments"} 0.0',
+        'apiserver_watch_events_total{group="",resource="configmaps",version="v1"} 1.0',
+        'etcd_request_duration_seconds_count{group="",operation="create",resource="configmaps"} 1.0',
+    ):
+        assert line in text
+    assert "process_resident_memory_bytes" in text
 
 
 def test_what_nothing_satisfies_is_refused_in_json() -> None:
