@@ -36,6 +36,7 @@ _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d
 _INDEX: Final = re.compile(r"\[\d+\]")
 _HUGE_EXPONENT: Final = re.compile(r"[eE][+-]?\d{4,}")
 _AROUND: Final = 40
+_FINDINGS: Final = 100  # unknown fields that are named; more are dropped all the same
 _INT64: Final = 2**63
 _PLAIN: Final[dict[str, type]] = {"string": str, "bool": bool}
 
@@ -70,6 +71,11 @@ def _spelt(path: Any) -> str:
         path, part = path
         text = f"[{part}]{text}" if type(part) is int else f".{part}{text}"
     return text.removeprefix(".")
+
+
+def _note(unknown: list[str], path: Any) -> None:
+    if len(unknown) < _FINDINGS:
+        unknown.append(_spelt(path))
 
 
 def _wrong(value: Any, go_type: str) -> Mismatch:
@@ -121,7 +127,7 @@ def _struct(name: str) -> Nested:
             for key, before in tuple(value.items()):
                 found = table.get(key)
                 if found is None:
-                    unknown.append(_spelt((path, key)))
+                    _note(unknown, (path, key))
                     del value[key]
                     continue
                 if before is None:

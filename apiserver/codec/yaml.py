@@ -74,11 +74,22 @@ for tag, pattern, first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), [*first.replace("\0", ""), ""])
 
 
+def _in_go(wrong: yaml.MarkedYAMLError) -> str:
+    """`line 3: did not find expected node content`, as Go's parser (the same libyaml) says it."""
+    if wrong.context == "expected a single document in the stream":
+        return "more than one document; send them one by one"
+    mark = wrong.problem_mark or wrong.context_mark
+    where = f"line {mark.line + 1}: " if mark else ""
+    return f"{where}{wrong.problem or wrong.context or 'not YAML'}"
+
+
 def loads(body: bytes) -> tuple[Any, list[str]]:
     """The document and its duplicate keys."""
     loader = _Loader(body)
     try:
         document = loader.get_single_data()
+    except yaml.MarkedYAMLError as wrong:
+        raise Malformed(f"error converting YAML to JSON: yaml: {_in_go(wrong)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as wrong:
         raise Malformed(f"error converting YAML to JSON: yaml: {' '.join(str(wrong).split())}") from None
     except RecursionError:

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import orjson
 import yaml
 
-from apiserver.http import accept
+from apiserver.http import accept, warnings
 from apiserver.http.connection import Connection
 from apiserver.http.exchange import JSON, Answer, Feed, Request, Stream, framed, unframed
 
@@ -97,9 +97,8 @@ async def send_answer(exchange: Exchange, answer: Answer) -> int:
         body = await asyncio.to_thread(_gzipped, body)
         head.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n")
     head += [_header(name, value) for name, value in answer.headers.items()]
-    for text in answer.warnings:
-        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-        head.append(f'Warning: 299 - "{quoted}"'.replace("\r", " ").replace("\n", " ").encode() + b"\r\n")
+    if answer.warnings:
+        head += warnings.headers(answer.warnings)
     if answer.code not in _WITHOUT_BODY:
         head.append(b"Content-Length: %d\r\n\r\n" % len(body))
     else:

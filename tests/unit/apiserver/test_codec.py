@@ -295,3 +295,25 @@ def test_syntax_errors_are_worded_as_in_go(body: bytes, text: str) -> None:
 def test_any_bytes_are_a_document_or_a_sentence(body: bytes) -> None:
     with contextlib.suppress(ValueError):
         json_codec.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"a: 1\n---\nb: 2\n", "yaml: more than one document; send them one by one"),
+        (b"data:\n  a: [\n", "yaml: line 3: did not find expected node content"),
+        (b"data: {a: b\n", "yaml: line 2: did not find expected ',' or '}'"),
+        (b"a: *nobody\n", "yaml: line 1: found undefined alias"),
+    ],
+)
+def test_yaml_errors_name_the_line(body: bytes, text: str) -> None:
+    with pytest.raises(StatusError) as caught:
+        codec.decode_body(body, codec.YAML, GVK("", "v1", "ConfigMap"))
+    assert text in caught.value.message
+
+
+def test_a_thousand_unknown_fields_are_named_a_hundred_times() -> None:
+    body = json.dumps({f"field{number}": 1 for number in range(1000)}).encode()
+    decoded = codec.decode_body(body, codec.JSON, GVK("", "v1", "ConfigMap"), "Warn")
+    assert len(decoded.warnings) == 100
+    assert decoded.obj.keys() == {"apiVersion", "kind", "metadata"}
