@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import marshal
 import os
 import socket
@@ -192,12 +191,14 @@ class SqliteStore:
         number = next(self._numbers)
         waiting = _Waiting(asyncio.get_running_loop().create_future(), changes)
         self._waiting[number] = waiting
-        request: tuple[Any, ...] = (number, verb, *arguments)
+        self._post((number, verb, *arguments))
+        return await waiting.future
+
+    def _post(self, request: tuple[Any, ...]) -> None:
         payload = marshal.dumps(request)
         if not self._unsent:  # what is asked in one turn of the loop is sent in one piece
             asyncio.get_running_loop().call_soon(self._send)
         self._unsent += (struct.pack("<I", len(payload)), payload)
-        return await waiting.future
 
     def _send(self) -> None:
         pieces, self._unsent = self._unsent, []
@@ -278,9 +279,7 @@ async def open_store(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
     child = Path(__file__).with_name("sqlite_child.py")
-    prefixes = json.dumps(dict(layout.moved() if moved is None else moved))
-    numbers = [str(history), str(EXPIRE_ROWS)]
-    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path), *numbers, prefixes]
+    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path)]  # the path is for who reads `ps`
     with theirs:
         process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220
     store = SqliteStore()
@@ -288,6 +287,8 @@ async def open_store(
     transport, _ = await loop.create_connection(lambda: _Channel(store._on_replies), sock=ours)
     try:
         store._transport = transport
+        prefixes = dict(layout.moved() if moved is None else moved)
+        store._post((0, "open", str(path), history, EXPIRE_ROWS, prefixes))
         try:
             await store._opened
         except (StoreFailed, StoreLost) as error:

@@ -14,7 +14,7 @@ The log holds the *replaced* value, so the values of history are found by walkin
 write gives both the events since a revision and the whole state at a revision.
 
 Wire: 4 bytes length (little endian) + marshal of a tuple; both ends are the same interpreter.
-    request  (id, verb, *arguments)
+    request  (id, verb, *arguments)                 the first is (0, "open", path, history, expire_rows, moved)
     reply    (id, "ok" | "conflict" | "compacted" | "full" | "failed", payload)
 
 A file stays as large as it has once been; freed pages are used again. One that is mostly free is rewritten at the next start.
@@ -22,7 +22,6 @@ A file stays as large as it has once been; freed pages are used again. One that 
 
 import contextlib
 import fcntl
-import json
 import marshal
 import os
 import signal
@@ -298,7 +297,7 @@ def lock(path: str) -> None:
             return
 
 
-def main(descriptor: int, path: str, history: int, expire_rows: int, moved: dict[str, str]) -> None:
+def main(descriptor: int) -> None:
     # A terminal's Ctrl-C and systemd's SIGTERM reach the whole group; the parent still needs us for its last writes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -312,6 +311,8 @@ def main(descriptor: int, path: str, history: int, expire_rows: int, moved: dict
             pieces += [struct.pack("<I", len(payload)), payload]
         connection.sendall(b"".join(pieces))
 
+    rounds = frames(connection)
+    ((_, _, path, history, expire_rows, moved),) = next(rounds)
     try:
         lock(path)
         database = Database(path, history, expire_rows, moved)
@@ -323,9 +324,9 @@ def main(descriptor: int, path: str, history: int, expire_rows: int, moved: dict
         return
     send([(0, "ok", None)])
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent was killed: nobody to tell
-        for requests in frames(connection):
+        for requests in rounds:
             database.round(requests, send)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))
+    main(int(sys.argv[1]))
