@@ -60,6 +60,8 @@ class Record:
             case Answer():
                 self._stage("ResponseComplete", {"metadata": {}, "code": reply.code}, reply)
                 return reply
+            case Stream(whole=True):  # one document in slices
+                return replace(reply, chunks=Ending(reply.chunks, lambda: self._complete(reply.code)))
             case Stream():
                 self._stage("ResponseStarted", {"metadata": {}, "code": reply.code})
                 return replace(reply, chunks=Ending(reply.chunks, lambda: self._complete(reply.code)))

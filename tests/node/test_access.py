@@ -8,16 +8,21 @@ import json
 import statistics
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import kubernetes
 import orjson
 import pytest
 import yaml
 
+from kube import certificates
+from kube.client import Client
 from kube.errors import NotFound
 from kube.resources import SECRETS, SERVICEACCOUNTS
+from tests import etcd
 from tests.fakes.centre import centre, eventually
 from tests.node.apiserver import Server, running
 from tests.node.test_apiserver_clients import Kubectl
@@ -228,3 +233,28 @@ async def test_secrets_are_filled_with_tokens(tmp_path: Path) -> None:
 
         await eventually("the Secret goes with its account", gone)
         assert not await known()
+
+
+async def test_a_token_made_by_one_server_is_good_at_another(tmp_path: Path) -> None:
+    """Two servers on one etcd, with one key: accounts and tokens are made here and used there at once."""
+    requires("etcd")
+    key = tmp_path / "sa.key"
+    key.write_bytes(certificates.signing_key())
+    homes = [tmp_path / name for name in "ab"]
+    for home in homes:
+        home.mkdir()
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(etcd.running(tmp_path / "etcd"))
+        flags = (f"--etcd-servers={store.url}", f"--service-account-signing-key-file={key}")
+        here, there = [await stack.enter_async_context(running(home, *flags)) for home in homes]
+        client = await stack.enter_async_context(Client(here.connection()))
+        anybody = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)))
+        for number in range(30):
+            name = f"account-{number}"
+            await client.create(SERVICEACCOUNTS, {"metadata": {"name": name}}, "default")
+            answer = await client.create_subresource(SERVICEACCOUNTS, name, "token", {}, "default")
+            shown = {"Authorization": f"Bearer {answer['status']['token']}"}
+            async with anybody.get(
+                f"{there.url}/api/v1/namespaces/default/serviceaccounts/{name}", headers=shown
+            ) as got:
+                assert got.status == 200, await got.text()
