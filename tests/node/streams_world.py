@@ -103,6 +103,9 @@ class Kubectl:
             process.kill()
             raise AssertionError(f"{self.version}: {argv} did not end; the terminal shows {shown[-500:]!r}") from None
         finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
             transport.close()
             os.close(ours)
         return shown.decode()

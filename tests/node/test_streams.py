@@ -26,7 +26,7 @@ requires("root", "docker", "nsenter")
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
 FLAGS = ("--bind-address", "0.0.0.0", "--advertise-address", ADDRESS)
 PAYLOAD = random.Random(11).randbytes(10_000_000)
-APPLETS = "for a in tar stty tty wc head; do ln -s busybox /bin/$a; done"
+APPLETS = "for a in tar stty tty wc head grep; do ln -s busybox /bin/$a; done"
 SHELL = f"{APPLETS}; echo ready; trap 'exit 0' TERM; while :; do sleep 1; done"
 
 
@@ -96,7 +96,9 @@ async def _copies(world: World, kubectl: Kubectl) -> None:
 
 
 async def _terminal(world: World, kubectl: Kubectl) -> None:
-    script = "tty; stty size; printf '$ '; read line; echo got $line; exit 0"
+    # The size comes after the start, as upstream has it.
+    sized = "while stty size | grep -q '^0'; do :; done; stty size"
+    script = f"tty; {sized}; printf '$ '; read line; echo got $line; exit 0"
     shown = await kubectl.at_terminal(
         "exec", "-it", "p", "-c", "a", "--", "sh", "-c", script, rows=33, columns=77, keys=b"hello\r"
     )
@@ -257,7 +259,7 @@ async def _follows(world: World, kubectl: Kubectl) -> None:
     assert process.stdout is not None
     async with asyncio.timeout(30):
         assert await process.stdout.readline() == b"begun\n"
-        await kubectl.says("exec", "slow", "--", "touch", "/tmp/go")
+        await kubectl.says("exec", "slow", "--", "sh", "-c", ": > /tmp/go")
         assert await process.stdout.read() == b"done\n"
         assert await process.wait() == 0
 
