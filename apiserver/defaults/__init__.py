@@ -35,8 +35,10 @@ def prepare_create(gvk: tuple[str, str, str], obj: Json) -> Json:
             services.new_service(obj)
         case "", "Namespace":
             cluster.new_namespace(obj)
-        case "", "PersistentVolume" | "PersistentVolumeClaim":
+        case "", "PersistentVolume":
             cluster.new_volume(obj)
+        case "", "PersistentVolumeClaim":
+            cluster.new_claim(obj)
         case "batch", "Job":
             workloads.new_job(obj)
         case "apiextensions.k8s.io", "CustomResourceDefinition":

@@ -59,6 +59,16 @@ def new_volume(obj: Json) -> None:
     obj["status"] = {"phase": "Pending"}
 
 
+def new_claim(obj: Json) -> None:
+    """`dataSource` is the old name of `dataSourceRef`, for claims and snapshots; both are served."""
+    new_volume(obj)
+    spec = obj["spec"]
+    if "dataSource" in spec and "dataSourceRef" not in spec:
+        spec["dataSourceRef"] = dict(spec["dataSource"])
+    elif "dataSourceRef" in spec and "dataSource" not in spec and "namespace" not in spec["dataSourceRef"]:
+        spec["dataSource"] = dict(spec["dataSourceRef"])
+
+
 def driver(spec: Json) -> None:
     if not spec.get("volumeLifecycleModes"):
         spec["volumeLifecycleModes"] = ["Persistent"]

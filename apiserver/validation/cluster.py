@@ -1,6 +1,7 @@
 """Nodes, ConfigMaps, Secrets, ServiceAccounts, Leases, Bindings, priority and runtime classes: the small kinds."""
 
 import base64
+import json
 from typing import Any, Final
 
 from apiserver.validation import meta, names, scheduling
@@ -15,6 +16,7 @@ _SECRET_KEYS: Final = {
     "kubernetes.io/ssh-auth": ("ssh-privatekey",),
     "kubernetes.io/tls": ("tls.crt", "tls.key"),
 }
+_JSON_KEYS: Final = (".dockercfg", ".dockerconfigjson")
 _ACCOUNT: Final = "kubernetes.io/service-account.name"
 _HIGHEST: Final = 1_000_000_000
 _SYSTEM_CLASSES: Final = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
@@ -78,12 +80,21 @@ def secret(obj: Json, path: Path, found: Found) -> None:
     for key in _SECRET_KEYS.get(kind, ()):
         if key not in data:
             found.required((here, f"[{key}]"))
+        elif key in _JSON_KEYS and not _is_json(data[key]):
+            found.invalid((here, f"[{key}]"), "<secret contents redacted>", "must be a JSON document")
     annotations = obj.get("metadata", {}).get("annotations", {})
     if kind == "kubernetes.io/service-account-token" and not annotations.get(_ACCOUNT):
         found.required((((path, "metadata"), "annotations"), f"[{_ACCOUNT}]"))
     if kind == "kubernetes.io/basic-auth" and not {"username", "password"} & data.keys():
         found.required((here, "[username]"))
         found.required((here, "[password]"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(base64.b64decode(text)), dict)
+    except ValueError:
+        return False
 
 
 def _decoded(text: str) -> int:
@@ -110,11 +121,9 @@ def secret_update(new: Json, old: Json, found: Found) -> None:
 
 
 def lease(spec: Json, path: Path, found: Found) -> None:
-    if "preferredHolder" in spec and not spec.get("strategy"):
+    """An empty holder is one who has let go."""
+    if spec.get("preferredHolder") and not spec.get("strategy"):
         found.forbidden((path, "preferredHolder"), "may only be specified when `strategy` is defined")
-    holder = spec.get("holderIdentity")
-    if holder == "":
-        found.invalid((path, "holderIdentity"), "", "must not be empty")
 
 
 def binding(obj: Json, path: Path, found: Found) -> None:

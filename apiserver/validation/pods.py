@@ -111,11 +111,11 @@ def _mounts(one: Json, path: Path, volumes: set[str], found: Found) -> None:
 def _host_ports(ports: Any, path: Path, host_network: bool, taken: set[tuple[Any, ...]], found: Found) -> None:
     for index, port in enumerate(ports):
         host = port.get("hostPort")
-        if host_network and (host or 0) != port.get("containerPort", 0):
-            detail = "must match `hostPort` when `hostNetwork` is true"
-            found.invalid(((path, index), "containerPort"), port.get("containerPort", 0), detail)
-        if not host:
+        if not host:  # a Pod's are filled in when it is made; templates leave them out
             continue
+        if host_network and host != port.get("containerPort"):
+            detail = "must match `containerPort` when `hostNetwork` is true"
+            found.invalid(((path, index), "hostPort"), host, detail)
         key = (port.get("protocol", ""), port.get("hostIP", ""), host)
         if key in taken:
             found.duplicate(((path, index), "hostPort"), "/".join(str(part) for part in key))

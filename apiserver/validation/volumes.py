@@ -81,11 +81,8 @@ def _downward(one: Json, path: Path, found: Found) -> None:
 
 
 def _projection(one: Json, path: Path, found: Found) -> None:
-    given = [key for key in _SOURCES if key in one]
-    for key in given[1:]:
-        found.forbidden((path, key), "may not specify more than 1 volume type per source")
-    if not given:
-        found.required(path, "must specify at least 1 source")
+    if sum(key in one for key in _SOURCES) > 1:
+        found.forbidden(path, "may not specify more than 1 volume type")
 
 
 def _token(one: Json, path: Path, found: Found) -> None:

@@ -286,6 +286,20 @@ def test_an_unchanged_object_may_be_written_again(kind: str) -> None:
     assert validation.validate_update(stored(kind), copy.deepcopy(old), old, KINDS[kind]) == []
 
 
+def test_a_lease_may_be_let_go_and_templates_leave_host_ports_to_the_pod() -> None:
+    assert found("Lease", made("Lease", holderIdentity="")) == {}
+    obj = made("DaemonSet")
+    pod = obj["spec"]["template"]["spec"]
+    pod["hostNetwork"] = True
+    pod["containers"][0]["ports"] = [{"containerPort": 80, "protocol": "TCP"}]
+    assert found("DaemonSet", obj) == {}
+    pod["containers"][0]["ports"][0]["hostPort"] = 81
+    field = "spec.template.spec.containers[0].ports[0].hostPort"
+    assert found("DaemonSet", obj) == {
+        field: "Invalid value: 81: must match `containerPort` when `hostNetwork` is true"
+    }
+
+
 def test_a_bound_claim_may_grow_and_shrink_back_to_what_it_has() -> None:
     old = made("PersistentVolumeClaim", volumeName="v")
     old["status"] = {"phase": "Bound", "capacity": {"storage": "1Gi"}}
