@@ -64,7 +64,7 @@ class Server:
     """`observe` is told of each request: its code, the seconds until its answer was there, the bytes of its answer. What lasts
     as long as its client likes is done inside `lasting`."""
 
-    def __init__(self, dispatch: Dispatch, observe: Observe, lasting: Lasting = nullcontext) -> None:
+    def __init__(self, dispatch: Dispatch, observe: Observe, lasting: Lasting = lambda _: nullcontext()) -> None:
         self._lasting = lasting
         self._dispatch = dispatch
         self._observe = observe

@@ -109,6 +109,12 @@ class Calls:
         assert isinstance(reply, Feed)
         return Watching(reply)
 
+    async def call_or_watch(self, url: str) -> Watching | Response:
+        try:
+            return await self.watch(url)
+        except StatusError as error:
+            return Response(error.code, error.to_dict())
+
 
 class Watching:
     """Frames of one watch, one at a time. It is an `exchange.Outlet`: `unsent` is what the test says it is."""
@@ -142,6 +148,19 @@ class Watching:
                 self._news.clear()
                 await self._news.wait()
         return self._frames.pop(0)
+
+    @property
+    def done(self) -> bool:
+        return self._running.done()
+
+    @property
+    def has_frames(self) -> bool:
+        return bool(self._frames)
+
+    def seen(self) -> list[Any]:
+        """What has come and was not taken yet."""
+        frames, self._frames = self._frames, []
+        return frames
 
     async def brief(self) -> tuple[str, str]:
         frame = await self.next()
