@@ -39,7 +39,7 @@ from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
 from apiserver.registry import Registry
 from apiserver.relay import Relay, Trust
-from apiserver.store import Store, StoreLost, opening
+from apiserver.store import Store, StoreFailed, StoreLost, opening
 from apiserver.watch import Watches
 from kube.errors import Retry, UsageError
 
@@ -149,7 +149,7 @@ async def _serve(
                 log.info("serving on %s:%d, store %s", config.bind_address, port, opening.described(config))
                 ready()
                 await asyncio.get_running_loop().create_future()
-    except* StoreLost as lost:
+    except* (StoreLost, StoreFailed) as lost:
         why = f"the store was lost ({lost.exceptions[0]}); starting again loads what it has"
         raise Retry(why) from lost
 
