@@ -3,9 +3,10 @@
 It is fed only by `store.watch`, in commit order, so every reader and every watcher sees one history. A writer waits
 for the cache to pass its own write before it answers: what a client was told, the next read shows.
 
-An object is kept as the bytes that are served. The store's value has no resource version; `stamp` puts it at the head
-of the metadata (`"metadata":{"resourceVersion":"640","name":...`), which is why `storage_bytes` writes kind, apiVersion
-and metadata first: the first `"metadata":{` in the bytes is then the object's own.
+An object is kept as the bytes that are served, in pieces where it has text that others have as well (`Sharing`: pods of one
+controller have the same owners, half of each). The store's value has no resource version; `stamp` puts it at the head of the
+metadata (`"metadata":{"resourceVersion":"640","name":...`), which is why `storage_bytes` writes kind, apiVersion and metadata
+first: the first `"metadata":{` in the bytes is then the object's own.
 
 The cache starts from the oldest state the store's log can still reconstruct and replays the log, so that a client whose
 watch broke when the server was restarted resumes where it was.
@@ -26,6 +27,7 @@ from typing import Any, Final
 import orjson
 
 from apiserver import layout
+from apiserver.managed.sharing import Pieces, Sharing
 from apiserver.store import Batch, Change, Compacted, Snapshot, Store, StoreLost
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class Entry:
     namespace: str
     name: str
     rv: int
-    body: bytes
+    pieces: Pieces
     labels: Mapping[str, str]
     fields: Fields
 
@@ -72,12 +74,21 @@ class Entry:
     def key(self) -> Key:
         return self.namespace, self.name
 
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces))
+
     def parse(self) -> dict[str, Any]:
         obj: dict[str, Any] = orjson.loads(self.body)
         return obj
 
     def at(self, rv: int) -> Entry:
-        return Entry(self.namespace, self.name, rv, restamp(self.body, rv), self.labels, self.fields)
+        pieces = (restamp(self.pieces[0], rv), *self.pieces[1:])
+        return Entry(self.namespace, self.name, rv, pieces, self.labels, self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +101,10 @@ class Event:
 
     @property
     def size(self) -> int:
-        return len((self.new or self.old or _NOTHING).body)
+        return (self.new or self.old or _NOTHING).size
 
 
-_NOTHING: Final = Entry("", "", 0, b"", {}, {})
+_NOTHING: Final = Entry("", "", 0, (), {}, {})
 
 
 Frames = dict[tuple[str, str], bytes]  # what was rendered of one event so far, for all watchers who see it alike
@@ -118,7 +129,7 @@ Known = tuple[Mapping[str, str], Fields]  # an object's labels and selectable fi
 _NO_LABELS: Final[Mapping[str, str]] = {}
 
 
-def described(obj: Mapping[str, Any], describe: Describe) -> Known:
+def described(obj: dict[str, Any], describe: Describe) -> Known:
     """Labels repeat over thousands of objects: one copy of each string is kept."""
     labels = obj["metadata"].get("labels")
     return {_one(key): _one(value) for key, value in labels.items()} if labels else _NO_LABELS, describe(obj)
@@ -168,6 +179,7 @@ class Shelf:
         self._objects: dict[Key, Entry] = {}
         self._sorted: list[Key] = []
         self._nodes: dict[str, set[Key]] = {}
+        self._sharing = Sharing()
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -268,7 +280,7 @@ class Shelf:
 
     def _entry(self, key: Key, value: bytes, rv: int, known: Known | None = None) -> Entry:
         labels, fields = known or described(orjson.loads(value), self.describe)
-        return Entry(*key, rv, stamp(value, rv), labels, fields)
+        return Entry(*key, rv, self._sharing.pieces(stamp(value, rv)), labels, fields)
 
     def _put(self, entry: Entry) -> None:
         old = self._objects.get(entry.key)
@@ -386,7 +398,7 @@ class Cache:
         self.rv = self.told = snapshot.rv
 
     @contextmanager
-    def expecting(self, key: str, value: bytes, obj: Mapping[str, Any], describe: Describe) -> Iterator[None]:
+    def expecting(self, key: str, value: bytes, obj: dict[str, Any], describe: Describe) -> Iterator[None]:
         """A writer is about to commit `value`, which is `obj`: when it comes back, nobody has to read it again."""
         self._known[key] = value, described(obj, describe)
         try:

@@ -217,7 +217,7 @@ class Verbs:
 def _listed(request: Request, view: View, entries: list[Entry], metadata: dict[str, Any]) -> Reply:
     """What is long leaves in slices that are made one after the other. YAML and indented JSON are made of the whole."""
     slices = view.slices(entries, metadata)
-    size = sum([len(entry.body) for entry in entries])
+    size = sum([entry.size for entry in entries])
     if size <= SLICE or wants_yaml(request.headers.get("Accept", "")):
         return json_answer(b"".join(slices))
     return Stream(_each(slices), whole=True)

@@ -144,7 +144,7 @@ class World:
     def put(self, plural: str, namespace: str, name: str, uid: str, **more: Any) -> None:
         metadata = {"name": name, "uid": uid} | more.pop("metadata", {})
         self.objects[plural, namespace, name] = Entry(
-            namespace, name, 1, orjson.dumps({"metadata": metadata, **more}), {}, {}
+            namespace, name, 1, (orjson.dumps({"metadata": metadata, **more}),), {}, {}
         )
 
     def look(self, plural: str, namespace: str, name: str) -> Entry | None:
