@@ -32,6 +32,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DEPTH: Final = 100
 
 Special = Callable[[dict[int, Any]], Any]
+Reader = Callable[[Any, int], Any]  # (what stands on the wire, depth) -> JSON value
 
 
 class Malformed(ValueError):
@@ -150,68 +151,73 @@ def _read(name: str, data: bytes, into: dict[str, Any], depth: int) -> None:
         found = table.get(number)
         if found is None:
             continue
-        key, kind, shape, inline, omit = found
+        key, read, shape, kind, inline, omit = found
         if inline:
             _read(kind, _message_bytes(raw), into, depth + 1)
         elif shape == "o":
-            value = _value(kind, raw, depth)
-            if value is None or (omit and not isinstance(value, dict) and not value):
+            value = read(raw, depth)
+            if value is None or (omit and not value and not isinstance(value, dict)):
                 continue
             into[key] = value
         elif shape == "r":
-            _append(into.setdefault(key, []), kind, raw, depth)
+            _append(into.setdefault(key, []), kind, read, raw, depth)
         else:
             entry = _fields(_message_bytes(raw))
             empty: Any = 0 if kind in _INTEGERS else b""
-            into.setdefault(key, {})[_string(entry.get(1, b""))] = _value(kind, entry.get(2, empty), depth)
+            into.setdefault(key, {})[_string(entry.get(1, b""))] = read(entry.get(2, empty), depth)
 
 
-def _append(values: list[Any], kind: str, raw: Any, depth: int) -> None:
+def _append(values: list[Any], kind: str, read: Reader, raw: Any, depth: int) -> None:
     if kind in _INTEGERS and isinstance(raw, bytes):  # packed
         position = 0
         while position < len(raw):
             number, position = _varint(raw, position)
-            values.append(_value(kind, number, depth))
+            values.append(read(number, depth))
     else:
-        values.append(_value(kind, raw, depth))
+        values.append(read(raw, depth))
 
 
 @cache
-def _message(name: str) -> dict[int, tuple[str, str, str, bool, bool]]:
-    """Field number -> (JSON name, type, shape, inlined, vanishes when empty)."""
+def _message(name: str) -> dict[int, tuple[str, Reader, str, str, bool, bool]]:
+    """Field number -> (JSON name, what reads it, shape, type, inlined, vanishes when empty)."""
 
-    def row(field: WireField) -> tuple[str, str, str, bool, bool]:
+    def row(field: WireField) -> tuple[str, Reader, str, str, bool, bool]:
         omit = "e" in field.flags and "p" not in field.flags
-        return field.name, field.type, field.flags[0], "i" in field.flags, omit
+        return field.name, _reader(field.type), field.flags[0], field.type, "i" in field.flags, omit
 
     return {number: row(field) for number, field in schema.messages()[name].items()}
 
 
-def _value(kind: str, raw: Any, depth: int) -> Any:
-    match kind:
-        case "string":
-            return _string(raw)
-        case "bytes":
-            return base64.b64encode(_message_bytes(raw)).decode()
-        case "bool":
-            return bool(raw)
-        case "int32" | "int64":
-            if not isinstance(raw, int):
-                raise Malformed("proto: wrong wireType for an integer")
-            return raw - 2**64 if raw >= 2**63 else raw
-        case "double":
-            if not isinstance(raw, int):
-                raise Malformed("proto: wrong wireType for a double")
-            return struct.unpack("<d", raw.to_bytes(8, "little"))[0]
-        case _:
-            special = _SPECIALS.get(kind)
-            if special is not None:
-                return special(_fields(_message_bytes(raw)))
-            if kind.endswith((".ExtraValue", ".Verbs")):
-                return [_string(one) for number, one in _scan(_message_bytes(raw)) if number == 1]
-            inner: dict[str, Any] = {}
-            _read(kind, _message_bytes(raw), inner, depth + 1)
-            return _union(kind, inner) if ".JSONSchemaPropsOr" in kind else inner
+@cache
+def _reader(kind: str) -> Reader:
+    """What makes a value of that type from what stands on the wire; a message is looked up when the first one comes."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    special = _SPECIALS.get(kind)
+    if special is not None:
+        return lambda raw, _: special(_fields(_message_bytes(raw)))
+    if kind.endswith((".ExtraValue", ".Verbs")):
+        return lambda raw, _: [_string(one) for number, one in _scan(_message_bytes(raw)) if number == 1]
+
+    def read(raw: Any, depth: int) -> Any:
+        inner: dict[str, Any] = {}
+        _read(kind, _message_bytes(raw), inner, depth + 1)
+        return inner
+
+    return (lambda raw, depth: _union(kind, read(raw, depth))) if ".JSONSchemaPropsOr" in kind else read
+
+
+def _integer(raw: Any, _: int) -> int:
+    if not isinstance(raw, int):
+        raise Malformed("proto: wrong wireType for an integer")
+    return raw - 2**64 if raw >= 2**63 else raw
+
+
+def _double(raw: Any, _: int) -> float:
+    if not isinstance(raw, int):
+        raise Malformed("proto: wrong wireType for a double")
+    value: float = struct.unpack("<d", raw.to_bytes(8, "little"))[0]
+    return value
 
 
 def _message_bytes(raw: Any) -> bytes:
@@ -292,6 +298,14 @@ def _embedded(fields: dict[int, Any]) -> Any:
         raise Malformed(f"embedded JSON: {wrong}") from None
 
 
+_PLAIN: Final[dict[str, Reader]] = {
+    "string": lambda raw, _: _string(raw),
+    "bytes": lambda raw, _: base64.b64encode(_message_bytes(raw)).decode(),
+    "bool": lambda raw, _: bool(raw),
+    "int32": _integer,
+    "int64": _integer,
+    "double": _double,
+}
 _INTEGERS: Final = frozenset({"int32", "int64", "bool"})
 _SPECIALS: Final[dict[str, Special]] = {
     "k8s.io.apimachinery.pkg.api.resource.Quantity": lambda fields: _text(fields, 1) or "0",
