@@ -46,7 +46,7 @@ class AccessFigures(Collector):
 
     def _requests(self) -> Iterable[Metric]:
         inflight = GaugeMetricFamily(
-            "apiserver_current_inflight_requests", "Requests running now.", labels=["request_kind"]
+            "apiserver_current_inflight_requests", "Requests running now, but for exempt ones.", labels=["request_kind"]
         )
         executing = GaugeMetricFamily(
             f"{_PREFIX}current_executing_requests", "Requests that have a turn.", labels=_LABELS

@@ -7,13 +7,16 @@ import random
 from collections import Counter
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from apiserver import flow
+from apiserver.access_figures import AccessFigures
 from apiserver.authentication import User
 from apiserver.authorization import Attributes
 from apiserver.errors import StatusError
 from apiserver.flow import Level, Turn
 from kube.errors import UsageError
+from tests.unit.apiserver.test_tokens import World
 
 
 async def outcome(turn: Turn) -> str:
@@ -248,3 +251,24 @@ def test_a_long_list_is_wide() -> None:
     sized = flow.flow(0, 0, lambda asked: {"pods": 5000, "nodes": 3}[asked.resource])
     widths = [sized.enter(Attributes(User("u"), "list", resource=one)) for one in ("pods", "nodes")]
     assert [turn.width for turn in widths if turn] == [10, 1]
+
+
+def test_figures_under_upstreams_names() -> None:
+    async def scenario() -> None:
+        turns = flow.flow(0, 0, lambda _: 1)
+        turns.writing.turns = 2
+        turns.writing.enter("a", 1).leave()
+        for _ in range(4):
+            turns.writing.enter("a", 1)
+        registry = CollectorRegistry()
+        registry.register(AccessFigures(turns, World().tokens(), None))
+        lines = generate_latest(registry).decode().splitlines()
+        level = 'flow_schema="global-default",priority_level="mutating"'
+        assert f"apiserver_flowcontrol_current_executing_requests{{{level}}} 2.0" in lines
+        assert f"apiserver_flowcontrol_current_inqueue_requests{{{level}}} 2.0" in lines
+        assert f"apiserver_flowcontrol_dispatched_requests_total{{{level}}} 3.0" in lines
+        assert f'apiserver_flowcontrol_rejected_requests_total{{{level},reason="time-out"}} 0.0' in lines
+        assert 'apiserver_current_inflight_requests{request_kind="mutating"} 2.0' in lines
+        assert "serviceaccount_stale_tokens_total 0.0" in lines
+
+    asyncio.run(scenario())
