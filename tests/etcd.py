@@ -35,12 +35,13 @@ class EtcdServer:
     flags: tuple[str, ...] = ()
     name: str = "default"
     cluster: str = ""
+    scheme: str = "http"
     ports: list[int] = field(default_factory=lambda: free_ports(2))
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}"
+        return f"{self.scheme}://127.0.0.1:{self.ports[0]}"
 
     @property
     def peer(self) -> str:
@@ -60,7 +61,7 @@ class EtcdServer:
             self.process = subprocess.Popen(
                 argv, stdout=log, stderr=log, env={**os.environ, "ETCD_UNSUPPORTED_ARCH": ""}
             )
-        if wait:
+        if wait and self.scheme == "http":
             self.wait_healthy()
 
     def wait_healthy(self) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from apiserver.store import Committed, Op, StoreAway, StoreFailed, StoreFull, StoreLost, StoreUnsure, TooLarge
 from apiserver.store import etcd as etcd_store
 from apiserver.store.etcd import EtcdStore, open_store
+from kube import certificates
 from kube import etcd as client
 from kube.etcd import Access
 from tests.etcd import EtcdServer, free_ports, running
@@ -318,6 +319,48 @@ async def test_servers_take_turns_compacting(server: EtcdServer, monkeypatch: py
                 await asyncio.sleep(0.02)
         assert "/registry/a" in etcdctl(server, "get", "/registry", "--prefix", "--keys-only")
         assert etcdctl(server, "get", "compact_rev_key", "--print-value-only").strip().isdigit()
+
+
+async def test_an_etcd_that_asks_for_certificates(tmp_path: Path) -> None:
+    requires("etcd")
+    authority = certificates.authority("etcd-ca")
+    pairs = {
+        "server": certificates.issue(authority, "etcd", sans=["127.0.0.1"]),
+        "client": certificates.issue(authority, "kube-apiserver-etcd-client"),
+        "other": certificates.authority("other-ca"),
+    }
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    for name, pair in pairs.items():
+        (tmp_path / f"{name}.crt").write_bytes(pair.certificate)
+        (tmp_path / f"{name}.key").write_bytes(pair.key)
+    ca, crt, key = (str(tmp_path / name) for name in ("ca.crt", "client.crt", "client.key"))
+    flags = ["--cert-file", str(tmp_path / "server.crt"), "--key-file", str(tmp_path / "server.key")]
+    server = EtcdServer(tmp_path, (*flags, "--client-cert-auth", "--trusted-ca-file", ca), scheme="https")
+    server.start()
+    try:
+        async with opened_in_time(Access((server.url,), ca, crt, key)) as store:
+            assert (await store.load()).entries == ()
+            rv = await put(store, "/a")
+            assert [entry.rv for entry in (await store.load()).entries] == [rv]
+        for access in (Access((server.url,), ca), Access((server.url,), str(tmp_path / "other.crt"), crt, key)):
+            with pytest.raises(StoreAway, match=r"no connection to 127|does not answer"):
+                async with open_store(access, "/registry"):
+                    pass
+    finally:
+        server.kill()
+
+
+@asynccontextmanager
+async def opened_in_time(access: Access) -> AsyncIterator[EtcdStore]:
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                try:
+                    store = await stack.enter_async_context(open_store(access, "/registry", root=""))
+                    break
+                except StoreAway:
+                    await asyncio.sleep(0.1)
+        yield store
 
 
 async def test_strangers_keys_move_the_watch_but_are_not_seen(server: EtcdServer) -> None:
