@@ -237,8 +237,10 @@ def kubelet_context(config: Config, *, verify: bool = True) -> ssl.SSLContext:
     """Our side of TLS to kubelets; without a CA their certificates are not verified, as upstream."""
     authority = config.kubelet_certificate_authority if verify else ""
     try:
-        context = ssl.create_default_context(cafile=authority or None)
-        if not authority:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if authority:
+            context.load_verify_locations(authority)
+        else:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if config.kubelet_client_certificate:

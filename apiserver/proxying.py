@@ -88,7 +88,7 @@ class Proxying:
         self._trust = trust
         self._session = session
         self._slices = slices
-        self._stranger = ssl.create_default_context()  # our certificate is for kubelets only
+        self._stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # our certificate is for kubelets only
         self._stranger.check_hostname = False
         self._stranger.verify_mode = ssl.CERT_NONE
 
