@@ -24,7 +24,7 @@ from apiserver.cache import Event, Frames, Shelf
 from apiserver.errors import Cause
 from apiserver.ranges import NONE, Address, Obj, Ranges, addresses_of, ports_of
 from apiserver.registry import Resource
-from apiserver.store import Op
+from apiserver.store import Op, StoreUnsure
 
 UNSURE_SECONDS: Final = 10.0
 _TRIES: Final = 64
@@ -94,6 +94,7 @@ class Allocators:
             return
         before = old or {}
         causes = [
+            *_wrong_family(new, old, self.ranges),
             *_claim_addresses(new, addresses_of(before), self.ranges, self._taken, self._rng),
             *_claim_ports(new, ports_of(before), self.ranges, self._taken, self._rng),
         ]
@@ -103,8 +104,9 @@ class Allocators:
         self._taken.add(held)
         try:
             yield
-        except asyncio.CancelledError:
-            # The client has gone, but its write may be on its way to the disk: held until the cache must have shown it.
+        except (asyncio.CancelledError, StoreUnsure):
+            # The client has gone or the store has, but the write may be on its way to the disk: held until the cache must
+            # have shown it.
             asyncio.get_running_loop().call_later(UNSURE_SECONDS, self._taken.add, held, -1)
             raise
         except BaseException:
@@ -134,6 +136,26 @@ def drop_foreign(new: Obj, old: Obj) -> None:
         for name in ("healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts"):
             if name in spec and spec[name] == before.get(name):
                 del spec[name]
+
+
+def _wrong_family(new: Obj, old: Obj | None, ranges: Ranges) -> list[Cause]:
+    """Of the families that a Service may ask for, the cluster has one, which is also what it gets that asks for none.
+    Endpoints that somebody else keeps may have both."""
+    spec = new["spec"]
+    if spec.get("type") != "ExternalName" and not spec.get("ipFamilies"):
+        spec["ipFamilies"] = [ranges.family]
+    outside = spec.get("type") == "ExternalName" or (spec.get("clusterIP") == NONE and not spec.get("selector"))
+    if outside or (old is not None and spec.get("ipFamilies") == old["spec"].get("ipFamilies")):
+        return []
+    causes: list[Cause] = []
+    if spec.get("ipFamilyPolicy") == "RequireDualStack":
+        why = "this cluster is not configured for dual-stack services"
+        causes.append(errors.cause("spec.ipFamilyPolicy", errors.INVALID, "RequireDualStack", why))
+    for index, family in enumerate(spec.get("ipFamilies") or ()):
+        if family in ("IPv4", "IPv6") and family != ranges.family:
+            where = f"spec.ipFamilies[{index}]"
+            causes.append(errors.cause(where, errors.INVALID, family, "not configured on this cluster"))
+    return causes
 
 
 def _claim_addresses(service: Obj, own: set[str], ranges: Ranges, taken: Taken, rng: random.Random) -> list[Cause]:

@@ -19,6 +19,10 @@ class Ranges:
     last_port: int
 
     @property
+    def family(self) -> str:
+        return f"IPv{self.addresses.version}"
+
+    @property
     def first_address(self) -> Address:
         """Always Service kubernetes'."""
         return self.addresses[1]

@@ -49,8 +49,10 @@ def families(spec: Json) -> None:
         spec["ipFamilies"] = ["IPv4", "IPv6"]
         return
     spec.setdefault("ipFamilyPolicy", "SingleStack")
-    if not spec.get("ipFamilies"):
-        spec["ipFamilies"] = [_family(spec.get("clusterIP", ""))]
+    if not spec.get("ipFamilies") and spec.get("clusterIP") not in (None, "", "None"):
+        spec["ipFamilies"] = [
+            _family(spec["clusterIP"])
+        ]  # without an address: the cluster's, where addresses are given out
 
 
 def _family(address: str) -> str:

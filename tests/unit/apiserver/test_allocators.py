@@ -164,3 +164,27 @@ def test_no_two_services_ever_hold_the_same(steps: list[tuple[int, str]]) -> Non
         assert len(ports) == len(set(ports))
         assert set(world.allocators._taken.addresses) == set(addresses)
         assert set(world.allocators._taken.ports) == set(ports)
+
+
+def test_families_that_the_cluster_has_not() -> None:
+    world = World()
+    with pytest.raises(
+        StatusError, match=r'spec\.ipFamilies\[0\]: Invalid value: "IPv6": not configured on this cluster'
+    ):
+        world.write(service(ipFamilies=["IPv6"]))
+    with pytest.raises(StatusError, match="this cluster is not configured for dual-stack services"):
+        world.write(service(ipFamilyPolicy="RequireDualStack", ipFamilies=["IPv4"]))
+    world.write(service("preferred", ipFamilyPolicy="PreferDualStack", ipFamilies=["IPv4"]))
+    both = {"clusterIP": "None", "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}
+    world.write(service("theirs", **both))
+    with pytest.raises(StatusError, match="dual-stack"):
+        world.write(service("ours", selector={"a": "b"}, **both))
+
+
+def test_a_cluster_of_the_other_family() -> None:
+    world = World(Ranges(ipaddress.ip_network("fd00::/112"), 30000, 30003))
+    found = world.write(service())["spec"]
+    assert found["ipFamilies"] == ["IPv6"]
+    assert ipaddress.ip_address(found["clusterIP"]) in ipaddress.ip_network("fd00::/112")
+    with pytest.raises(StatusError, match="not configured on this cluster"):
+        world.write(service("four", ipFamilies=["IPv4"]))
