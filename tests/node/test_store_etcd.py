@@ -68,6 +68,7 @@ async def followed(*urls: str, **options: float) -> AsyncIterator[tuple[EtcdStor
     follower = Follower()
     async with open_store(Access(urls), "/registry", root="", **options) as store, asyncio.TaskGroup() as group:
         tasks = [group.create_task(store.run()), group.create_task(follower.run(store))]
+        await follower.reached(1)
         yield store, follower
         for task in tasks:
             task.cancel()
@@ -366,7 +367,6 @@ async def opened_in_time(access: Access) -> AsyncIterator[EtcdStore]:
 async def test_strangers_keys_move_the_watch_but_are_not_seen(server: EtcdServer) -> None:
     requires("etcdctl")
     async with followed(server.url) as (store, follower):
-        await follower.reached(await store.current())
         etcdctl(server, "put", "/registry2/a", "x")
         etcdctl(server, "put", "/registry/by-hand", '{"kind":"Pod"}')
         rv = await store.current()
