@@ -66,7 +66,7 @@ def decoded(many: Any, *, trusted: bool = False) -> Owners:
             raise Malformed(f"invalid fieldsType {one.get('fieldsType', '')!r} in managed fields entry {index}")
         fields = one.get("fieldsV1") or {}
         manager = Manager(one.get("manager", ""), operation, version, one.get("subresource", ""))
-        owner = Owner(manager, fields if trusted else fieldset.parse(fields), one.get("time") or "")
+        owner = Owner(manager, fields if trusted else fieldset.ordered(fieldset.parse(fields)), one.get("time") or "")
         owners[manager.identity] = owner
     return owners
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from apiserver.managed.fieldset import FieldSet
-
 API_VERSION: Final = "autoscaling/v1"
-REPLICAS: Final[FieldSet] = {"f:spec": {"f:replicas": {}}}
 
 
 def shown(listed: Any) -> list[dict[str, Any]]:
     """From the list in the metadata of what is scaled."""
     return [
-        one | {"apiVersion": API_VERSION, "fieldsV1": REPLICAS}
+        one | {"apiVersion": API_VERSION, "fieldsV1": {"f:spec": {"f:replicas": {}}}}
         for one in listed or ()
         if "f:replicas" in one.get("fieldsV1", {}).get("f:spec", {})
     ]

@@ -26,7 +26,7 @@ _REJECTED: Final = "the server rejected our request due to an error in our reque
 
 def apply(content_type: str | None, body: bytes, current: dict[str, Any], gvk: tuple[str, str, str]) -> dict[str, Any]:
     """The patched object, unknown fields dropped; `current` is not changed."""
-    return patched(content_type, body, current, gvk, "Ignore").obj
+    return patched(content_type, body, orjson.loads(orjson.dumps(current)), gvk, "Ignore").obj
 
 
 def patched(
@@ -36,12 +36,13 @@ def patched(
     gvk: tuple[str, str, str],
     field_validation: FieldValidation = "Ignore",
 ) -> Decoded:
-    """The patched object with its strict findings handled as the client asked; `current` is not changed."""
+    """The patched object with its strict findings handled as the client asked; `current` is changed and must be the
+    caller's own."""
     kind = media_type(content_type)
     if kind not in SUPPORTED or kind == APPLY:
         raise errors.unsupported_media_type(SUPPORTED)
     patch, twice = _parse(body, kind, field_validation)
-    document = _apply(kind, patch, orjson.loads(orjson.dumps(current)), GVK(*gvk))
+    document = _apply(kind, patch, current, GVK(*gvk))
     if not isinstance(document, dict):
         raise errors.bad_request("the patched document is not an object")
     if twice and field_validation == "Strict":
