@@ -77,8 +77,9 @@ def updated_service(new: Json, old: Json) -> None:
                 _take(spec, before, (name,))
     if _has_node_ports(spec) and _has_node_ports(before):
         _node_ports(spec, before)
-        if spec.get("externalTrafficPolicy") == "Local":
-            _take(spec, before, () if spec.get("healthCheckNodePort") else ("healthCheckNodePort",))
+    if _has_health_port(spec) and _has_health_port(before) and not spec.get("healthCheckNodePort"):
+        _take(spec, before, ("healthCheckNodePort",))
+    _drop_balancing(spec, before)
     families(spec)
 
 
@@ -86,6 +87,18 @@ def _take(spec: Json, before: Json, names: tuple[str, ...]) -> None:
     for name in names:
         if name in before:
             spec[name] = before[name]
+
+
+def _has_health_port(spec: Json) -> bool:
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+
+
+def _drop_balancing(spec: Json, before: Json) -> None:
+    """What only a load balancer has goes with it, unless the client changed it too."""
+    gone = () if spec.get("type") == "LoadBalancer" else ("allocateLoadBalancerNodePorts", "loadBalancerClass")
+    for name in (*gone, *(() if _has_health_port(spec) else ("healthCheckNodePort",))):
+        if name in spec and spec[name] == before.get(name):
+            del spec[name]
 
 
 def _has_node_ports(spec: Json) -> bool:

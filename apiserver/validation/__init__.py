@@ -105,6 +105,7 @@ _NAMES: Final[dict[tuple[str, str], names.Rule]] = {
 }
 _EVENT: Final = ("", "Event")
 _POD: Final = ("", "Pod")
+_STATEFUL: Final = ("apps", "StatefulSet")
 _BOUND_KINDS: Final = frozenset({("", "Binding"), ("autoscaling", "Scale")})  # named after another object
 
 
@@ -118,6 +119,8 @@ def validate_create(gvk: tuple[str, str, str], obj: Json, asked: tuple[str, str,
         rule = _NAMES.get(kind, names.dns_subdomain)
         meta.object_meta(obj.get("metadata", {}), info is None or info.namespaced, rule, found)
     walk = _walk(gvk)
+    if kind == _STATEFUL:
+        found.claims = workloads.claim_names(obj)
     if walk is not None:
         walk.check(obj, TOP, found)
     if kind in _CREATE:
@@ -141,6 +144,8 @@ def validate_update(
     if kind == _EVENT:
         events.updated(new, old, (asked or gvk)[0], found)
     walk = _walk(gvk)
+    if kind == _STATEFUL:
+        found.claims = workloads.claim_names(new)
     if walk is not None and not (kind == _POD and new.get("status") == old.get("status")):
         walk.changed(_without_spec(new, old) if kind == _POD else new, old, found)
     return found.causes

@@ -61,7 +61,7 @@ def pod_spec(spec: Json, path: Path, found: Found) -> None:
 
 def _containers(spec: Json, path: Path, found: Found) -> None:
     """Names are unique over the three lists, mounts name volumes of the pod, and a host port is taken once."""
-    volumes = {one.get("name", "") for one in spec.get("volumes", ())}
+    volumes = {one.get("name", "") for one in spec.get("volumes", ())} | found.claims
     host_network = spec.get("hostNetwork", False)
     taken: set[str] = set()
     for field in _LISTS:

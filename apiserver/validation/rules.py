@@ -37,12 +37,13 @@ def spelt(path: Path) -> str:
 
 
 class Found:
-    """What is wrong, as it is found."""
+    """What is wrong, as it is found. `claims` are volumes that pods get without naming them: those of a StatefulSet."""
 
-    __slots__ = ("causes",)
+    __slots__ = ("causes", "claims")
 
     def __init__(self) -> None:
         self.causes: list[Cause] = []
+        self.claims: frozenset[str] = frozenset()
 
     def required(self, path: Path, detail: str = "") -> None:
         self.causes.append(errors.required(spelt(path), detail))

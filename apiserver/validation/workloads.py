@@ -59,6 +59,12 @@ def selector_update(new: Json, old: Json, found: Found) -> None:
         found.invalid((_SPEC, "selector"), selector, names.IMMUTABLE)
 
 
+def claim_names(obj: Json) -> frozenset[str]:
+    """Each pod of a StatefulSet has a volume for each claim, under the claim's name."""
+    claims = obj.get("spec", {}).get("volumeClaimTemplates", ())
+    return frozenset(one.get("metadata", {}).get("name", "") for one in claims)
+
+
 def stateful_update(new: Json, old: Json, found: Found) -> None:
     after, before = new["spec"], old["spec"]
     if any(after.get(key) != before.get(key) for key in after.keys() | before.keys() if key not in _STATEFUL_FIELDS):

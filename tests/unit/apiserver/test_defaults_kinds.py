@@ -98,6 +98,16 @@ def test_a_job_gets_a_selector_of_its_own_unless_it_selects_by_hand() -> None:
     assert "selector" not in by_hand["spec"]
 
 
+@pytest.mark.parametrize(("kind", "kept"), [("NodePort", False), ("ClusterIP", False), ("LoadBalancer", True)])
+def test_what_only_a_load_balancer_has_goes_with_it(kind: str, kept: bool) -> None:
+    balancing = {"allocateLoadBalancerNodePorts": True, "loadBalancerClass": "e.com/x", "healthCheckNodePort": 30001}
+    spec = {"externalTrafficPolicy": "Local", "clusterIP": "10.96.0.9", "ports": [], **balancing}
+    old: Obj = {"spec": {"type": "LoadBalancer", **spec}}
+    new: Obj = {"spec": {"type": kind, **spec}}
+    defaults.prepare_update(GVK("", "v1", "Service"), new, old)
+    assert all((name in new["spec"]) is kept for name in balancing)
+
+
 def test_a_definition_remembers_what_was_ever_stored() -> None:
     gvk = GVK("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
     old: Obj = {"spec": {"versions": [{"name": "v1", "storage": True}]}}

@@ -300,6 +300,15 @@ def test_a_lease_may_be_let_go_and_templates_leave_host_ports_to_the_pod() -> No
     }
 
 
+def test_the_pods_of_a_stateful_set_may_mount_its_claims() -> None:
+    obj = made("StatefulSet")
+    obj["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    assert list(found("StatefulSet", obj).values()) == ['Not found: "data"']
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    obj["spec"]["volumeClaimTemplates"] = [{"metadata": {"name": "data"}, "spec": claim}]
+    assert found("StatefulSet", obj) == {}
+
+
 def test_a_bound_claim_may_grow_and_shrink_back_to_what_it_has() -> None:
     old = made("PersistentVolumeClaim", volumeName="v")
     old["status"] = {"phase": "Bound", "capacity": {"storage": "1Gi"}}
