@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from apiserver import access, allocations, bootstrap, flow, health, schema, usage
+from apiserver import access, allocations, bootstrap, flow, health, presence, schema, usage
 from apiserver.access_figures import AccessFigures
 from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
 from apiserver.allocators import Allocators
@@ -29,6 +29,7 @@ from apiserver.cache import Cache
 from apiserver.config import Config
 from apiserver.http import subresources
 from apiserver.http.api import Api
+from apiserver.http.components import COMPONENTS, Components, usual
 from apiserver.http.documents import Documents
 from apiserver.http.reviews import Reviews
 from apiserver.http.server import Server, listening, tls_context
@@ -80,7 +81,9 @@ async def _serve(
     ready: Callable[[], None],
 ) -> None:
     registry = Registry()
-    cache = Cache(registry.describers() | allocations.DESCRIBERS, ring=config.default_watch_cache_size)
+    cache = Cache(
+        registry.describers() | allocations.DESCRIBERS | presence.DESCRIBERS, ring=config.default_watch_cache_size
+    )
     watches = Watches(cache)
     allocators = Allocators(ranges, allocations.Books(cache, registry, ranges))
     settings = Settings(
@@ -104,7 +107,10 @@ async def _serve(
         writer,
         watches,
         subresources.handlers(writer, relay, proxying, reviews),
-        subresources.creations(registry, writer, reviews),
+        {
+            **subresources.creations(registry, writer, reviews),
+            COMPONENTS: Components(usual(session, health.plain(store.trouble))).handle,
+        },
     )
     documents = Documents(
         tuple(schema.offered(schema.served(), verbs.subresources, verbs.creations, extensions)),
@@ -144,7 +150,8 @@ async def _serve(
                 port = await stack.enter_async_context(listener)
                 client_ca = Path(config.client_ca_file).read_text()
                 cluster = bootstrap.Cluster(ranges.addresses, address, port, client_ca)
-                await bootstrap.ensure(registry, writer, cluster)
+                await bootstrap.ensure(registry, writer, cluster, presence.addresses(cache, cluster))
+                group.create_task(presence.keeping(store, registry, writer, cluster, bool(config.etcd_servers)))
                 furnished.set()
                 log.info("serving on %s:%d, store %s", config.bind_address, port, opening.described(config))
                 ready()

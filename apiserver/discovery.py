@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
+from apiserver import schema
 from apiserver.conversion import PAIRS
 from apiserver.document import Document, fixed
 from apiserver.schema import ResourceInfo, Subresource
@@ -105,7 +106,7 @@ def _resource(one: ResourceInfo) -> Json:
         row["shortNames"] = one.short_names
     if one.categories:
         row["categories"] = one.categories
-    return row | ({"storageVersionHash": _storage_version(one)} if "get" in one.verbs else {})
+    return row | ({"storageVersionHash": _storage_version(one)} if schema.stored(one) else {})
 
 
 def _storage_version(one: ResourceInfo) -> str:

@@ -130,7 +130,7 @@ class Metrics:
 
 def stored_resources() -> Mapping[str, ResourceInfo]:
     """Which resource is below which prefix; of those with several versions, the newest one."""
-    return {layout.prefix(one.group, one.plural): one for one in schema.served() if "get" in one.verbs}
+    return {layout.prefix(one.group, one.plural): one for one in schema.served() if schema.stored(one)}
 
 
 def labels_of(request: Request) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class Registry:
     def __init__(self) -> None:
         self._resources: dict[tuple[str, str, str], Resource] = {}
         for info in schema.served():
-            if "get" not in info.verbs:
+            if not schema.stored(info):
                 continue
             pair = PAIRS.get((info.group, info.version, info.plural))
             if pair is None:

@@ -1,7 +1,7 @@
 """The schema table: every stable Kubernetes type and resource, and which of them this server serves."""
 
 from apiserver.schema.model import GVK, Field, ResourceInfo, Shape, Subresource, Table, Type, WireField
-from apiserver.schema.served import BESIDE, offered
+from apiserver.schema.served import BESIDE, offered, stored
 from apiserver.schema.table import (
     META,
     kind_of,
@@ -34,6 +34,7 @@ __all__ = [
     "resource",
     "resource_of",
     "served",
+    "stored",
     "type_name",
     "type_of",
 ]

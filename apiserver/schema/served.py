@@ -39,7 +39,6 @@ _GROUPS: Final = (
 )
 LEFT_OUT: Final[frozenset[Address]] = frozenset(
     {
-        ("", "v1", "componentstatuses"),  # deprecated since 1.19: what it says of components is not true of any cluster
         ("apiregistration.k8s.io", "v1", "apiservices"),  # nothing is aggregated
     }
 )
@@ -48,6 +47,11 @@ BESIDE: Final = (
     ResourceInfo("metrics.k8s.io", "v1beta1", "nodes", "", "NodeMetrics", False, _READ),
     ResourceInfo("metrics.k8s.io", "v1beta1", "pods", "", "PodMetrics", True, _READ),
 )
+
+
+def stored(one: ResourceInfo) -> bool:
+    """False for reviews, which are only created, and componentstatuses, which are only read."""
+    return "get" in one.verbs and "create" in one.verbs
 
 
 def in_order(resources: Iterable[ResourceInfo]) -> list[ResourceInfo]:
@@ -66,7 +70,7 @@ def offered(
     """Those that somebody answers, with the subresources that somebody answers: (plural, subresource) for those, and
     (group, version) for what is beside. `status` is the object itself, so whoever serves that answers it."""
     for one in resources:
-        if "get" in one.verbs or (one.group, one.version, one.plural) in creations:
+        if stored(one) or (one.group, one.version, one.plural) in creations:
             yield msgspec.structs.replace(
                 one,
                 subresources=tuple(
