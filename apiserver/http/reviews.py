@@ -66,11 +66,13 @@ class Reviews:
         return json_answer(reviews.token(asked, known, ""), 201, warnings)
 
     async def self_subject(self, route: Route, request: Request) -> Reply:
-        gvk = _BETA if route.version == _BETA.version else reviews.SELF_SUBJECT_REVIEW
-        _check_place(route, request)
-        await request.body()  # nothing in it is a question
-        asked = {"kind": gvk.kind, "apiVersion": gvk.api_version, "metadata": {}}
-        return json_answer(reviews.self_subject(asked, request.user), 201)
+        if route.version == _BETA.version:  # unknown to the schema table; nothing in the body is a question
+            _check_place(route, request)
+            await request.body()
+            asked: Obj = {"kind": _BETA.kind, "apiVersion": _BETA.api_version, "metadata": {}}
+            return json_answer(reviews.self_subject(asked, request.user), 201)
+        asked, warnings = await _posted(route, request, reviews.SELF_SUBJECT_REVIEW)
+        return json_answer(reviews.self_subject(asked, request.user), 201, warnings)
 
     async def rules(self, route: Route, request: Request) -> Reply:
         asked, warnings = await _posted(route, request, reviews.SELF_SUBJECT_RULES)

@@ -258,3 +258,18 @@ async def test_a_token_made_by_one_server_is_good_at_another(tmp_path: Path) -> 
                 f"{there.url}/api/v1/namespaces/default/serviceaccounts/{name}", headers=shown
             ) as got:
                 assert got.status == 200, await got.text()
+
+
+async def test_a_token_in_the_subprotocols_of_a_websocket(tmp_path: Path) -> None:
+    """What browsers do, which cannot set headers: whoever gets as far as `no such pod` has been recognised."""
+    async with running(tmp_path) as server, Client(server.connection()) as client:
+        await client.create(SERVICEACCOUNTS, {"metadata": {"name": "bob"}}, "default")
+        answer = await client.create_subresource(SERVICEACCOUNTS, "bob", "token", {}, "default")
+        token = base64.urlsafe_b64encode(answer["status"]["token"].encode()).decode().rstrip("=")
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as browser:
+            for shown, code in ((token, 404), (token[:-8], 401)):
+                protocols = (f"base64url.bearer.authorization.k8s.io.{shown}", "v5.channel.k8s.io")
+                url = f"{server.url}/api/v1/namespaces/default/pods/none/exec?command=ls&stdout=true"
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                    await browser.ws_connect(url, protocols=protocols)
+                assert refused.value.status == code

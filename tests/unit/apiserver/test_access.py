@@ -194,6 +194,17 @@ def test_token_reviews() -> None:
     run(scenario)
 
 
+def test_who_am_i_reads_what_it_is_sent() -> None:
+    async def scenario(calls: Calls) -> None:
+        for body, code in (({}, 201), (b"[", 400), ({"kind": "Pod", "apiVersion": "v1"}, 400)):
+            assert (await calls.post(f"{AUTHN}/selfsubjectreviews", body)).code == code
+        beta = await calls.post("/apis/authentication.k8s.io/v1beta1/selfsubjectreviews", {})
+        assert (beta.code, beta.json["apiVersion"]) == (201, "authentication.k8s.io/v1beta1")
+        assert (await calls.get(f"{AUTHN}/selfsubjectreviews")).code == 405
+
+    run(scenario)
+
+
 class Grudging:
     """May do one thing; has seen what it was asked."""
 
