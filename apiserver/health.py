@@ -1,24 +1,25 @@
 """Health: named checks behind /healthz, /livez and /readyz, in upstream's format (apiserver/pkg/server/healthz).
 
-The answer is `ok`, or with `?verbose`, and always on failure, a line for each check. Why a check fails is for the log: who
-asks may be anonymous. `?exclude=NAME`, repeated, leaves checks out; /readyz/NAME asks for one.
+The answer is `ok`, or with `?verbose`, and always on failure, a line for each check. Why a check fails is for the log, when it
+changes: who asks may be anonymous. `?exclude=NAME`, repeated, leaves checks out; /readyz/NAME asks for one.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 Check = Callable[[], Awaitable[str | None]]  # None when all is well, else what is not
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """`failed`: each check that is not well, with the reason that the text keeps back."""
+
     healthy: bool
     text: str
+    failed: tuple[str, ...] = ()
 
 
 async def report(name: str, checks: Mapping[str, Check], raw_query: str) -> Report:
@@ -39,8 +40,7 @@ async def report(name: str, checks: Mapping[str, Check], raw_query: str) -> Repo
         quoted = ", ".join(f'"{one}"' for one in sorted(excluded))
         lines.append(f"warn: some health checks cannot be excluded: no matches for {quoted}")
     if failed:
-        log.info("%s check failed: %s", name, "; ".join(failed))
-        return Report(False, _text(lines, f"{name} check failed"))
+        return Report(False, _text(lines, f"{name} check failed"), tuple(failed))
     return Report(True, _text(lines, f"{name} check passed") if "verbose" in query else "ok")
 
 

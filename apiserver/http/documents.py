@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -49,6 +50,7 @@ _FIXED: Final = (
     "/version",
 )
 _TEXT: Final = "text/plain; charset=utf-8"
+log = logging.getLogger(__name__)
 
 
 class Documents:
@@ -67,6 +69,7 @@ class Documents:
         self._metrics = metrics
         self._health = {"healthz": live, "livez": live, "readyz": {**live, **ready}}
         self._more = more
+        self._failing: dict[str, tuple[str, ...]] = {}
         self._paths = _paths(rows, self._health)
 
     async def get(self, request: Request) -> Reply:
@@ -90,7 +93,12 @@ class Documents:
         checks = self._health.get(root)
         if checks is None or (one and one not in checks):
             return None
-        found = await (health.single(checks[one]) if one else health.report(root, checks, request.raw_query))
+        if one:
+            return _health_answer(await health.single(checks[one]))
+        found = await health.report(root, checks, request.raw_query)
+        if found.failed != self._failing.get(root, ()):
+            self._failing[root] = found.failed
+            log.info("%s: %s", root, "; ".join(found.failed) or "all checks pass again")
         return _health_answer(found)
 
     async def _described(self, path: str, request: Request) -> Answer:

@@ -29,7 +29,7 @@ def test_verbose() -> None:
 
 def test_a_failure_is_always_verbose_and_keeps_the_reason() -> None:
     text = "[+]ping ok\n[-]etcd failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n"
-    assert asked("") == Report(False, text)
+    assert asked("") == Report(False, text, ("etcd: connection refused",))
 
 
 def test_checks_are_left_out() -> None:
