@@ -2,7 +2,7 @@
 
 Logs are one HTTPS request whose body is passed on as it comes. The others are upgraded connections: our kubelet speaks
 WebSocket and SPDY/3.1 itself, so the client's handshake is passed on and bytes go both ways unread. A kubelet that refuses
-a WebSocket which the API promises (400, 403) is a stock one: `translation` then speaks for the client. Any other answer
+a WebSocket which the API promises is a stock one: `translation` then speaks for the client. Any other answer
 becomes the client's, in the kubelet's own words.
 
 The kubelet's address is the Node's InternalIP and daemonEndpoints port; our identity there is the kubelet client
@@ -83,8 +83,8 @@ class Relay:
         if opened.upgraded:
             return upgrades.passed_through(opened)
         refusal = await opened.refusal()
-        protocol = translation.translatable(request.headers)
-        if opened.code not in (400, 403) or not protocol:
+        protocol = translation.needed(opened.code, request.headers)
+        if not protocol:
             return refusal
         opened = await upgrades.ask(backend, translation.spdy_head(path, backend.authority, protocol))
         if not opened.upgraded:

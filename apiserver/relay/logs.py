@@ -32,7 +32,7 @@ def asked(query: Mapping[str, str], pod: str) -> dict[str, str]:
             raise errors.bad_request(f'sinceTime: "{found["sinceTime"]}" is not an RFC 3339 time') from None
     if causes := _wrong(found, numbers):
         raise errors.invalid("", "PodLogOptions", pod, causes)
-    return {key: value for key, value in found.items() if (key, value) != ("stream", _ALL)}
+    return {key: found[key] for key in sorted(found) if (key, found[key]) != ("stream", _ALL)}
 
 
 def _wrong(found: Mapping[str, str], numbers: Mapping[str, int]) -> list[Cause]:

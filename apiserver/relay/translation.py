@@ -32,12 +32,15 @@ PIECE: Final = 1 << 15
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 
 
-def translatable(headers: Mapping[str, str]) -> str:
-    """V5 or TUNNEL when the client offers one of them over WebSocket, else nothing."""
+def needed(code: int, headers: Mapping[str, str]) -> str:
+    """V5 or TUNNEL when the client offered that over WebSocket and the kubelet's answer is how stock ones say that they do
+    not know it: 403 from the handshake; for a port-forward 400, because they miss the query's `port`."""
     if headers.get("Upgrade", "").lower() != "websocket":
         return ""
     offered = [one.strip() for one in headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    return next((one for one in offered if one in (V5, TUNNEL)), "")
+    if TUNNEL in offered:
+        return TUNNEL if code in (400, 403) else ""
+    return V5 if V5 in offered and code == 403 else ""
 
 
 def spdy_head(path: str, authority: str, protocol: str) -> bytes:

@@ -240,7 +240,7 @@ async def test_logs_and_exec_through_the_server(tmp_path: Path) -> None:
         await place_pod(server, port)
         kubectl = Kubectl(kubectls()[-1], server)
         assert await kubectl("logs", "p", "--tail=5", "--timestamps") == "one\ntwo\n"
-        assert asked.pop() == "/containerLogs/default/p/c?timestamps=true&tailLines=5"
+        assert asked.pop() == "/containerLogs/default/p/c?tailLines=5&timestamps=true"
         assert await kubectl("logs", "-f", "p") == "one\ntwo\n"
         out = await kubectl("exec", "-i", "p", "--", "cat", "-n", stdin="hello\n" * 20_000, code=3)
         assert out.startswith("cat -n\nhello\n")
