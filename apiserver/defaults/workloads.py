@@ -39,6 +39,14 @@ def _stateful_strategy(strategy: Json) -> None:
         strategy.setdefault("rollingUpdate", {}).setdefault("partition", 0)
 
 
+def _claims(spec: Json) -> None:
+    """Claims in a StatefulSet look like claims, down to the phase they begin in."""
+    for claim in spec.get("volumeClaimTemplates", ()):
+        claim.setdefault("apiVersion", "v1")
+        claim.setdefault("kind", "PersistentVolumeClaim")
+        claim.setdefault("status", {}).setdefault("phase", "Pending")
+
+
 def controller(obj: Json) -> None:
     """A ReplicationController takes selector and labels from its template."""
     spec = obj["spec"]
@@ -108,6 +116,7 @@ DEFAULTS: Final[Defaults] = {
     "apps.v1.StatefulSetSpec": Default(
         _REPLICAS | {"podManagementPolicy": "OrderedReady", "revisionHistoryLimit": 10},
         ("template", "updateStrategy", "persistentVolumeClaimRetentionPolicy"),
+        (_claims,),
     ),
     "apps.v1.StatefulSetUpdateStrategy": Default(setters=(_stateful_strategy,)),
     "apps.v1.StatefulSetPersistentVolumeClaimRetentionPolicy": Default(

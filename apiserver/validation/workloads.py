@@ -66,9 +66,17 @@ def claim_names(obj: Json) -> frozenset[str]:
 
 
 def stateful_update(new: Json, old: Json, found: Found) -> None:
-    after, before = new["spec"], old["spec"]
+    after, before = _with_plain_claims(new["spec"]), _with_plain_claims(old["spec"])
     if any(after.get(key) != before.get(key) for key in after.keys() | before.keys() if key not in _STATEFUL_FIELDS):
         found.forbidden(_SPEC, _STATEFUL_FIXED)
+
+
+def _with_plain_claims(spec: Json) -> Json:
+    """What a claim template says, without what is filled in of it."""
+    claims = spec.get("volumeClaimTemplates")
+    if not claims:
+        return spec
+    return spec | {"volumeClaimTemplates": [(one.get("metadata"), one.get("spec")) for one in claims]}
 
 
 def revision_update(new: Json, old: Json, found: Found) -> None:

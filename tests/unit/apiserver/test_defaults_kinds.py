@@ -41,6 +41,7 @@ TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": CONTAINERS}
         (GVK(APPS, "v1", "StatefulSet"), {}, "spec.persistentVolumeClaimRetentionPolicy", {"whenDeleted": "Retain", "whenScaled": "Retain"}),
         (GVK(APPS, "v1", "StatefulSet"), {"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}}, "spec.volumeClaimTemplates.0.spec.volumeMode", "Filesystem"),
         (GVK(APPS, "v1", "DaemonSet"), {}, "spec.updateStrategy", {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}),
+        (GVK(APPS, "v1", "StatefulSet"), {"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}}, "spec.volumeClaimTemplates.0.status", {"phase": "Pending"}),
         (GVK(APPS, "v1", "DaemonSet"), {}, "spec.revisionHistoryLimit", 10),
         (GVK("", "v1", "ReplicationController"), {"spec": {"template": TEMPLATE}}, "spec.selector", {"a": "b"}),
         (GVK("", "v1", "ReplicationController"), {"spec": {"template": TEMPLATE}}, "metadata.labels", {"a": "b"}),
