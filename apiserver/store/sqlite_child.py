@@ -40,7 +40,7 @@ LOCK_WAIT = 10.0
 TRIM_EVERY = 500
 
 PAGE_BYTES = 8192  # two objects a page: fewer overflow pages, half the work of a write with SQLite's own 4096
-CACHE_KIB = 32768
+CACHE_KIB = 8192
 VACUUM_PAGES = 8192
 
 # A rowid table and a unique index, not WITHOUT ROWID: there the values lie in the inner nodes, and a write costs twice as much.
