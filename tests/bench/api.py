@@ -175,7 +175,7 @@ async def _commits(home: Path, clients: int) -> float:
     """Commits a second of 3.5 KB values to a bare store."""
     numbers, rates = itertools.count(), []
     value = pod("x") + b" " * 600
-    async with open_store(home / "bare.db") as store:
+    async with open_store(home / f"bare{clients}.db") as store:
         for _ in range(RUNS):
             left, started = iter(range(clients * 40 if clients > 1 else 600)), time.perf_counter()
             total = clients * 40 if clients > 1 else 600
