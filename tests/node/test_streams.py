@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
+import kubernetes
+import kubernetes.stream
 import pytest
 
 from kube.resources import CONFIGMAPS, ENDPOINTSLICES, PODS, SERVICEACCOUNTS, SERVICES
@@ -190,10 +192,48 @@ async def echoing(world: World, pod: str, port: int) -> AsyncIterator[None]:
         server.close()
 
 
+def _python_client(world: World) -> None:
+    """The official client: exec over v4 and v5 channels, port-forward over channels of a WebSocket."""
+    api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(world.server.kubeconfig)))
+    talk = kubernetes.stream.stream(
+        api.connect_get_namespaced_pod_exec,
+        "p",
+        "default",
+        container="a",
+        command=["sh", "-c", "read x; echo got $x; echo bad >&2; exit 5"],
+        stdin=True,
+        stdout=True,
+        stderr=True,
+        _preload_content=False,
+    )
+    talk.write_stdin("this\n")
+    talk.run_forever(timeout=20)
+    assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("got this\n", "bad\n", 5)
+    forward = kubernetes.stream.portforward(
+        api.connect_get_namespaced_pod_portforward, "p", "default", ports="9000,9001"
+    )
+    open_port, closed_port = forward.socket(9000), forward.socket(9001)
+    open_port.settimeout(20)
+    open_port.sendall(b"there and back")
+    assert open_port.recv(100) == b"there and back"
+    open_port.close()
+    closed_port.settimeout(20)
+    assert closed_port.recv(100) == b""
+    closed_port.close()
+    assert "connection refused" in forward.error(9001)
+    assert forward.error(9000) is None
+
+
+def _in_namespace(world: World, use: Callable[[World], None]) -> None:
+    with kernel.enter(world.node.path):
+        use(world)
+
+
 def test_port_forward(run: Run) -> None:
     async def test(world: World) -> None:
         await two_containers(world)
         async with echoing(world, "p", 9000):
+            await asyncio.to_thread(_in_namespace, world, _python_client)
             await each(world, _forwards)
 
     run(test)

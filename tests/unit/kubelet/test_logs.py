@@ -36,6 +36,13 @@ async def no() -> bool:
     return False
 
 
+@pytest.mark.parametrize(("stream", "expected"), [("", b"out\nerr\n"), ("stdout", b"out\n"), ("stderr", b"err\n")])
+async def test_one_stream_of_two(tmp_path: Path, stream: str, expected: bytes) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(b"2026-01-02T03:04:05Z stdout F out\n2026-01-02T03:04:06Z stderr F err\n")
+    assert await whole(read(str(path), LogOptions(stream=stream), no)) == expected
+
+
 @pytest.mark.parametrize(
     ("line", "record"),
     [
@@ -210,6 +217,7 @@ async def test_a_file_cut_short_is_read_from_its_start(tmp_path: Path) -> None:
         ({"sinceTime": "yesterday"}, "sinceTime"),
         ({"sinceTime": "2026-01-01T00:00:00Z", "sinceSeconds": "3"}, "at most one"),
         ({"follow": "perhaps"}, "follow"),
+        ({"stream": "Stdin"}, "stream"),
     ],
 )
 def test_a_bad_option_is_named(query: dict[str, str], named: str) -> None:
