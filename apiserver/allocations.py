@@ -51,16 +51,20 @@ class Books:
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def recorded(self, new: Obj | None, old: Obj | None) -> AsyncIterator[list[Op]]:
-        """The writes that go with a Service's; those that touch ports take turns."""
-        ops = list(self._address_ops(new or {}, old or {}))
-        gained, lost = ports_of(new or {}) - ports_of(old or {}), ports_of(old or {}) - ports_of(new or {})
-        if not gained and not lost:
-            yield ops
+    async def turn(self, new: Obj | None, old: Obj | None) -> AsyncIterator[None]:
+        """Writers of Services with ports take turns, and choose in their turn: who chose before and wrote after another
+        server's write was seen would overwrite the newest record without having chosen by it."""
+        if not (may_have_ports(new) or may_have_ports(old)):
+            yield
             return
         async with self._turn:
-            ports = self.ports()
-            yield [*ops, self.port_op((ports | gained) - lost)]
+            yield
+
+    def ops(self, new: Obj | None, old: Obj | None) -> list[Op]:
+        """The writes that go with a Service's, from what the cache shows now."""
+        after, before = ports_of(new or {}), ports_of(old or {})
+        found = list(self._address_ops(new or {}, old or {}))
+        return found if after == before else [*found, self.port_op(self.ports() - (before - after) | (after - before))]
 
     def _address_ops(self, new: Obj, old: Obj) -> Iterator[Op]:
         for address in sorted(addresses_of(new) - addresses_of(old)):
@@ -101,6 +105,12 @@ class Books:
             "data": base64.b64encode(bits).decode(),
         }
         return Op(ROOT + PORTS, storage_bytes(book), entry.rv if entry else 0)
+
+
+def may_have_ports(service: Obj | None) -> bool:
+    if service is None:
+        return False
+    return bool(ports_of(service)) or service["spec"].get("type") in ("NodePort", "LoadBalancer")
 
 
 def key_of(service: Obj) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
@@ -66,8 +66,15 @@ class Allocators:
         with services.watched(self._observe), self.books.addresses.watched(self._observe_address):
             yield
 
-    def recorded(self, new: Obj | None, old: Obj | None) -> AbstractAsyncContextManager[list[Op]]:
-        return self.books.recorded(new, old)
+    @asynccontextmanager
+    async def writing(self, resource: Resource, new: Obj | None, old: Obj | None) -> AsyncIterator[list[Op]]:
+        """Around the commit of a Service (`new` None: of its end): fills in what it lacks; yields what is written with it."""
+        async with self.books.turn(new, old):
+            if new is None:
+                yield self.books.ops(None, old)
+                return
+            with self.assigning(resource, new, old):
+                yield self.books.ops(new, old)
 
     def _observe(self, event: Event, _frames: Frames) -> None:
         if event.new:

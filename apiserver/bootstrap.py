@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,7 +66,7 @@ def service(cluster_ip: str, port: int) -> Obj:
     }
 
 
-def endpoints(address: str, port: int) -> Obj:
+def endpoints(addresses: Sequence[str], port: int) -> Obj:
     return {
         "kind": "Endpoints",
         "apiVersion": "v1",
@@ -74,11 +75,16 @@ def endpoints(address: str, port: int) -> Obj:
             "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
-        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        "subsets": [
+            {
+                "addresses": [{"ip": address} for address in addresses],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            }
+        ],
     }
 
 
-def endpoint_slice(address: str, port: int) -> Obj:
+def endpoint_slice(addresses: Sequence[str], port: int) -> Obj:
     return {
         "kind": "EndpointSlice",
         "apiVersion": "discovery.k8s.io/v1",
@@ -87,8 +93,8 @@ def endpoint_slice(address: str, port: int) -> Obj:
             "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": f"IPv{ipaddress.ip_address(address).version}",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "addressType": f"IPv{ipaddress.ip_address(addresses[0]).version}",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in addresses],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     }
 
@@ -136,25 +142,28 @@ def authentication(client_ca: str) -> Obj:
     }
 
 
-async def ensure(registry: Registry, writer: Writer, cluster: Cluster) -> None:
+async def ensure(registry: Registry, writer: Writer, cluster: Cluster, addresses: Sequence[str]) -> None:
+    """All of it, before the server is ready; `addresses` are those of all servers that are known."""
+    await stand(registry, writer, cluster, addresses)
+    await _furnish(registry, writer)
+    if cluster.client_ca:
+        await _ensure(writer, registry.core("configmaps"), authentication(cluster.client_ca))
+    if not cluster.address:
+        log.warning("Service kubernetes gets no endpoints: a server on loopback has no address that pods reach")
+
+
+async def stand(registry: Registry, writer: Writer, cluster: Cluster, addresses: Sequence[str]) -> None:
+    """What must not be missing while servers at `addresses` run: namespaces, and Service kubernetes with its endpoints."""
     namespaces = registry.core("namespaces")
     for name in NAMESPACES:
         namespace: Obj = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
         await _create(writer, Target(namespaces, "", name), namespace)
     await _cidr(registry, writer, cluster.addresses)
     await _ensure(writer, registry.core("services"), service(str(cluster.addresses[1]), cluster.port))
-    await _furnish(registry, writer)
-    if cluster.client_ca:
-        await _ensure(writer, registry.core("configmaps"), authentication(cluster.client_ca))
-    if not cluster.address:
-        log.warning("Service kubernetes gets no endpoints: a server on loopback has no address that pods reach")
-        return
-    await _ensure(writer, registry.core("endpoints"), endpoints(cluster.address, cluster.port))
-    await _ensure(
-        writer,
-        _resource(registry, "discovery.k8s.io", "endpointslices"),
-        endpoint_slice(cluster.address, cluster.port),
-    )
+    if addresses:
+        await _ensure(writer, registry.core("endpoints"), endpoints(addresses, cluster.port))
+        slices = _resource(registry, "discovery.k8s.io", "endpointslices")
+        await _ensure(writer, slices, endpoint_slice(addresses, cluster.port))
 
 
 def _resource(registry: Registry, group: str, plural: str) -> Resource:

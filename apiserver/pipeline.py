@@ -176,8 +176,8 @@ class Writer:
         beside: list[Op] = []
         async with AsyncExitStack() as stack:
             if asked.resource.plural == "services":
-                stack.enter_context(self.allocators.assigning(asked.resource, asked.new, asked.old))
-                beside += await stack.enter_async_context(self.allocators.recorded(asked.new, asked.old))
+                writing = self.allocators.writing(asked.resource, asked.new, asked.old)
+                beside += await stack.enter_async_context(writing)
             if self.admission.quotas is not None and self.admission.quotas.concern(asked):
                 beside += await stack.enter_async_context(self.admission.quotas.charged(asked))
             yield () if asked.dry_run else beside
@@ -244,7 +244,7 @@ class Writer:
         op = Op(target.resource.key(entry.namespace, entry.name), None, entry.rv)
         if target.resource.plural != "services":
             return await self.commit(op) is not None
-        async with self.allocators.recorded(None, entry.parse()) as beside:
+        async with self.allocators.writing(target.resource, None, entry.parse()) as beside:
             return await self.commit(op, beside) is not None
 
     async def commit(self, op: Op, beside: Sequence[Op] = ()) -> int | None:

@@ -12,12 +12,14 @@ from typing import Any
 from kube.client import Client
 from kube.errors import ApiError, ApiUnreachable, Forbidden
 from kube.meta import Typed
-from kube.resources import CONFIGMAPS, RESOURCEQUOTAS, SERVICES, Resource
+from kube.resources import CONFIGMAPS, ENDPOINTS, ENDPOINTSLICES, RESOURCEQUOTAS, SERVICES, Resource
 from tests.etcd import running as etcd_running
+from tests.fakes.centre import eventually
 from tests.node.apiserver import running
 from tests.requirements import requires
 
 NS = "default"
+ADVERTISED = ("192.0.2.1", "192.0.2.2")
 ADDRESSES = Resource("networking.k8s.io", "v1", "ipaddresses", "IPAddress", False, Typed)
 
 
@@ -38,22 +40,27 @@ async def test_two_servers_on_one_etcd(tmp_path: Path) -> None:
     with etcd_running(tmp_path / "etcd") as store:
         async with AsyncExitStack() as stack:
             servers = []
-            for name in ("one", "two"):
+            flags = [(f"--etcd-servers={store.url}", f"--advertise-address={address}") for address in ADVERTISED]
+            for name, given in zip(("one", "two"), flags, strict=True):
                 (tmp_path / name).mkdir()
-                flag = f"--etcd-servers={store.url}"
-                servers.append(await stack.enter_async_context(running(tmp_path / name, flag)))
+                servers.append(await stack.enter_async_context(running(tmp_path / name, *given)))
             one, two = [await stack.enter_async_context(Client(server.connection())) for server in servers]
             rush = (made((one, two)[n % 2], f"s{n}") for n in range(80))
             assert all(await asyncio.gather(*rush))
             await _agree(one, two)
+            assert await _leads_to(one, *ADVERTISED)
 
             killed = asyncio.gather(*(made((one, two)[n % 2], f"k{n}") for n in range(40)))
             await asyncio.sleep(0)
             servers[1].kill(signal.SIGKILL)
             await killed
             await _agree(one)
-            await servers[1].start(f"--etcd-servers={store.url}")
+            await eventually(
+                "the dead server is no endpoint any more", lambda: _leads_to(one, *ADVERTISED[:1]), timeout=60
+            )
+            await servers[1].start(*flags[1])
             await _agree(one, two)
+            await eventually("the new one is", lambda: _leads_to(one, *ADVERTISED), timeout=60)
             await _quota(one, two)
 
 
@@ -66,6 +73,14 @@ async def _agree(*clients: Client) -> None:
         assert max(addresses.values()) == max(ports.values()) == 1
         record = {one.metadata.name for one in (await client.list(ADDRESSES)).items}
         assert record == set(addresses)
+
+
+async def _leads_to(client: Client, *addresses: str) -> bool:
+    """Service kubernetes, in both forms of its endpoints."""
+    (subset,) = (await client.get(ENDPOINTS, "kubernetes", NS)).subsets
+    found = await client.get(ENDPOINTSLICES, "kubernetes", NS)
+    listed = [endpoint.addresses[0] for endpoint in found.endpoints or ()]
+    return [one.ip for one in subset.addresses] == listed == list(addresses)
 
 
 async def _quota(one: Client, two: Client) -> None:

@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from apiserver import access, allocations, bootstrap, flow, schema, usage
+from apiserver import access, allocations, bootstrap, flow, presence, schema, usage
 from apiserver.admission import DEFAULT, Admission, Settings, Sight
 from apiserver.allocators import Allocators
 from apiserver.audit.events import Audit
@@ -193,7 +193,7 @@ async def serving(
 ) -> AsyncIterator[Calls]:
     store = store or MemoryStore()
     registry = Registry()
-    cache = Cache(registry.describers() | allocations.DESCRIBERS, ring=ring)
+    cache = Cache(registry.describers() | allocations.DESCRIBERS | presence.DESCRIBERS, ring=ring)
     watches = Watches(cache, bookmark_every=bookmark_every)
     allocators = Allocators(RANGES, allocations.Books(cache, registry, RANGES), rng=random.Random(1))
     admission = Admission(Sight(cache, registry, store.current), plugins, Settings(patience=patience))
@@ -220,6 +220,6 @@ async def serving(
         following = group.create_task(cache.run(store))
         await cache.loaded.wait()
         with allocators.following(cache.shelf(registry.core("services").prefix)):
-            await bootstrap.ensure(registry, writer, CLUSTER)
+            await bootstrap.ensure(registry, writer, CLUSTER, presence.addresses(cache, CLUSTER))
             yield Calls(api, store, cache, watches, writer)
         following.cancel()

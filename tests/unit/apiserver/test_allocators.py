@@ -188,3 +188,36 @@ def test_a_cluster_of_the_other_family() -> None:
     assert ipaddress.ip_address(found["clusterIP"]) in ipaddress.ip_network("fd00::/112")
     with pytest.raises(StatusError, match="not configured on this cluster"):
         world.write(service("four", ipFamilies=["IPv4"]))
+
+
+def test_ports_are_chosen_in_turn() -> None:
+    """While one waits for its turn, another server takes all ports but one: that one is what is left to choose."""
+
+    async def trial() -> None:
+        world = World()
+        free = asyncio.Event()
+
+        async def first() -> None:
+            async with world.allocators.writing(SERVICES, service("first", type="NodePort", ports=[{"port": 1}]), None):
+                await free.wait()  # and then is not stored
+
+        async def second() -> int:
+            wanted = service("second", type="NodePort", ports=[{"port": 1}])
+            async with world.allocators.writing(SERVICES, wanted, None) as beside:
+                assert [op.key.rpartition("/")[2] for op in beside][-1] == "servicenodeports"
+                return int(wanted["spec"]["ports"][0]["nodePort"])
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first())
+            waiting = group.create_task(second())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            for number in range(3):
+                port = {"port": 1, "nodePort": 30000 + number}
+                elsewhere = service(f"other{number}", type="NodePort", clusterIP=f"10.0.0.{number + 2}", ports=[port])
+                world.rv += 1
+                world.shelf.apply(("d", f"other{number}"), storage_bytes(elsewhere), world.rv)
+            free.set()
+        assert waiting.result() == 30003
+
+    asyncio.run(trial())
