@@ -45,14 +45,26 @@ def store(argv: Sequence[str]) -> int:
     config = configuration.load(rest)
     try:
         return asyncio.run(_run(verb, word, config))
-    except snapshot.Unreadable as error:
-        raise UsageError(f"{word}: {error}") from error
-    except OSError as error:
-        raise UsageError(f"{error.filename or word}: {error.strerror}") from error
-    except (StoreFailed, Retry) as error:
-        raise UsageError(str(error)) from error
-    except BaseExceptionGroup as group:  # of the store's own tasks
-        raise UsageError("; ".join(str(error) for error in group.exceptions)) from group
+    except (snapshot.Unreadable, OSError, StoreFailed, Retry, BaseExceptionGroup) as error:
+        wrong = _wrong(error, word)
+        if wrong is None:
+            raise
+        raise wrong from error
+
+
+def _wrong(error: BaseException, word: str) -> UsageError | None:
+    """What happened, as one line; None for a bug. The store's own tasks wrap failures in groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case snapshot.Unreadable():
+            return UsageError(f"{word}: {error}")
+        case OSError():
+            return UsageError(f"{word}: {error.strerror}")
+        case StoreFailed() | Retry() | UsageError():
+            return UsageError(str(error))
+        case _:
+            return None
 
 
 async def _run(verb: str, word: str, config: Config) -> int:

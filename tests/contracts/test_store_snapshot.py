@@ -138,6 +138,14 @@ def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(  # type
     assert not target.exists()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_cannot_be_written_is_named(kind: str, place) -> None:  # type: ignore[no-untyped-def]
+    flags = place(kind)
+    fill(flags)
+    with pytest.raises(UsageError, match="/nowhere/x: No such file or directory"):
+        commands.store(["snapshot", "/nowhere/x", *flags])
+
+
 def test_a_running_server_s_store_is_read_but_not_written(place, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     flags, file = place("sqlite"), tmp_path / "x"
 
