@@ -116,20 +116,16 @@ def _only(key: str, step: Fill) -> Fill:
 
 @cache
 def filler(name: str) -> Fill | None:
-    """What fills an object of that type; None where there is nothing to fill in it, or below."""
-    return _compile(name, ())
-
-
-def _compile(name: str, above: tuple[str, ...]) -> Fill | None:
+    """What fills an object of that type, shared by all that hold it; None where there is nothing to fill in it, or below."""
     own = _TABLE.get(name, Default())
     known = schema.named(name).fields
     if unknown := (own.values.keys() | set(own.structs)) - known.keys():
         raise AssertionError(f"{name} has no fields {sorted(unknown)}")
     steps: dict[str, Fill] = {}
     for key, one in known.items():
-        if "." not in one.type or one.type == name or one.type in above:
+        if "." not in one.type or one.type == name:  # one type holds itself: the schema of a definition
             continue
-        below = _compile(one.type, (*above, name)) if one.type in schema.load().types else None
+        below = filler(one.type) if one.type in schema.load().types else None
         if below is not None:
             steps[key] = _shaped(below, one.shape)
     if not (own.values or own.structs or own.setters or steps):

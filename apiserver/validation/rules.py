@@ -139,18 +139,15 @@ def _absent(key: str, steps: dict[str, Check], structs: frozenset[str], path: Pa
 
 @cache
 def walker(name: str) -> Walk | None:
-    """The walk over a type; None where nothing is to be said of it, or of anything below."""
-    return _compile(name, ())
-
-
-def _compile(name: str, above: tuple[str, ...]) -> Walk | None:
+    """The walk over a type, shared by all that hold it; None where nothing is to be said of it, or of anything below.
+    The one type that holds itself, the schema of a definition, is final."""
     rule = _TABLE.get(name, Rule())
     steps: dict[str, Check] = {}
     structs: set[str] = set()
     for key, known in schema.named(name).fields.items():
         below = None
-        if "." in known.type and not rule.final and known.type not in above and known.type != name:
-            below = _nested(known.type, known.shape, (*above, name))
+        if "." in known.type and not rule.final:
+            below = _nested(known.type, known.shape)
         if below and known.shape is Shape.ONE:
             structs.add(key)
         own = rule.fields.get(key)
@@ -215,9 +212,9 @@ def _requiring(required: tuple[str, ...], steps: dict[str, Check], structs: froz
     return check
 
 
-def _nested(name: str, shape: Shape, above: tuple[str, ...]) -> Check | None:
+def _nested(name: str, shape: Shape) -> Check | None:
     kind = schema.load().types.get(name)
-    below = _compile(name, above) if kind is not None and kind.fields else None
+    below = walker(name) if kind is not None and kind.fields else None
     if below is None:
         return None
     match shape:
