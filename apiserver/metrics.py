@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -18,7 +19,7 @@ from prometheus_client.registry import Collector
 from apiserver import layout, schema
 from apiserver.cache import Cache
 from apiserver.http.exchange import Request
-from apiserver.http.routes import parse
+from apiserver.http.routes import REMEMBERED, Route, parse
 from apiserver.listing import NOT_TRUE
 from apiserver.schema import ResourceInfo
 from apiserver.watch import Watches
@@ -28,7 +29,7 @@ _SECONDS: Final = (
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60,
 )  # fmt: skip
 _SIZES: Final = (1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
-_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 _CONNECT: Final = frozenset({"exec", "attach", "portforward", "proxy", "log"})
 _WHAT: Final = ("verb", "group", "version", "resource", "subresource", "scope", "component")
 _LASTING: Final = frozenset({"WATCH", "CONNECT"})
@@ -135,10 +136,18 @@ def stored_resources() -> Mapping[str, ResourceInfo]:
 
 def labels_of(request: Request) -> tuple[str, ...]:
     """In the order of `_WHAT`."""
-    route = parse(request.path)
+    method, route = request.method, parse(request.path)
+    watching = method in ("GET", "HEAD") and request.query.get("watch", "") not in NOT_TRUE
+    applying = method == "PATCH" and request.headers.get("Content-Type", "").startswith("application/apply-patch")
+    look_up = _labels if len(request.path) <= REMEMBERED else _labels.__wrapped__
+    return look_up(method if method in _METHODS else "OTHER", route, watching, applying)
+
+
+@lru_cache(maxsize=2048)
+def _labels(method: str, route: Route | None, watching: bool, applying: bool) -> tuple[str, ...]:
     if route is None:
-        return _verb(request, "x", ""), "", "", "", "", "", COMPONENT
-    verb = _verb(request, route.name, route.subresource)
+        return _verb(method, "x", "", watching, applying), "", "", "", "", "", COMPONENT
+    verb = _verb(method, route.name, route.subresource, watching, applying)
     known = schema.resource(route.group, route.version, route.plural)
     if known is None or (route.subresource and known.subresource(route.subresource) is None):
         return verb, "", "", "", "", "", COMPONENT
@@ -146,19 +155,14 @@ def labels_of(request: Request) -> tuple[str, ...]:
     return verb, route.group, route.version, route.plural, route.subresource, scope, COMPONENT
 
 
-def _verb(request: Request, name: str, subresource: str) -> str:
-    method = request.method
+def _verb(method: str, name: str, subresource: str, watching: bool, applying: bool) -> str:
     if subresource in _CONNECT:
         return "CONNECT"
     if method in ("GET", "HEAD"):
-        if request.query.get("watch", "") not in NOT_TRUE:
-            return "WATCH"
-        return "GET" if name else "LIST"
+        return "WATCH" if watching else "GET" if name else "LIST"
     if method == "DELETE" and not name:
         return "DELETECOLLECTION"
-    if method == "PATCH" and request.headers.get("Content-Type", "").startswith("application/apply-patch"):
-        return "APPLY"
-    return method if method in _METHODS else "OTHER"
+    return "APPLY" if applying else method
 
 
 class CacheFigures(Collector):

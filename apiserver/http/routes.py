@@ -6,6 +6,10 @@ Behind `/proxy` comes a path of somebody else's: it is no part of the route, who
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+REMEMBERED: Final = 256  # the longest path that is
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,17 @@ class Route:
 
 
 def parse(path: str) -> Route | None:
-    """The resource a path addresses; None for every other path (discovery, health, nonsense)."""
+    """The resource a path addresses; None for every other path (discovery, health, nonsense). Clients ask for the same paths
+    again and again."""
+    return _remembered(path) if len(path) <= REMEMBERED else _parsed(path)
+
+
+@lru_cache(maxsize=2048)
+def _remembered(path: str) -> Route | None:
+    return _parsed(path)
+
+
+def _parsed(path: str) -> Route | None:
     match path.strip("/").split("/"):
         case ["api", "v1", *rest] if rest:
             return _resource("", "v1", rest)
