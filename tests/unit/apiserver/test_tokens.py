@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from apiserver.authentication import User, accounts, jwt, keys
 from apiserver.authentication.accounts import Grant, Life, Ref, Refused
+from apiserver.authentication.request import bearer
 from apiserver.authentication.tokens import Tokens
 from apiserver.cache import Entry
 from apiserver.errors import StatusError
@@ -389,3 +390,17 @@ def test_claims_of_another_shape(change: dict[str, Any]) -> None:
     assert accounts.grant_of(grant.claims(ISSUER)) == grant
     with pytest.raises(jwt.Unbelievable):
         accounts.grant_of(grant.claims(ISSUER) | change)
+
+
+ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
+
+
+@given(
+    ANYTHING | st.lists(ANYTHING.map(lambda one: jwt.encoded(one.encode(errors="replace"))), max_size=4).map(".".join)
+)
+def test_whatever_is_shown_is_refused_in_words(shown: str) -> None:
+    async def scenario() -> None:
+        with pytest.raises((Refused, StatusError), match=r"^(invalid bearer token|Unauthorized)"):
+            await World().tokens().who(bearer({"Authorization": f"Bearer {shown}"}) or "")
+
+    asyncio.run(scenario())
