@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import kubernetes
@@ -194,7 +195,8 @@ async def echoing(world: World, pod: str, port: int) -> AsyncIterator[None]:
 
 def _python_client(world: World) -> None:
     """The official client: exec over v4 and v5 channels, port-forward over channels of a WebSocket."""
-    api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(world.server.kubeconfig)))
+    made: Any = kubernetes.config
+    api = kubernetes.client.CoreV1Api(made.new_client_from_config(str(world.server.kubeconfig)))
     talk = kubernetes.stream.stream(
         api.connect_get_namespaced_pod_exec,
         "p",

@@ -333,5 +333,9 @@ async def test_a_kubelet_that_answers_nonsense_or_nothing(tmp_path: Path) -> Non
         async with relaying(Kubelet(answer), tmp_path) as relay:
             with pytest.raises(StatusError, match=r"cannot reach the kubelet at 127\.0\.0\.1:"):
                 await relay.upgrade("exec", POD, request("command=x&stdout=true", "v5.channel.k8s.io"))
-    with pytest.raises(StatusError, match="Upgrade request required"):
-        await relay.upgrade("exec", POD, request("command=x&stdout=true", "", ""))
+
+
+async def test_a_request_without_an_upgrade_is_refused(tmp_path: Path) -> None:
+    async with relaying(Kubelet(), tmp_path) as relay:
+        with pytest.raises(StatusError, match="Upgrade request required"):
+            await relay.upgrade("exec", POD, request("command=x&stdout=true", "", ""))

@@ -111,8 +111,8 @@ async def with_pods(test: Callable[[Calls, Callable[[str], Awaitable[Any]]], Awa
     kubelets.down = {"10.0.0.2"}
     async with serving(samples=kubelets.samples()) as calls:
         for name, address in (("n1", "10.0.0.1"), ("n2", "10.0.0.2"), ("n3", "")):
-            node = {"metadata": {"name": name, "labels": {"name": name}}}
-            assert (await calls.post("/api/v1/nodes", node)).code == 201
+            labelled = {"metadata": {"name": name, "labels": {"name": name}}}
+            assert (await calls.post("/api/v1/nodes", labelled)).code == 201
             addresses = [{"type": "InternalIP", "address": address}] if address else []
             await calls.patch(f"/api/v1/nodes/{name}/status", {"status": {"addresses": addresses}})
         for name, node in (("p", "n1"), ("quiet", "n1"), ("elsewhere", "n2"), ("pending", "")):
