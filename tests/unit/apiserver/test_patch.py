@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apiserver import patch
@@ -245,6 +245,7 @@ def strategic_difference(old: list[Any], new: list[Any], key: str) -> tuple[list
     return [{key: one[key]} for one in new], changed
 
 
+@settings(deadline=None)
 @given(_CONTAINERS, _CONTAINERS)
 def test_a_strategic_patch_leads_from_any_pod_to_any_other(old: list[Any], new: list[Any]) -> None:
     order, changed = strategic_difference(old, new, "name")
@@ -255,6 +256,7 @@ def test_a_strategic_patch_leads_from_any_pod_to_any_other(old: list[Any], new: 
     assert change == untouched
 
 
+@settings(deadline=None)
 @given(_CONTAINERS, _CONTAINERS)
 def test_applying_a_strategic_patch_twice_is_applying_it_once(old: list[Any], new: list[Any]) -> None:
     once = smp(pod(*old), {"spec": {"containers": copy.deepcopy(new)}})
