@@ -41,6 +41,7 @@ _SYSCTL: Final = re.compile(r"([a-z0-9][-_a-z0-9]*[\./])*[a-z0-9][-_a-z0-9]*")
 _SEARCHES: Final = 32
 _SEARCH_CHARACTERS: Final = 2048
 _LINUX_ONLY: Final = ("hostIPC", "hostPID", "shareProcessNamespace")
+_HOST_NAMESPACES: Final = ("hostNetwork", "hostPID", "hostIPC")
 _SIDECAR: Final = "may not be set for init containers without restartPolicy=Always"
 _BIDIRECTIONAL: Final = "Bidirectional mount propagation is available only to privileged containers"
 
@@ -53,6 +54,10 @@ def pod_spec(spec: Json, path: Path, found: Found) -> None:
     if spec.get("hostPID") and spec.get("shareProcessNamespace"):
         here = ((path, "securityContext"), "shareProcessNamespace")
         found.invalid(here, True, "ShareProcessNamespace and HostPID cannot both be enabled")
+    if spec.get("hostUsers") is False:
+        for field in _HOST_NAMESPACES:
+            if spec.get(field):
+                found.forbidden((path, field), "when `pod.Spec.HostUsers` is false")
     if spec.get("os", {}).get("name") == "windows":
         for field in _LINUX_ONLY:
             if spec.get(field):

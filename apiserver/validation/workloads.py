@@ -39,17 +39,23 @@ def owner_spec(noun: str) -> Check:
             if not matches(selector, labels):
                 here = (((path, "template"), "metadata"), "labels")
                 found.invalid(here, labels, "`selector` does not match template `labels`")
-        always_running(spec.get("template", {}), (path, "template"), found)
+        always_running(spec.get("template", {}), (path, "template"), noun, found)
 
     return check
 
 
-def always_running(template: Json, path: Path, found: Found) -> None:
+def always_running(template: Json, path: Path, noun: str, found: Found) -> None:
     spec, here = template.get("spec", {}), (path, "spec")
     if spec.get("restartPolicy") in {"Never", "OnFailure"}:
         found.unsupported((here, "restartPolicy"), spec["restartPolicy"], ("Always",))
-    if spec.get("activeDeadlineSeconds") is not None:
-        found.forbidden((here, "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported")
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline is None:
+        return
+    if noun == "daemonset":
+        found.invalid((here, "activeDeadlineSeconds"), deadline, "must not be specified")
+    else:
+        owner = "StatefulSet" if noun == "statefulset" else "ReplicaSet"
+        found.forbidden((here, "activeDeadlineSeconds"), f"activeDeadlineSeconds in {owner} is not Supported")
 
 
 def selector_update(new: Json, old: Json, found: Found) -> None:
@@ -147,7 +153,7 @@ def controller(spec: Json, path: Path, found: Found) -> None:
     if selector and any(labels.get(key) != value for key, value in selector.items()):
         here = (((path, "template"), "metadata"), "labels")
         found.invalid(here, labels, "`selector` does not match template `labels`")
-    always_running(template, (path, "template"), found)
+    always_running(template, (path, "template"), "replicationcontroller", found)
 
 
 def _revision(obj: Json, path: Path, found: Found) -> None:
