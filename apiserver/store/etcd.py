@@ -210,10 +210,13 @@ class EtcdStore:
 
     async def health(self) -> None:
         await self._revision()
-        if isinstance(self._trouble, str) and (alarms := await self._ask(self._etcd.alarms())):
+        if self._trouble is None:
+            return
+        if alarms := await self._ask(self._etcd.alarms()):
             self._in_trouble(f"etcd has raised {', '.join(sorted(set(alarms)))}")
             raise StoreFull(self._trouble)
         self._trouble = None
+        log.info("etcd takes writes again")
 
     def trouble(self) -> str | None:
         return self._why_lost or self._trouble
