@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,11 @@ CHECKED = {
 def modules(*tops: str) -> Iterator[Path]:
     for top in tops:
         yield from sorted((ROOT / top).rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -74,7 +80,7 @@ def test_modules_open_with_their_theory() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in modules(*PACKAGES)
-        if path.name not in ("__init__.py", "__main__.py") and ast.get_docstring(ast.parse(path.read_text())) is None
+        if path.name not in ("__init__.py", "__main__.py") and ast.get_docstring(tree(path)) is None
     ]
     assert silent == []
 
@@ -97,8 +103,8 @@ def test_every_key_of_the_configuration_is_read(room: str) -> None:
         for field in kind.__struct_fields__
     }
     file = ROOT / room / "config.py"
-    read = {name for path in modules(room) if path != file for name in _attributes(ast.parse(path.read_text()))}
-    for node in ast.walk(ast.parse(file.read_text())):
+    read = {name for path in modules(room) if path != file for name in _attributes(tree(path))}
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.ClassDef):  # a property or method that somebody uses reads for him
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name in read:
@@ -107,8 +113,8 @@ def test_every_key_of_the_configuration_is_read(room: str) -> None:
     assert unread == {name for name in CHECKED if name.startswith(f"{room}:")}
 
 
-def _attributes(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _attributes(top: ast.AST) -> Iterator[str]:
+    for node in ast.walk(top):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             yield node.attr
 

@@ -171,7 +171,7 @@ spec: {{parentRef: {{resource: services, namespace: default, name: s}}}}
 ---
 {{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, spec: {{podSelector: {{}}}}}}
 ---
-{{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, spec: {{cidrs: [192.0.2.0/24]}}}}
+{{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, spec: {{cidrs: [198.51.100.N0/28]}}}}
 ---
 {{apiVersion: node.k8s.io/v1, kind: RuntimeClass, handler: other}}
 ---
@@ -250,7 +250,12 @@ def kinds() -> frozenset[GVK]:
 
 def manifest(gvk: GVK, number: int = 0) -> Obj:
     """The `number`th object of a kind, named and labelled; raises KeyError for a kind that has none here."""
-    text = _documents()[gvk].replace("192.0.2.N", f"192.0.2.{number + 1}").replace("REQUEST", certificate_request())
+    text = (
+        _documents()[gvk]
+        .replace("192.0.2.N", f"192.0.2.{number + 1}")
+        .replace("198.51.100.N0", f"198.51.{100 + number}.0")
+        .replace("REQUEST", certificate_request())
+    )
     obj: Obj = yaml.safe_load(text)
     name = {"CustomResourceDefinition": "boats.example.com"}.get(gvk.kind, f"one-{number}")
     metadata = {"name": name, "labels": {"made": "here"}} | obj.get("metadata", {})
