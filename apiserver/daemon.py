@@ -133,6 +133,7 @@ async def _serve(
             group.create_task(store.run(), name="store")
             group.create_task(cache.run(store), name="cache")
             await cache.loaded.wait()
+            gc.freeze()  # what was loaded stays: no pass of the collector need look at it
             server = Server(api.dispatch, metrics.observe, metrics.lasting)
             async with AsyncExitStack() as stack:
                 stack.enter_context(allocators.following(cache.shelf(registry.core("services").prefix)))
