@@ -179,7 +179,6 @@ def _overhead(one: Json, path: Path, found: Found) -> None:
 RULES: Final[Rules] = {
     "core.v1.Node": Rule(checks=(node,)),
     "core.v1.NodeSpec": Rule({"taints": _taints, "podCIDRs": each(written(names.cidr))}),
-    "core.v1.NodeCondition": Rule({"status": one_of("False", "True", "Unknown")}),
     "core.v1.ConfigMap": Rule(checks=(config_map,)),
     "core.v1.Secret": Rule(checks=(secret,)),
     "core.v1.Binding": Rule(checks=(binding,)),
