@@ -146,9 +146,14 @@ def shortcomings(pod: Pod) -> tuple[str, ...]:
         found.append(
             f"emptyDir.sizeLimit of volume {', '.join(disks)}: eviction is {NEXT}; medium: Memory is held to its limit"
         )
+    return (*found, *added(pod))
+
+
+def added(pod: Pod) -> tuple[str, ...]:
+    """What may be asked of a pod that runs already, and is not done: of those `shortcomings` too."""
     if isinstance(pod.spec, wanted.PodSpec) and pod.spec.ephemeral_containers:
-        found.append(f"spec.ephemeralContainers are {NEXT}; use kubectl exec")
-    return tuple(found)
+        return (f"spec.ephemeralContainers are {NEXT}; use kubectl exec",)
+    return ()
 
 
 def _unlimited(resource: str) -> bool:

@@ -12,7 +12,7 @@ told its pods once. (pkg/kubelet/pod_workers.go)
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -56,7 +56,7 @@ class Life:
     first_seen: datetime = field(default_factory=lambda: datetime.now(UTC))
     ran: bool = False
     departure: Departure = field(default_factory=Departure)
-    warned: bool = False  # of what the pod does not get
+    warned: set[str] = field(default_factory=set)  # of what the pod does not get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,20 +264,22 @@ class Workers:
 
     def _refused(self, life: Life, pod: Pod, seen: Seen) -> Plan | None:
         """A plan of waiting, for a pod that asks for what this kubelet does not do. What runs already is left to run."""
-        if seen.live or life.sentence is not None:
+        if life.sentence is not None:
             return None
-        found = refusals.refusals(pod)
-        if not life.warned:
-            life.warned = True
-            for refusal in found:
-                self._told.pod(pod, "Warning", "Failed", f"Error: {refusal.message}")
-            for message in refusals.shortcomings(pod):
-                self._told.pod(pod, "Warning", "NotSupported", message)
+        found = () if seen.live else refusals.refusals(pod)
+        self._warn(life, pod, "Failed", [f"Error: {refusal.message}" for refusal in found])
+        self._warn(life, pod, "NotSupported", refusals.added(pod) if seen.live else refusals.shortcomings(pod))
         if not found:
             return None
         everyone = (*pod.spec.init_containers, *pod.spec.containers)
         words = {c.name: refusals.words(found, c.name) for c in everyone}
         return Plan(waiting={name: Waiting("CreateContainerConfigError", said) for name, said in words.items() if said})
+
+    def _warn(self, life: Life, pod: Pod, reason: str, messages: Sequence[str]) -> None:
+        for message in messages:
+            if message not in life.warned:
+                life.warned.add(message)
+                self._told.pod(pod, "Warning", reason, message)
 
     def _track(self, life: Life, pod: Pod, seen: Seen) -> None:
         sandbox = plan.usable_sandbox(pod, seen)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from kube.client import Patch
 from kube.resources import PODS
 from kubelet.runtime import ExecResult
 from tests.contracts.kubelet_rig import Rig, container, eventually, ready, waiting, with_a_node
@@ -27,6 +28,22 @@ async def test_what_this_kubelet_cannot_do_is_said_in_words(node: Rig) -> None:
     assert event.count == 1
     await node.client.delete(PODS, "p", "default")
     await node.until_gone()
+
+
+@with_a_node
+async def test_what_is_asked_of_a_pod_that_runs_and_not_done_is_said_too(node: Rig) -> None:
+    """kubectl debug."""
+    await node.create()
+    await node.until(ready, "ready")
+    wish = {"spec": {"ephemeralContainers": [container("debugger")]}}
+    await node.client.patch(PODS, "p", wish, "default", kind=Patch.STRATEGIC, subresource="ephemeralcontainers")
+    event = await node.until_event("NotSupported")
+    assert event.message.startswith("spec.ephemeralContainers are not in this version")
+    pod = await node.pod()
+    assert pod is not None
+    await node.another_pass(pod.metadata.uid)
+    (event,) = await node.events("NotSupported")
+    assert event.count == 1
 
 
 @with_a_node
