@@ -122,18 +122,21 @@ def _applied(asked: _Apply, owners: Owners) -> tuple[Obj, Owners]:
     last = owners.get(mine.manager.identity)
     others = {identity: one for identity, one in owners.items() if one is not last}
     new = _merged(asked, mine, last, others)
-    change = _change(asked, new)
-    hits = _hits(asked, others, new, change)
+    conformed = _conformed(asked, new)
+    change = _change(asked, new, conformed)
+    hits = _hits(asked, others, conformed, change)
     if hits and not asked.force:
         allowed = _migrating(asked, hits)
         if allowed:
             raise conflicts.refused(allowed)
-    kept = tracking.without(others, writer.resource, lambda version: _change_in(asked, version, new, change))
-    fields = fieldset.ordered(fieldset.difference(mine.fields, stripped.SERVERS))
-    if fields:
-        same = last is not None and last.manager == mine.manager and last.fields == fields and not change
-        kept[mine.manager.identity] = replace(mine, fields=fields, time=last.time if same and last else mine.time)
-    return _conformed(asked, new), kept
+    kept = tracking.without(others, writer.resource, lambda version: _change_in(asked, version, conformed, change))
+    fields = fieldset.difference(mine.fields, stripped.SERVERS)
+    if fields and last is not None and last.fields == fields:
+        same = last.manager == mine.manager and not change
+        kept[mine.manager.identity] = replace(last, manager=mine.manager, time=last.time if same else mine.time)
+    elif fields:
+        kept[mine.manager.identity] = replace(mine, fields=fieldset.ordered(fields))
+    return conformed, kept
 
 
 def _asked_for(asked: _Apply) -> FieldSet:
@@ -147,6 +150,8 @@ def _merged(asked: _Apply, mine: Owner, last: Owner | None, others: Owners) -> O
     merged: Obj = merge.laid_over(shape, asked.live, asked.config)
     if last is None or last.manager.api_version not in versions.of(asked.writer.resource):
         return merged
+    if last.manager.api_version == asked.api_version and not fieldset.difference(last.fields, mine.fields):
+        return merged  # nothing that was applied is missing
     managed = fieldset.union(mine.fields, _owned(others, asked.api_version))
     if last.manager.api_version != asked.api_version:
         return _pruned_elsewhere(asked, merged, last, managed, others)
@@ -175,29 +180,29 @@ def _pruned_elsewhere(asked: _Apply, merged: Obj, last: Owner, managed: FieldSet
     return found
 
 
-def _change(asked: _Apply, new: Obj) -> Comparison:
+def _change(asked: _Apply, new: Obj, conformed: Obj) -> Comparison:
     """What differs from the live object, but for spelling."""
     shape, ignored = asked.version.shape, stripped.ignored(asked.writer.resource, asked.writer.subresource)
     raw = compared(shape, asked.live, new).without(ignored)
     if not raw:
         return raw
-    true = compared(shape, asked.live, _conformed(asked, new))
+    true = compared(shape, asked.live, conformed)
     differs = fieldset.union(true.changed, true.removed)
     return Comparison(fieldset.intersection(raw.changed, differs), fieldset.intersection(raw.removed, differs))
 
 
-def _change_in(asked: _Apply, api_version: str, new: Obj, change: Comparison) -> Comparison:
+def _change_in(asked: _Apply, api_version: str, conformed: Obj, change: Comparison) -> Comparison:
     """The change as another version calls it."""
     if api_version == asked.api_version:
         return change
     other, inward = versions.of(asked.writer.resource)[api_version], asked.version.inward
-    live, after = asked.live, _conformed(asked, new)
+    live, after = asked.live, conformed
     if inward is not None:
         live, after = inward(live), inward(after)
     return compared(other.shape, other.out(live), other.out(after))
 
 
-def _hits(asked: _Apply, others: Owners, new: Obj, change: Comparison) -> dict[Identity, Owner]:
+def _hits(asked: _Apply, others: Owners, conformed: Obj, change: Comparison) -> dict[Identity, Owner]:
     """The owners whose fields this apply changes, with those fields."""
     found: dict[Identity, Owner] = {}
     if not change.changed:
@@ -205,7 +210,7 @@ def _hits(asked: _Apply, others: Owners, new: Obj, change: Comparison) -> dict[I
     known = versions.of(asked.writer.resource)
     for identity, one in others.items():
         if one.manager.api_version in known:
-            theirs = _change_in(asked, one.manager.api_version, new, change)
+            theirs = _change_in(asked, one.manager.api_version, conformed, change)
             hit = fieldset.intersection(one.fields, theirs.changed)
             if hit:
                 found[identity] = replace(one, fields=hit)

@@ -184,7 +184,7 @@ def spelt(path: Path) -> str:
 
 
 @given(st.lists(steps, min_size=1, max_size=8))
-@settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_owners_and_values_are_those_of_the_table(script: list[tuple[str, str, Obj]]) -> None:
     live: Obj = HEAD | {"metadata": {"name": "web", "uid": "1"}}
     tracked = HEAD | {"metadata": {"name": "web", "labels": {"first": "i"}, "annotations": ANCHOR}}
