@@ -55,6 +55,7 @@ class Reflector:
         watch = ("watch=true", "allowWatchBookmarks=true")
         if not self.rv and self.streaming:
             self.copy.clear()
+            self.marked = 0  # what comes now is a list again, in no order of versions
             initial = ("sendInitialEvents=true", "resourceVersionMatch=NotOlderThan")
             self.watching = await api.watch(self.url(*watch, *initial))
             return
