@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from apiserver import access, allocations, bootstrap, flow, health, presence, schema, usage
+from apiserver import access, allocations, bootstrap, flow, health, memory, presence, schema, usage
 from apiserver.access_figures import AccessFigures
 from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
 from apiserver.allocators import Allocators
@@ -133,7 +133,7 @@ async def _serve(
             group.create_task(store.run(), name="store")
             group.create_task(cache.run(store), name="cache")
             await cache.loaded.wait()
-            gc.freeze()  # what was loaded stays: no pass of the collector need look at it
+            memory.settle()
             server = Server(api.dispatch, metrics.observe, metrics.lasting)
             async with AsyncExitStack() as stack:
                 stack.enter_context(allocators.following(cache.shelf(registry.core("services").prefix)))

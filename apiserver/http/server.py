@@ -27,6 +27,7 @@ from apiserver.http.writing import Exchange, send_answer, send_feed, send_stream
 from apiserver.store import StoreFailed, StoreLost
 from apiserver.store.refusal import refused
 from kube.errors import UsageError
+from kube.tls import server_tls
 
 DRAIN_SECONDS: Final = 60.0
 CLOCK_SECONDS: Final = 5.0
@@ -246,8 +247,6 @@ async def _lingered(incoming: Incoming) -> None:
 
 
 def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:
-    from kube.serving import server_tls
-
     for flag, value in (
         ("--tls-cert-file", certificate),
         ("--tls-private-key-file", key),

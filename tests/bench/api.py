@@ -18,13 +18,14 @@ import asyncio
 import itertools
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ import uvloop
 
 from apiserver.store import Committed, Op, Store
 from apiserver.store.sqlite import open_store
+from tests.node import apiserver as world
 from tests.node.apiserver import Server, free_port, running
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -128,19 +130,34 @@ def rows(only: str | None = None) -> Iterator[Row]:
     here = [name for name in wanted if not name.endswith(".etcd")]
     beside = [name for name in wanted if name.endswith(".etcd")]
     if here:
-        yield from uvloop.run(_measured(here))
+        yield from _measured(here)
     if beside and shutil.which("etcd"):
         with etcd() as endpoint:
-            yield from uvloop.run(_measured(beside, "--etcd-servers", endpoint))
+            yield from _measured(beside, "--etcd-servers", endpoint)
 
 
-async def _measured(names: list[str], *flags: str) -> list[Row]:
-    with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home:
-        async with running(Path(home), *flags) as server:
-            tls = server.connection().ssl_context() or True
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)) as session:
-                bench = Bench(Path(home), server, session)
-                return [row for name in names for row in [await MEASURES[name](bench, name)]]
+def _measured(names: list[str], *flags: str) -> Iterator[Row]:
+    """Row by row, all of one server."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stack = AsyncExitStack()
+        try:
+            bench = runner.run(_opened(stack, flags))
+            for name in names:
+                yield runner.run(_measure(bench, name))
+        finally:
+            runner.run(stack.aclose())
+
+
+async def _measure(bench: Bench, name: str) -> Row:
+    return await MEASURES[name](bench, name)
+
+
+async def _opened(stack: AsyncExitStack, flags: tuple[str, ...]) -> Bench:
+    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wherry-bench-")))
+    server = await stack.enter_async_context(running(home, *flags))
+    tls = server.connection().ssl_context() or True
+    session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls)))
+    return Bench(home, server, session)
 
 
 def _row(name: str, unit: str, ours: float, note: str, floor: float | None = None, runs: int = RUNS) -> Row:
@@ -255,7 +272,8 @@ async def rss(bench: Bench, name: str) -> Row:
         return _row(name, "MB", bench.rss(), "stock 283 MB and etcd", runs=1)
     await bench.pods(50000)
     created = bench.rss()
-    bench.server.kill(15)
+    bench.server.kill(signal.SIGTERM)
+    world.READY_SECONDS = 120.0
     await bench.server.start()
     note = f"after creating them; {bench.rss():.0f} MB after a restart; stock 570-1,186 MB and etcd 90 MB"
     return _row(name, "MB", created, note, runs=1)
