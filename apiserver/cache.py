@@ -355,10 +355,10 @@ class Cache:
         self.shared = store if store.shared else None
         target = await store.current()
         try:
-            snapshot = await store.load(layout.ROOT, at=await store.oldest())
-            self._restart(snapshot)
+            # Not kept in a name: the rows would stay in memory beside what was made of them.
+            self._restart(await store.load(layout.ROOT, at=await store.oldest()))
             self._progress(target)
-            async for batch in store.watch(snapshot.rv):
+            async for batch in store.watch(self.rv):
                 events = self._apply(batch)
                 self._progress(target)
                 for shelf, event in events:

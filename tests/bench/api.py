@@ -262,9 +262,8 @@ async def watch(bench: Bench, name: str) -> Row:
     watchers = int(name.split(".")[2])
     runs = [await bench.load("watch", PODS, watchers, 15, rv=await bench.rv()) for _ in range(RUNS)]
     p50, p99, last = (statistics.median(one[key] for one in runs) * 1e3 for key in ("p50", "p99", "max"))
-    cpu = statistics.median(one["cpu"] for one in runs) / 1e3
     stands = "stock 24 ms" if watchers == 100 else "stock 55.5 ms"
-    return _row(name, "ms", p99, f"p50 {p50:.1f}, all {last:.1f} ms, {cpu:.1f} ms CPU a write; {stands}")
+    return _row(name, "ms", p99, f"p50 {p50:.1f}, all {last:.1f} ms; {stands}")
 
 
 async def rss(bench: Bench, name: str) -> Row:
