@@ -25,7 +25,7 @@ from apiserver.codec import json, yaml
 from apiserver.errors import StatusError
 from apiserver.http.ending import Ending
 from apiserver.http.exchange import JSON, Answer, Feed, Outlet, Reply, Request, Stream
-from apiserver.store import StoreFailed
+from apiserver.store import StoreFailed, StoreLost
 from apiserver.store.refusal import refused
 
 Obj = dict[str, Any]
@@ -85,7 +85,7 @@ class Record:
                 pass
             case StatusError():
                 self._stage("ResponseComplete", _status(error), error.to_dict())
-            case StoreFailed():
+            case StoreFailed() | StoreLost():
                 refusal = refused(error)
                 self._stage("ResponseComplete", _status(refusal), refusal.to_dict())
             case asyncio.CancelledError():  # the client is gone, and nobody was answered
@@ -110,6 +110,15 @@ class Record:
         self.log.offer(lambda: self._line(stage, moment, status, body, response))
 
     def _line(self, stage: str, moment: float, status: Obj | None, body: bytes | None, response: Any) -> bytes:
+        """Without the objects when they are nothing that JSON can say: who asked for what is written in any case."""
+        try:
+            event = self._event(stage, moment, status, body, response)
+            return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+        except (ValueError, TypeError, RecursionError):
+            event = self._event(stage, moment, status, None, None)
+            return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _event(self, stage: str, moment: float, status: Obj | None, body: bytes | None, response: Any) -> Obj:
         event: Obj = {
             "kind": "Event",
             "apiVersion": "audit.k8s.io/v1",
@@ -136,7 +145,7 @@ class Record:
         event["stageTimestamp"] = micro(moment)
         if self.annotations and stage != "RequestReceived":
             event["annotations"] = dict(self.annotations)
-        return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+        return event
 
     def _objects(self, posted: Any, response: Any) -> Obj:
         found: Obj = {}

@@ -13,13 +13,13 @@ import orjson
 import pytest
 
 from apiserver.audit import configured, log, policy
-from apiserver.audit.events import Audit, sources
+from apiserver.audit.events import Audit, Record, sources
 from apiserver.audit.policy import Level, Outcome
 from apiserver.authentication import ANONYMOUS, User
 from apiserver.authorization import Attributes, Decision
 from apiserver.config import Config
-from apiserver.http.exchange import Reply, Request
-from apiserver.store import StoreAway
+from apiserver.http.exchange import JSON, Answer, Reply, Request
+from apiserver.store import StoreAway, StoreLost
 from kube.errors import UsageError
 from tests.unit.apiserver.calls import ADMIN, serving
 from tests.unit.apiserver.protobuf_writer import envelope
@@ -150,6 +150,19 @@ def events(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
+def record(audit: Audit) -> Record:
+    """Of a list of ConfigMaps."""
+
+    async def body() -> bytes:
+        return b""
+
+    request = Request("GET", CMS, {}, "", {}, body, ADMIN)
+    asked = Attributes(ADMIN, "list", resource="configmaps", namespace="default")
+    found = audit.record(request, asked, ADMIN, Decision(True))
+    assert found is not None
+    return found
+
+
 def test_a_request_as_an_event(tmp_path: Path) -> None:
     async def scenario(audit: Audit) -> None:
         async with serving(audit=audit) as calls:
@@ -196,6 +209,24 @@ def test_what_was_sent_in_protobuf_is_shown_as_json(tmp_path: Path) -> None:
     created, patched = events(path)
     assert created["requestObject"]["data"] == {"k": "v"}
     assert patched["requestObject"] == {"data": {"k": "w"}}
+
+
+def test_an_event_whose_objects_cannot_be_shown_is_written_without_them(tmp_path: Path) -> None:
+    async def serve(_request: Request) -> Reply:
+        return Answer(200, b"no JSON", JSON)
+
+    with auditing(tmp_path) as (audit, path):
+        asyncio.run(record(audit).follow(serve))
+    (only,) = events(path)
+    assert (only["verb"], only["responseStatus"]["code"]) == ("list", 200)
+    assert "responseObject" not in only
+
+
+def test_a_line_that_cannot_be_made_does_not_end_the_log(tmp_path: Path) -> None:
+    with log.writing(str(tmp_path / "audit.log"), log.Rotation()) as lines:
+        lines.offer(lambda: orjson.dumps(10**23))
+        lines.offer(lambda: b"more\n")
+    assert (lines.failed, (tmp_path / "audit.log").read_bytes()) == (1, b"more\n")
 
 
 def test_who_acts_as_whom_and_who_is_refused(tmp_path: Path) -> None:
@@ -298,23 +329,17 @@ def test_a_full_queue_loses_events_and_counts_them(tmp_path: Path) -> None:
     [
         (RuntimeError("a bug"), "Panic", 500),
         (StoreAway("no leader"), "ResponseComplete", 503),
+        (StoreLost("another history"), "ResponseComplete", 503),
         (asyncio.CancelledError(), "ResponseComplete", 504),
     ],
 )
 def test_ends_that_are_no_answers(tmp_path: Path, error: BaseException, stage: str, code: int) -> None:
-    async def body() -> bytes:
-        return b""
-
     async def serve(_request: Request) -> Reply:
         raise error
 
     async def scenario(audit: Audit) -> None:
-        request = Request("GET", CMS, {}, "", {}, body, ADMIN)
-        asked = Attributes(ADMIN, "list", resource="configmaps", namespace="default")
-        record = audit.record(request, asked, ADMIN, Decision(True))
-        assert record is not None
         with pytest.raises(type(error)):
-            await record.follow(serve)
+            await record(audit).follow(serve)
 
     with auditing(tmp_path) as (audit, path):
         asyncio.run(scenario(audit))
