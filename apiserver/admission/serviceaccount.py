@@ -19,7 +19,7 @@ from typing import Any, Final
 from apiserver.admission.attributes import PODS, Attributes, Operation, Plugin, Rule
 from apiserver.admission.sight import Sight
 from apiserver.cache import Event, Frames, bucket_of_object
-from apiserver.naming import generated_name
+from apiserver.naming import derived_name
 
 Obj = dict[str, Any]
 DEFAULT: Final = "default"
@@ -161,18 +161,19 @@ def use(attributes: Attributes, name: str, account: Obj) -> None:
     spec["serviceAccountName"] = spec["serviceAccount"] = name
     asked = spec.get("automountServiceAccountToken")
     if asked if asked is not None else account.get("automountServiceAccountToken", True):
-        mount_token(spec)
+        mount_token(spec, account["metadata"].get("uid", ""))
     if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
         spec["imagePullSecrets"] = [dict(one) for one in account["imagePullSecrets"]]
     if enforces(account):
         limit_secrets(attributes, name, account)
 
 
-def mount_token(spec: Obj) -> None:
-    """In every container that mounts nothing of its own there; ephemeral containers come without."""
+def mount_token(spec: Obj, account: str) -> None:
+    """In every container that mounts nothing of its own there; ephemeral containers come without. The volume is called the
+    same in all pods of an account, so that pods of one controller have one spec (`seen`)."""
     volumes = spec.get("volumes") or []
     present = next((one["name"] for one in volumes if one.get("name", "").startswith(VOLUME)), None)
-    name = present or generated_name(VOLUME)
+    name = present or derived_name(VOLUME, account)
     mounted = False
     for part in ("initContainers", "containers"):
         for container in spec.get(part) or ():

@@ -23,6 +23,7 @@ import orjson
 
 from apiserver import schema
 from apiserver.schema import Field, Shape
+from apiserver.seen import Seen
 from kube import quantity
 
 Path = tuple[
@@ -39,6 +40,9 @@ _AROUND: Final = 40
 _FINDINGS: Final = 100  # unknown fields that are named; more are dropped all the same
 _INT64: Final = 2**63
 _PLAIN: Final[dict[str, type]] = {"string": str, "bool": bool}
+
+
+_SERIAL: Final = frozenset({"io.k8s.api.core.v1.PodSpec"})  # large, and many are alike
 
 
 class Mismatch(ValueError):
@@ -152,7 +156,24 @@ def _struct(name: str) -> Nested:
             raise
         return value
 
-    return check
+    return _recalled(check) if name in _SERIAL else check
+
+
+def _recalled(check: Nested) -> Nested:
+    """Without the walk for what an earlier walk left as it was."""
+    seen = Seen()
+
+    def look(value: Any, path: Any, unknown: list[str]) -> Any:
+        key, known = seen.look(value)
+        if known:
+            return value
+        before = len(unknown)
+        after = check(value, path, unknown)
+        if key and len(unknown) == before and seen.look(after)[0] == key:
+            seen.keep(key)
+        return after
+
+    return look
 
 
 def _value(field: Field) -> tuple[Scalar | None, Nested | None]:

@@ -17,12 +17,14 @@ from typing import Any, Final
 from apiserver import errors, schema
 from apiserver.errors import Cause
 from apiserver.schema import Shape
+from apiserver.seen import Seen
 from apiserver.validation.names import NEGATIVE
 
 Json = dict[str, Any]
 Path = Any  # (path of the parent, key or index); () at the top
 TOP: Final[Path] = ()
 _FEW: Final = 2
+_SERIAL: Final = frozenset({"io.k8s.api.core.v1.PodSpec"})  # large, and many are alike
 _EMPTY: Final[tuple[Any, ...]] = ("", [], None)
 
 
@@ -160,7 +162,27 @@ def walker(name: str) -> Walk | None:
     if not (steps or rule.required or rule.checks):
         return None
     fixed = frozenset(structs)
-    return Walk(steps, rule.required, rule.checks, fixed, _whole(steps, rule, fixed))
+    whole = _whole(steps, rule, fixed)
+    return Walk(steps, rule.required, rule.checks, fixed, _recalled(whole) if name in _SERIAL else whole)
+
+
+def _recalled(check: Check) -> Check:
+    """Without the walk for what an earlier walk had nothing to say of. Claims are something to know beside the value."""
+    seen = Seen()
+
+    def look(value: Any, path: Path, found: Found) -> None:
+        if found.claims:
+            check(value, path, found)
+            return
+        key, known = seen.look(value)
+        if known:
+            return
+        before = len(found.causes)
+        check(value, path, found)
+        if len(found.causes) == before:
+            seen.keep(key)
+
+    return look
 
 
 def _whole(steps: dict[str, Check], rule: Rule, structs: frozenset[str]) -> Check:
