@@ -1,17 +1,20 @@
 """YAML bodies, read as the JSON they stand for.
 
 PyYAML speaks YAML 1.1 with Python's taste (dates become datetimes, `1:30` becomes 90); Kubernetes reads YAML as a way to
-write JSON. So scalars resolve as in sigs.k8s.io/yaml: null, booleans (yes/no/on/off included), integers, floats, and
-everything else is a string. Anchors may be used, within a budget: a few lines of aliases can stand for gigabytes.
+write JSON. So scalars resolve as in sigs.k8s.io/yaml: null, booleans (yes/no/on/off included), integers (beyond 64 bits
+floats), floats, and everything else is a string. Anchors may be used, within a budget: a few lines of aliases can stand for
+gigabytes.
 """
 
 import re
+from math import isfinite
 from typing import Any, Final
 
 import yaml
 
 _BUDGET: Final = 20_000  # nodes of a short document; a longer one has as many as it has bytes
 _DEPTH: Final = 200
+_INTEGERS: Final = range(-(1 << 63), 1 << 64)  # what is beyond them is a float, as in JSON
 _INT = re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[1-9][0-9_]*|0)")
 
 
@@ -51,7 +54,12 @@ def _key(value: object) -> str:
             raise Malformed("yaml: a mapping key must be a scalar")
 
 
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    found = _integer(loader, node)
+    return found if found in _INTEGERS else float(found)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
     sign = -1 if text.startswith("-") else 1
     digits = text.lstrip("+-")
@@ -90,7 +98,7 @@ def loads(body: bytes) -> tuple[Any, list[str]]:
         document = loader.get_single_data()
     except yaml.MarkedYAMLError as wrong:
         raise Malformed(f"error converting YAML to JSON: yaml: {_in_go(wrong)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as wrong:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, OverflowError) as wrong:
         raise Malformed(f"error converting YAML to JSON: yaml: {' '.join(str(wrong).split())}") from None
     except RecursionError:
         raise Malformed("error converting YAML to JSON: yaml: exceeded max depth") from None
@@ -112,6 +120,8 @@ def _unshared(value: Any, left: list[int], depth: int) -> Any:
             return {key: _unshared(item, left, depth + 1) for key, item in value.items()}
         case list():
             return [_unshared(item, left, depth + 1) for item in value]
+        case float() if not isfinite(value):
+            raise Malformed(f"error converting YAML to JSON: yaml: cannot represent {value} as JSON")
         case None | bool() | int() | float() | str():
             return value
         case bytes():

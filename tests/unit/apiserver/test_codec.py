@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from apiserver import codec, schema
 from apiserver.codec import json as json_codec
+from apiserver.codec import yaml
 from apiserver.errors import StatusError
 from apiserver.schema import GVK
 from tests.unit.apiserver.protobuf_writer import MAGIC, chunk
@@ -175,6 +176,12 @@ def test_yaml_numbers() -> None:
     assert found["spec"]["volumes"][0]["configMap"]["defaultMode"] == 0o644
 
 
+def test_yaml_integers_beyond_64_bits_are_floats_as_in_json() -> None:
+    text = b"[18446744073709551615, -9223372036854775808, 100000000000000000000000, -0x10000000000000000]"
+    assert yaml.loads(text)[0] == [(1 << 64) - 1, -(1 << 63), 1e23, -(2.0**64)]
+    assert [type(one) for one in yaml.loads(text)[0]] == [int, int, float, float]
+
+
 def test_yaml_duplicates_are_strict_findings() -> None:
     error = refusal(b"metadata: {name: a}\nmetadata: {name: b}\n", kind="application/yaml")
     assert 'line 2: key "metadata" already set in map' in error.message
@@ -188,6 +195,9 @@ def test_yaml_duplicates_are_strict_findings() -> None:
         b"? {a: b}\n: c",
         b"\xff\xfe\x00",
         b"a: !!python/object/apply:os.system [id]",
+        b"a: 0x" + b"f" * 300,
+        b"a: " + b"1" * 5000,
+        b"a: 1e400",
         b"&a [" + b"[" * 400 + b"]" * 400 + b"]",
     ],
 )
