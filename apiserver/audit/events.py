@@ -107,7 +107,8 @@ class Record:
         if stage in self.outcome.omit_stages:
             return
         moment, body = time(), self.body
-        self.log.offer(lambda: self._line(stage, moment, status, body, response))
+        size = len(body or b"") + (len(response.body) if isinstance(response, Answer) else 0)
+        self.log.offer(lambda: self._line(stage, moment, status, body, response), size)
 
     def _line(self, stage: str, moment: float, status: Obj | None, body: bytes | None, response: Any) -> bytes:
         """Without the objects when they are nothing that JSON can say: who asked for what is written in any case."""

@@ -23,6 +23,7 @@ from kube.errors import UsageError
 
 STDOUT: Final = "-"
 QUEUED: Final = 10_000
+QUEUED_BYTES: Final = 64 << 20
 END_SECONDS: Final = 5.0
 _STAMP: Final = "%Y-%m-%dT%H-%M-%S"
 
@@ -45,37 +46,49 @@ class Rotation:
 
 @dataclass(slots=True)
 class Log:
-    """`offer` takes what makes a line and returns at once; the thread calls it. `lost` counts what found no room,
-    `failed` what could not be written."""
+    """`offer`, called by one thread only, takes what makes a line and returns at once; the log's thread calls it. `lost`
+    counts what found no room, `failed` what could not be written."""
 
     path: str
     rotation: Rotation
     lost: int = 0
     failed: int = 0
     written: int = 0
-    _queue: queue.Queue[Render | None] = field(default_factory=lambda: queue.Queue(QUEUED))
+    _queue: queue.Queue[tuple[Render, int] | None] = field(default_factory=lambda: queue.Queue(QUEUED))
+    _offered: int = 0  # bytes so far; each of the two has one writer, so neither needs a lock
+    _taken: int = 0
 
-    def offer(self, render: Render) -> None:
+    def offer(self, render: Render, size: int = 0) -> None:
+        """`size` is what `render` keeps in memory, in bytes. One that is larger than the budget waits alone."""
+        waiting = self._offered - self._taken
+        if waiting and waiting + size > QUEUED_BYTES:
+            self.lost += 1
+            return
         try:
-            self._queue.put_nowait(render)
+            self._queue.put_nowait((render, size))
         except queue.Full:
             self.lost += 1
+        else:
+            self._offered += size
 
     def run(self) -> None:
         """Until `None` comes."""
         file = File(self.path, self.rotation)
-        while (render := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            render, size = item
             try:
                 file.write(render())
                 if self._queue.empty():
                     file.flush()
                 self.written += 1
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, TypeError, RecursionError) as error:  # one line, never the thread
                 if not self.failed:
                     log.error(
                         "--audit-log-path %s: %s; audit events are lost until it can be written", self.path, error
                     )
                 self.failed += 1
+            self._taken += size
+            del item, render  # what it kept goes now, not with the next one
         file.close()
 
     def end(self) -> None:

@@ -306,17 +306,51 @@ def test_old_files_go_by_age(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_full_queue_loses_events_and_counts_them(tmp_path: Path) -> None:
-    held, go = threading.Event(), threading.Event()
+@contextmanager
+def held(tmp_path: Path, size: int = 0) -> Iterator[tuple[log.Log, threading.Event]]:
+    """A log whose thread is at the first line until the event is set."""
+    started, go = threading.Event(), threading.Event()
 
     def slow() -> bytes:
-        held.set()
+        started.set()
         go.wait(10)
         return b"first\n"
 
     with log.writing(str(tmp_path / "audit.log"), log.Rotation()) as lines:
-        lines.offer(slow)
-        assert held.wait(10)
+        lines.offer(slow, size)
+        assert started.wait(10)
+        yield lines, go
+
+
+def test_events_that_wait_are_bounded_in_bytes_too(tmp_path: Path) -> None:
+    half = log.QUEUED_BYTES // 2
+    with held(tmp_path, 2 * log.QUEUED_BYTES) as (lines, go):  # alone it may be as large as it is
+        lines.offer(lambda: b"lost\n", half)
+        assert lines.lost == 1
+        lines.offer(lambda: b"small\n")
+        assert lines.lost == 2
+        go.set()
+    with held(tmp_path) as (lines, go):
+        for _ in range(3):
+            lines.offer(lambda: b"half\n", half)
+        assert lines.lost == 1
+        go.set()
+    assert (tmp_path / "audit.log").read_bytes() == b"first\nfirst\nhalf\nhalf\n"
+
+
+def test_a_record_says_what_its_event_keeps(tmp_path: Path) -> None:
+    body = b'{"kind":"ConfigMapList"}'
+
+    async def serve(_request: Request) -> Reply:
+        return Answer(200, body, JSON)
+
+    lines = log.Log(str(tmp_path / "audit.log"), log.Rotation())
+    asyncio.run(record(Audit(loaded(tmp_path), lines)).follow(serve))
+    assert lines._offered == len(body)
+
+
+def test_a_full_queue_loses_events_and_counts_them(tmp_path: Path) -> None:
+    with held(tmp_path) as (lines, go):
         for _ in range(log.QUEUED + 5):
             lines.offer(lambda: b"more\n")
         assert lines.lost == 5
