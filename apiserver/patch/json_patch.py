@@ -7,7 +7,10 @@ negative index counts from the end, and no operation may name the whole document
 import copy
 from typing import Any, Final
 
+import orjson
+
 LIMIT: Final = 10_000
+COPIED: Final = 3 << 20  # bytes that one patch's copies may add: a few of the whole into itself would fill memory
 
 
 class Malformed(ValueError):
@@ -22,12 +25,14 @@ def apply(document: dict[str, Any], operations: Any) -> dict[str, Any]:
     """The document after the operations; `document` itself is changed and must be the caller's own."""
     if not isinstance(operations, list) or not all(isinstance(one, dict) for one in operations):
         raise Malformed("json: cannot unmarshal the patch into Go value of type jsonpatch.Patch")
+    copied = 0
     for operation in operations:
-        _operate(document, operation)
+        copied += _operate(document, operation, COPIED - copied)
     return document
 
 
-def _operate(document: dict[str, Any], operation: dict[str, Any]) -> None:
+def _operate(document: dict[str, Any], operation: dict[str, Any], copies: int) -> int:
+    """What it copied, in bytes, at most `copies`."""
     kind = operation.get("op", "unknown")
     path = operation.get("path")
     if not isinstance(path, str):
@@ -49,12 +54,27 @@ def _operate(document: dict[str, Any], operation: dict[str, Any]) -> None:
             _add(*_parent(document, path, kind), moved, path)
         case "copy":
             source, from_key = _parent(document, _from(operation), kind)
-            copied = copy.deepcopy(_get(source, from_key, _from(operation)))
-            _add(*_parent(document, path, kind), copied, path)
+            written = _written(_get(source, from_key, _from(operation)), copies)
+            _add(*_parent(document, path, kind), orjson.loads(written), path)
+            return len(written)
         case "test":
             _test(document, path, operation.get("value"))
         case _:
             raise Refused(f"Unexpected kind: {kind}")
+    return 0
+
+
+def _written(value: Any, most: int) -> bytes:
+    try:
+        written = orjson.dumps(value)
+    except TypeError as error:  # copies of copies: deeper than can be written
+        raise Refused(f"Unable to complete the copy: {error}") from None
+    if len(written) > most:
+        grown = COPIED - most + len(written)
+        raise Refused(
+            f"Unable to complete the copy, the accumulated size increase of copy is {grown}, exceeding the limit {COPIED}"
+        )
+    return written
 
 
 def _value(operation: dict[str, Any]) -> Any:

@@ -249,6 +249,9 @@ def patch(rng: random.Random) -> Wrong:
             '[{"op":"replace","path":"/metadata","value":[]}]',
             "[" + ",".join(['{"op":"test","path":"/kind","value":"ConfigMap"}'] * 10_001) + "]",
             '[{"op":"copy","from":"/data","path":"/data/b"}]',
+            "["
+            + ",".join(f'{{"op":"copy","from":"/metadata","path":"/metadata/x{n}"}}' for n in range(24))  # 1.9 GB
+            + "]",
             '[{"op":"add","path":"/kind","value":"Pod"}]',
         ],
         "merge-patch+json": [

@@ -98,6 +98,26 @@ def test_json_patch_refusals(operation: dict[str, Any], why: str) -> None:
     assert why in str(caught.value)
 
 
+def test_copies_of_copies_have_an_end() -> None:
+    doubled = [{"op": "copy", "from": "/l", "path": "/l/-"}] * 40  # a terabyte
+    with pytest.raises(
+        json_patch.Refused, match=f"accumulated size increase of copy is .* exceeding the limit {3 << 20}"
+    ):
+        json_patch.apply({"l": ["x"]}, doubled)
+    deeper = [{"op": "copy", "from": "/l", "path": "/l" + "/0" * 2**n} for n in range(9)]
+    with pytest.raises(json_patch.Refused, match="Unable to complete the copy"):
+        json_patch.apply({"l": [[]]}, deeper)
+
+
+def test_copies_within_the_limit_are_whole_and_their_own() -> None:
+    value = {"a": "x" * (1 << 20)}
+    copies = [{"op": "copy", "from": "/v", "path": "/w"}] * 2
+    after = json_patch.apply({"v": value}, [*copies, {"op": "replace", "path": "/w/a", "value": 1}])
+    assert after == {"v": value, "w": {"a": 1}}
+    with pytest.raises(json_patch.Refused):
+        json_patch.apply({"v": value}, [*copies, *copies[:1]])
+
+
 @given(_DOCUMENTS, _KEYS, _LEAVES)
 def test_adding_and_removing_a_new_key_is_nothing(document: Any, key: str, value: Any) -> None:
     before = {name: item for name, item in document.items() if name != key}
