@@ -181,6 +181,15 @@ class Audit:
         acting = asked.user if asked.user is not user else None
         return Record(self.log, found, request, asked, user, acting, annotations, time())
 
+    def denied(self, request: Request, asked: Attributes, user: User, error: StatusError) -> None:
+        """Somebody who may not act as whom he named: nobody else's is this request than his own."""
+        found = outcome(self.policy, asked)
+        if found.level == Level.NONE:
+            return
+        record = Record(self.log, found, request, asked, user, None, {}, time())
+        record._stage("RequestReceived", None)
+        record._failed(error)
+
     def refused(self, request: Request, asked: Attributes) -> None:
         """Somebody whose proof was not good: what upstream writes at 401."""
         found = outcome(self.policy, asked)

@@ -2,7 +2,7 @@
 
 authenticate   whose certificate or token it is, and whom that one acts as    401, 403
 authorize      whether that user may                                          403
-audit          from here on what happens to it is written down
+audit          from here on what happens to it is written down; so are refusals of who came this far
 flow control   a turn, or a wait for one                                      429
 serve          the verbs on resources, where every write is admitted, or a document
 """
@@ -21,6 +21,7 @@ from apiserver.audit.events import Audit
 from apiserver.authentication import User, impersonation
 from apiserver.authentication.request import Unproven, without_proof
 from apiserver.authorization import Attributes, Decision
+from apiserver.errors import StatusError
 from apiserver.flow import Flow
 from apiserver.http import routes
 from apiserver.http.documents import Documents
@@ -80,7 +81,13 @@ class Api:
             raise
         if not impersonation.asked_for(request.headers):
             return user, user
-        return user, impersonation.acting(user, request.headers, self._access.authorizer)
+        try:
+            return user, impersonation.acting(user, request.headers, self._access.authorizer)
+        except StatusError as error:
+            if self._audit:
+                asked = authorization.attributes(user, request.method, request.path, request.query, route)
+                self._audit.denied(request, asked, user, error)
+            raise
 
     def _tell(self, request: Request, unproven: Unproven) -> None:
         """Why somebody was refused, for those who run the server; once a second, because anybody can ask for it."""

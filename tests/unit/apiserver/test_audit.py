@@ -250,6 +250,21 @@ def test_who_acts_as_whom_and_who_is_refused(tmp_path: Path) -> None:
     assert (unknown["responseStatus"]["code"], unknown["user"]) == (401, {"username": ""})
 
 
+def test_who_may_not_act_as_somebody_is_written_down(tmp_path: Path) -> None:
+    async def scenario(audit: Audit) -> None:
+        async with serving(audit=audit) as calls:
+            assert (await calls.get(CMS, user=User("jane"), Impersonate_User="root")).code == 403
+            assert (await calls.get(CMS, Impersonate_Group="g")).code == 400
+
+    with auditing(tmp_path) as (audit, path):
+        asyncio.run(scenario(audit))
+    denied, half = events(path)
+    assert (denied["verb"], denied["stage"], denied["user"]) == ("list", "ResponseComplete", {"username": "jane"})
+    assert (denied["responseStatus"]["code"], denied["responseStatus"]["details"]["name"]) == (403, "root")
+    assert "impersonatedUser" not in denied
+    assert (half["user"]["username"], half["responseStatus"]["code"]) == ("admin", 400)
+
+
 def test_a_watch_starts_and_ends(tmp_path: Path) -> None:
     async def scenario(audit: Audit) -> None:
         async with serving(audit=audit) as calls:
