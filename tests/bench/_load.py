@@ -77,10 +77,10 @@ class Client(asyncio.Protocol):
 def requests(job: dict[str, Any]) -> Callable[[], bytes]:
     numbers = counting()
     if job["kind"] == "create":
-        before, after = job["body"].split("NAME")
+        pieces = job["body"].split("NAME")
 
         def create() -> bytes:
-            body = f"{before}{job['prefix']}{next(numbers)}{after}"
+            body = f"{job['prefix']}{next(numbers)}".join(pieces)
             head = f"POST {job['path']} HTTP/1.1\r\n{HEAD}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             return (head + body).encode()
 
