@@ -21,13 +21,18 @@ from apiserver.authentication.user import (
 )
 from apiserver.authorization import Attributes, Authorizer
 
+_HEADERS: Final = frozenset({"impersonate-user", "impersonate-group", "impersonate-uid"})
 _EXTRA: Final = "impersonate-extra-"
 _GROUP: Final = "authentication.k8s.io"
 
 
 def asked_for(headers: Mapping[str, str]) -> bool:
-    """Extra fields alone ask for nothing: they are somebody's."""
-    return "Impersonate-User" in headers or "Impersonate-Group" in headers or "Impersonate-Uid" in headers
+    """Whether there is any wish, half a one too."""
+    return any(key[:12].lower() == "impersonate-" and _asks(key.lower()) for key in headers)
+
+
+def _asks(key: str) -> bool:
+    return key in _HEADERS or key.startswith(_EXTRA)
 
 
 def acting(user: User, headers: Mapping[str, str], authorizer: Authorizer) -> User:

@@ -164,7 +164,14 @@ def test_acting_as_somebody_else() -> None:
         words = 'User "jane" cannot impersonate resource "users" in API group "" at the cluster scope'
         assert await who(calls, JANE, Impersonate_User="root") == (403, f'users "root" is forbidden: {words}')
         assert (await who(calls, JANE, Impersonate_User=BOB))[1].startswith('serviceaccounts "bob" is forbidden')
-        assert (await who(calls, Impersonate_Group="devs"))[0] == 400
+        half = "requested impersonation of groups, a UID or extra fields without impersonating a user"
+        for alone in (
+            {"Impersonate_Group": "devs"},
+            {"Impersonate_Uid": "7"},
+            extra,
+            {"impersonate_extra_scopes": "x"},
+        ):
+            assert await who(calls, **alone) == (400, half)
 
     run(scenario)
 
