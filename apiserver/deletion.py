@@ -11,6 +11,7 @@ Upstream: k8s.io/apiserver/pkg/registry/rest/delete.go (BeforeDelete), .../gener
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -30,6 +31,8 @@ JOB_WARNING: Final = (
     " propagationPolicy=Orphan to suppress this warning"
 )
 DEFAULT_GRACE: Final = 30
+MAX_GRACE: Final = 9_223_372_036  # seconds: 292 years, as many as Go's durations hold
+_WHOLE: Final = re.compile(r"[-+]?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,8 @@ def options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
     """Body and query say the same things; the body wins where it speaks. Raises 400 and 422."""
     grace = body.get("gracePeriodSeconds", query.get("gracePeriodSeconds"))
     if isinstance(grace, str):
-        if not grace.lstrip("-").isdigit():
-            raise errors.bad_request(f"gracePeriodSeconds: {grace!r} is not a whole number")
+        if not _WHOLE.fullmatch(grace):
+            raise errors.bad_request(f"gracePeriodSeconds: {grace[:40]!r} is not a whole number of seconds")
         grace = int(grace)
     policy = body.get("propagationPolicy") or query.get("propagationPolicy") or ""
     orphan = body.get("orphanDependents")
@@ -141,7 +144,9 @@ def planned(graceful: bool, old: Obj, asked: Options, moment: datetime) -> Obj |
         _begin(new, moment, grace)
     elif graceful and grace < metadata.get("deletionGracePeriodSeconds", 0):
         # A later DELETE may only shorten the time, counted from the first one.
-        first = datetime.fromisoformat(began) - timedelta(seconds=metadata["deletionGracePeriodSeconds"])
+        first = datetime.fromisoformat(began) - timedelta(
+            seconds=min(metadata["deletionGracePeriodSeconds"], MAX_GRACE)
+        )
         metadata["deletionTimestamp"] = rfc3339(first + timedelta(seconds=grace))
         metadata["deletionGracePeriodSeconds"] = grace
     return None if strategy.finished(new) else new
@@ -165,7 +170,7 @@ def _grace(pod: Obj, asked: Options) -> int:
     if asked.grace is None and "deletionGracePeriodSeconds" in pod["metadata"]:
         return int(pod["metadata"]["deletionGracePeriodSeconds"])
     seconds = asked.grace if asked.grace is not None else spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE)
-    return 1 if seconds < 0 else int(seconds)
+    return 1 if seconds < 0 else min(int(seconds), MAX_GRACE)
 
 
 def _finalizers(present: list[str], policy: Policy) -> list[str]:

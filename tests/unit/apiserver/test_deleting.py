@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
-from apiserver.deletion import JOB_WARNING
+import pytest
+
+from apiserver.deletion import JOB_WARNING, MAX_GRACE, Options, options, planned
+from apiserver.errors import StatusError
 from tests.unit.apiserver.calls import Calls, Response, serving
 
 Obj = dict[str, Any]
@@ -60,6 +64,28 @@ def test_policies_are_finalizers_and_the_last_word_counts() -> None:
             assert "orphanDependents and deletionPropagation cannot be both set" in answer.json["message"]
 
     asyncio.run(trial())
+
+
+@pytest.mark.parametrize("grace", ["--5", "²", "٣", "9" * 5000, "1.5", "-", "1 ", "9" * 19])
+def test_a_grace_period_that_is_no_number_is_refused(grace: str) -> None:
+    with pytest.raises(StatusError, match="whole number of seconds") as refused:
+        options({}, {"gracePeriodSeconds": grace})
+    assert (refused.value.code, len(refused.value.message) < 200) == (400, True)
+
+
+@pytest.mark.parametrize(("asked", "own"), [(10**12, 30), (None, 10**12), (2**63 - 1, 30)])
+def test_a_grace_period_of_ages_ends_when_somebody_says_so(asked: int | None, own: int) -> None:
+    pod = {"kind": "Pod", "metadata": {}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": own}}
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    ending = planned(True, pod, Options(grace=asked), moment)
+    assert ending is not None
+    assert ending["metadata"] == {"deletionTimestamp": "2318-04-12T23:47:16Z", "deletionGracePeriodSeconds": MAX_GRACE}
+    shortened = planned(True, ending, Options(grace=5), moment)
+    assert shortened is not None
+    assert shortened["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:05Z"
+    ending["metadata"]["deletionGracePeriodSeconds"] = 10**12  # written by another server
+    assert planned(True, ending, Options(grace=5), moment) is not None
+    assert planned(True, ending, Options(grace=0), moment) is None
 
 
 def test_a_dry_run_deletes_nothing_of_a_collection() -> None:
