@@ -26,7 +26,11 @@ def plugin(sight: Sight) -> Plugin:
     return Plugin(
         "LimitRanger",
         mutating=(Rule(limits.defaults, PODS),),
-        validating=(Rule(limits.pod, PODS), Rule(limits.claim, CLAIMS, WRITE)),
+        validating=(
+            Rule(limits.pod, PODS),
+            Rule(limits.pod, PODS, frozenset({"UPDATE"}), frozenset({"resize"})),
+            Rule(limits.claim, CLAIMS, WRITE),
+        ),
     )
 
 

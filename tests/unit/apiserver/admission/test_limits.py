@@ -71,6 +71,18 @@ def test_bounds_of_pods_are_about_all_containers() -> None:
     )
 
 
+def test_who_resizes_stays_within_the_bounds_too() -> None:
+    item = {"type": "Container", "max": {"cpu": "1"}, "default": {"memory": "1Gi"}}
+    admission = chain(World(limit_range(item)), "LimitRanger")
+    old, within, above = (sized(limits={"cpu": cpu}) for cpu in ("500m", "1", "2"))
+    found = admitted(admission, attributes("pods", within, old, subresource="resize"))
+    assert found["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1"}}  # defaults are for new pods
+    with pytest.raises(StatusError) as refused:
+        admitted(admission, attributes("pods", above, old, subresource="resize"))
+    assert refused.value.message.endswith("maximum cpu usage per Container is 1, but limit is 2")
+    admitted(admission, attributes("pods", above, old))
+
+
 def test_claims() -> None:
     item = {"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}
     admission = chain(World(limit_range(item)), "LimitRanger")
