@@ -167,9 +167,10 @@ class Etcd:
             try:
                 return decode(await self._call(channel, method)(request, timeout=READ_SECONDS))
             except grpc.aio.AioRpcError as error:
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise _refused(error) from error
                 why = error.details() or ""
+                gone = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                if not gone and not _not_carried_out(why):
+                    raise _refused(error) from error
                 self._next(channel)
         raise Away(f"etcd does not answer: {why}")
 
@@ -179,9 +180,12 @@ class Etcd:
             return decode(await self._call(channel, method)(request, timeout=WRITE_SECONDS))
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
+            if _not_carried_out(details):  # whatever the code: too many requests are RESOURCE_EXHAUSTED
+                self._next(channel)
+                raise Away(f"etcd refused for now: {details}") from error
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
                 self._next(channel)
-                if any(word in details for word in _NOT_CARRIED_OUT) or "failed to connect" in details:
+                if "failed to connect" in details:
                     raise Away(f"etcd refused for now: {details}") from error
                 raise Unsure(f"etcd was lost while it was writing: {details}") from error
             raise _refused(error) from error
@@ -219,6 +223,10 @@ def _joined(parts: Sequence[WatchAnswer]) -> WatchAnswer:
     return WatchAnswer(
         last.header, last.created, last.canceled, last.compact_revision, last.reason, fragment=False, events=events
     )
+
+
+def _not_carried_out(details: str) -> bool:
+    return any(words in details for words in _NOT_CARRIED_OUT)
 
 
 def _refused(error: grpc.aio.AioRpcError) -> Refused:
