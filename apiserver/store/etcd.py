@@ -183,7 +183,7 @@ class EtcdStore:
                 _settle(asking, rv)
 
     async def _revision(self) -> int:
-        answer = await self._ask(self._etcd.range(b"\0", count_only=True))
+        answer = await self._heard(self._etcd.range(b"\0", count_only=True))
         return self._versions.whole(answer.header.revision)
 
     async def oldest(self) -> int:
@@ -212,7 +212,7 @@ class EtcdStore:
         await self._revision()
         if self._trouble is None:
             return
-        if alarms := await self._ask(self._etcd.alarms()):
+        if alarms := await self._heard(self._etcd.alarms()):
             self._in_trouble(f"etcd has raised {', '.join(sorted(set(alarms)))}")
             raise StoreFull(self._trouble)
         self._trouble = None
@@ -250,14 +250,15 @@ class EtcdStore:
         return version + 1, answer.header.revision
 
     async def _send(self, compare: Sequence[bytes], success: Sequence[bytes], failure: Sequence[bytes]) -> TxnAnswer:
-        try:
-            return await self._ask(self._etcd.txn(compare, success, failure))
-        except Refused as refused:
-            raise self._said(refused) from refused
+        return await self._heard(self._etcd.txn(compare, success, failure))
 
     async def _grant(self, ttl: int) -> tuple[int, int]:
+        return await self._heard(self._etcd.grant(ttl))
+
+    async def _heard(self, asked: Coroutine[Any, Any, T]) -> T:
+        """As `_ask`, with etcd's no in the store's words."""
         try:
-            return await self._ask(self._etcd.grant(ttl))
+            return await self._ask(asked)
         except Refused as refused:
             raise self._said(refused) from refused
 
