@@ -31,6 +31,7 @@ from apiserver.registry import Registry
 from apiserver.relay import Trust, upgrades
 from apiserver.relay.kubelets import authority, kubelet_at
 from apiserver.relay.upgrades import CONNECT_SECONDS, Backend
+from kube.ports import port_of
 
 Obj = dict[str, Any]
 Slices = Callable[[str, str], list[Obj]]  # the EndpointSlices of a service, by namespace and name
@@ -259,9 +260,10 @@ def _port_name(service: Obj, name: str, asked: str) -> str:
 def _port(text: str, scheme: str = "") -> int:
     if not text:
         return 443 if scheme == "https" else 80
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):
+    number = port_of(text)
+    if number is None:
         raise errors.bad_request(f'invalid port "{text}": give a number between 1 and 65535')
-    return int(text)
+    return number
 
 
 def _proxyable(host: str) -> None:

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from kube import spdy as carriers
+from kube.ports import port_of
 from kubelet.runtime import Runtime, SandboxState, Stream, StreamOptions
 from kubelet.streams import forward, spdy
 from kubelet.streams.forward import Destination
@@ -143,10 +144,13 @@ def _ports(asked: Sequence[str]) -> list[int]:
     found = [one for text in asked for one in text.split(",")]
     if not found:
         raise Refusal(400, 'query parameter "ports" is required')
+    ports: list[int] = []
     for text in found:
-        if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536):
+        port = port_of(text)
+        if port is None:
             raise Refusal(400, f"unable to parse {text!r} as a port: write a number between 1 and 65535")
-    return [int(text) for text in found]
+        ports.append(port)
+    return ports
 
 
 @asynccontextmanager

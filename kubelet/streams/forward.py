@@ -24,6 +24,7 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from kube.ports import port_of
 from kube.spdy import Session, Stream
 from kubelet.streams.websocket import Dialect, keep_alive
 from linux import netns
@@ -111,13 +112,7 @@ async def splice(
 
 
 def admit(headers: dict[str, str]) -> bool:
-    port = headers.get("port", "")
-    return (
-        headers.get("streamtype") in ("error", "data")
-        and port.isascii()
-        and port.isdigit()
-        and 0 < int(port[:6]) < 65536
-    )
+    return headers.get("streamtype") in ("error", "data") and port_of(headers.get("port", "")) is not None
 
 
 def request_of(stream: Stream) -> str:

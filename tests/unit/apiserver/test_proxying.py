@@ -240,6 +240,7 @@ async def test_refusals_in_upstreams_words(monkeypatch: pytest.MonkeyPatch) -> N
             (f"{PODS}/ftp:p:1/proxy/", 400, 'invalid pod request "ftp:p:1"'),
             (f"{PODS}/p:1/proxy/", 503, "error trying to reach service: "),
             (f"{PODS}/p:web/proxy/", 400, 'invalid port "web"'),
+            (f"{PODS}/p:000080999/proxy/", 400, 'invalid port "000080999"'),
             (f"{services}/s:81/proxy/", 503, 'no service port 81 found for service "s"'),
             (f"{services}/s:other/proxy/", 503, 'no endpoints available for service "s:other"'),
             ("/api/v1/nodes/absent/proxy/metrics", 404, 'nodes "absent" not found'),

@@ -269,4 +269,5 @@ def test_streams_without_port_or_type_are_not_taken(headers: dict[str, str]) -> 
     assert not forward.admit(headers)
     assert not forward.admit({"streamtype": "data", "port": "65536"})
     assert not forward.admit({"streamtype": "data", "port": "9" * 5000})
+    assert not forward.admit({"streamtype": "data", "port": "000080999"})
     assert forward.admit({"streamtype": "error", "port": "65535"})
