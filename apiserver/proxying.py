@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -50,6 +52,10 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 _OURS: Final = ("authorization", "host", "x-remote-user", "x-remote-group")
+_SLASH: Final = re.compile("/|%2F", re.IGNORECASE)
+_SLASHES: Final = re.compile("(?:/|%2F)*", re.IGNORECASE)
+_CLUSTER: Final = len(("api", "v1", "nodes", "N", "proxy"))
+_NAMESPACED: Final = len(("api", "v1", "namespaces", "NS", "pods", "P", "proxy"))
 _DEFAULTS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
@@ -78,9 +84,17 @@ def named(text: str, kind: str) -> tuple[str, str, str]:
 
 
 def backend_path(raw_path: str) -> tuple[str, str]:
-    """Our part of a raw path, up to and with `/proxy`, and the backend's."""
-    head, found, rest = raw_path.partition("/proxy/")
-    return (f"{head}/proxy", f"/{rest}") if found else (raw_path.rstrip("/"), "")
+    """Our part of a raw path, up to and with `/proxy`, and the backend's; empty when not even a slash follows.
+
+    Ours has as many segments as its route; anything may be called `proxy`. What parted them for the route, which was read
+    from the decoded path, is `/` or `%2F`."""
+    start = _SLASHES.match(raw_path)
+    slashes = list(islice(_SLASH.finditer(raw_path, start.end() if start else 0), _NAMESPACED))
+    kind = unquote(raw_path[slashes[1].end() : slashes[2].start()]) if len(slashes) > 2 else ""
+    at = (_NAMESPACED if kind == "namespaces" else _CLUSTER) - 1
+    if len(slashes) <= at:
+        return raw_path, ""
+    return raw_path[: slashes[at].start()], f"/{raw_path[slashes[at].end() :]}"
 
 
 class Proxying:

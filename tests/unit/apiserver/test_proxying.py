@@ -45,6 +45,28 @@ def test_paths_are_kept_as_they_were_sent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ours", "rest"),
+    [
+        ("/api/v1/namespaces/proxy/pods/p/proxy", "/x"),
+        ("/api/v1/namespaces/proxy/pods/proxy/proxy", "/proxy/x"),
+        ("/api/v1/nodes/proxy/proxy", "/proxy/x"),
+        ("/api/v1/nodes/proxy/proxy", "/"),
+        ("/api/v1/nodes/namespaces/proxy", "/a/b/c/d"),
+        ("/api/v1/n%61mespaces/default/services/proxy/proxy", "/x"),
+        (f"{PODS}/foo%2Fproxy", "/x"),
+        (f"//{PODS}/p/proxy", "/x"),
+    ],
+)
+def test_anything_may_be_called_proxy(ours: str, rest: str) -> None:
+    assert backend_path(f"{ours}{rest}") == (ours, rest)
+
+
+def test_a_path_behind_an_encoded_slash() -> None:
+    assert backend_path(f"{PODS}/p/proxy%2fx") == (f"{PODS}/p/proxy", "/x")
+    assert backend_path("/api/v1/nodes/proxy/proxy") == ("/api/v1/nodes/proxy/proxy", "")
+
+
+@pytest.mark.parametrize(
     ("location", "seen"),
     [
         ("/login?x=1#y", "/pre/proxy/login?x=1#y"),
