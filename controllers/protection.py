@@ -1,10 +1,10 @@
 """Volumes and claims in use outlive their deletion: the loop that takes the finalizers off when nobody uses them any more.
 
 A key is a claim (`namespace/name`) or a volume (`name`) that is being deleted. A claim is in use while a pod that has a node
-and is not over names it; a volume while it is bound. Upstream: kubernetes/pkg/controller/volume/{pvc,pv}protection.
+and is not over names it; a volume while it is bound. The informer is asked first: while it shows a user, the claim waits for the
+event of a user's end; when it shows none, the pods of the namespace are read once more before the finalizer goes.
+Upstream: kubernetes/pkg/controller/volume/{pvc,pv}protection.
 """
-
-from typing import Any
 
 import msgspec
 
@@ -28,6 +28,7 @@ POLL = 5.0
 class Protection:
     def __init__(self, world: World) -> None:
         self._client = world.client
+        self._pods = world.pods_by_namespace
         self._resources: dict[bool, AnyResource] = {}
         self._waiting: set[str] = set()
         self.keys: Keys[str] = Keys()
@@ -45,14 +46,22 @@ class Protection:
             self.keys.add(change.key)
 
     def _pod_changed(self, change: Change[Pod]) -> None:
-        for key in self._waiting:
-            if change.old is not None and key.startswith(f"{change.old.metadata.namespace}/"):
+        """A pod that has used a claim and does no longer; all others end no wait."""
+        if change.old is None or not self._waiting:
+            return
+        still = claims(change.new) if change.new is not None else set()
+        for name in claims(change.old) - still:
+            key = f"{change.old.metadata.namespace}/{name}"
+            if key in self._waiting:
                 self.keys.add(key)
 
     async def sync(self, key: str) -> float | None:
         namespace, _, name = key.rpartition("/")
         resource = self._resources[bool(namespace)]
         finalizer = FINALIZERS[resource.plural]
+        if namespace and self._shown(namespace, name):
+            self._waiting.add(key)
+            return None
         self._waiting.discard(key)
         try:
             obj = msgspec.json.decode(await self._client.request("GET", resource.path(namespace or None, name)))
@@ -75,18 +84,23 @@ class Protection:
         await apply.amend(Amend(resource, namespace, name, body), self._client)
         return None
 
+    def _shown(self, namespace: str, claim: str) -> bool:
+        return any(claim in claims(pod) for pod in self._pods.get(namespace))
+
     async def _claimed(self, namespace: str, claim: str) -> bool:
-        pods = msgspec.json.decode(await self._client.request("GET", PODS.path(namespace)))["items"]
-        return any(uses(pod, claim) for pod in pods)
+        """What the informer does not show may be too new for it, and gone again before it sees it: hence POLL."""
+        pods = (await self._client.list(PODS, namespace)).items
+        return any(claim in claims(pod) for pod in pods)
 
 
-def uses(pod: dict[str, Any], claim: str) -> bool:
-    spec, name = pod["spec"], pod["metadata"]["name"]
-    if not spec.get("nodeName") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-        return False
-    for volume in spec.get("volumes") or ():
-        if (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim:
-            return True
-        if "ephemeral" in volume and f"{name}-{volume['name']}" == claim:
-            return True
-    return False
+def claims(pod: Pod) -> set[str]:
+    """The claims that a pod uses: none before it has a node, none when it is over."""
+    if not pod.spec.node_name or pod.status.phase in ("Succeeded", "Failed"):
+        return set()
+    found = set()
+    for volume in pod.spec.volumes:
+        if volume.persistent_volume_claim is not None:
+            found.add(volume.persistent_volume_claim.claim_name)
+        elif volume.ephemeral is not None:
+            found.add(f"{pod.metadata.name}-{volume.name}")
+    return found

@@ -288,6 +288,10 @@ class PersistentVolumeClaimVolumeSource(Object, frozen=True, kw_only=True, renam
     read_only: bool = False
 
 
+class EphemeralVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A claim of the pod's own, `POD-VOLUME`; its template is the API server's matter."""
+
+
 class Volume(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The source is the one field that is set."""
 
@@ -299,6 +303,7 @@ class Volume(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=Tr
     downward_api: DownwardAPIVolumeSource | None = msgspec.field(default=None, name="downwardAPI")
     projected: ProjectedVolumeSource | None = None
     persistent_volume_claim: PersistentVolumeClaimVolumeSource | None = None
+    ephemeral: EphemeralVolumeSource | None = None
 
 
 class Toleration(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
