@@ -157,20 +157,26 @@ async def send_stream(exchange: Exchange, stream: Stream) -> int:
     request, connection = exchange.request, exchange.connection
     sized = any(name.lower() == "content-length" for name, _ in stream.headers)
     encoded = any(name.lower() == "content-encoding" for name, _ in stream.headers)
-    chunked = not sized and exchange.version != "1.0"
-    if not sized and not chunked:
+    bodiless = (
+        stream.code in _WITHOUT_BODY
+    )  # not even a last chunk: the client would take it for the next answer's head
+    chunked = not sized and not bodiless and exchange.version != "1.0"
+    if not sized and not chunked and not bodiless:
         exchange.last = True
     head = exchange.head(stream.code, stream.content_type)
     head += [_header(name, value) for name, value in stream.headers]
     compressor = None
-    if stream.whole and not encoded and takes_gzip(request):
+    if bodiless:
+        pass
+    elif stream.whole and not encoded and takes_gzip(request):
         compressor = zlib.compressobj(1, wbits=31)
         head.append(b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n")
     head.append(b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n")
     connection.write(b"".join(head))
     sent = 0
     async with aclosing(cast("Any", stream.chunks)) as chunks:
-        if request.method == "HEAD":
+        if request.method == "HEAD" or bodiless:
+            await connection.drained()
             return 0
         async for chunk in _compressed(compressor, chunks) if compressor else chunks:
             sent += len(chunk)
