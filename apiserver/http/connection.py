@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._reading: Incoming | None = None  # whose head or body is coming
         self._headers: list[tuple[str, str]] = []
         self._head = 0  # bytes so far of a head that is not complete; 0 outside of one
+        self._framing = 0  # bytes of a body's framing since its last piece: trailers, which nobody here wants
         self._mute = False  # what comes is not looked at any more
         self._paused = False
         self._held: bytearray | None = None  # what came after an Upgrade whose answer is not known yet
@@ -145,6 +146,10 @@ class Connection(asyncio.Protocol):
             self._head += len(data)
             if self._head > MAX_HEAD:
                 self._broken(431, f"the request's head is longer than {MAX_HEAD} bytes")
+        elif self._reading is not None:
+            self._framing += len(data)
+            if self._framing > MAX_HEAD:
+                self._broken(431, f"the request's trailers are longer than {MAX_HEAD} bytes")
 
     def _broken(self, code: int, why: str) -> None:
         """What follows cannot be told apart any more: the refusal is the last answer."""
@@ -172,13 +177,14 @@ class Connection(asyncio.Protocol):
             self._reading.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        if self._head:  # else a trailer
+            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         incoming = self._reading
         if incoming is None:
             return
-        self._head = 0
+        self._head = self._framing = 0
         parser = self._parser
         incoming.method = parser.get_method().decode("latin-1")
         incoming.version = parser.get_http_version()
@@ -196,6 +202,7 @@ class Connection(asyncio.Protocol):
         incoming = self._reading
         if incoming is not None and incoming.body is not None:
             incoming.expects = False
+            self._framing = 0
             incoming.body.feed(piece)
             self._rest()
 

@@ -98,6 +98,7 @@ class Server:
             keep = keep and incoming.refusal is None
         else:
             reply = await self._replied(request)
+        keep = keep and incoming.keep_alive  # its body may have turned out to be no HTTP
         exchange = Exchange(connection, request, incoming.version, last=not keep)
         body = incoming.body
         if body is not None and not body.complete:
