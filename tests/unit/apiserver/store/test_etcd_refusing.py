@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -16,16 +17,16 @@ UNKNOWN = (grpc.StatusCode.INTERNAL, "a bug of etcd's")
 BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 
 
-class Refusing(grpc.GenericRpcHandler):
+class Refusing(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Answers emptily, but with what `says` has for a method."""
 
     def __init__(self) -> None:
         self.says: dict[str, tuple[grpc.StatusCode, str]] = {}
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
         method = details.method.rpartition("/")[2]
 
-        async def answer(_request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async def answer(_request: bytes, context: Any) -> bytes:
             if method in self.says:
                 await context.abort(*self.says[method])
             return b""
