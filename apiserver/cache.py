@@ -376,8 +376,10 @@ class Cache:
         try:
             await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            self._waiting = [item for item in self._waiting if item[1] is not future]
             return False
+        finally:
+            if future.cancelled():  # too late, or whoever waited is gone
+                self._waiting = [item for item in self._waiting if item[1] is not future]
         return True
 
     async def caught_up(self, seconds: float) -> bool:
