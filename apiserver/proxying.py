@@ -11,9 +11,11 @@ comes back with our path before it. (Upstream: apimachinery/pkg/util/proxy, regi
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import random
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -115,7 +117,8 @@ class Proxying:
         kubelet = kubelet_at(name, self._get(target, name))
         if port in ("", str(kubelet.port)):
             return await self._serve(Place("https", kubelet.host, kubelet.port, kubelet=True), request)
-        return await self._serve(Place(scheme or "http", kubelet.host, _port(port)), request)
+        number = _port(port)
+        return await self._serve(Place(scheme or "http", await _resolved(kubelet.host), number), request)
 
     async def pods(self, target: Target, request: Request) -> Reply:
         scheme, name, port = named(target.name, "pod")
@@ -280,12 +283,27 @@ def _port(text: str, scheme: str = "") -> int:
     return number
 
 
+async def _resolved(host: str) -> str:
+    """An address of a node's: the very one that was checked, a second question might be answered otherwise. Raises 400."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # TimeoutError too; UnicodeError: no name that DNS could carry
+        raise errors.bad_request(f"lookup {host}: {str(error) or type(error).__name__}") from error
+    addresses = [str(one[4][0]) for one in found]
+    for address in addresses:
+        _proxyable(address)
+    return addresses[0]
+
+
 def _proxyable(host: str) -> None:
     """Raises 400: what is local to the API server's own machine is not reached through it."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         raise errors.bad_request("address not allowed") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped  # ::ffff:127.0.0.1 is loopback to the kernel
     if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
         raise errors.bad_request("address not allowed")
 

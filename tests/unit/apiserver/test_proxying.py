@@ -273,9 +273,36 @@ async def test_refusals_in_upstreams_words(monkeypatch: pytest.MonkeyPatch) -> N
         assert backend.port
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "", "x"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "", "x"],
+)
 def test_what_is_the_servers_own_is_not_reached_through_it(host: str) -> None:
     with pytest.raises(StatusError, match="address not allowed"):
         proxying._proxyable(host)
     proxying._proxyable("10.244.0.7")
     assert Place("http", "10.244.0.7", 80).kubelet is False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "169.254.169.254", "localhost", "::1"])
+async def test_a_port_of_a_node_is_asked_at_an_address_that_may_be(host: str) -> None:
+    """Who may write a node's status would else reach the server's own machine with it."""
+    async with serving() as calls:
+        assert (await calls.post("/api/v1/nodes", {"metadata": {"name": "n"}})).code == 201
+        kind = "Hostname" if host == "localhost" else "InternalIP"
+        status = {"status": {"addresses": [{"type": kind, "address": host}]}}
+        assert (await calls.patch("/api/v1/nodes/n/status", status)).code == 200
+        with pytest.raises(StatusError, match="address not allowed") as caught:
+            await ask(calls, "GET", "/api/v1/nodes/n:1/proxy/")
+        assert caught.value.code == 400
+
+
+async def test_a_port_of_a_node_is_asked_at_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(monkeypatch) as (calls, backend):
+        await calls.post("/api/v1/nodes", {"metadata": {"name": "n"}})
+        status = {"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}}
+        assert (await calls.patch("/api/v1/nodes/n/status", status)).code == 200
+        checked: list[str] = []
+        monkeypatch.setattr(proxying, "_proxyable", checked.append)
+        assert await text(await ask(calls, "GET", f"/api/v1/nodes/n:{backend.port}/proxy/x")) == "GET /x HTTP/1.1|0"
+        assert checked == ["127.0.0.1"]
