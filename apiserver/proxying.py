@@ -157,19 +157,18 @@ class Proxying:
             path = "/"
         query = f"?{request.raw_query}" if request.raw_query else ""
         if "upgrade" in request.headers.get("Connection", "").lower() and request.headers.get("Upgrade"):
-            return await self._upgraded(place, f"{path}{query}", request)
+            return await self._upgraded(place, f"{path}{query}", prefix, request)
         return await self._asked(place, f"{path}{query}", prefix, request)
 
-    async def _upgraded(self, place: Place, path: str, request: Request) -> Reply:
+    async def _upgraded(self, place: Place, path: str, prefix: str, request: Request) -> Reply:
         tls = self._tls(place) if place.scheme == "https" else None
         backend = Backend(place.host, place.port, tls, "the backend")
-        headers = [
-            (key, value)
-            for key, value in request.headers.items()
-            if key.lower() not in _OURS and not _impersonates(key)
-        ]
+        # No length: what follows the head are the upgraded connection's bytes, of which a body would take some.
+        headers = [(k, v) for k, v in forwarded(request, prefix) if k.lower() not in ("host", "content-length")]
+        headers += [("Connection", "Upgrade"), ("Upgrade", request.headers["Upgrade"])]
+        host = request.headers.get("Host") or backend.authority
         try:
-            opened = await upgrades.ask(backend, upgrades.head_of(request.method, path, backend.authority, headers))
+            opened = await upgrades.ask(backend, upgrades.head_of(request.method, path, host, headers))
         except StatusError as error:
             raise _unreachable(error) from error
         return upgrades.passed_through(opened)

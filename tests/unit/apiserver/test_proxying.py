@@ -141,10 +141,11 @@ class Backend:
 
     def __init__(self) -> None:
         self.port = 0
+        self.head = ""
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        first = head.split("\r\n")[0]
+        first, self.head = head.split("\r\n")[0], head
         if "Upgrade: echo" in head:
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
             while data := await reader.read(1000):
@@ -202,7 +203,7 @@ async def ask(calls: Calls, method: str, path: str, body: bytes = b"", **headers
             yield body[start : start + 1000]
 
     path, _, query = path.partition("?")
-    asked = Request(method, path, {}, query, sent, _nothing, ADMIN, raw_path=path, chunks=chunks)
+    asked = Request(method, path, {}, query, sent, _nothing, ADMIN, source="5.6.7.8", raw_path=path, chunks=chunks)
     return await calls.api.dispatch(asked)
 
 
@@ -252,6 +253,48 @@ async def test_an_upgrade_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> Non
             await reply.run(client)
         assert client.heard.startswith(b"HTTP/1.1 101 ")
         assert client.heard.endswith(b"\r\n\r\nhello")
+
+
+async def test_an_upgrade_too_passes_on_only_what_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        async def read(self) -> bytes:
+            return b""
+
+        async def write(self, data: bytes) -> None:
+            pass
+
+    headers = {
+        "Connection": "Upgrade, X-Private",
+        "X-Private": "1",
+        "Upgrade": "echo",
+        "Authorization": "Bearer x",
+        "Proxy-Authorization": "Basic x",
+        "TE": "trailers",
+        "Content-Length": "5",
+        "Transfer-Encoding": "chunked",
+        "X-Forwarded-For": "1.2.3.4",
+        "Cookie": "a=b",
+        "Sec-WebSocket-Key": "a2V5",
+    }
+    async with world(monkeypatch) as (calls, backend):
+        reply = await ask(calls, "GET", f"{PODS}/p/proxy/ws", **headers)
+        assert isinstance(reply, Takeover)
+        async with asyncio.timeout(10):
+            await reply.run(Gone())
+        assert backend.head.split("\r\n") == [
+            "GET /ws HTTP/1.1",
+            "Host: api",
+            "Cookie: a=b",
+            "Sec-WebSocket-Key: a2V5",
+            "X-Forwarded-For: 1.2.3.4, 5.6.7.8",
+            f"X-Forwarded-Uri: {PODS}/p/proxy/ws",
+            "X-Forwarded-Host: api",
+            "X-Forwarded-Proto: https",
+            "Connection: Upgrade",
+            "Upgrade: echo",
+            "",
+            "",
+        ]
 
 
 async def test_refusals_in_upstreams_words(monkeypatch: pytest.MonkeyPatch) -> None:
