@@ -163,8 +163,10 @@ async def _serve(
 
 
 def _session() -> aiohttp.ClientSession:
-    """To kubelets. No limit: a followed log holds its connection for hours."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+    """To kubelets, and to what is proxied. No limit: a followed log holds its connection for hours. No cookies kept: they
+    are the clients', each its own."""
+    connector = aiohttp.TCPConnector(limit=0)
+    return aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _node(cache: Cache, registry: Registry) -> Callable[[str], dict[str, Any] | None]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from multidict import CIMultiDict
+from yarl import URL
 
 from apiserver import proxying
 from apiserver.authentication import User
+from apiserver.daemon import _session
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Answer, Reply, Request, Stream, Takeover
 from apiserver.proxying import Place, backend_path, endpoints, forwarded, named, rewritten
@@ -349,3 +351,10 @@ async def test_a_port_of_a_node_is_asked_at_the_address_that_was_checked(monkeyp
         monkeypatch.setattr(proxying, "_proxyable", checked.append)
         assert await text(await ask(calls, "GET", f"/api/v1/nodes/n:{backend.port}/proxy/x")) == "GET /x HTTP/1.1|0"
         assert checked == ["127.0.0.1"]
+
+
+async def test_a_cookie_that_one_clients_backend_sets_is_not_sent_for_another() -> None:
+    async with _session() as session:
+        url = URL("http://n.example:80/")
+        session.cookie_jar.update_cookies({"session": "secret"}, url)
+        assert not session.cookie_jar.filter_cookies(url)
