@@ -9,7 +9,7 @@ import pytest
 
 from apiserver.http import connection
 from apiserver.http.exchange import Reply, Request, Stream
-from tests.unit.apiserver.test_http import echo, get, serving
+from tests.unit.apiserver.sockets import echo, get, serving
 
 
 @pytest.mark.parametrize(("code", "version"), [(204, "1.1"), (304, "1.1"), (304, "1.0")])
