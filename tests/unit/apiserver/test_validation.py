@@ -93,7 +93,7 @@ LABEL = "a lowercase RFC 1123 label must consist of lower case alphanumeric char
         (lambda o: o["metadata"].update(labels={"a": "b c"}), "metadata.labels", 'Invalid value: "b c": a valid label must'),
         (lambda o: o["metadata"].update(annotations={"a": "x" * 300_000}), "metadata.annotations", "Too long: may not be more than 262144 bytes"),
         (lambda o: o["metadata"].update(finalizers=["mine"]), "metadata.finalizers[0]", 'Invalid value: "mine": name is neither'),
-        (lambda o: o["metadata"].update(ownerReferences=[{"apiVersion": "v1", "kind": "K", "name": "n"}]), "metadata.ownerReferences[0].uid", "Invalid value: \"\": must not be empty"),
+        (lambda o: o["metadata"].update(ownerReferences=[{"apiVersion": "v1", "kind": "K", "name": "n"}]), "metadata.ownerReferences[0].uid", 'Invalid value: "": must not be empty'),
         (lambda o: o["spec"].update(containers=[]), "spec.containers", "Required value"),
         (lambda o: first(o).update(name="C"), "spec.containers[0].name", f'Invalid value: "C": {LABEL}'),
         (lambda o: first(o).pop("image"), "spec.containers[0].image", "Required value"),
