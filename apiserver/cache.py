@@ -197,22 +197,33 @@ class Shelf:
         for key in sorted(self._nodes.get(node, ())):
             yield self._objects[key]
 
-    def entries_at(self, rv: int, namespace: str | None = None) -> list[Entry] | None:
-        """The entries as they were at `rv`, in key order; None when the events no longer reach back."""
+    def entries_at(
+        self, rv: int, namespace: str | None = None, after: Key | None = None, limit: int = 0
+    ) -> tuple[list[Entry], int] | None:
+        """The entries as they were at `rv`, in key order: at most `limit` (0: all) of those behind the key `after`, and how
+        many there are beyond them; None when the events no longer reach back. A page costs what is on it, and the events
+        since `rv`."""
         if rv < self.floor:
             return None
+        start, end = self._span(namespace, after)
         then: dict[Key, Entry | None] = {}
         for event in reversed(self.events):
             if event.rv <= rv:
                 break
-            then[(event.new or event.old or _NOTHING).key] = event.old
-        state = {key: self._objects[key] for key in self._keys(namespace)}
-        for key, entry in then.items():
-            if entry is None:
-                state.pop(key, None)
-            elif namespace is None or key[0] == namespace:
-                state[key] = entry
-        return [state[key] for key in sorted(state)] if then else list(state.values())
+            key = (event.new or event.old or _NOTHING).key
+            if (namespace is None or key[0] == namespace) and (after is None or key > after):
+                then[key] = event.old
+        newer = {key for key, entry in then.items() if entry is None and key in self._objects}
+        gone = [key for key, entry in then.items() if entry is not None and key not in self._objects]
+        count = end - start - len(newer) + len(gone)
+        keys = self._sorted[start : min(end, start + limit + len(newer)) if limit else end]
+        if newer:
+            keys = [key for key in keys if key not in newer]
+        if gone:
+            keys = sorted(keys + gone)
+        if limit:
+            del keys[limit:]
+        return [then.get(key) or self._objects[key] for key in keys], count - len(keys)
 
     def since(self, rv: int) -> list[Event] | None:
         """The events after `rv`; None when the ring no longer reaches back."""
@@ -275,8 +286,18 @@ class Shelf:
     def _keys(self, namespace: str | None) -> list[Key]:
         if namespace is None:
             return self._sorted
-        start = bisect.bisect_left(self._sorted, (namespace, ""))
-        return self._sorted[start : bisect.bisect_left(self._sorted, (namespace + "\0", ""))]
+        start, end = self._span(namespace)
+        return self._sorted[start:end]
+
+    def _span(self, namespace: str | None, after: Key | None = None) -> tuple[int, int]:
+        """Where in the order a namespace's keys are, those behind `after`."""
+        start, end = 0, len(self._sorted)
+        if namespace is not None:
+            start = bisect.bisect_left(self._sorted, (namespace, ""))
+            end = bisect.bisect_left(self._sorted, (namespace + "\0", ""))
+        if after is not None:
+            start = max(start, bisect.bisect_right(self._sorted, after))
+        return start, max(start, end)
 
     def _entry(self, key: Key, value: bytes, rv: int, known: Known | None = None) -> Entry:
         labels, fields = known or described(orjson.loads(value), self.describe)

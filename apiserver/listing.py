@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import bisect
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from apiserver.cache import (
     Bucket,
     Cache,
     Entry,
+    Key,
     Shelf,
     bucket_of_namespace,
     bucket_of_node,
@@ -240,12 +240,14 @@ async def page(cache: Cache, prefix: str, asked: Options, namespace: str | None)
     await fresh(cache, asked.rv)
     exact = asked.rv and (asked.match == "Exact" or (asked.limit and not asked.match))
     if exact and asked.rv:
-        then = shelf.entries_at(asked.rv, namespace)
-        if then is None:
+        found = await _as_of(shelf, asked, namespace, asked.rv, asked.limit)
+        if found is None:
             raise errors.too_old_resource_version(asked.rv, shelf.floor)
-        return await _cut(then, asked, namespace, asked.rv)
+        return found
     limit = 0 if asked.rv == 0 else asked.limit
-    return await _cut(list(candidates(shelf, asked, namespace)), asked, namespace, cache.rv, limit)
+    if asked.selecting:
+        return await _selected(list(candidates(shelf, asked, namespace)), asked, namespace, cache.rv, limit)
+    return await _newest(cache, shelf, asked, namespace, limit)
 
 
 async def _continued(cache: Cache, shelf: Shelf, asked: Options, namespace: str | None) -> Page:
@@ -253,15 +255,11 @@ async def _continued(cache: Cache, shelf: Shelf, asked: Options, namespace: str 
         raise errors.bad_request("specifying resource version is not allowed when using continue")
     rv, start = _decode(asked.token)
     if rv < 0:
-        entries, rv = list(shelf.entries(namespace)), cache.rv
-    else:
-        then = shelf.entries_at(rv, namespace)
-        if then is None:
-            error = errors.expired(EXPIRED_TOKEN)
-            raise Inconsistent(error, _encode(-1, start))
-        entries = then
-    position = bisect.bisect_right(entries, start, key=lambda entry: entry.key)
-    return await _cut(entries, asked, namespace, rv, start=position)
+        return await _newest(cache, shelf, asked, namespace, asked.limit, start)
+    found = await _as_of(shelf, asked, namespace, rv, asked.limit, start)
+    if found is None:
+        raise Inconsistent(errors.expired(EXPIRED_TOKEN), _encode(-1, start))
+    return found
 
 
 class Inconsistent(StatusError):
@@ -275,20 +273,32 @@ class Inconsistent(StatusError):
         return super().to_dict() | {"metadata": {"continue": self.token}}
 
 
-async def _cut(
-    entries: list[Entry], asked: Options, namespace: str | None, rv: int, limit: int | None = None, start: int = 0
+async def _newest(
+    cache: Cache, shelf: Shelf, asked: Options, namespace: str | None, limit: int, start: Key | None = None
 ) -> Page:
-    """`entries` are all of the namespace as of `rv`, those from `start` on are asked for. Selecting from many takes turns
-    with others."""
-    limit = asked.limit if limit is None else limit
-    if not asked.selecting:
-        end = start + limit if limit else len(entries)
-        if end >= len(entries):
-            return Page(entries[start:] if start else entries, rv)
-        return Page(entries[start:end], rv, _encode(rv, entries[end - 1].key), len(entries) - end)
+    found = await _as_of(shelf, asked, namespace, cache.rv, limit, start)
+    assert found is not None, "a shelf that does not reach to the newest state"
+    return found
+
+
+async def _as_of(
+    shelf: Shelf, asked: Options, namespace: str | None, rv: int, limit: int, start: Key | None = None
+) -> Page | None:
+    """What is asked for of the state at `rv`, behind the key `start`; None when the events no longer reach back."""
+    found = shelf.entries_at(rv, namespace, start, 0 if asked.selecting else limit)
+    if found is None:
+        return None
+    entries, beyond = found
+    if asked.selecting:
+        return await _selected(entries, asked, namespace, rv, limit)
+    return Page(entries, rv, _encode(rv, entries[-1].key), beyond) if beyond else Page(entries, rv)
+
+
+async def _selected(entries: list[Entry], asked: Options, namespace: str | None, rv: int, limit: int) -> Page:
+    """Selecting from many takes turns with others."""
     matches = matcher(asked, namespace)
     found: list[Entry] = []
-    for first in range(start, len(entries), MATCHED_AT_ONCE):
+    for first in range(0, len(entries), MATCHED_AT_ONCE):
         found += [entry for entry in entries[first : first + MATCHED_AT_ONCE] if matches(entry)]
         if limit and len(found) > limit:
             return Page(found[:limit], rv, _encode(rv, found[limit - 1].key))
