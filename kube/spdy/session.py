@@ -40,7 +40,7 @@ from kube.spdy.frames import (
 UNREAD: Final = 1 << 20  # bytes of one stream that may wait for its reader
 UNSENT: Final = 1 << 18  # bytes that may wait for the wire before writers do
 ABSURD: Final = 1 << 20  # of unsent answers: the peer asks and never reads
-STREAMS: Final = 1000  # open at a time
+STREAMS: Final = 1000  # open at a time; and not yet accepted, be they reset since
 PIECE: Final = 1 << 15
 KEEPALIVE: Final = 30.0  # seconds; a write is what finds out that a silent peer is gone
 REPLY_SECONDS: Final = 30.0
@@ -259,28 +259,32 @@ class Session:
                 if stream := self._streams.get(identity):
                     stream.broken()
             case Ping(number) if number % 2 == (1 if self._server else 0):
-                if len(self._buffer) > ABSURD:
-                    raise MalformedFrame("a peer that asks for answers and does not read them")
-                self.post(frame)
+                self._answer(frame)
             case GoAway():
                 self._farewell.set()
                 self._incoming.put_nowait(None)
             case _:
                 pass  # windows, settings, our own pings: nothing follows from them
 
+    def _answer(self, frame: Frame) -> None:
+        if len(self._buffer) > ABSURD:
+            raise MalformedFrame("a peer that asks for answers and does not read them")
+        self.post(frame)
+
     def _opened(self, frame: SynStream) -> None:
         stream = Stream(self, frame.stream, frame.headers)
         if frame.stream % 2 != (1 if self._server else 0) or frame.stream <= self._highest:
-            self.post(Reset(frame.stream, PROTOCOL_ERROR if frame.stream else INVALID_STREAM))
+            self._answer(Reset(frame.stream, PROTOCOL_ERROR if frame.stream else INVALID_STREAM))
             return
         self._highest = frame.stream
-        if self._leaving or len(self._streams) >= STREAMS or not self._admit(stream.headers):
-            self.post(Reset(frame.stream, REFUSED_STREAM))
+        full = len(self._streams) >= STREAMS or self._incoming.qsize() >= STREAMS
+        if self._leaving or full or not self._admit(stream.headers):
+            self._answer(Reset(frame.stream, REFUSED_STREAM))
             return
         self._streams[stream.id] = stream
         stream.arrived(b"", frame.fin)
         stream.closed_by_us = frame.unidirectional
-        self.post(SynReply(stream.id))
+        self._answer(SynReply(stream.id))
         self._incoming.put_nowait(stream)
 
     def abandon(self) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kube.spdy import MalformedFrame, Session, Stream, StreamRefused, frames
 from kube.spdy.frames import Data, Decoder, Encoder, Frame, GoAway, Ping, Reset, SynReply, SynStream
+from kube.spdy.session import STREAMS
 
 # kubectl 1.27 `exec -i`, and 1.28 `port-forward`, as they came over the wire.
 EXEC = (
@@ -379,6 +380,51 @@ async def test_pings_are_answered_and_a_flood_of_them_ends_the_session() -> None
         task = group.create_task(body())
         await session.ended.wait()
         task.cancel()
+
+
+async def test_streams_opened_and_reset_by_a_peer_that_never_reads_end_the_session() -> None:
+    ours, theirs = wires()
+    session, encoder = Session(theirs, server=True), Encoder()
+
+    async def until_ended() -> None:
+        await session.ended.wait()
+
+    async def flood() -> None:
+        with suppress(ConnectionResetError):
+            for start in range(1, 400_000, 1000):
+                opened = [
+                    encoder.encode(SynStream(n, ())) + encoder.encode(Reset(n, 5))
+                    for n in range(start, start + 1000, 2)
+                ]
+                await ours.write(b"".join(opened))
+        raise AssertionError("the session took them all")
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(session.run(until_ended))
+        task = group.create_task(flood())
+        await session.ended.wait()
+        task.cancel()
+
+
+async def test_streams_that_nobody_accepts_do_not_pile_up_though_they_are_reset() -> None:
+    ours, theirs = wires()
+    session, encoder, answers = Session(theirs, server=True), Encoder(), Decoder()
+
+    async def body() -> None:
+        found: list[Frame] = []
+        for number in range(1, 2 * STREAMS + 2, 2):
+            await ours.write(encoder.encode(SynStream(number, ())) + encoder.encode(Reset(number, 5)))
+            while len(found) < (number + 1) // 2:
+                found += answers.feed(await ours.read())
+        assert found[-2:] == [SynReply(2 * STREAMS - 1), Reset(2 * STREAMS + 1, 3)]
+        await ours.end()
+
+    async def idle() -> None:
+        await session.ended.wait()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(session.run(idle))
+        group.create_task(body())
 
 
 async def test_streams_with_wrong_numbers_are_reset() -> None:
