@@ -174,10 +174,21 @@ class _Channel:
     """One port's data, read from a queue that the socket's listener fills."""
 
     def __init__(self) -> None:
-        self.pieces: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
+        self._pieces: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
+        self._finished = False
 
     async def read(self) -> bytes:
-        return await self.pieces.get()
+        return await self._pieces.get()
+
+    async def put(self, data: bytes) -> None:
+        if not self._finished:
+            await self._pieces.put(data)
+
+    def finish(self) -> None:
+        """Nobody reads any more: a listener that waits for room must go on to the other ports."""
+        self._finished = True
+        while not self._pieces.empty():
+            self._pieces.get_nowait()
 
 
 async def serve_channels(
@@ -191,7 +202,7 @@ async def serve_channels(
             raise ConnectionResetError(str(error)) from error
 
     async def forward(index: int, port: int, channel: _Channel) -> None:
-        with contextlib.suppress(OSError):
+        try:
             for number in (2 * index, 2 * index + 1):
                 await send(number, struct.pack("<H", port))
             try:
@@ -200,6 +211,10 @@ async def serve_channels(
                 await send(2 * index + 1, str(unreachable).encode())
                 return
             await splice(channel.read, lambda data: send(2 * index, data), _nothing, connection)
+        except OSError:
+            pass  # the client is gone
+        finally:
+            channel.finish()
 
     channels = [_Channel() for _ in ports]
     with contextlib.suppress(OSError, aiohttp.ClientError):
@@ -218,7 +233,7 @@ async def _listen(socket: web.WebSocketResponse, dialect: Dialect, channels: Seq
         if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
             match dialect.decode(message.data):
                 case (number, data) if data and number % 2 == 0 and number // 2 < len(channels):
-                    await channels[number // 2].pieces.put(data)
+                    await channels[number // 2].put(data)
 
 
 async def _nothing() -> None:

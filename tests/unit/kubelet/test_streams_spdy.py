@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from kube.spdy import Session, StreamRefused
 from kubelet.runtime import StreamOptions
@@ -17,6 +20,7 @@ from kubelet.streams.door import Refusal, negotiated
 from kubelet.streams.forward import Connection, Unreachable
 from kubelet.streams.remotecommand import size_of
 from kubelet.streams.spdy import PROTOCOLS, expected
+from kubelet.streams.websocket import Dialect
 from tests.unit.kube.test_spdy import read_all, talk
 from tests.unit.kubelet.serving import World, client_tls, serving
 
@@ -260,6 +264,36 @@ async def test_a_port_that_nobody_serves_is_told_on_the_error_stream() -> None:
             assert (await forwarded(session, "80", "2", b"next"))[0] == b"next and the rest"
 
         await talk(client, lambda session: forward.serve(session, connect), admit=forward.admit)
+
+
+@asynccontextmanager
+async def channels(*ports: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async with echoing() as connect:
+
+        async def serve(request: web.Request) -> web.WebSocketResponse:
+            socket = web.WebSocketResponse(protocols=forward.WEBSOCKET_PROTOCOLS)
+            await socket.prepare(request)
+            await forward.serve_channels(socket, Dialect(socket.ws_protocol or ""), ports, connect)
+            await socket.close()
+            return socket
+
+        application = web.Application()
+        application.router.add_get("/", serve)
+        async with TestClient(TestServer(application)) as client, asyncio.timeout(10):
+            async with client.ws_connect("/", protocols=forward.WEBSOCKET_PROTOCOLS[:1]) as socket:
+                yield socket
+
+
+async def test_a_port_that_nobody_serves_does_not_hold_up_the_others() -> None:
+    async with channels(82, 80) as socket:
+        for _ in range(100):
+            await socket.send_bytes(b"\0to nobody")
+        await socket.send_bytes(b"\2hello")
+        while (heard := await socket.receive_bytes()) != b"\2hello":
+            assert heard in (
+                *(bytes([n, port, 0]) for n, port in enumerate((82, 82, 80, 80))),
+                b"\1error forwarding port 82: connection refused",
+            )
 
 
 @pytest.mark.parametrize(
