@@ -104,7 +104,7 @@ async def _command(socket: Connection, session: Session, query: Mapping[str, str
     except (StreamRefused, ConnectionResetError):
         return
     await socket.send(bytes([_STDOUT if _STDOUT in streams else _ERROR]))
-    with contextlib.suppress(OSError):
+    try:
         async with asyncio.TaskGroup() as group:
             inward = [group.create_task(work) for work in (_inward(socket, streams, session), _keep_alive(socket))]
             output = [group.create_task(_outward(socket, streams, channel)) for channel in (_STDOUT, _STDERR)]
@@ -112,6 +112,8 @@ async def _command(socket: Connection, session: Session, query: Mapping[str, str
             await _outward(socket, streams, _ERROR)
             for task in inward:
                 task.cancel()
+    except* OSError:
+        pass  # the client is gone, or the kubelet
 
 
 async def _inward(socket: Connection, streams: Mapping[int, Stream], session: Session) -> None:

@@ -217,7 +217,7 @@ async def serve_channels(
             channel.finish()
 
     channels = [_Channel() for _ in ports]
-    with contextlib.suppress(OSError, aiohttp.ClientError):
+    try:
         async with asyncio.TaskGroup() as group:
             alive = group.create_task(keep_alive(socket))
             tasks = [
@@ -226,6 +226,8 @@ async def serve_channels(
             await _listen(socket, dialect, channels)
             for task in (alive, *tasks):
                 task.cancel()
+    except* (OSError, aiohttp.ClientError):
+        pass  # the client is gone
 
 
 async def _listen(socket: web.WebSocketResponse, dialect: Dialect, channels: Sequence[_Channel]) -> None:

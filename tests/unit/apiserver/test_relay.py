@@ -252,6 +252,21 @@ async def test_a_command_is_translated_for_a_stock_kubelet(tmp_path: Path) -> No
     assert second == first.replace("GET", "POST")
 
 
+async def test_a_client_found_gone_when_it_is_answered_is_no_failure(tmp_path: Path) -> None:
+    class Gone(Client):
+        async def write(self, data: bytes) -> None:
+            if b"HELLO" in data:
+                raise TimeoutError("no acknowledgement from the client")
+            await super().write(data)
+
+    kubelet, client = Kubelet(serve=shouting), Gone()
+    async with relaying(kubelet, tmp_path) as relay:
+        asked = request("command=cat&stdin=true&stdout=true&stderr=true", "v5.channel.k8s.io")
+        client.say(0, b"hello")
+        await taken(await relay.upgrade("exec", POD, asked), client)
+    assert client.messages[-1].opcode is Opcode.CLOSE
+
+
 async def test_a_client_that_leaves_takes_the_translation_along(tmp_path: Path) -> None:
     ended = asyncio.Event()
 

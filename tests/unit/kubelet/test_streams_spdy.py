@@ -296,6 +296,17 @@ async def test_a_port_that_nobody_serves_does_not_hold_up_the_others() -> None:
             )
 
 
+async def test_a_client_found_gone_by_a_ping_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(_socket: web.WebSocketResponse) -> None:
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(forward, "keep_alive", gone)
+    async with channels(80) as socket:
+        while (message := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
+            pass
+        assert socket.close_code == aiohttp.WSCloseCode.OK, message
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"streamtype": "data"}, {"streamtype": "data", "port": "0"}, {"streamtype": "x", "port": "1"}]
 )
