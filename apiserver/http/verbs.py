@@ -12,7 +12,7 @@ import orjson
 from apiserver import deletion, errors, listing, partial, strategy
 from apiserver.cache import Entry
 from apiserver.deletion import Deleted
-from apiserver.http import patching
+from apiserver.http import as_yaml, patching
 from apiserver.http.accept import wants_yaml
 from apiserver.http.exchange import Feed, Reply, Request, Stream, json_answer
 from apiserver.http.routes import Route
@@ -215,10 +215,12 @@ class Verbs:
 
 
 def _listed(request: Request, view: View, entries: list[Entry], metadata: dict[str, Any]) -> Reply:
-    """What is long leaves in slices that are made one after the other. YAML and indented JSON are made of the whole."""
-    slices = view.slices(entries, metadata)
+    """What is long leaves in slices that are made one after the other. Only what is short is indented."""
     size = sum([entry.size for entry in entries])
-    if size <= SLICE or wants_yaml(request.headers.get("Accept", "")):
+    if size > SLICE and wants_yaml(request.headers.get("Accept", "")):
+        return Stream(as_yaml.listed(view, entries, metadata), as_yaml.CONTENT_TYPE, whole=True)
+    slices = view.slices(entries, metadata)
+    if size <= SLICE:
         return json_answer(b"".join(slices))
     return Stream(_each(slices), whole=True)
 

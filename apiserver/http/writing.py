@@ -18,9 +18,8 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 import orjson
-import yaml
 
-from apiserver.http import accept, warnings
+from apiserver.http import accept, as_yaml, warnings
 from apiserver.http.connection import Connection
 from apiserver.http.exchange import JSON, Answer, Feed, Request, Stream, framed, unframed
 
@@ -29,7 +28,6 @@ SLICE: Final = 256 << 10
 LAST_CHUNK: Final = b"0\r\n\r\n"
 _PRETTY_AGENTS: Final = ("curl", "Wget", "Mozilla")
 _WITHOUT_BODY: Final = frozenset({204, 304})
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class Exchange:
@@ -89,7 +87,7 @@ def _header(name: str, value: str) -> bytes:
 async def send_answer(exchange: Exchange, answer: Answer) -> int:
     """The body's length as it was sent."""
     request = exchange.request
-    body, content_type = _dressed(request, answer)
+    body, content_type = await _dressed(request, answer)
     head = exchange.head(answer.code, content_type)
     if "Cache-Control" in answer.headers:
         head[0] = head[0].replace(b"Cache-Control: no-cache, private\r\n", b"")
@@ -136,16 +134,21 @@ def takes_gzip(request: Request) -> bool:
     return "gzip" in request.headers.get("Accept-Encoding", "")
 
 
-def _dressed(request: Request, answer: Answer) -> tuple[bytes, str]:
+async def _dressed(request: Request, answer: Answer) -> tuple[bytes, str]:
     """JSON as the client reads it best: as it is, indented, or as YAML."""
     if answer.content_type != JSON or "Content-Encoding" in answer.headers or not answer.body:
         return answer.body, answer.content_type
     if accept.wants_yaml(request.headers.get("Accept", "")):
-        text = yaml.dump(orjson.loads(answer.body), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        return text.encode(), "application/yaml"
+        return await as_yaml.written(answer.body), as_yaml.CONTENT_TYPE
     if wants_indented(request):
-        return orjson.dumps(orjson.loads(answer.body), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), JSON
+        if len(answer.body) <= SLICE:
+            return _indented(answer.body), JSON
+        return await asyncio.to_thread(_indented, answer.body), JSON
     return answer.body, JSON
+
+
+def _indented(body: bytes) -> bytes:
+    return orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def wants_indented(request: Request) -> bool:
