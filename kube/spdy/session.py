@@ -74,6 +74,7 @@ class Stream:
         self._pieces: deque[bytes] = deque()
         self._unread = 0
         self._ended = False
+        self._unwanted = False
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -111,6 +112,13 @@ class Stream:
             self._session.post(Reset(self.id, status))
             self.broken()
 
+    def discard(self) -> None:
+        """Nobody here reads any more: what still comes is dropped, and holds up no other stream."""
+        self._unwanted = True
+        self._pieces.clear()
+        self._unread = 0
+        self._room.set()
+
     # The session's side
 
     @property
@@ -118,7 +126,7 @@ class Stream:
         return self.was_reset or (self._ended and self.closed_by_us)
 
     def arrived(self, data: bytes, fin: bool) -> None:
-        if data and not self._ended:
+        if data and not self._ended and not self._unwanted:
             self._pieces.append(data)
             self._unread += len(data)
             if self._unread > UNREAD:

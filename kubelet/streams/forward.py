@@ -163,6 +163,7 @@ async def _forward(data: Stream, error: Stream, connect: Connect) -> None:
             await error.write(str(unreachable).encode())
     else:
         await splice(data.read, data.write, data.close, connection)
+    data.discard()
     await data.close()
     await error.close()
 

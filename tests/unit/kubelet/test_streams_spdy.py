@@ -266,6 +266,17 @@ async def test_a_port_that_nobody_serves_is_told_on_the_error_stream() -> None:
         await talk(client, lambda session: forward.serve(session, connect), admit=forward.admit)
 
 
+async def test_megabytes_for_a_port_that_nobody_serves_do_not_hold_up_the_others() -> None:
+    async with echoing() as connect:
+
+        async def client(session: Session) -> None:
+            found = await forwarded(session, "82", "1", bytes(3_000_000))
+            assert found == (b"", b"error forwarding port 82: connection refused")
+            assert (await forwarded(session, "80", "2", b"next"))[0] == b"next and the rest"
+
+        await talk(client, lambda session: forward.serve(session, connect), admit=forward.admit)
+
+
 @asynccontextmanager
 async def channels(*ports: int) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     async with echoing() as connect:
