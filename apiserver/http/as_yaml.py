@@ -1,7 +1,7 @@
 """YAML for who asks for it: a thousand times slower to write than JSON (1 s of CPU a megabyte), so never on the event loop.
 
-A thread that writes YAML lets go of the interpreter every few milliseconds. A list is written some objects at a time, so that
-no more is done than its client reads; what it says is what the whole would say, as the items stand at the margin.
+A list is written a few objects at a time: the emitter, which is C, keeps the interpreter for all that it is given at once, and
+no more is done than the client reads. What it says is what the whole would say, as the items stand at the margin.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apiserver.cache import Entry
 from apiserver.views import View
 
 CONTENT_TYPE: Final = "application/yaml"
-AT_ONCE: Final = 32 << 10  # bytes of JSON that are written in one go
+AT_ONCE: Final = 8 << 10  # bytes of JSON that are written in one go, some 10 ms
 HERE: Final = 2 << 10  # what takes less time than a thread's turn
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
