@@ -279,7 +279,7 @@ async def test_an_upgrade_too_passes_on_only_what_may_be(monkeypatch: pytest.Mon
         "Sec-WebSocket-Key": "a2V5",
     }
     async with world(monkeypatch) as (calls, backend):
-        reply = await ask(calls, "GET", f"{PODS}/p/proxy/ws", **headers)
+        reply = await ask(calls, "GET", f"{PODS}/p/proxy/ws", b"", **headers)
         assert isinstance(reply, Takeover)
         async with asyncio.timeout(10):
             await reply.run(Gone())
