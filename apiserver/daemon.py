@@ -17,8 +17,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-
 from apiserver import access, allocations, bootstrap, flow, health, memory, presence, schema, usage
 from apiserver.access_figures import AccessFigures
 from apiserver.admission import DEFAULT, PLUGINS, Admission, Settings, Sight
@@ -35,6 +33,7 @@ from apiserver.http.reviews import Reviews
 from apiserver.http.server import Server, listening, tls_context
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import CacheFigures, Metrics
+from apiserver.outward import Outward
 from apiserver.pipeline import Writer
 from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
@@ -62,7 +61,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     keys = access.configured_keys(config)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(opening.configured(config))
-        session = await stack.enter_async_context(_session())
+        session = await stack.enter_async_context(Outward())
         audit = stack.enter_context(auditing.opening(config))
         await _serve(config, ranges, plugins, address, tls, store, kubelet_tls, session, keys, audit, ready)
 
@@ -75,7 +74,7 @@ async def _serve(
     tls: ssl.SSLContext,
     store: Store,
     kubelet_tls: Trust,
-    session: aiohttp.ClientSession,
+    session: Outward,
     keys: access.Keys,
     audit: Audit | None,
     ready: Callable[[], None],
@@ -160,13 +159,6 @@ async def _serve(
     except* (StoreLost, StoreFailed) as lost:
         why = f"the store was lost ({lost.exceptions[0]}); starting again loads what it has"
         raise Retry(why) from lost
-
-
-def _session() -> aiohttp.ClientSession:
-    """To kubelets, and to what is proxied. No limit: a followed log holds its connection for hours. No cookies kept: they
-    are the clients', each its own."""
-    connector = aiohttp.TCPConnector(limit=0)
-    return aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _node(cache: Cache, registry: Registry) -> Callable[[str], dict[str, Any] | None]:

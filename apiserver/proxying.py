@@ -20,21 +20,24 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import aiohttp
 from yarl import URL
 
 from apiserver import errors
 from apiserver.cache import Cache
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Answer, Reply, Request, Stream
+from apiserver.outward import Outward
 from apiserver.pipeline import Target, Writer
 from apiserver.registry import Registry
 from apiserver.relay import Trust, upgrades
 from apiserver.relay.kubelets import authority, kubelet_at
 from apiserver.relay.upgrades import CONNECT_SECONDS, Backend
+
+if TYPE_CHECKING:
+    import aiohttp
 from kube.ports import port_of
 
 Obj = dict[str, Any]
@@ -100,7 +103,7 @@ def backend_path(raw_path: str) -> tuple[str, str]:
 
 
 class Proxying:
-    def __init__(self, writer: Writer, trust: Trust, session: aiohttp.ClientSession, slices: Slices) -> None:
+    def __init__(self, writer: Writer, trust: Trust, session: Outward, slices: Slices) -> None:
         self._writer = writer
         self._trust = trust
         self._session = session
@@ -174,6 +177,8 @@ class Proxying:
         return upgrades.passed_through(opened)
 
     async def _asked(self, place: Place, path: str, prefix: str, request: Request) -> Reply:
+        import aiohttp
+
         where = authority(place.host, place.port)
         url = URL(f"{place.scheme}://{where}{path}", encoded=True)
         headers = forwarded(request, prefix)

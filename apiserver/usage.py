@@ -19,13 +19,12 @@ from datetime import UTC, datetime
 from math import isfinite, nan
 from typing import Any, Final
 
-import aiohttp
-
 from apiserver import errors
 from apiserver.cache import Cache, Entry
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Reply, Request, json_answer
 from apiserver.http.routes import Route
+from apiserver.outward import Outward
 from apiserver.registry import Registry
 from apiserver.relay import Trust
 from apiserver.relay.kubelets import Kubelet, kubelet_at
@@ -183,6 +182,8 @@ class Samples:
             return (known.older, known.newer) if known.older and known.newer else None
 
     async def _look(self, known: _Known, kubelet: Kubelet) -> None:
+        import aiohttp
+
         try:
             sample = parsed(await self._fetch(kubelet), time.time())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -194,8 +195,10 @@ class Samples:
             known.fetched = self._clock()
 
 
-def fetching(session: aiohttp.ClientSession, trust: Trust) -> Fetch:
+def fetching(session: Outward, trust: Trust) -> Fetch:
     async def fetch(kubelet: Kubelet) -> str:
+        import aiohttp
+
         url = f"https://{kubelet.authority}/metrics/resource"
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
         headers = {"Accept-Encoding": "identity"}

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import aiohttp
 import orjson
 
 from apiserver import errors, schema
@@ -19,6 +18,7 @@ from apiserver.cache import Entry
 from apiserver.http.exchange import Reply, Request, json_answer
 from apiserver.http.routes import Route
 from apiserver.http.wire import method_not_allowed, view_of
+from apiserver.outward import Outward
 from apiserver.registry import Resource
 
 Trouble = Callable[[], Awaitable[str | None]]  # None when all is well, else what is not
@@ -29,11 +29,13 @@ _PORTS: Final = {"controller-manager": 10257, "scheduler": 10259}
 _SECONDS: Final = 2.0
 
 
-def asking(session: aiohttp.ClientSession, port: int) -> Trouble:
+def asking(session: Outward, port: int) -> Trouble:
     """Whether what should listen there says `ok`."""
     url = f"https://127.0.0.1:{port}/healthz"
 
     async def trouble() -> str | None:
+        import aiohttp
+
         try:
             async with asyncio.timeout(_SECONDS), session.get(url, ssl=False) as answer:
                 said = (await answer.text())[:200]
@@ -44,7 +46,7 @@ def asking(session: aiohttp.ClientSession, port: int) -> Trouble:
     return trouble
 
 
-def usual(session: aiohttp.ClientSession, store: Trouble) -> dict[str, Trouble]:
+def usual(session: Outward, store: Trouble) -> dict[str, Trouble]:
     return {name: asking(session, port) for name, port in _PORTS.items()} | {"etcd-0": store}
 
 

@@ -15,18 +15,20 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
-
-import aiohttp
 
 from apiserver import errors
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Answer, Reply, Request, Stream
 from apiserver.listing import flag
+from apiserver.outward import Outward
 from apiserver.relay import logs, translation, upgrades
 from apiserver.relay.kubelets import Kubelet, container_of, kubelet_of
 from apiserver.relay.upgrades import CONNECT_SECONDS, Backend, stream_query
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["Relay", "Trust"]
 
@@ -42,12 +44,14 @@ class Trust:
 
 
 class Relay:
-    def __init__(self, node: Callable[[str], Obj | None], trust: Trust, session: aiohttp.ClientSession) -> None:
+    def __init__(self, node: Callable[[str], Obj | None], trust: Trust, session: Outward) -> None:
         self._node = node
         self._trust = trust
         self._session = session
 
     async def logs(self, pod: Obj, request: Request) -> Reply:
+        import aiohttp
+
         metadata = pod["metadata"]
         query = logs.asked(request.query, metadata["name"])
         container = container_of(pod, request.query.get("container", ""))
@@ -99,6 +103,8 @@ class Relay:
 
 
 async def _pieces(response: aiohttp.ClientResponse, follow: bool) -> AsyncIterator[bytes]:
+    import aiohttp
+
     try:
         if follow:
             yield b""  # send the head now: the first line may be hours away

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-import aiohttp
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -34,6 +33,7 @@ from apiserver.http.exchange import Answer, Feed, Reply, Request
 from apiserver.http.reviews import Reviews
 from apiserver.http.verbs import Verbs
 from apiserver.metrics import Metrics
+from apiserver.outward import Outward
 from apiserver.pipeline import Writer
 from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
@@ -198,7 +198,7 @@ async def serving(
     allocators = Allocators(RANGES, allocations.Books(cache, registry, RANGES), rng=random.Random(1))
     admission = Admission(Sight(cache, registry, store.current), plugins, Settings(patience=patience))
     writer = Writer(store, cache, admission, allocators, event_ttl=3600)
-    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+    async with Outward() as session, asyncio.TaskGroup() as group:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         trust = Trust(tls, tls)
         relay = Relay(_node(cache, registry), trust, session)

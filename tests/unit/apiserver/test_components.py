@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 
@@ -15,6 +14,7 @@ from apiserver.errors import StatusError
 from apiserver.http.components import COMPONENTS, WARNING, Components, asking
 from apiserver.http.exchange import Answer, Request
 from apiserver.http.routes import parse
+from apiserver.outward import Outward
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
@@ -70,7 +70,7 @@ async def test_one_of_them_and_none() -> None:
 async def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
-        async with aiohttp.ClientSession() as session:
+        async with Outward() as session:
             said = await asking(session, taken.getsockname()[1])()
     assert said is not None
     assert "/healthz" in said

@@ -11,9 +11,9 @@ from yarl import URL
 
 from apiserver import proxying
 from apiserver.authentication import User
-from apiserver.daemon import _session
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Answer, Reply, Request, Stream, Takeover
+from apiserver.outward import Outward
 from apiserver.proxying import Place, backend_path, endpoints, forwarded, named, rewritten
 from tests.unit.apiserver.calls import ADMIN, Calls, serving
 
@@ -354,7 +354,7 @@ async def test_a_port_of_a_node_is_asked_at_the_address_that_was_checked(monkeyp
 
 
 async def test_a_cookie_that_one_clients_backend_sets_is_not_sent_for_another() -> None:
-    async with _session() as session:
+    async with Outward() as session:
         url = URL("http://n.example:80/")
-        session.cookie_jar.update_cookies({"session": "secret"}, url)
-        assert not session.cookie_jar.filter_cookies(url)
+        session.session.cookie_jar.update_cookies({"session": "secret"}, url)
+        assert not session.session.cookie_jar.filter_cookies(url)

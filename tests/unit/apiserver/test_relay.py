@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from multidict import CIMultiDict
 
 from apiserver.authentication import User
 from apiserver.errors import StatusError
 from apiserver.http.exchange import Answer, Reply, Request, Takeover
+from apiserver.outward import Outward
 from apiserver.relay import Relay, Trust, logs
 from apiserver.relay.kubelets import container_of, kubelet_of
 from apiserver.relay.upgrades import head_of, stream_query, upgrade_headers
@@ -198,7 +198,7 @@ async def relaying(kubelet: Kubelet, folder: Path) -> AsyncIterator[Relay]:
         }
     }
     ours = ssl.create_default_context(cadata=authority.certificate.decode())
-    async with aiohttp.ClientSession() as session:
+    async with Outward() as session:
         yield Relay(lambda _name: node, Trust(ours, ours), session)
     server.close()
 
