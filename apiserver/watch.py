@@ -55,7 +55,7 @@ class FrameView(Protocol):
 class Watcher:
     """`after`: what happened up to there it learns from `show` or `replay`."""
 
-    __slots__ = ("_backlog", "_matches", "_outlet", "_size", "_tally", "_view", "_wake", "after", "ended")
+    __slots__ = ("_backlog", "_matches", "_outlet", "_size", "_tally", "_view", "_wake", "after", "ended", "told")
 
     def __init__(self, matches: Matches, view: FrameView, outlet: Outlet, after: int, tally: list[int]) -> None:
         self._matches = matches
@@ -66,11 +66,14 @@ class Watcher:
         self._wake = asyncio.Event()
         self._tally = tally  # of its resource: frames and bytes told since the start
         self.after = after
+        self.told = after  # what this one has been told of, while others wait for their turn
         self.ended = False
 
     def offer(self, event: Event, frames: Frames) -> None:
-        if event.rv > self.after and (piece := self._piece(event, frames)):
-            self.put(piece)
+        if event.rv > self.after:
+            self.told = event.rv
+            if piece := self._piece(event, frames):
+                self.put(piece)
 
     def _piece(self, event: Event, frames: Frames) -> bytes | None:
         """What this watcher is told of the event; rendered once for all who see it alike."""
@@ -208,7 +211,7 @@ class Watches:
                 await watcher.show(entries)
                 watcher.live()
                 if start.initial_events_end:
-                    watcher.put(framed(view.bookmark(self._promised(watcher.after), initial_events_end=True)))
+                    watcher.put(framed(view.bookmark(self._promised(watcher.told), initial_events_end=True)))
                 if not self.closing:
                     await self._lasting(watcher, view, end, bookmarks)
         finally:
@@ -226,7 +229,7 @@ class Watches:
         while not watcher.ended and clock() < end:
             if clock() >= bookmark:
                 # An answer may precede its event, a bookmark never may.
-                watcher.put(framed(view.bookmark(self._promised(watcher.after), initial_events_end=False)))
+                watcher.put(framed(view.bookmark(self._promised(watcher.told), initial_events_end=False)))
                 bookmark = next(times, end)
                 continue
             await watcher.wait(min(end, bookmark) - clock())

@@ -243,3 +243,10 @@ def test_a_client_that_was_away_too_long_lists_again() -> None:
     ]
     world = asyncio.run(lived([("", False)], steps))
     assert world.clients[0].relists == 1
+
+
+def test_a_bookmark_is_not_behind_what_its_client_was_told() -> None:
+    steps = [("connect", 0), ("burst", "default", 5), ("disconnect", 0)]
+    for _ in range(5):  # it was behind every other time
+        with turns_for_all():
+            asyncio.run(lived([("labelSelector=x%3D1", False)], steps))
