@@ -279,9 +279,9 @@ async def open_store(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
     child = Path(__file__).with_name("sqlite_child.py")
-    argv = [sys.executable, "-I", "-S", str(child), str(theirs.fileno()), str(path)]  # the path is for who reads `ps`
+    argv = [sys.executable, "-I", "-S", str(child), str(path)]  # the path is for who reads `ps`
     with theirs:
-        process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: ASYNC220
+        process = subprocess.Popen(argv, stdin=theirs)  # noqa: ASYNC220
     store = SqliteStore()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(lambda: _Channel(store._on_replies), sock=ours)

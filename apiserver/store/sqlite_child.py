@@ -28,7 +28,6 @@ import signal
 import socket
 import sqlite3
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -297,11 +296,12 @@ def lock(path: str) -> None:
             return
 
 
-def main(descriptor: int) -> None:
+def main() -> None:
+    """Speaks through the socket that is its standard input."""
     # A terminal's Ctrl-C and systemd's SIGTERM reach the whole group; the parent still needs us for its last writes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection = socket.socket(fileno=descriptor)
+    connection = socket.socket(fileno=0)
     os.umask(0o077)
 
     def send(replies: list[Reply]) -> None:
@@ -329,4 +329,4 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()
