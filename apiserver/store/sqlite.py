@@ -281,7 +281,7 @@ async def open_store(
     child = Path(__file__).with_name("sqlite_child.py")
     argv = [sys.executable, "-I", "-S", str(child), str(path)]  # the path is for who reads `ps`
     with theirs:
-        process = subprocess.Popen(argv, stdin=theirs)  # noqa: ASYNC220
+        process = subprocess.Popen(argv, stdin=theirs.fileno())  # noqa: ASYNC220
     store = SqliteStore()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(lambda: _Channel(store._on_replies), sock=ours)
