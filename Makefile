@@ -12,7 +12,7 @@ help:
 	@echo "make lab       a three-node cluster in network namespaces, with a demo application (root)"
 	@echo "make lab-down  take it down; the machine is as it was"
 	@echo "make test      everything: check, contracts, real kernel, whole cluster (root)"
-	@echo "make check     format, lint, types, import contracts, unit tests (no root, under a minute)"
+	@echo "make check     format, lint, types, import contracts, unit tests (no root, about a minute)"
 	@echo "make bench     figures against floors measured in the same run [ONLY=prefix] (root)"
 	@echo "make soak      the long trials at full length [ONLY=name] (root)"
 
