@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from kube.meta import Condition, LabelSelector, Object, Typed
+from kube.sources import EnvFromSource, EnvVar, Volume
 
 
 class ObjectReference(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -19,49 +20,6 @@ class ObjectReference(Object, frozen=True, kw_only=True, rename="camel", omit_de
 
 class LocalObjectReference(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     name: str = ""
-
-
-class KeySelector(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A key of a ConfigMap or Secret in the pod's namespace."""
-
-    name: str = ""
-    key: str = ""
-    optional: bool | None = None
-
-
-class ObjectFieldSelector(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    api_version: str = "v1"
-    field_path: str = ""
-
-
-class ResourceFieldSelector(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    container_name: str = ""
-    resource: str = ""
-    divisor: str = ""
-
-
-class EnvVarSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    field_ref: ObjectFieldSelector | None = None
-    resource_field_ref: ResourceFieldSelector | None = None
-    config_map_key_ref: KeySelector | None = None
-    secret_key_ref: KeySelector | None = None
-
-
-class EnvVar(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    name: str = ""
-    value: str = ""
-    value_from: EnvVarSource | None = None
-
-
-class EnvSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    name: str = ""
-    optional: bool | None = None
-
-
-class EnvFromSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    prefix: str = ""
-    config_map_ref: EnvSource | None = None
-    secret_ref: EnvSource | None = None
 
 
 class ContainerPort(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -158,6 +116,11 @@ class SeccompProfile(Object, frozen=True, kw_only=True, rename="camel", omit_def
     localhost_profile: str | None = None
 
 
+class AppArmorProfile(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    type: str = ""
+    localhost_profile: str | None = None
+
+
 class SecurityContext(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     capabilities: Capabilities | None = None
     privileged: bool | None = None
@@ -168,6 +131,7 @@ class SecurityContext(Object, frozen=True, kw_only=True, rename="camel", omit_de
     allow_privilege_escalation: bool | None = None
     proc_mount: str | None = None
     seccomp_profile: SeccompProfile | None = None
+    app_armor_profile: AppArmorProfile | None = None
 
 
 class Sysctl(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -182,8 +146,27 @@ class PodSecurityContext(Object, frozen=True, kw_only=True, rename="camel", omit
     supplemental_groups: tuple[int, ...] = ()
     fs_group: int | None = None
     fs_group_change_policy: str | None = None
+    supplemental_groups_policy: str | None = None
     sysctls: tuple[Sysctl, ...] = ()
     seccomp_profile: SeccompProfile | None = None
+    app_armor_profile: AppArmorProfile | None = None
+
+
+class RestartRuleOnExitCodes(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    operator: str = ""
+    values: tuple[int, ...] = ()
+
+
+class ContainerRestartRule(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`action` (Restart, or a later version's) when the exit codes match; rules go before restartPolicy."""
+
+    action: str = ""
+    exit_codes: RestartRuleOnExitCodes | None = None
+
+
+class ContainerResizePolicy(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    resource_name: str = ""
+    restart_policy: str = "NotRequired"
 
 
 class Container(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -196,7 +179,9 @@ class Container(Object, frozen=True, kw_only=True, rename="camel", omit_defaults
     env_from: tuple[EnvFromSource, ...] = ()
     env: tuple[EnvVar, ...] = ()
     resources: ResourceRequirements = ResourceRequirements()
+    resize_policy: tuple[ContainerResizePolicy, ...] = ()
     restart_policy: str | None = None
+    restart_policy_rules: tuple[ContainerRestartRule, ...] = ()
     volume_mounts: tuple[VolumeMount, ...] = ()
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
@@ -211,99 +196,10 @@ class Container(Object, frozen=True, kw_only=True, rename="camel", omit_defaults
     tty: bool = False
 
 
-class KeyToPath(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    key: str = ""
-    path: str = ""
-    mode: int | None = None
+class EphemeralContainer(Container, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A guest of a running pod (kubectl debug), in the PID namespace of its target where one is named."""
 
-
-class EmptyDirVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    medium: str = ""
-    size_limit: str | None = None
-
-
-class HostPathVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    path: str = ""
-    type: str | None = None
-
-
-class ConfigMapVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    name: str = ""
-    items: tuple[KeyToPath, ...] = ()
-    default_mode: int | None = None
-    optional: bool | None = None
-
-
-class SecretVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    secret_name: str = ""
-    items: tuple[KeyToPath, ...] = ()
-    default_mode: int | None = None
-    optional: bool | None = None
-
-
-class DownwardAPIVolumeFile(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    path: str = ""
-    field_ref: ObjectFieldSelector | None = None
-    resource_field_ref: ResourceFieldSelector | None = None
-    mode: int | None = None
-
-
-class DownwardAPIVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    items: tuple[DownwardAPIVolumeFile, ...] = ()
-    default_mode: int | None = None
-
-
-class SecretProjection(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    name: str = ""
-    items: tuple[KeyToPath, ...] = ()
-    optional: bool | None = None
-
-
-class ConfigMapProjection(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    name: str = ""
-    items: tuple[KeyToPath, ...] = ()
-    optional: bool | None = None
-
-
-class ServiceAccountTokenProjection(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    audience: str = ""
-    expiration_seconds: int | None = None
-    path: str = ""
-
-
-class VolumeProjection(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    secret: SecretProjection | None = None
-    config_map: ConfigMapProjection | None = None
-    downward_api: DownwardAPIVolumeSource | None = msgspec.field(default=None, name="downwardAPI")
-    service_account_token: ServiceAccountTokenProjection | None = None
-
-
-class ProjectedVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    sources: tuple[VolumeProjection, ...] = ()
-    default_mode: int | None = None
-
-
-class PersistentVolumeClaimVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    claim_name: str = ""
-    read_only: bool = False
-
-
-class EphemeralVolumeSource(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A claim of the pod's own, `POD-VOLUME`; its template is the API server's matter."""
-
-
-class Volume(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """The source is the one field that is set."""
-
-    name: str = ""
-    empty_dir: EmptyDirVolumeSource | None = None
-    host_path: HostPathVolumeSource | None = None
-    config_map: ConfigMapVolumeSource | None = None
-    secret: SecretVolumeSource | None = None
-    downward_api: DownwardAPIVolumeSource | None = msgspec.field(default=None, name="downwardAPI")
-    projected: ProjectedVolumeSource | None = None
-    persistent_volume_claim: PersistentVolumeClaimVolumeSource | None = None
-    ephemeral: EphemeralVolumeSource | None = None
+    target_container_name: str = ""
 
 
 class Toleration(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -370,10 +266,15 @@ class PodReadinessGate(Object, frozen=True, kw_only=True, rename="camel", omit_d
     condition_type: str = ""
 
 
+class PodOS(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    name: str = ""
+
+
 class PodSpec(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     volumes: tuple[Volume, ...] = ()
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
+    ephemeral_containers: tuple[EphemeralContainer, ...] = ()
     restart_policy: str = "Always"
     termination_grace_period_seconds: int | None = None
     active_deadline_seconds: int | None = None
@@ -401,6 +302,8 @@ class PodSpec(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     overhead: dict[str, str] = {}
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
     set_hostname_as_fqdn: bool | None = msgspec.field(default=None, name="setHostnameAsFQDN")
+    os: PodOS | None = None
+    resources: ResourceRequirements | None = None
 
 
 class ContainerStateWaiting(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -430,6 +333,23 @@ class ContainerState(Object, frozen=True, kw_only=True, rename="camel", omit_def
     terminated: ContainerStateTerminated | None = None
 
 
+class VolumeMountStatus(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    name: str = ""
+    mount_path: str = ""
+    read_only: bool = False
+    recursive_read_only: str | None = None
+
+
+class LinuxContainerUser(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    uid: int = 0
+    gid: int = 0
+    supplemental_groups: tuple[int, ...] = ()
+
+
+class ContainerUser(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    linux: LinuxContainerUser | None = None
+
+
 class ContainerStatus(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     name: str = ""
     state: ContainerState = ContainerState()
@@ -440,6 +360,10 @@ class ContainerStatus(Object, frozen=True, kw_only=True, rename="camel", omit_de
     image_id: str = msgspec.field(default="", name="imageID")
     container_id: str = msgspec.field(default="", name="containerID")
     started: bool | None = None
+    allocated_resources: dict[str, str] = {}
+    resources: ResourceRequirements | None = None
+    volume_mounts: tuple[VolumeMountStatus, ...] = ()
+    user: ContainerUser | None = None
 
 
 class PodIP(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -464,6 +388,7 @@ class PodStatus(Object, frozen=True, kw_only=True, rename="camel", omit_defaults
     start_time: datetime | None = None
     init_container_statuses: tuple[ContainerStatus, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
+    ephemeral_container_statuses: tuple[ContainerStatus, ...] = ()
     qos_class: str = ""
 
 

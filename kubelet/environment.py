@@ -16,7 +16,8 @@ from math import ceil
 from kube import quantity
 from kube.core import ConfigMap, Secret, Service
 from kube.errors import Invalid
-from kube.pods import Container, EnvVarSource, Pod, ResourceFieldSelector
+from kube.pods import Container, Pod
+from kube.sources import EnvVarSource, ResourceFieldSelector
 from kubelet.tokens import Refused, Wish
 
 

@@ -13,7 +13,7 @@ Each names the field, and what to do until a later version brings it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kube.pods import Container, Pod, Probe
+from kube.pods import Container, Pod, PodSecurityContext, Probe, SecurityContext
 from kubelet import wanted
 
 NEXT = "not in this version of wherry-kubelet, planned for 0.2"
@@ -79,10 +79,10 @@ def _of_pod(pod: Pod) -> Iterator[str]:
         yield from _of_profiles("spec.securityContext", context)
 
 
-def _of_profiles(where: str, context: wanted.SecurityContext | wanted.PodSecurityContext) -> Iterator[str]:
+def _of_profiles(where: str, context: SecurityContext | PodSecurityContext) -> Iterator[str]:
     if context.seccomp_profile is not None and context.seccomp_profile.type == "Localhost":
         yield f"{where}.seccompProfile: Localhost profiles are {NEXT}; use type RuntimeDefault"
-    if (context.app_armor_profile or {}).get("type") == "Localhost":
+    if context.app_armor_profile is not None and context.app_armor_profile.type == "Localhost":
         yield f"{where}.appArmorProfile: Localhost profiles are {NEXT}; use type RuntimeDefault"
 
 
@@ -151,7 +151,7 @@ def shortcomings(pod: Pod) -> tuple[str, ...]:
 
 def added(pod: Pod) -> tuple[str, ...]:
     """What may be asked of a pod that runs already, and is not done: of those `shortcomings` too."""
-    if isinstance(pod.spec, wanted.PodSpec) and pod.spec.ephemeral_containers:
+    if pod.spec.ephemeral_containers:
         return (f"spec.ephemeralContainers are {NEXT}; use kubectl exec",)
     return ()
 

@@ -20,8 +20,9 @@ import msgspec
 
 from kube.client import Client
 from kube.errors import ApiError, ApiUnreachable
-from kube.pods import Pod, ServiceAccountTokenProjection
+from kube.pods import Pod
 from kube.resources import SERVICEACCOUNTS
+from kube.sources import ServiceAccountTokenProjection
 
 log = logging.getLogger(__name__)
 

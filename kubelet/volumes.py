@@ -20,13 +20,12 @@ from pathlib import Path
 from kube import quantity
 from kube.core import ConfigMap, Secret
 from kube.errors import Invalid
-from kube.pods import (
-    Container,
+from kube.pods import Container, Pod
+from kube.sources import (
     DownwardAPIVolumeFile,
     EmptyDirVolumeSource,
     HostPathVolumeSource,
     KeyToPath,
-    Pod,
     ServiceAccountTokenProjection,
     Volume,
 )

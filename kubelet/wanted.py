@@ -14,26 +14,13 @@ from kube.resources import PODS, Resource
 Raw = dict[str, Any]
 
 
-class SecurityContext(pods.SecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    app_armor_profile: Raw | None = None
-
-
-class PodSecurityContext(pods.PodSecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    app_armor_profile: Raw | None = None
-    supplemental_groups_policy: str | None = None
-
-
 class Container(pods.Container, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    security_context: SecurityContext | None = None
     volume_devices: tuple[Raw, ...] = ()
-    restart_policy_rules: tuple[Raw, ...] = ()
 
 
 class PodSpec(pods.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
-    ephemeral_containers: tuple[Raw, ...] = ()
-    security_context: PodSecurityContext | None = None
     runtime_class_name: str | None = None
     host_users: bool | None = None
     resource_claims: tuple[Raw, ...] = ()

@@ -5,15 +5,14 @@ from kube.meta import ObjectMeta
 from kube.pods import (
     Capabilities,
     Container,
-    EmptyDirVolumeSource,
     Pod,
     PodSecurityContext,
     PodSpec,
     SeccompProfile,
     SecurityContext,
-    Volume,
     VolumeMount,
 )
+from kube.sources import EmptyDirVolumeSource, Volume
 from kubelet import containers
 from kubelet.containers import Furniture
 from kubelet.model import StartContainer
@@ -75,7 +74,7 @@ def test_the_containers_security_context_wins_over_the_pods() -> None:
     )
     found = configured(Container(name="a", security_context=own), security_context=whole).security
     assert (found.run_as_user, found.run_as_group, found.supplemental_groups) == ("3", 2, (5, 6))
-    assert (found.no_new_privileges, found.read_only_root, found.seccomp_unconfined) == (True, True, False)
+    assert (found.no_new_privileges, found.read_only_root, found.seccomp) == (True, True, "RuntimeDefault")
     assert (found.add_capabilities, found.drop_capabilities) == (("NET_ADMIN",), ("ALL",))
 
 

@@ -7,18 +7,15 @@ from hypothesis import strategies as st
 from kube.core import ConfigMap, Secret, Service, ServicePort, ServiceSpec
 from kube.errors import Invalid
 from kube.meta import ObjectMeta
-from kube.pods import (
-    Container,
+from kube.pods import Container, Pod, PodSpec, ResourceRequirements
+from kube.sources import (
     EnvFromSource,
     EnvSource,
     EnvVar,
     EnvVarSource,
     KeySelector,
     ObjectFieldSelector,
-    Pod,
-    PodSpec,
     ResourceFieldSelector,
-    ResourceRequirements,
 )
 from kubelet.environment import Missing, Surroundings, command_line, environment, expand, service_variables
 

@@ -10,7 +10,8 @@ import pytest
 
 from kube.client import Client, Connection
 from kube.meta import ObjectMeta
-from kube.pods import Pod, PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection
+from kube.pods import Pod, PodSpec
+from kube.sources import ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection
 from kubelet.tokens import Refused, Tokens, Wish
 from tests.unit.kube.http import Exchange, serving
 

@@ -8,10 +8,10 @@ import pytest
 from kube.core import ConfigMap, Secret
 from kube.errors import Invalid
 from kube.meta import ObjectMeta
-from kube.pods import (
+from kube.pods import Container, Pod, PodSecurityContext, PodSpec, SecurityContext
+from kube.sources import (
     ConfigMapProjection,
     ConfigMapVolumeSource,
-    Container,
     DownwardAPIVolumeFile,
     DownwardAPIVolumeSource,
     EmptyDirVolumeSource,
@@ -23,12 +23,8 @@ from kube.pods import (
     KeySelector,
     KeyToPath,
     ObjectFieldSelector,
-    Pod,
-    PodSecurityContext,
-    PodSpec,
     ProjectedVolumeSource,
     SecretVolumeSource,
-    SecurityContext,
     ServiceAccountTokenProjection,
     Volume,
     VolumeProjection,
