@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 LAB := default
 NODES := 3
 ONLY :=
+# Compiled modules are kept, whatever the image says: see tests/conftest.py.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup-test lab lab-down test check bench soak setup venv format clean
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,12 @@ import pytest
 
 from linux import netns as kernel_netns
 from tests.leave_no_trace import Snapshot, settled
-from tests.requirements import requires
+from tests.requirements import every_version, requires
+
+# Daemons are started by the hundred here. Where an image says that Python shall keep no compiled code, each of them, and each
+# test module, would be compiled anew every time: a second of processor time a start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what was seen into golden files; look at the diff before committing it",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--soak"):
+        every_version()
 
 
 @pytest.fixture

@@ -11,6 +11,13 @@ from pathlib import Path
 import pytest
 
 _PATHS = ("/usr/sbin", "/sbin", "/usr/lib/cni")
+_ALL_VERSIONS: list[bool] = []
+"""Not empty when this run tries every version of a client that is there (`--soak`)."""
+
+
+def every_version() -> None:
+    """From here on `kubectls` names all of them."""
+    _ALL_VERSIONS.append(True)
 
 
 def tool(name: str) -> str | None:
@@ -45,16 +52,21 @@ def requires(*names: str) -> None:
 
 
 def kubectls() -> list[str]:
-    """Every kubectl to test with: `$WHERRY_KUBECTLS` (colon-separated), each `kubectl` and `kubectl.1.NN` beside or on PATH."""
+    """The kubectls to test with, oldest first: those of `$WHERRY_KUBECTLS` (colon-separated), or each `kubectl.1.NN` beside or
+    on PATH in a long run, and in a short one the oldest and the newest of them. A plain `kubectl` where there are no others."""
     named = [p for p in os.environ.get("WHERRY_KUBECTLS", "").split(":") if p]
-    found: dict[str, str] = {}
+    if named:
+        return named
+    found: dict[int, str] = {}
     default = tool("kubectl")
     folders = os.environ.get("PATH", "").split(os.pathsep)
     if default:
         folders.append(str(Path(default).resolve().parent))
     for folder in folders:
-        for path in sorted(Path(folder).glob("kubectl.1.*")) if folder and Path(folder).is_dir() else []:
-            found.setdefault(path.name, str(path))
-    if not found and default:
-        found["kubectl"] = default
-    return named or [found[name] for name in sorted(found)]
+        for path in Path(folder).glob("kubectl.1.*") if folder and Path(folder).is_dir() else []:
+            if (minor := path.name.rpartition(".")[2]).isdigit():
+                found.setdefault(int(minor), str(path))
+    if not found:
+        return [default] if default else []
+    chosen = sorted(found) if _ALL_VERSIONS else sorted({min(found), max(found)})
+    return [found[minor] for minor in chosen]
