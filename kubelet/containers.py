@@ -16,8 +16,10 @@ from kubelet.runtime import (
     CONTAINER_HASH,
     POD_TERMINATION_GRACE_PERIOD,
     RESTART_COUNT,
+    RUNTIME_DEFAULT,
     TERMINATION_MESSAGE_PATH,
     TERMINATION_MESSAGE_POLICY,
+    UNCONFINED,
     ContainerConfig,
     ContainerState,
     ContainerStatus,
@@ -132,7 +134,7 @@ def security(pod: Pod, container: Container, image: Image) -> SecurityContext:
         read_only_root=bool(own.read_only_root_filesystem),
         add_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.add) if capabilities else (),
         drop_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.drop) if capabilities else (),
-        seccomp_unconfined=profile is None or profile.type == "Unconfined",
+        seccomp=UNCONFINED if profile is None or profile.type == UNCONFINED else RUNTIME_DEFAULT,
     )
 
 

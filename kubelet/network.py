@@ -30,11 +30,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from cni import spec as cni
-from kubelet.runtime import IPAddress, NetworkUnavailable, PodIdentity
+from kubelet.runtime import IPAddress, NetworkUnavailable, PodIdentity, PortMapping
 from linux.process import CommandFailed, run
 from linux.rtnetlink import Socket
 
 INTERFACE = "eth0"
+_PORTS = "portMappings"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Attachment:
     arguments: str
     result: Mapping[str, Any] | None = None
     ips: tuple[IPAddress, ...] = ()
+    capabilities: Mapping[str, Any] = field(default_factory=dict)  # told to the plugins that ask for them
 
 
 @dataclass(slots=True)
@@ -123,11 +125,20 @@ class Network:
 
     # Verbs
 
-    async def add(self, sandbox_id: str, netns: str, pod: PodIdentity) -> tuple[IPAddress, ...]:
-        """Attach and return the pod's addresses, first one first. On failure what was done is undone."""
+    async def add(
+        self, sandbox_id: str, netns: str, pod: PodIdentity, ports: Sequence[PortMapping] = ()
+    ) -> tuple[IPAddress, ...]:
+        """Attach and return the pod's addresses, first one first. On failure what was done is undone. `ports` are for a
+        plugin that asks for the capability portMappings; where none does, no hostPort can be had."""
         async with self._lock(sandbox_id):
             network, source = self.config()
-            entry = Attachment(sandbox_id, network.name, source, _arguments(sandbox_id, pod))
+            if ports and not any(_PORTS in plugin.capabilities for plugin in network.plugins):
+                raise NetworkUnavailable(
+                    f'hostPort: no plugin of network {network.name!r} has the capability {_PORTS}: chain the "portmap" plugin '
+                    "in its configuration list"
+                )
+            capabilities = {_PORTS: [_port(each) for each in ports]} if ports else {}
+            entry = Attachment(sandbox_id, network.name, source, _arguments(sandbox_id, pod), capabilities=capabilities)
             self._write(entry)
             try:
                 entry = await self._attach(network, entry, netns)
@@ -211,7 +222,7 @@ class Network:
         try:
             done = await run(
                 [self._binary(plugin.type)],
-                input=json.dumps(network.request(plugin, previous)).encode(),
+                input=json.dumps(network.request(plugin, previous, entry.capabilities)).encode(),
                 timeout=self.timeout,
                 check=False,
                 env={"PATH": os.environ.get("PATH", _PATH), **environment},
@@ -250,6 +261,8 @@ class Network:
             "cniArgs": [pair.split("=", 1) for pair in entry.arguments.split(";")],
             "result": entry.result,
         }
+        if entry.capabilities:
+            document["capabilityArgs"] = entry.capabilities
         os.makedirs(self._results, mode=0o700, exist_ok=True)
         path = self._file(entry)
         temporary = f"{path}.tmp"
@@ -262,6 +275,16 @@ class Network:
 
     def _lock(self, sandbox_id: str) -> asyncio.Lock:
         return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+
+def _port(mapping: PortMapping) -> dict[str, Any]:
+    """In the words of github.com/containernetworking/cni, CONVENTIONS.md."""
+    told: dict[str, Any] = {
+        "hostPort": mapping.host_port,
+        "containerPort": mapping.container_port,
+        "protocol": mapping.protocol.lower(),
+    }
+    return told | ({"hostIP": mapping.host_ip} if mapping.host_ip else {})
 
 
 def _arguments(sandbox_id: str, pod: PodIdentity) -> str:
@@ -290,7 +313,8 @@ def _read_attachment(path: Path) -> Attachment | None:
         arguments = ";".join("=".join(pair) for pair in document.get("cniArgs") or [])
         result = document.get("result")
         found = cni.parse_result(json.dumps(result).encode()).ips() if result is not None else ()
-        return Attachment(sandbox_id, network, source, arguments, result, tuple(each.ip for each in found))
+        ips = tuple(each.ip for each in found)
+        return Attachment(sandbox_id, network, source, arguments, result, ips, document.get("capabilityArgs") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, cni.CniError) as error:
         log.warning("%s is damaged (%r): its sandbox counts as not attached", path, error)
         return Attachment(sandbox_id, network, b"", f"IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={sandbox_id}")

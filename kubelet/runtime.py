@@ -18,6 +18,10 @@ Every call has a timeout and may be cancelled at any point; calls about differen
 about one pod come one by one. A cancelled `run_sandbox` or `create_container` may leave its thing behind: `list_pods`
 shows it.
 
+Who does what: the pod's cgroup, its volumes and /etc/hosts, /etc/resolv.conf and /etc/hostname are the kubelet's on every
+runtime; the network is the runtime's where that calls CNI itself (CRI), else the backend's; the container's log is the
+runtime's to write and, unless `rotates_logs`, the kubelet's to rotate (rename, then `reopen_log`).
+
 Hints (`watch`) say only that a pod is worth another look. They may be late, doubled, or stop for a while (`hinting`
 says so): the relist is the truth. A hint about an exit comes only after the runtime itself admits the exit, so that a
 look taken then sees it.
@@ -101,6 +105,41 @@ class PodIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DNS:
+    """What the pod's resolv.conf says."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortMapping:
+    """A hostPort: `host_ip` "" means every address of the node."""
+
+    protocol: str = "TCP"  # TCP | UDP | SCTP
+    container_port: int
+    host_port: int
+    host_ip: str = ""
+
+
+# Values of `seccomp`; anything else is the absolute path of a profile on this machine (type Localhost).
+UNCONFINED, RUNTIME_DEFAULT = "Unconfined", "RuntimeDefault"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSecurity:
+    """Of the process that holds the sandbox."""
+
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    read_only_root: bool = False
+    privileged: bool = False  # whether any of the pod's containers is: CRI refuses those in a sandbox that is not
+    seccomp: str = RUNTIME_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
     pod: PodIdentity
     attempt: int = 0
@@ -114,6 +153,10 @@ class SandboxConfig:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)  # the pod's own; identity is added
     annotations: Mapping[str, str] = field(default_factory=dict)
+    dns: DNS = DNS()
+    port_mappings: tuple[PortMapping, ...] = ()
+    security: SandboxSecurity = SandboxSecurity()
+    handler: str = ""  # a RuntimeClass' handler; "" = the runtime's default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,18 +165,31 @@ class Mount:
     container_path: str
     read_only: bool = False
     propagation: str = ""  # "" = private; "rslave" (HostToContainer), "rshared" (Bidirectional)
+    recursive_read_only: bool = False  # with read_only: the mounts below it too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    host_path: str
+    container_path: str
+    permissions: str = "rwm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinuxResources:
-    """Zero means: the runtime's default (cpu_shares, oom) or no limit (quota, memory)."""
+    """Zero and "" mean: the runtime's default (cpu_shares, oom), or no limit (quota, memory, pids), or all (cpusets)."""
 
     cpu_shares: int = 0
     cpu_period: int = 0  # microseconds
     cpu_quota: int = 0  # microseconds per period
     memory_limit: int = 0  # bytes
+    memory_swap_limit: int = 0  # bytes of memory and swap together; 0 = memory_limit: no swap
     oom_score_adj: int = 0
     pids_limit: int = 0
+    cpuset_cpus: str = ""  # as in 0-3,6
+    cpuset_mems: str = ""
+    hugepage_limits: tuple[tuple[str, int], ...] = ()  # ("2MB", bytes)
+    unified: Mapping[str, str] = field(default_factory=dict)  # files of cgroup v2 by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +202,8 @@ class SecurityContext:
     read_only_root: bool = False
     add_capabilities: tuple[str, ...] = ()  # without CAP_
     drop_capabilities: tuple[str, ...] = ()
-    seccomp_unconfined: bool = True  # upstream's default profile is Unconfined
+    seccomp: str = UNCONFINED  # upstream's default profile
+    unmasked_proc: bool = False  # procMount: Unmasked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,19 +211,21 @@ class ContainerConfig:
     name: str
     attempt: int = 0  # = restartCount
     image: str  # an image id from `pull` or `image_status`
+    user_image: str = ""  # as the pod's author wrote it
     command: tuple[str, ...] = ()  # ENTRYPOINT; () = the image's
     args: tuple[str, ...] = ()  # CMD; () = the image's, unless command is given
     working_dir: str = ""
     env: tuple[tuple[str, str], ...] = ()
-    mounts: tuple[
-        Mount, ...
-    ] = ()  # /etc/hosts, /etc/resolv.conf and /etc/hostname included where the kubelet makes them
+    mounts: tuple[Mount, ...] = ()  # /etc/hosts, /etc/resolv.conf and /etc/hostname included
+    devices: tuple[Device, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     log_path: str = ""  # relative to SandboxConfig.log_directory: <ctr>/<n>.log
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
+    stop_signal: str = ""  # SIGTERM; "" = the image's
+    target_id: str = ""  # the container whose PID namespace this one joins: an ephemeral container's target
     resources: LinuxResources = LinuxResources()
     security: SecurityContext = SecurityContext()
 
@@ -215,6 +274,15 @@ class SandboxStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerUser:
+    """As whom the container's first process was started."""
+
+    uid: int = 0
+    gid: int = 0
+    supplemental_groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerStatus:
     id: str
     sandbox_id: str
@@ -235,6 +303,9 @@ class ContainerStatus:
     pid: int = 0
     tty: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
+    user: ContainerUser | None = None  # None where the runtime does not say
+    resources: LinuxResources | None = None  # in force; None where the runtime does not say
+    cgroup: str = ""  # absolute below the cgroup mount; "" when it is not running or not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +315,7 @@ class Image:
     digests: tuple[str, ...] = ()
     size: int = 0  # bytes
     user: str = ""  # USER of the image: "", "1000", "name", "1000:1000"
+    pinned: bool = False  # never to be collected: the sandbox image, for one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,11 +373,32 @@ class RuntimeVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeHandler:
+    """A name that a RuntimeClass may use; "" is the default one."""
+
+    name: str = ""
+    recursive_read_only_mounts: bool = False
+    user_namespaces: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeStatus:
     runtime_ready: bool
     runtime_message: str = ""
     network_ready: bool = False
     network_message: str = ""
+    handlers: tuple[RuntimeHandler, ...] = ()  # () where the runtime does not say
+    supplemental_groups_policy: bool = False  # it knows the policy Strict
+    cgroup_driver: str = ""  # cgroupfs | systemd; "" where the runtime does not say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FsUsage:
+    """The filesystem that images are on."""
+
+    mountpoint: str
+    used_bytes: int = 0  # by images
+    inodes_used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +413,10 @@ EVERYTHING = Hint("")  # hints may have been missed: look at all pods
 
 
 class Runtime(Protocol):
+    @property
+    def rotates_logs(self) -> bool:
+        """Whether the runtime itself keeps logs small; `reopen_log` then refuses."""
+
     async def version(self) -> RuntimeVersion: ...
 
     async def status(self) -> RuntimeStatus:
@@ -353,6 +450,12 @@ class Runtime(Protocol):
 
     async def container_status(self, container_id: str) -> ContainerStatus: ...
 
+    async def update_resources(self, container_id: str, resources: LinuxResources) -> None:
+        """Change a created or running container's limits in place; zeros are left as they are. RuntimeRefused."""
+
+    async def reopen_log(self, container_id: str) -> None:
+        """The log was renamed: write on in a new file of the old name. RuntimeRefused when it does not run."""
+
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
         """ExecTimeout when the command outlives `timeout` (0 = the runtime's own limit)."""
 
@@ -375,6 +478,8 @@ class Runtime(Protocol):
 
     async def remove_image(self, image: str) -> None:
         """Idempotent."""
+
+    async def image_fs(self) -> FsUsage: ...
 
     async def close(self) -> None:
         """Give back threads and sockets; containers stay as they are."""

@@ -30,8 +30,10 @@ from kubelet.runtime import (
     ContainerState,
     ContainerStatus,
     ExecResult,
+    FsUsage,
     Hint,
     Image,
+    LinuxResources,
     NotFound,
     PodIdentity,
     PodRecord,
@@ -98,6 +100,7 @@ class DockerRuntime:
             runtime_message=message,
             network_ready=not obstacle,
             network_message=obstacle,
+            cgroup_driver="cgroupfs" if self._fits else "",
         )
 
     async def _misfit(self) -> str:
@@ -187,6 +190,10 @@ class DockerRuntime:
     # Containers
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
+        obstacle = spec.unsupported(config)
+        if obstacle:
+            raise RuntimeRefused(obstacle)
+        config = _with_profile(config)
         user = await self._user(config)
         body = spec.container_body(config, sandbox, sandbox_id, self._owner, self._options.logs, user)
         subject, settings, path = f"{sandbox.pod.name}/{config.name}", body["HostConfig"], self._options.socket_path
@@ -246,7 +253,24 @@ class DockerRuntime:
     async def attach(self, container_id: str, options: StreamOptions) -> Stream:
         return await self._executions.attach(container_id, options)
 
+    async def update_resources(self, container_id: str, resources: LinuxResources) -> None:
+        def update(client: Any) -> None:
+            url = client._url("/containers/{0}/update", container_id)
+            client._raise_for_status(client._post_json(url, data=spec.limits(resources)))
+
+        await self._engine.call("update_container", container_id[:12], update)
+
+    @property
+    def rotates_logs(self) -> bool:
+        return True
+
+    async def reopen_log(self, container_id: str) -> None:
+        raise RuntimeRefused(f"container {container_id[:12]}: dockerd rotates its logs itself (containerLogMaxSize)")
+
     # Images
+
+    async def image_fs(self) -> FsUsage:
+        return await self._images.filesystem()
 
     async def pull(self, image: str, auth: RegistryAuth | None = None) -> str:
         return await self._images.pull(image, auth)
@@ -259,6 +283,19 @@ class DockerRuntime:
 
     async def remove_image(self, image: str) -> None:
         await self._images.remove(image)
+
+
+def _with_profile(config: ContainerConfig) -> ContainerConfig:
+    """The Engine API takes the text of a seccomp profile, not its path."""
+    profile = config.security.seccomp
+    if not profile.startswith("/"):
+        return config
+    try:
+        with open(profile, encoding="utf-8") as file:
+            text = file.read()
+    except OSError as error:
+        raise RuntimeRefused(f"seccomp profile {profile}: {error.strerror}") from error
+    return dataclasses.replace(config, security=dataclasses.replace(config.security, seccomp=text))
 
 
 def _age(record: SandboxRecord | ContainerRecord) -> tuple[datetime, int]:

@@ -9,7 +9,7 @@ from docker.api.client import APIClient
 from kubelet.docker import spec
 from kubelet.docker.engine import Conflict, Engine
 from kubelet.docker.wire import Wire
-from kubelet.runtime import Image, NotFound, RegistryAuth, RuntimeRefused, RuntimeUnavailable
+from kubelet.runtime import FsUsage, Image, NotFound, RegistryAuth, RuntimeRefused, RuntimeUnavailable
 
 
 class Images:
@@ -43,6 +43,17 @@ class Images:
             return await self._engine.call("list_images", "", rows)
         except RuntimeRefused as error:
             raise RuntimeUnavailable(f"docker: list images: {error.message}") from error
+
+    async def filesystem(self) -> FsUsage:
+        """Where dockerd keeps its images. What they use is the sum of their sizes, shared layers counted once an image:
+        dockerd's own answer (system/df) walks every container's files."""
+
+        def look(client: APIClient) -> str:
+            return str(client.info()["DockerRootDir"])
+
+        where = await self._engine.call("image_fs_info", "", look)
+        sizes = {image.id: image.size for image in await self.list()}
+        return FsUsage(mountpoint=where, used_bytes=sum(sizes.values()))
 
     async def pull(self, image: str, auth: RegistryAuth | None) -> str:
         self._by_id.clear()

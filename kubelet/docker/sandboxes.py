@@ -78,7 +78,7 @@ class Sandboxes:
     async def _attach(self, identity: str, pid: int, config: SandboxConfig) -> None:
         exits = self._containers.exits
         if exits.watched(identity):  # so `pid` is the pause process; while it lives the number names no other
-            await self._network.add(identity, f"/proc/{pid}/ns/net", config.pod)
+            await self._network.add(identity, f"/proc/{pid}/ns/net", config.pod, config.port_mappings)
         if not exits.watched(identity):
             raise RuntimeRefused(
                 f"the sandbox of {config.pod.namespace}/{config.pod.name} ended at once "

@@ -27,10 +27,12 @@ from kubelet.runtime import (
     POD_UID,
     RESTART_COUNT,
     ROOT,
+    UNCONFINED,
     ContainerConfig,
     ContainerRecord,
     ContainerState,
     ContainerStatus,
+    Device,
     Image,
     LinuxResources,
     Mount,
@@ -121,7 +123,9 @@ def sandbox_body(config: SandboxConfig, owner: Owner, image: str, oom_score: int
         "LogConfig": {"Type": "none"},
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
+        "SecurityOpt": ["no-new-privileges", *_seccomp(config.security.seccomp)],
+        "GroupAdd": [str(group) for group in config.security.supplemental_groups],
+        **_handler(config),
         "CpuShares": SANDBOX_SHARES,
         "OomScoreAdj": oom_score,
         "Sysctls": dict(config.sysctls),
@@ -132,6 +136,9 @@ def sandbox_body(config: SandboxConfig, owner: Owner, image: str, oom_score: int
         "StopSignal": "SIGKILL",
         "HostConfig": host,
     }
+    if config.security.run_as_user is not None:
+        group = config.security.run_as_group
+        body["User"] = f"{config.security.run_as_user}" + ("" if group is None else f":{group}")
     if image.startswith("wherry.local/pause"):
         body["Entrypoint"] = list(REAPING if config.share_pid else COMMAND)
     if not config.host_network:
@@ -142,7 +149,8 @@ def sandbox_body(config: SandboxConfig, owner: Owner, image: str, oom_score: int
 def container_body(
     config: ContainerConfig, sandbox: SandboxConfig, sandbox_id: str, owner: Owner, logs: LogLimits, user: str
 ) -> dict[str, Any]:
-    """`user` as "uid[:gid]"; the caller has asked the image where the configuration leaves it open."""
+    """`user` as "uid[:gid]"; the caller has asked the image where the configuration leaves it open, and has read the seccomp
+    profile where it names a file."""
     labels = {
         **_own(config.labels, config.annotations),
         **{key: value for key, value in config.annotations.items() if key.startswith("io.kubernetes.")},
@@ -166,11 +174,13 @@ def container_body(
         "HostConfig": {
             "NetworkMode": f"container:{sandbox_id}",
             "IpcMode": "host" if sandbox.host_ipc else f"container:{sandbox_id}",
-            "PidMode": "host" if sandbox.host_pid else f"container:{sandbox_id}" if sandbox.share_pid else "",
+            "PidMode": _pid_mode(config, sandbox, sandbox_id),
             "CgroupParent": sandbox.cgroup_parent,
             "RestartPolicy": {"Name": "no"},
             "LogConfig": logs.config(),
             "Mounts": [_mount(mount) for mount in config.mounts],
+            "Devices": [_device(device) for device in config.devices],
+            **_handler(sandbox),
             **_resources(config.resources),
             **_security(config.security),
         },
@@ -179,7 +189,28 @@ def container_body(
         body["Entrypoint"] = list(config.command)
     if config.args:
         body["Cmd"] = list(config.args)
+    if config.stop_signal:
+        body["StopSignal"] = config.stop_signal
     return body
+
+
+def _pid_mode(config: ContainerConfig, sandbox: SandboxConfig, sandbox_id: str) -> str:
+    if sandbox.host_pid:
+        return "host"
+    joined = config.target_id or (sandbox_id if sandbox.share_pid else "")
+    return f"container:{joined}" if joined else ""
+
+
+def _handler(sandbox: SandboxConfig) -> dict[str, Any]:
+    return {"Runtime": sandbox.handler} if sandbox.handler else {}
+
+
+def _device(device: Device) -> dict[str, Any]:
+    return {
+        "PathOnHost": device.host_path,
+        "PathInContainer": device.container_path,
+        "CgroupPermissions": device.permissions,
+    }
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
@@ -194,26 +225,44 @@ def _mount(mount: Mount) -> dict[str, Any]:
 
 
 def _resources(resources: LinuxResources) -> dict[str, Any]:
-    found: dict[str, Any] = {"OomScoreAdj": resources.oom_score_adj}
+    return {"OomScoreAdj": resources.oom_score_adj, **limits(resources)} | (
+        {"PidsLimit": resources.pids_limit} if resources.pids_limit else {}
+    )
+
+
+def limits(resources: LinuxResources) -> dict[str, Any]:
+    """What can be changed while it runs; what is zero is left out."""
+    found: dict[str, Any] = {}
     if resources.cpu_shares:
         found["CpuShares"] = resources.cpu_shares
     if resources.cpu_quota:
         found["CpuQuota"] = resources.cpu_quota
         found["CpuPeriod"] = resources.cpu_period or 100_000
     if resources.memory_limit:
-        found["Memory"] = found["MemorySwap"] = resources.memory_limit  # equal: no swap
-    if resources.pids_limit:
-        found["PidsLimit"] = resources.pids_limit
+        found["Memory"] = resources.memory_limit
+        found["MemorySwap"] = resources.memory_swap_limit or resources.memory_limit  # equal: no swap
+    if resources.cpuset_cpus:
+        found["CpusetCpus"] = resources.cpuset_cpus
+    if resources.cpuset_mems:
+        found["CpusetMems"] = resources.cpuset_mems
     return found
+
+
+def unsupported(config: ContainerConfig) -> str:
+    """What of it the Engine API cannot say, in words; "" when it can say everything."""
+    if any(mount.recursive_read_only for mount in config.mounts):
+        return "Docker cannot make a mount recursively read-only: drop recursiveReadOnly, or use a CRI runtime"
+    if config.resources.hugepage_limits:
+        return "Docker cannot limit huge pages: drop the hugepages limit, or use a CRI runtime"
+    return ""
 
 
 def _security(security: SecurityContext) -> dict[str, Any]:
     options = []
     if security.no_new_privileges:
         options.append("no-new-privileges")
-    if security.seccomp_unconfined or security.privileged:
-        options.append("seccomp=unconfined")
-    return {
+    options += _seccomp(UNCONFINED if security.privileged else security.seccomp)
+    found: dict[str, Any] = {
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.read_only_root,
         "CapAdd": list(security.add_capabilities),
@@ -221,6 +270,20 @@ def _security(security: SecurityContext) -> dict[str, Any]:
         "GroupAdd": [str(group) for group in security.supplemental_groups],
         "SecurityOpt": options,
     }
+    if security.unmasked_proc:
+        found["MaskedPaths"] = found["ReadonlyPaths"] = []
+    return found
+
+
+def _seccomp(profile: str) -> list[str]:
+    """`profile`: Unconfined, RuntimeDefault, or a profile's JSON text."""
+    match profile:
+        case "RuntimeDefault":
+            return []
+        case "Unconfined":
+            return ["seccomp=unconfined"]
+        case text:
+            return [f"seccomp={text}"]
 
 
 # The engine's answers
@@ -326,6 +389,32 @@ def container_status(document: Mapping[str, Any], image: Image | None) -> Contai
         pid=int(state.get("Pid", 0)),
         tty=bool(document["Config"].get("Tty", False)),
         annotations=annotations_of(labels),
+        resources=_limits_of(document.get("HostConfig") or {}),
+        cgroup=_cgroup_of(document) if found is ContainerState.RUNNING else "",
+    )
+
+
+def _cgroup_of(document: Mapping[str, Any]) -> str:
+    """As the cgroupfs driver places it, which is the only one that `DockerRuntime.status` lets pass."""
+    parent = (document.get("HostConfig") or {}).get("CgroupParent") or "/docker"
+    return f"{parent}/{document['Id']}"
+
+
+def _limits_of(host: Mapping[str, Any]) -> LinuxResources:
+    def number(key: str) -> int:
+        return int(host.get(key) or 0)
+
+    memory, swap = number("Memory"), number("MemorySwap")
+    return LinuxResources(
+        cpu_shares=number("CpuShares"),
+        cpu_period=number("CpuPeriod"),
+        cpu_quota=number("CpuQuota"),
+        memory_limit=memory,
+        memory_swap_limit=0 if swap == memory else swap,
+        oom_score_adj=number("OomScoreAdj"),
+        pids_limit=number("PidsLimit"),
+        cpuset_cpus=str(host.get("CpusetCpus") or ""),
+        cpuset_mems=str(host.get("CpusetMems") or ""),
     )
 
 

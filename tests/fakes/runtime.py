@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from kubelet.runtime import (
     Channel,
@@ -25,10 +26,12 @@ from kubelet.runtime import (
     ContainerStatus,
     ExecResult,
     ExecTimeout,
+    FsUsage,
     Hint,
     HostNetworkRefused,
     Image,
     IPAddress,
+    LinuxResources,
     NetworkUnavailable,
     NotFound,
     PodIdentity,
@@ -46,6 +49,9 @@ from kubelet.runtime import (
 )
 
 IMAGE = "wherry.local/busybox:dev"
+_CHANGEABLE = (
+    "cpu_shares", "cpu_period", "cpu_quota", "memory_limit", "memory_swap_limit", "cpuset_cpus", "cpuset_mems",
+)  # fmt: skip
 
 
 @dataclass
@@ -139,7 +145,9 @@ class FakeRuntime:
         self.network_ready = True
         self.images: dict[str, Image] = {IMAGE: Image(id="sha256:" + "b" * 64, tags=(IMAGE,), size=1_982_256)}
         self.registry: dict[str, Image] = {}
+        self.image_root = "/"
         self.stubborn: set[str] = set()
+        self.rotates_logs = name == "docker"
         self.on_exec: Callable[[str, Sequence[str]], ExecResult] | None = None
 
     # What tests do to it
@@ -295,6 +303,8 @@ class FakeRuntime:
                 config.attempt,
             ):
                 raise RuntimeRefused(f"the container name of {config.name} attempt {config.attempt} is in use")
+        if config.target_id:
+            self._running(config.target_id)
         image = self._image(config.image)
         if image is None:
             raise NotFound(f"No such image: {config.image}")
@@ -314,6 +324,8 @@ class FakeRuntime:
             log_path=log_path,
             tty=config.tty,
             annotations=config.annotations,
+            resources=config.resources,
+            cgroup=f"{sandbox.cgroup_parent}/{identity}",
         )
         self._containers[identity] = _Container(identity, sandbox_id, sandbox.pod, config, log_path, status)
         self._hint(sandbox.pod.uid, identity)
@@ -364,6 +376,24 @@ class FakeRuntime:
     async def container_status(self, container_id: str) -> ContainerStatus:
         await self._call("container_status", container_id)
         return self._find(container_id).status
+
+    async def update_resources(self, container_id: str, resources: LinuxResources) -> None:
+        await self._call("update_resources", container_id)
+        container = self._find(container_id)
+        if container.status.state is ContainerState.EXITED:
+            raise RuntimeRefused(f"container {container_id} is not running")
+        told = {name: value for name in _CHANGEABLE if (value := getattr(resources, name))}
+        now = container.status.resources or LinuxResources()
+        container.status = replace(container.status, resources=replace(now, **told))
+
+    async def reopen_log(self, container_id: str) -> None:
+        await self._call("reopen_log", container_id)
+        if self.rotates_logs:
+            raise RuntimeRefused("the runtime rotates the logs of its containers itself")
+        self._running(container_id)
+        log = Path(self._containers[container_id].log_path)
+        if log.parent.is_dir():
+            log.touch()
 
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
         await self._call("exec_sync", container_id)
@@ -426,6 +456,11 @@ class FakeRuntime:
         found = self._image(image)
         if found is not None:
             self.images = {name: each for name, each in self.images.items() if each.id != found.id}
+
+    async def image_fs(self) -> FsUsage:
+        await self._call("image_fs")
+        used = sum(image.size for image in await self.list_images())
+        return FsUsage(mountpoint=self.image_root, used_bytes=used, inodes_used=len(self.images))
 
     async def close(self) -> None: ...
 
