@@ -70,12 +70,12 @@ class Dockerd:
         try:
             if not client.images(name=IMAGE):
                 name, _, tag = IMAGE.rpartition(":")
-                client.import_image_from_data(_busybox_tar(), repository=name, tag=tag)
+                client.import_image_from_data(busybox_tar(), repository=name, tag=tag)
         finally:
             client.close()
 
 
-def _busybox_tar() -> bytes:
+def busybox_tar() -> bytes:
     busybox = Path(static_busybox()).read_bytes()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
