@@ -171,6 +171,7 @@ async def load(server: Server, user: str, connections: int, seconds: float, paus
     return found
 
 
+@pytest.mark.alone
 async def test_one_hot_client_starves_nobody(tmp_path: Path) -> None:
     """200 connections that write as fast as they can, and one that writes now and then. The hot one once as system:masters,
     who is exempt from flow control: what nobody does about it is the measure."""

@@ -1,0 +1,136 @@
+"""Two lanes of tests on one machine: what waits for a kernel beside what waits for a cluster. `python -m tests.lanes`.
+
+These tests wait more than they compute, so a second lane is nearly free; but they prove that nothing is left behind, and each
+would take the other's processes and mounts for its own. So a lane is a process tree in a PID and a mount namespace of its own,
+with a /run/netns of its own: it sees what it made, and when it ends the kernel ends what it left. What namespaces do not part
+is told apart otherwise: cgroups by their names (`foreign`, read by `tests.leave_no_trace`); the root namespace's network is
+nobody's to change, so both watch the whole of it; ports and lab names are taken where free. The whole machine is compared once
+more around both lanes.
+
+What measures times against each other is marked `alone` and runs when the lanes have ended. `--again` runs what failed once
+more, one lane after the other: what passes then is flaky and wants mending.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.leave_no_trace import FOREIGN_CGROUPS, Snapshot, settled
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTHING_COLLECTED = 5
+REPORT_SECONDS = 30.0
+
+_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+# The shell stays as the lane's first process, and reaps what daemons leave to it.
+_INSIDE = 'mount -t tmpfs -o mode=755 tmpfs /run/netns && "$@"; exit $?'
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    name: str
+    paths: tuple[str, ...]
+    foreign: str
+    """A pattern of the cgroups that the other lane makes and removes."""
+    marks: str = "not alone"
+
+
+LANES = (
+    Lane("node", ("tests/contracts", "tests/node"), r"/wherry(/(?!t[0-9a-f]{5}\b).*)?$"),
+    Lane("cluster", ("tests/cluster",), r"/wherry-|/wherry/t[0-9a-f]{5}|/docker/|/kubepods"),
+)
+ALONE = Lane("alone", ("tests/contracts", "tests/node", "tests/cluster"), "", marks="alone")
+
+
+class Run:
+    """A lane's pytest, its output in a file until it has ended."""
+
+    def __init__(self, lane: Lane, words: Sequence[str]) -> None:
+        self.lane = lane
+        self.started = time.monotonic()
+        self.output = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 (closed with the run)
+        cache = ROOT / ".pytest_cache" / lane.name
+        pytest = [
+            sys.executable, "-m", "pytest", "-q", "--durations", "10", "-o", f"cache_dir={cache}", "-m", lane.marks,
+            *words, *lane.paths,
+        ]  # fmt: skip
+        environment = {**os.environ, FOREIGN_CGROUPS: lane.foreign}
+        self.process = subprocess.Popen(
+            [*_NAMESPACES, "bash", "-c", _INSIDE, "lane", *pytest],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    @property
+    def passed(self) -> bool:
+        return self.process.returncode in (0, NOTHING_COLLECTED)
+
+    def progress(self) -> str:
+        size = os.fstat(self.output.fileno()).st_size
+        last = os.pread(self.output.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
+        return f"{self.lane.name} {last.rpartition('[')[2].partition(']')[0].strip() if ']' in last else '0%'}"
+
+    def told(self) -> None:
+        with self.output:
+            self.output.seek(0)
+            word = "passed" if self.passed else f"FAILED (exit {self.process.returncode})"
+            print(f"\n=== {self.lane.name}: {word} after {time.monotonic() - self.started:.0f} s", flush=True)
+            for line in self.output:
+                sys.stdout.write(line)
+            sys.stdout.flush()
+
+
+def together(lanes: Sequence[Lane], words: Sequence[str]) -> list[Lane]:
+    """Those of `lanes` that failed, run at the same time."""
+    runs, failed = [Run(lane, words) for lane in lanes], []
+    began = said = time.monotonic()
+    try:
+        while runs:
+            for run in [run for run in runs if run.process.poll() is not None]:
+                runs.remove(run)
+                run.told()
+                failed += [] if run.passed else [run.lane]
+            if time.monotonic() - said > REPORT_SECONDS:
+                said = time.monotonic()
+                print(f"{said - began:5.0f} s  " + "  ".join(run.progress() for run in runs), flush=True)
+            time.sleep(0.2)
+    finally:
+        for run in runs:
+            run.process.kill()
+            run.process.wait()
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.lanes", description="contracts, node and cluster tests")
+    parser.add_argument("--again", action="store_true", help="what failed last time, one lane after the other")
+    arguments, words = parser.parse_known_args()
+    memory = ROOT / ".pytest_cache" / "lanes-failed"
+    if arguments.again:
+        names = memory.read_text().split() if memory.exists() else []
+        failed = [lane for lane in (*LANES, ALONE) if lane.name in names]
+        failed = [lane for lane in failed if together([lane], ["--last-failed", *words])]
+    else:
+        Path("/run/netns").mkdir(exist_ok=True)
+        before = Snapshot.take()
+        failed = together(LANES, words) + together([ALONE], words)
+        left = settled(before)
+        for kind, lines in left.items():
+            print(f"left behind by the lanes: {kind}:", *lines, sep="\n  ")
+        if left:
+            failed = failed or list(LANES)
+        memory.parent.mkdir(exist_ok=True)
+        memory.write_text(" ".join(lane.name for lane in failed))
+    if failed:
+        print("failed:", shlex.join(lane.name for lane in failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
