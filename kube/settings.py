@@ -13,15 +13,21 @@ what camelCase does not. Field types: str, int, float, bool, `Duration`, Literal
 repeated), `dict[str, str]` (flag: `a=b,c=d`), nested Structs, each also `| None`.
 
 Flags win over the file, the file over defaults. Unknown keys and flags are refused with the nearest known one. Every
-refusal is a `UsageError` that names the file or flag, the field and the remedy.
+refusal is a `UsageError` that names the file or flag, the field and the remedy. A daemon that takes the stock daemon's place
+also names the keys that the stock one has and it has not (`Foreign`): their refusal says what to do instead.
+
+With `drop_ins` there is `--config-dir` too: its `*.conf` files, in the order of their names, are JSON merge patches
+(RFC 7386) of the file: mappings merge, lists and values replace, null takes back.
 """
 
 import argparse
 import difflib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Never, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -47,6 +53,18 @@ class Option:
     flag: str | None
     help: str = ""
     key: str | None = _SAME
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A key of the stock daemon's file that this one does not read: `remedy` says why, and what to do. Values `as_is` (and
+    empty ones) ask for what is done anyway and are accepted."""
+
+    remedy: str
+    as_is: tuple[Any, ...] = ()
+
+    def accepts(self, value: Any) -> bool:
+        return _empty(value) or value in self.as_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +121,11 @@ def load(
     description: str,
     api_version: str = "",
     document_kind: str = "",
+    drop_ins: bool = False,
+    foreign: Mapping[str, Foreign] = MappingProxyType({}),
 ) -> C:
-    """The configuration that `argv` asks for. `--config FILE` is there when `document_kind` names what the file holds.
+    """The configuration that `argv` asks for. `--config FILE` is there when `document_kind` names what the file holds;
+    `--config-dir DIR` when there may be `drop_ins`.
 
     Raises UsageError; exits 0 after `--help` and `--version`.
     """
@@ -114,12 +135,21 @@ def load(
         parser.add_argument(
             "--config", metavar="FILE", help=f"a {document_kind} ({api_version}), YAML or JSON; flags win"
         )
+    if drop_ins:
+        parser.add_argument("--config-dir", metavar="DIR", help="its *.conf files are merged into --config, by name")
     _add_flags(parser, kind)
     given = vars(parser.parse_args(list(argv)))
-    path = given.pop("config", None)
+    path, folder = given.pop("config", None), given.pop("config_dir", None)
     values: dict[str, Any] = {}
-    if path:
-        values = _from_document(kind, _document(path, api_version, document_kind), path)
+    documents: list[tuple[str, dict[str, Any]]] = []
+    for flag, file in _files(path, folder):
+        documents.append((f"{flag} {file}", _document(f"{flag} {file}", file, api_version, document_kind)))
+        _from_document(kind, documents[-1][1], f"{flag} {file}", foreign)  # each file is told its own mistakes
+    if documents:
+        whole: dict[str, Any] = {}
+        for _, document in documents:
+            whole = _merged(whole, document)
+        values = _from_document(kind, whole, documents[-1][0], foreign)
     _overlay(kind, values, given)
     return _build(kind, values, prog)
 
@@ -138,7 +168,7 @@ def render(config: msgspec.Struct) -> dict[str, Any]:
         elif field.duration:
             value = format_duration(value)
         elif isinstance(value, tuple):
-            value = list(value)
+            value = msgspec.to_builtins(list(value))
         document[field.key] = value
     return document
 
@@ -197,6 +227,24 @@ def _default(info: msgspec.structs.FieldInfo) -> Any:
     return info.default_factory() if info.default_factory is not msgspec.NODEFAULT else msgspec.NODEFAULT
 
 
+def with_defaults(config: C, keep: Collection[str] = ()) -> C:
+    """`config` with every zero and empty text that is not its field's default replaced by that default, but for the fields
+    that `keep` names: how stock daemons read files that were written out whole."""
+    changes: dict[str, Any] = {}
+    for field in _fields(type(config)):
+        value = getattr(config, field.name)
+        if isinstance(value, msgspec.Struct):
+            changes[field.name] = with_defaults(value, keep)
+        elif (
+            field.name not in keep
+            and value in (0, "")
+            and value is not False
+            and field.default is not msgspec.NODEFAULT
+        ):
+            changes[field.name] = field.default
+    return msgspec.structs.replace(config, **changes)
+
+
 def _add_flags(parser: argparse.ArgumentParser, kind: type[msgspec.Struct], prefix: str = "") -> None:
     for field in _fields(kind):
         dest = f"{prefix}{field.name}"
@@ -235,22 +283,52 @@ def _metavar(kind: Any) -> str:
     return names.get(kind) or {tuple: "A,B", dict: "K=V"}.get(get_origin(kind) or kind, "TEXT")
 
 
-def _document(path: str, api_version: str, document_kind: str) -> dict[str, Any]:
+def _files(path: str | None, folder: str | None) -> list[tuple[str, str]]:
+    """The configuration's files with the flag that named each; raises UsageError."""
+    files = [("--config", path)] if path else []
+    if folder:
+        try:
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".conf"))
+        except OSError as error:
+            raise UsageError(f"--config-dir {folder}: {error.strerror}; name a readable directory") from error
+        files += [("--config-dir", os.path.join(folder, name)) for name in names]
+    return files
+
+
+def _document(where: str, path: str, api_version: str, document_kind: str) -> dict[str, Any]:
     import yaml
 
     try:
         document = yaml.safe_load(Path(path).read_bytes())
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: {one_line(error)}; name a readable YAML or JSON file") from error
+        raise UsageError(f"{where}: {one_line(error)}; name a readable YAML or JSON file") from error
     if not isinstance(document, dict):
-        raise UsageError(f"--config {path}: expected a mapping with apiVersion and kind at its top")
+        raise UsageError(f"{where}: expected a mapping with apiVersion and kind at its top")
     for key, wanted in (("apiVersion", api_version), ("kind", document_kind)):
         found = document.pop(key, None)
         if found != wanted:
-            raise UsageError(
-                f"--config {path}: {key}: found {found!r}, this daemon reads {wanted!r}; write {key}: {wanted}"
-            )
+            raise UsageError(f"{where}: {key}: found {found!r}, this daemon reads {wanted!r}; write {key}: {wanted}")
     return document
+
+
+def _merged(base: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(base) if isinstance(base, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), value)
+    return merged
+
+
+def _empty(value: Any) -> bool:
+    """Nothing at all, or mappings and zeros of it all the way down: what a file says that was written out whole."""
+    if isinstance(value, dict):
+        return all(_empty(inner) for inner in value.values())
+    return value in (None, False, 0, "", "0", "0s", [])
 
 
 def one_line(error: Exception) -> str:
@@ -263,12 +341,18 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _from_document(kind: type[msgspec.Struct], document: dict[str, Any], path: str, prefix: str = "") -> dict[str, Any]:
+def _from_document(
+    kind: type[msgspec.Struct], document: dict[str, Any], source: str, foreign: Mapping[str, Foreign], prefix: str = ""
+) -> dict[str, Any]:
     fields = {f.key: f for f in _fields(kind) if f.key is not None}
     values: dict[str, Any] = {}
     for key, value in document.items():
         field = fields.get(key)
-        where = f"--config {path}: {prefix}{key}"
+        where = f"{source}: {prefix}{key}"
+        if field is None and (other := foreign.get(f"{prefix}{key}")):
+            if not other.accepts(value):
+                raise UsageError(f"{where}: {_short(value)}: {other.remedy}")
+            continue
         if field is None:
             known = difflib.get_close_matches(str(key), list(fields), 1)
             hint = f"did you mean {prefix}{known[0]}?" if known else f"known keys: {', '.join(sorted(fields))}"
@@ -278,10 +362,15 @@ def _from_document(kind: type[msgspec.Struct], document: dict[str, Any], path: s
         if field.nested:
             if not isinstance(value, dict):
                 raise UsageError(f"{where}: expected a mapping, found {value!r}")
-            values[field.name] = _from_document(field.nested, value, path, f"{prefix}{key}.")
+            values[field.name] = _from_document(field.nested, value, source, foreign, f"{prefix}{key}.")
         else:
             values[field.name] = _converted(field, value, where)
     return values
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _overlay(kind: type[msgspec.Struct], values: dict[str, Any], given: dict[str, Any], prefix: str = "") -> None:
