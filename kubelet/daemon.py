@@ -8,9 +8,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from typing import Any
+
+import orjson
 
 from kube import quantity, serving, settings
 from kube.client import Client, Connection
@@ -28,7 +31,7 @@ from kubelet.metrics import Metrics, Running
 from kubelet.objects import Objects
 from kubelet.observe import PodSource, RuntimeView
 from kubelet.prober import Prober
-from kubelet.probes import Outcome, Probes, Target
+from kubelet.probes import Probes, Target
 from kubelet.publish import Publisher
 from kubelet.runtime import EVERYTHING, Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
 from kubelet.tokens import Tokens
@@ -41,7 +44,6 @@ log = logging.getLogger(__name__)
 RELIST, RELIST_HINTED = 1.0, 10.0
 LEFTOVERS = 60.0
 PATIENCE = 5.0  # seconds that telling about the node may wait for the runtime
-SPREAD = 10.0  # seconds after a start in which first probes are spread
 
 
 def clock() -> datetime:
@@ -119,7 +121,7 @@ class Wiring:
         except OSError as error:
             raise UsageError(f"--root-dir: cannot make {error.filename}: {error.strerror}") from error
         self.config, self.name, self.ips = config, name, (ip,)
-        self.runtime, self.metrics = runtime, metrics
+        self._client, self.runtime, self.metrics = client, runtime, metrics
         self.keys: Keys[str] = Keys()
         self.view = RuntimeView(runtime, self.keys.add)
         metrics.registry.register(Running(self.view))
@@ -133,8 +135,7 @@ class Wiring:
         self.probes = Probes(
             Prober(runtime).attempt,
             changed=self.keys.add,
-            failed=self._probe_failed,
-            spread=SPREAD,
+            tell=self._probe_told,
         )
         self.publisher = Publisher(client, self.source.get, self._gone)
         self.deeds = Deeds(
@@ -215,11 +216,8 @@ class Wiring:
     def _gone(self, uid: str) -> None:
         self.workers.gone(uid)
 
-    def _probe_failed(self, target: Target, outcome: Outcome) -> None:
-        message = f"{target.kind} probe failed: {outcome.message}"
-        if outcome.healthy is None:
-            message = f"{target.kind} probe errored and resulted in unknown state: {outcome.message}"
-        self.told.container(target.pod, target.container.name, "Warning", "Unhealthy", message)
+    def _probe_told(self, target: Target, reason: str, message: str) -> None:
+        self.told.container(target.pod, target.container.name, "Warning", reason, message)
 
     def _hint(self, hint: Hint) -> None:
         if hint == EVERYTHING:
@@ -254,6 +252,11 @@ class Wiring:
             return await self.workers.sync(uid)
         finally:
             self.metrics.pod_worker.labels("sync").observe(time.monotonic() - begun)
+
+    async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask the API server who somebody is, or what they may do."""
+        answer: Mapping[str, Any] = orjson.loads(await self._client.request("POST", path, body=body))
+        return answer
 
     def syncloop(self) -> str | None:
         """Upstream's healthz check of the same name: has the loop looked at the runtime lately, or tried to?"""
@@ -317,6 +320,33 @@ def _reach(config: Config) -> None:
             ) from error
 
 
+def _policy(config: Config) -> server.Policy:
+    """Who may use the API. Raises UsageError where nobody could."""
+    known, asked = config.authentication, config.authorization
+    if not (known.x509.client_ca_file or known.webhook.enabled or known.anonymous.enabled):
+        raise UsageError(
+            "authentication: nobody could use the kubelet's API: name the cluster's CA file (x509.clientCAFile, flag "
+            "--client-ca-file) or turn webhook.enabled on"
+        )
+    return server.Policy(
+        anonymous=known.anonymous.enabled,
+        tokens=known.webhook.enabled,
+        token_ttl=known.webhook.cache_ttl,
+        mode=asked.mode,
+        allowed_ttl=asked.webhook.cache_authorized_ttl,
+        denied_ttl=asked.webhook.cache_unauthorized_ttl,
+    )
+
+
+def _log_goes_out() -> str | None:
+    """Upstream's healthz check `log`."""
+    try:
+        os.fstat(2)
+    except OSError as error:
+        return f"standard error, where the log goes: {error.strerror}"
+    return None
+
+
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """The kubelet, until cancelled. Pods stay as they are."""
     if os.geteuid() != 0:
@@ -327,16 +357,20 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     runtime = runtime_of(config, name, metrics.operation)
     _reach(config)
     tls = server.tls_context(
-        name, config.tls_cert_file, config.tls_private_key_file, config.authentication.x509.client_ca_file
+        name,
+        config.tls_cert_file,
+        config.tls_private_key_file,
+        config.authentication.x509.client_ca_file,
+        ciphers=config.tls_cipher_suites,
+        least=config.tls_min_version,
     )
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(connection, user_agent="wherry-kubelet"))
         stack.push_async_callback(runtime.close)
         wiring = Wiring(config, client, connection, runtime, metrics, tree.hierarchies())
-        checks: dict[str, serving.Check] = {"ping": lambda: None, "syncloop": wiring.syncloop}
-        api = server.Server(
-            wiring.workers,
-            runtime,
+        checks: dict[str, serving.Check] = {"ping": lambda: None, "log": _log_goes_out, "syncloop": wiring.syncloop}
+        access = server.Access(name, _policy(config), wiring.review)
+        pages = server.Pages(
             checks=checks,
             routes={
                 "/metrics": serving.metrics(metrics.registry),
@@ -345,8 +379,18 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 ),
                 "/configz": serving.json(lambda: {"kubeletconfig": settings.render(config)}),
             },
+            log_directory=os.path.dirname(config.pod_logs_dir.rstrip("/")) if config.enable_system_log_handler else "",
+            log_query=config.enable_system_log_query,
+            commands=config.enable_debugging_handlers,
+            stream_patience=config.streaming_connection_idle_timeout,
         )
-        await stack.enter_async_context(server.serve(api, config.address, config.port, tls))
+        api = server.Server(wiring.workers, runtime, access, pages)
+        await stack.enter_async_context(server.serve(api.application(), config.address, config.port, tls))
+        if config.read_only_port:
+            public = api.application(read_only=True)
+            await stack.enter_async_context(
+                server.serve(public, config.address, config.read_only_port, None, flag="--read-only-port")
+            )
         if config.healthz_port:
             health = serving.health(checks)
             routes = {"/healthz": health, "/livez": health}

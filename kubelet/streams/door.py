@@ -22,6 +22,7 @@ from kube.ports import port_of
 from kubelet.runtime import Runtime, SandboxState, Stream, StreamOptions
 from kubelet.streams import forward, spdy
 from kubelet.streams.forward import Destination
+from kubelet.streams.idle import Idle, Watched
 from kubelet.streams.raw import RawConnection, Taken
 from kubelet.streams.remotecommand import converse
 from kubelet.streams.websocket import LARGEST, PROTOCOLS, Dialect, WebSocketClient, WebSocketWire
@@ -73,46 +74,57 @@ def negotiated(offered: Sequence[str], accepted: Sequence[str]) -> str:
     )
 
 
-async def command(request: web.Request, begin: Callable[[StreamOptions], Awaitable[Stream]]) -> web.StreamResponse:
-    """Answer an exec or attach. Raises Refusal."""
+async def command(
+    request: web.Request, begin: Callable[[StreamOptions], Awaitable[Stream]], patience: float = 0.0
+) -> web.StreamResponse:
+    """Answer an exec or attach; one that is silent for `patience` seconds is closed. Raises Refusal."""
     options = stream_options(request.query)
+    idle = Idle(patience)
+
+    async def watched() -> Stream:
+        return Watched(await begin(options), idle.touch)
+
     match _upgrade(request):
         case "websocket":
             socket = await _websocket(request, PROTOCOLS)
             client = WebSocketClient(socket, Dialect(socket.ws_protocol or ""), options)
-            await client.run(lambda: converse(client, options, lambda: begin(options)))
+            await client.run(lambda: idle.during(lambda: converse(client, options, watched)))
             await socket.close()
             return socket
         case _:
             protocol = negotiated(request.headers.getall(PROTOCOL_HEADER, []), spdy.PROTOCOLS)
             session = carriers.Session(_take(request, protocol), server=True, admit=spdy.admit)
-            await session.run(lambda: spdy.serve(session, protocol, options, lambda: begin(options)))
+            await session.run(lambda: idle.during(lambda: spdy.serve(session, protocol, options, watched)))
             return Taken()
 
 
-async def port_forward(request: web.Request, runtime: Runtime, uid: str) -> web.StreamResponse:
+async def port_forward(request: web.Request, runtime: Runtime, uid: str, patience: float = 0.0) -> web.StreamResponse:
     """Answer a port-forward to the pod of this uid. Raises Refusal."""
     upgrade = _upgrade(request)
+    idle = Idle(patience)
     async with _destination(runtime, uid) as destination:
         if upgrade != "websocket":
             protocol = negotiated(request.headers.getall(PROTOCOL_HEADER, []), (forward.PROTOCOL,))
-            await _carry(_take(request, protocol), destination)
+            await _carry(_take(request, protocol), destination, idle)
             return Taken()
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         if forward.TUNNEL in offered:
             socket = await _websocket(request, (forward.TUNNEL,))
-            await _carry(WebSocketWire(socket), destination)
+            await _carry(WebSocketWire(socket), destination, idle)
         else:
             ports = _ports(request.query.getall("ports", []) or request.query.getall("port", []))
             socket = await _websocket(request, forward.WEBSOCKET_PROTOCOLS)
-            await forward.serve_channels(socket, Dialect(socket.ws_protocol or ""), ports, destination.connect)
+            dialect = Dialect(socket.ws_protocol or "")
+            await idle.during(
+                lambda: forward.serve_channels(socket, dialect, ports, destination.connect, touch=idle.touch)
+            )
         await socket.close()
         return socket
 
 
-async def _carry(wire: carriers.Wire, destination: Destination) -> None:
+async def _carry(wire: carriers.Wire, destination: Destination, idle: Idle) -> None:
     session = carriers.Session(wire, server=True, admit=forward.admit)
-    await session.run(lambda: forward.serve(session, destination.connect))
+    await session.run(lambda: idle.during(lambda: forward.serve(session, destination.connect, touch=idle.touch)))
 
 
 def _upgrade(request: web.Request) -> str:

@@ -83,13 +83,16 @@ async def splice(
     write: Callable[[bytes], Awaitable[None]],
     close: Callable[[], Awaitable[None]],
     connection: Connection,
+    touch: Callable[[], None],
 ) -> None:
-    """Bytes both ways until both have ended; each side's end of file reaches the other."""
+    """Bytes both ways until both have ended; each side's end of file reaches the other. `touch` is called for each
+    piece."""
     reader, writer = connection
 
     async def inward() -> None:
         with contextlib.suppress(OSError):
             while data := await read():
+                touch()
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()
@@ -97,6 +100,7 @@ async def splice(
     async def outward() -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE):
+                touch()
                 await write(data)
         await close()
 
@@ -127,7 +131,7 @@ class _Half:
     whole: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-async def serve(session: Session, connect: Connect) -> None:
+async def serve(session: Session, connect: Connect, *, touch: Callable[[], None] = lambda: None) -> None:
     """Within `session.run`, until the client leaves."""
     halves: dict[str, _Half] = {}
 
@@ -141,7 +145,7 @@ async def serve(session: Session, connect: Connect) -> None:
             return
         finally:
             halves.pop(name, None)
-        await _forward(half.streams["data"], half.streams["error"], connect)
+        await _forward(half.streams["data"], half.streams["error"], connect, touch)
 
     async with asyncio.TaskGroup() as group:
         while stream := await session.accept():
@@ -155,14 +159,15 @@ async def serve(session: Session, connect: Connect) -> None:
                 half.whole.set()
 
 
-async def _forward(data: Stream, error: Stream, connect: Connect) -> None:
+async def _forward(data: Stream, error: Stream, connect: Connect, touch: Callable[[], None]) -> None:
+    touch()
     try:
         connection = await connect(int(data.headers["port"]))
     except Unreachable as unreachable:
         with contextlib.suppress(OSError):
             await error.write(str(unreachable).encode())
     else:
-        await splice(data.read, data.write, data.close, connection)
+        await splice(data.read, data.write, data.close, connection, touch)
     data.discard()
     await data.close()
     await error.close()
@@ -193,7 +198,12 @@ class _Channel:
 
 
 async def serve_channels(
-    socket: web.WebSocketResponse, dialect: Dialect, ports: Sequence[int], connect: Connect
+    socket: web.WebSocketResponse,
+    dialect: Dialect,
+    ports: Sequence[int],
+    connect: Connect,
+    *,
+    touch: Callable[[], None] = lambda: None,
 ) -> None:
     async def send(channel: int, data: bytes) -> None:
         message = dialect.encode(channel, data)
@@ -211,7 +221,7 @@ async def serve_channels(
             except Unreachable as unreachable:
                 await send(2 * index + 1, str(unreachable).encode())
                 return
-            await splice(channel.read, lambda data: send(2 * index, data), _nothing, connection)
+            await splice(channel.read, lambda data: send(2 * index, data), _nothing, connection, touch)
         except OSError:
             pass  # the client is gone
         finally:

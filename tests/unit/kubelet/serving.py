@@ -2,23 +2,27 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp import web
 
 from kube import certificates
+from kube.errors import ApiUnreachable
 from kube.pods import Pod
 from kubelet.runtime import ContainerConfig, PodIdentity, SandboxConfig
-from kubelet.server import Server, serve, tls_context
+from kubelet.server import Access, Pages, Policy, Server, serve, tls_context
+from kubelet.server.access import ACCESS_REVIEWS, TOKEN_REVIEWS
 from kubelet.streams.websocket import Dialect
 from tests.fakes.runtime import IMAGE, FakeRuntime
 
 CA = certificates.authority()
+UPSTREAMS = Policy()
 
 
 def pod(name: str = "web", **status: object) -> Pod:
@@ -46,12 +50,36 @@ class Source:
 
 
 @dataclass
+class Reviews:
+    """The API server's side: who has which token, and who may read what."""
+
+    users: dict[str, dict[str, object]] = field(default_factory=dict)
+    allowed: set[tuple[str, str, str]] = field(default_factory=set)  # user, verb, subresource
+    asked: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    away: bool = False
+
+    async def __call__(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.away:
+            raise ApiUnreachable("nobody there")
+        spec = body["spec"]
+        self.asked.append((path, spec))
+        if path == TOKEN_REVIEWS:
+            user = self.users.get(spec["token"])
+            return {"status": {"authenticated": True, "user": user} if user else {"authenticated": False}}
+        assert path == ACCESS_REVIEWS
+        about = spec["resourceAttributes"]
+        assert (about["resource"], about["name"], about["version"]) == ("nodes", "node1", "v1")
+        return {"status": {"allowed": (spec["user"], about["verb"], about["subresource"]) in self.allowed}}
+
+
+@dataclass
 class World:
     source: Source
     runtime: FakeRuntime
     folder: Path
     url: str
     session: aiohttp.ClientSession
+    reviews: Reviews
     container_id: str = ""
 
     async def start(self, *command: str) -> None:
@@ -96,17 +124,29 @@ def client_tls(folder: Path, name: str, *groups: str) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[World]:
+async def serving(
+    folder: Path, policy: Policy = UPSTREAMS, *, commands: bool = True, patience: float = 0.0, read_only: bool = False
+) -> AsyncIterator[World]:
     source, runtime = Source(), FakeRuntime()
     (folder / "ca.pem").write_bytes(CA.certificate)
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(text="kubelet_running_pods 1\n")
 
-    server = Server(source, runtime, checks={"syncloop": lambda: None}, routes={"/metrics": metrics})
+    reviews = Reviews()
+    pages = Pages(
+        checks={"ping": lambda: None, "syncloop": lambda: None},
+        routes={"/metrics": metrics},
+        log_directory=str(folder / "log"),
+        commands=commands,
+        stream_patience=patience,
+    )
+    mirror = {"uid-mirror": "uid-web"}
+    server = Server(source, runtime, Access("node1", policy, reviews), pages, own_uid=lambda uid: mirror.get(uid, uid))
     tls = tls_context("node1", "", "", str(folder / "ca.pem"))
     admin = client_tls(folder, "admin", "system:masters")
-    async with serve(server, "127.0.0.1", 0, tls) as port:
+    application = server.application(read_only=read_only)
+    async with serve(application, "127.0.0.1", 0, tls) as port:
         connector = aiohttp.TCPConnector(ssl=admin)
         async with aiohttp.ClientSession(connector=connector) as session:
-            yield World(source, runtime, folder, f"https://127.0.0.1:{port}", session)
+            yield World(source, runtime, folder, f"https://127.0.0.1:{port}", session, reviews)

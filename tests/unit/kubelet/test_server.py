@@ -13,7 +13,7 @@ import pytest
 from kube.errors import UsageError
 from kube.pods import Pod
 from kubelet.runtime import RuntimeRefused
-from kubelet.server import Server, User, locate, may, serve, tls_context
+from kubelet.server import Access, Pages, Policy, Server, locate, serve, tls_context
 from kubelet.streams.door import Refusal
 from kubelet.streams.websocket import PROTOCOLS, Dialect
 from tests.unit.kubelet.serving import World, client_tls, pod, serving, with_status
@@ -30,11 +30,11 @@ async def test_only_certificates_of_the_cluster_get_in(world: World) -> None:
     anyone.check_hostname = False
     anyone.verify_mode = ssl.CERT_NONE
     other = client_tls(world.folder, "system:node:other", "system:nodes")
+    world.reviews.allowed.add(("system:node:other", "get", "metrics"))
     for context, path, status in (
         (anyone, "/pods", 401),
         (anyone, "/healthz", 401),
         (other, "/pods", 403),
-        (other, "/healthz", 200),
         (other, "/metrics", 200),
     ):
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
@@ -42,15 +42,6 @@ async def test_only_certificates_of_the_cluster_get_in(world: World) -> None:
                 assert response.status == status, await response.text()
     assert (await world.get("/metrics")) == (200, "kubelet_running_pods 1\n")
     assert await world.get("/healthz") == (200, "ok")
-
-
-def test_who_may_what() -> None:
-    api, node = User("kube-apiserver-kubelet-client", frozenset()), User("system:node:a", frozenset({"system:nodes"}))
-    admin = User("me", frozenset({"system:masters"}))
-    for path in ("/exec/default/web/main", "/containerLogs/default/web/main", "/pods", "/metrics"):
-        assert may(api, path)
-        assert may(admin, path)
-        assert may(node, path) == (path == "/metrics")
 
 
 async def test_pods_and_running_pods(world: World) -> None:
@@ -269,15 +260,13 @@ async def test_a_runtime_that_is_away_is_a_503(world: World) -> None:
 
 
 async def test_the_door_names_field_and_remedy(world: World) -> None:
-    with pytest.raises(UsageError, match="clientCAFile"):
-        tls_context("node1", "", "", "")
     with pytest.raises(UsageError, match="tlsPrivateKeyFile"):
         tls_context("node1", "cert.pem", "", str(world.folder / "ca.pem"))
     with pytest.raises(UsageError, match=r"clientCAFile.*absent"):
         tls_context("node1", "", "", str(world.folder / "absent"))
     port = int(world.url.rpartition(":")[2])
-    server = Server(world.source, world.runtime, checks={}, routes={})
+    server = Server(world.source, world.runtime, Access("node1", Policy(), world.reviews), Pages())
     tls = tls_context("node1", "", "", str(world.folder / "ca.pem"))
     with pytest.raises(UsageError, match=f"127.0.0.1:{port}.*--port"):
-        async with serve(server, "127.0.0.1", port, tls):
+        async with serve(server.application(), "127.0.0.1", port, tls):
             pass
