@@ -1,8 +1,11 @@
 """Telling the API how pods are: one PATCH when something differs, none when nothing does.
- Apart from the workers on purpose: while the API is away pods go on being restarted, and what there is to say waits
+
+Apart from the workers on purpose: while the API is away pods go on being restarted, and what there is to say waits
 here, latest first.
- A pod whose status was told in full, that is to be deleted and whose resources are given back, is then deleted: grace
-0, its uid as the precondition, so that a namesake is never hit. (pkg/kubelet/status/status_manager.go)
+
+A pod whose status was told in full, that is to be deleted and whose resources are given back, is then deleted: grace 0,
+its uid as the precondition, so that a namesake is never hit. Of a static pod the status goes to its mirror, which has
+another uid and is never deleted here. (pkg/kubelet/status/status_manager.go)
 """
 
 import logging
@@ -13,9 +16,10 @@ from typing import Any
 from kube.client import Client, Patch
 from kube.errors import Conflict, NotFound
 from kube.meta import Condition, timestamp
-from kube.pods import ContainerState, ContainerStatus, Pod, PodStatus
+from kube.pods import ContainerState, ContainerStatus, Pod, PodStatus, VolumeMountStatus
 from kube.reconcile import Keys, by_key
 from kube.resources import PODS
+from kubelet.status import OURS
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ def _state(state: ContainerState) -> dict[str, Any]:
 
 
 def _container(status: ContainerStatus) -> dict[str, Any]:
-    body = {
+    body: dict[str, Any] = {
         "name": status.name,
         "state": _state(status.state),
         "lastState": _state(status.last_state),
@@ -60,9 +64,32 @@ def _container(status: ContainerStatus) -> dict[str, Any]:
         "restartCount": status.restart_count,
         "image": status.image,
         "imageID": status.image_id,
-        "started": bool(status.started),
     }
-    return body | ({"containerID": status.container_id} if status.container_id else {})
+    if status.started is not None:
+        body["started"] = status.started
+    if status.container_id:
+        body["containerID"] = status.container_id
+    if status.allocated_resources:
+        body["allocatedResources"] = status.allocated_resources
+    if status.resources is not None:
+        amounts = (("limits", status.resources.limits), ("requests", status.resources.requests))
+        body["resources"] = {name: amount for name, amount in amounts if amount}
+    if status.volume_mounts:
+        body["volumeMounts"] = [_volume_mount(mount) for mount in status.volume_mounts]
+    if status.user is not None and status.user.linux is not None:
+        user = status.user.linux
+        groups = list(user.supplemental_groups)
+        body["user"] = {
+            "linux": {"uid": user.uid, "gid": user.gid} | ({"supplementalGroups": groups} if groups else {})
+        }
+    return body
+
+
+def _volume_mount(mount: VolumeMountStatus) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": mount.name, "mountPath": mount.mount_path}
+    if mount.read_only:
+        body["readOnly"] = True
+    return body | ({"recursiveReadOnly": mount.recursive_read_only} if mount.recursive_read_only else {})
 
 
 def _condition(condition: Condition) -> dict[str, Any]:
@@ -105,11 +132,12 @@ def status_patch(old: PodStatus, new: PodStatus) -> dict[str, Any] | None:
     for key, statuses_before, statuses in (
         ("initContainerStatuses", old.init_container_statuses, new.init_container_statuses),
         ("containerStatuses", old.container_statuses, new.container_statuses),
+        ("ephemeralContainerStatuses", old.ephemeral_container_statuses, new.ephemeral_container_statuses),
     ):
         if [_container(s) for s in statuses_before] != [_container(s) for s in statuses]:
-            patch[key] = [_container(s) for s in statuses]
+            patch[key] = [_container(s) for s in statuses] or None
     known = {condition.type: _condition(condition) for condition in old.conditions}
-    changed = [_condition(c) for c in new.conditions if known.get(c.type) != _condition(c)]
+    changed = [_condition(c) for c in new.conditions if c.type in OURS and known.get(c.type) != _condition(c)]
     if changed:
         patch["conditions"] = changed
     return patch or None
@@ -125,8 +153,8 @@ class _Word:
 
 
 class Publisher:
-    """Says to the API what `say` was last given for each pod. `gone(uid)` is called when the API has forgotten a
-    pod."""
+    """Says to the API what `say` was last given for each pod. `pod_of(uid)` is the object that shows it: the pod itself,
+    or the mirror of a static one. `gone(uid)` is called when the API has forgotten a pod."""
 
     def __init__(self, client: Client, pod_of: Callable[[str], Pod | None], gone: Callable[[str], None]) -> None:
         self._client = client
@@ -158,12 +186,18 @@ class Publisher:
     def _known(self, uid: str) -> Pod | None:
         """The newest the API has told us: by the watch, or in answer to our own patch, which is often earlier."""
         watched, answered = self._pod_of(uid), self._answered.get(uid)
-        if watched is None or answered is None:
+        if watched is None or answered is None or watched.metadata.uid != answered.metadata.uid:
             return watched
         if _version(watched) >= _version(answered):
             del self._answered[uid]
             return watched
         return answered
+
+    def _lost(self, uid: str, pod: Pod) -> None:
+        """A static pod outlives its mirror: the next one is told of by `check`."""
+        self._answered.pop(uid, None)
+        if pod.metadata.uid == uid:
+            self._gone(uid)
 
     async def _tell(self, uid: str) -> float | None:
         word, pod = self._words.get(uid), self._known(uid)
@@ -173,20 +207,20 @@ class Publisher:
         patch = status_patch(pod.status, word.status)
         try:
             if patch is not None:
-                body = {"metadata": {"uid": uid}, "status": patch}
+                body = {"metadata": {"uid": meta.uid}, "status": patch}
                 pod = await self._client.patch(
                     PODS, meta.name, body, meta.namespace, kind=Patch.STRATEGIC, subresource="status"
                 )
                 self.sent += 1
                 self._answered[uid] = pod
-            if word.finished and pod.metadata.deletion_timestamp is not None:
+            if word.finished and meta.uid == uid and pod.metadata.deletion_timestamp is not None:
                 await self._client.delete(PODS, meta.name, meta.namespace, grace_period_seconds=0, uid=uid)
         except NotFound:
-            self._gone(uid)
+            self._lost(uid, pod)
         except Conflict as error:
             # Another pod has the name by now: this one is gone, and the watch will say so.
             log.info("pod %s (%s): %s", meta.key, uid, error)
-            self._gone(uid)
+            self._lost(uid, pod)
         return None
 
 

@@ -1,0 +1,79 @@
+"""Words what was seen of a pod as its API status: pure.
+
+Upstream's generateAPIPodStatus, convertToAPIContainerStatuses, getPhase (pkg/kubelet/kubelet_pods.go), mergePodStatus and
+normalizeStatus (status/status_manager.go), the conditions (status/generate.go). The rules that matter most:
+
+- A terminal phase is final, and is told only when nothing of the pod can be running: otherwise a controller starts a
+  second copy.
+- One waiting app container that never ran makes the pod Pending; one that ran before does not.
+- lastTransitionTime moves only with the condition's status, times are whole seconds, lists have one order: an unchanged
+  pod words to an equal status, and no PATCH is sent.
+- The kubelet speaks of its own conditions only; what others wrote stays as they wrote it.
+"""
+
+from kube.pods import HostIP, PodIP, PodStatus
+from kubelet.model import Stage
+from kubelet.resources import qos_class
+from kubelet.status.conditions import OURS, conditions
+from kubelet.status.containers import container_statuses
+from kubelet.status.phase import FAILED, PENDING, RUNNING, SUCCEEDED, TERMINAL, phase, phase_of
+from kubelet.status.report import Report, Sentence, second
+
+__all__ = [
+    "FAILED",
+    "OURS",
+    "PENDING",
+    "RUNNING",
+    "SUCCEEDED",
+    "TERMINAL",
+    "Report",
+    "Sentence",
+    "phase_of",
+    "pod_status",
+]
+
+
+def pod_status(report: Report) -> PodStatus:
+    pod, previous, sentence = report.pod, report.previous, report.sentence
+    inits, apps, guests = container_statuses(report)
+    now = phase(report, inits, apps)
+    if sentence is not None and sentence.rejected and not report.seen.containers:
+        inits, apps, guests = (), (), ()
+    reason, message = (previous.reason, previous.message) if now == previous.phase else ("", "")
+    if sentence is not None and now == sentence.phase:
+        reason, message = sentence.reason, sentence.message
+    ips = _pod_ips(report)
+    return PodStatus(
+        observed_generation=pod.metadata.generation or None,
+        phase=now,
+        conditions=conditions(report, now, inits, apps),
+        reason=reason,
+        message=message,
+        host_ip=report.host_ips[0] if report.host_ips else "",
+        host_ips=tuple(HostIP(ip=ip) for ip in report.host_ips),
+        pod_ip=ips[0] if ips else "",
+        pod_ips=tuple(PodIP(ip=ip) for ip in ips),
+        start_time=previous.start_time or second(report.now),
+        init_container_statuses=inits,
+        container_statuses=apps,
+        ephemeral_container_statuses=guests,
+        qos_class=pod.status.qos_class or qos_class(pod),
+        nominated_node_name=previous.nominated_node_name,
+    )
+
+
+def _pod_ips(report: Report) -> tuple[str, ...]:
+    if report.pod.spec.host_network:
+        return report.host_ips
+    sandbox = next(iter(report.seen.sandboxes), None)
+    if sandbox is not None and sandbox.ips:
+        return _in_node_order(tuple(str(ip) for ip in sandbox.ips), report.host_ips)
+    # A finished pod keeps the address it had: people look at it afterwards.
+    return tuple(ip.ip for ip in report.previous.pod_ips) if report.stage is not Stage.SYNC else ()
+
+
+def _in_node_order(found: tuple[str, ...], host_ips: tuple[str, ...]) -> tuple[str, ...]:
+    """One address a family, that of the node's first address first (upstream's sortPodIPs)."""
+    of_family = {(":" in ip): ip for ip in reversed(found)}
+    first = ":" in (host_ips[0] if host_ips else found[0])
+    return tuple(of_family[family] for family in (first, not first) if family in of_family)
