@@ -37,12 +37,13 @@ lab-down:
 check: venv
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 20; exit $${PIPESTATUS[0]}
-	@$(BIN)/pytest -q -n 2 tests/unit
+	@said=$$(mktemp); $(BIN)/mypy >$$said 2>&1 & types=$$!; \
+	$(BIN)/pytest -q -n 2 tests/unit; units=$$?; \
+	wait $$types; types=$$?; cat $$said; rm -f $$said; [ $$units -eq 0 ] && [ $$types -eq 0 ]
 
 test: setup-test check
-	@$(BIN)/pytest -q tests/contracts tests/node tests/cluster
+	@$(BIN)/python -m tests.lanes
 
 bench: setup-test venv
 	@$(BIN)/python -m tests.bench $(ONLY)

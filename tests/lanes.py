@@ -1,11 +1,11 @@
-"""Two lanes of tests on one machine: what waits for a kernel beside what waits for a cluster. `python -m tests.lanes`.
+"""Lanes of tests on one machine, side by side: `python -m tests.lanes [pytest's words]`.
 
-These tests wait more than they compute, so a second lane is nearly free; but they prove that nothing is left behind, and each
-would take the other's processes and mounts for its own. So a lane is a process tree in a PID and a mount namespace of its own,
-with a /run/netns of its own: it sees what it made, and when it ends the kernel ends what it left. What namespaces do not part
-is told apart otherwise: cgroups by their names (`foreign`, read by `tests.leave_no_trace`); the root namespace's network is
-nobody's to change, so both watch the whole of it; ports and lab names are taken where free. The whole machine is compared once
-more around both lanes.
+These tests wait more than they compute (for kernels, graces, leases), so a second lane is nearly free; but they prove that
+nothing is left behind, and each would take the other's processes and mounts for its own. So a lane is a process tree in a PID
+and a mount namespace of its own, with a /run/netns of its own: it sees what it made, and when it ends the kernel ends what it
+left. What namespaces do not part is told apart otherwise: cgroups by their names (`foreign`, read by `tests.leave_no_trace`);
+the root namespace's network is nobody's to change, so all watch the whole of it; ports and lab names are taken where free. The
+whole machine is compared once more around all lanes.
 
 What measures times against each other is marked `alone` and runs when the lanes have ended. `--again` runs what failed once
 more, one lane after the other: what passes then is flaky and wants mending.
@@ -37,14 +37,30 @@ _INSIDE = 'mount -t tmpfs -o mode=755 tmpfs /run/netns && "$@"; exit $?'
 class Lane:
     name: str
     paths: tuple[str, ...]
+    """Directories, or patterns of files."""
     foreign: str
-    """A pattern of the cgroups that the other lane makes and removes."""
+    """A pattern of the cgroups that other lanes make and remove."""
+    without: tuple[str, ...] = ()
+    """Patterns of files that are another lane's."""
     marks: str = "not alone"
 
+    def argv(self) -> list[str]:
+        paths = [str(path.relative_to(ROOT)) for pattern in self.paths for path in sorted(ROOT.glob(pattern))]
+        return ["-m", self.marks, *(f"--ignore-glob={ROOT}/{pattern}" for pattern in self.without), *paths]
 
+
+_API = tuple(
+    f"tests/node/test_{name}*.py"
+    for name in (
+        *("access", "api", "client_patterns", "controllers", "drain", "informer", "kinds", "kube_client", "kubectl"),
+        *("limits", "operators", "store_disk", "store_etcd", "store_kills", "store_power", "store_restarts", "two_api"),
+    )
+)
+"""The centre's programs alone: they make no cgroup, link or mount."""
 LANES = (
-    Lane("node", ("tests/contracts", "tests/node"), r"/wherry(/(?!t[0-9a-f]{5}\b).*)?$"),
     Lane("cluster", ("tests/cluster",), r"/wherry-|/wherry/t[0-9a-f]{5}|/docker/|/kubepods"),
+    Lane("node", ("tests/contracts", "tests/node"), r"/wherry(/(?!t[0-9a-f]{5}\b).*)?$", without=_API),
+    Lane("api", _API, "."),
 )
 ALONE = Lane("alone", ("tests/contracts", "tests/node", "tests/cluster"), "", marks="alone")
 
@@ -58,8 +74,8 @@ class Run:
         self.output = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 (closed with the run)
         cache = ROOT / ".pytest_cache" / lane.name
         pytest = [
-            sys.executable, "-m", "pytest", "-q", "--durations", "10", "-o", f"cache_dir={cache}", "-m", lane.marks,
-            *words, *lane.paths,
+            sys.executable, "-m", "pytest", "-q", "--durations", "10", "-o", f"cache_dir={cache}",
+            *words, *lane.argv(),
         ]  # fmt: skip
         environment = {**os.environ, FOREIGN_CGROUPS: lane.foreign}
         self.process = subprocess.Popen(

@@ -191,7 +191,8 @@ async def test_bad_configuration_is_one_line(tmp_path: Path) -> None:
 
 async def test_one_owner_of_port_and_data(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
-        taken = await refused(server, "--data-dir", str(tmp_path / "other"))
+        taken, locked = await asyncio.gather(
+            refused(server, "--data-dir", str(tmp_path / "other")), refused(server, "--secure-port", "0")
+        )
         assert f"cannot listen on 127.0.0.1:{server.port}" in taken
-        locked = await refused(server, "--secure-port", "0")
         assert "another process has it open" in locked

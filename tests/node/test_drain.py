@@ -52,7 +52,7 @@ async def drained(path: str, made: Centre, client: Client, namespace: str) -> No
     await eventually("the budget allows none", lambda: allowed(client, namespace, "web", 0), timeout=40)
     node = (await on(client, namespace, "web"))[0]
     words = ("drain", node, "--pod-selector=app=web", "--ignore-daemonsets")
-    code, output = await kubectl(path, made, *words, "--timeout=7s")
+    code, output = await kubectl(path, made, *words, "--timeout=2s")
     assert code, output
     assert VIOLATED in output
     assert len([one for one in await on(client, namespace, "web") if one == node]) >= 1
