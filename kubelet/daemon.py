@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,9 @@ from kubelet import machine, node, server
 from kubelet.apply import Deeds, Place, Told
 from kubelet.config import Config
 from kubelet.lease import Heartbeat
+from kubelet.manifests import FILE, HTTP, Fetched, Manifests, Reader
 from kubelet.metrics import Metrics, Running
+from kubelet.mirror import Mirrors
 from kubelet.objects import Objects
 from kubelet.observe import PodSource, RuntimeView
 from kubelet.prober import Prober
@@ -130,14 +132,16 @@ class Wiring:
         self.facts = machine.machine(config.root_dir)
         self.pods: Informer[Pod] = Informer(client, PODS_WHOLE, field_selector=f"spec.nodeName={name}")
         self.services = Informer(client, SERVICES)
-        self.source = PodSource(self.pods, self._pod_changed)
+        local = [kind for kind, where in ((FILE, config.static_pod_path), (HTTP, config.static_pod_url)) if where]
+        self.source = PodSource(self.pods, self._pod_changed, local)
+        self.about = Reference("v1", "Node", "", name, name)
         self.objects = Objects(client, self._objects_changed)
         self.probes = Probes(
             Prober(runtime).attempt,
             changed=self.keys.add,
             tell=self._probe_told,
         )
-        self.publisher = Publisher(client, self.source.get, self._gone)
+        self.publisher = Publisher(client, self.source.in_api, self._gone)
         self.deeds = Deeds(
             place_of(config, self.ips, self.facts),
             runtime,
@@ -167,10 +171,27 @@ class Wiring:
         self.heartbeat = Heartbeat(connection, name, config.node_lease_duration_seconds)
         self.node_wake, self.relist_wake = Wake(), Wake()
         self.speaker = self._speaker(client)
+        self.mirrors = Mirrors(client, self.source, name, self.speaker.registered.wait)
         self._version: RuntimeVersion | None = None
         self._failing = False
         self._leftovers_at = 0.0
         self.relisted_at = time.monotonic()
+
+    def _manifests(self) -> Iterator[Manifests | Fetched]:
+        """Where this node's static pods are named."""
+        config = self.config
+        if config.static_pod_path:
+            reader = Reader(self.name, FILE, self._bad_manifest, clock)
+            path, period = config.static_pod_path, config.file_check_frequency
+            yield Manifests(path, reader, self.source.report, period)
+        if config.static_pod_url:
+            reader = Reader(self.name, HTTP, self._bad_manifest, clock)
+            headers, period = config.static_pod_url_header, config.http_check_frequency
+            yield Fetched(config.static_pod_url, headers, reader, self.source.report, period)
+
+    def _bad_manifest(self, words: str) -> None:
+        log.error("%s", words)
+        self.recorder.event(self.about, "Warning", "FailedValidation", words)
 
     def _speaker(self, client: Client) -> node.Speaker:
         return node.Speaker(
@@ -264,11 +285,12 @@ class Wiring:
         return f"no look at the runtime for {age:.0f} s" if age > 180 and not self._failing else None
 
     async def run(self) -> None:
-        about = Reference("v1", "Node", "", self.name, self.name)
-        self.recorder.event(about, "Normal", "Starting", "Starting kubelet.")
+        self.recorder.event(self.about, "Normal", "Starting", "Starting kubelet.")
         try:
             async with asyncio.TaskGroup() as group:
                 for work in (
+                    *(place.run() for place in self._manifests()),
+                    self.mirrors.run(),
                     self.pods.run(),
                     self.services.run(),
                     self.recorder.run(),

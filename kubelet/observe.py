@@ -1,4 +1,4 @@
-"""What is wanted (the API's pods of this node) and what is there (the runtime's), as values.
+"""What is wanted (of all sources of pods) and what is there (the runtime's), as values.
  The runtime is asked for everything at once, by one flight at a time: who needs a fresh look while one is under way
 gets the next, and all who wait share it. Details of a container are asked once for each state it is in: an exited one
 never changes again.
@@ -7,40 +7,144 @@ never changes again.
 import asyncio
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from kube.informer import Change, Informer
 from kube.pods import Pod
 from kubelet.model import Seen
 from kubelet.runtime import ContainerRecord, ContainerState, ContainerStatus, NotFound, PodIdentity, PodRecord, Runtime
+from kubelet.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
 
 
 class PodSource:
-    """The API's pods of this node by uid. `changed(uid)` is called for each that came, changed or went."""
+    """The pods that are wanted of this node, by uid, whoever wants them:
 
-    def __init__(self, informer: Informer[Pod], changed: Callable[[str], None]) -> None:
+        the API       its watch; mirror pods are set apart, they only show a static pod
+        local         files and web servers of static pods, each telling its whole set
+        remembered    the API's pods as last seen by a kubelet before this one, until the API answers
+
+    `changed(uid)` is called for each that came, changed or went. `local` names the local sources."""
+
+    def __init__(self, informer: Informer[Pod], changed: Callable[[str], None], local: Iterable[str] = ()) -> None:
         self._informer = informer
         self._changed = changed
         self._pods: dict[str, Pod] = {}
+        self._mirrors: dict[str, Pod] = {}
+        self._remembered: dict[str, Pod] = {}
+        self._local: dict[str, dict[str, StaticPod] | None] = dict.fromkeys(local)
+        self._static: dict[str, StaticPod] = {}
+        self._names: dict[str, StaticPod] = {}
+        self._mirror_changed: list[Callable[[str], None]] = []
         informer.subscribe(self._take)
 
     def _take(self, change: Change[Pod]) -> None:
+        """One change of the API's list."""
         old, new = change.old, change.new
-        if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
-            self._pods.pop(old.metadata.uid, None)
+        if any(pod is not None and CONFIG_MIRROR in pod.metadata.annotations for pod in (old, new)):
+            self._take_mirror(change.key, new)
+        replaced = old is not None and (new is None or new.metadata.uid != old.metadata.uid)
+        if old is not None and replaced and self._pods.pop(old.metadata.uid, None) is not None:
             self._changed(old.metadata.uid)
-        if new is not None:
-            self._pods[new.metadata.uid] = new
+        if new is not None and CONFIG_MIRROR not in new.metadata.annotations:
+            self._pods[new.metadata.uid] = _of_the_api(new)
             self._changed(new.metadata.uid)
+
+    def _take_mirror(self, key: str, new: Pod | None) -> None:
+        if new is not None and CONFIG_MIRROR in new.metadata.annotations:
+            self._mirrors[key] = new
+        else:
+            self._mirrors.pop(key, None)
+        for tell in self._mirror_changed:
+            tell(key)
+        static = self._names.get(key)
+        if static is not None:
+            self._changed(static.pod.metadata.uid)
+
+    def report(self, source: str, pods: list[StaticPod]) -> None:
+        """All that a local source has now. Of two sources' pods with one name the first source's is taken."""
+        first = self._local[source] is None
+        self._local[source] = {one.pod.metadata.uid: one for one in pods}
+        before, names = self._static, self._names
+        self._static, self._names = {}, {}
+        for found in self._local.values():
+            for uid, one in (found or {}).items():
+                if self._names.setdefault(one.pod.metadata.key, one) is one:
+                    self._static[uid] = one
+        for uid in before.keys() | self._static.keys():
+            if before.get(uid) is not self._static.get(uid):
+                self._changed(uid)
+        for key in names.keys() | self._names.keys() | (self._mirrors.keys() if first else set()):
+            if first or names.get(key) is not self._names.get(key):
+                for tell in self._mirror_changed:
+                    tell(key)
+
+    def recall(self, pods: Iterable[Pod]) -> None:
+        """The API's pods of an earlier life, for as long as the API has not answered."""
+        self._remembered = {pod.metadata.uid: _of_the_api(pod) for pod in pods}
+        for uid in self._remembered:
+            self._changed(uid)
+
+    async def answered(self) -> None:
+        """Until the API has told all pods once; what was remembered and is not among them is gone."""
+        await self._informer.synced.wait()
+        gone = self._remembered.keys() - self._pods.keys()
+        self._remembered = {}
+        for uid in gone:
+            self._changed(uid)
+
+    def subscribe_mirrors(self, changed: Callable[[str], None]) -> None:
+        """`changed(namespace/name)` is called when a static pod or a mirror of that name came, changed or went."""
+        self._mirror_changed.append(changed)
 
     @property
     def synced(self) -> bool:
-        """Whether the API has told all pods once: before that nothing may be taken for an orphan."""
-        return self._informer.synced.is_set()
+        """Whether every source has told all its pods once: before that nothing may be taken for an orphan."""
+        return self._informer.synced.is_set() and None not in self._local.values()
 
     def get(self, uid: str) -> Pod | None:
-        return self._pods.get(uid)
+        static = self._static.get(uid)
+        return static.pod if static is not None else self._pods.get(uid) or self._remembered.get(uid)
 
     def pods(self) -> list[Pod]:
-        return list(self._pods.values())
+        remembered = [pod for uid, pod in self._remembered.items() if uid not in self._pods]
+        return [*(one.pod for one in self._static.values()), *self._pods.values(), *remembered]
+
+    def is_static(self, uid: str) -> bool:
+        return uid in self._static
+
+    def in_api(self, uid: str) -> Pod | None:
+        """What the API shows of a pod, and where its status is written: of a static pod, its mirror."""
+        static = self._static.get(uid)
+        if static is None:
+            return self._pods.get(uid)
+        mirror = self._mirrors.get(static.pod.metadata.key)
+        return mirror if mirror is not None and mirror.metadata.annotations[CONFIG_MIRROR] == uid else None
+
+    def own_uid(self, uid: str) -> str:
+        """The static pod's uid for its mirror's; any other uid is its own."""
+        for key, mirror in self._mirrors.items():
+            if mirror.metadata.uid == uid and key in self._names:
+                return self._names[key].pod.metadata.uid
+        return uid
+
+    def static(self, key: str) -> StaticPod | None:
+        return self._names.get(key)
+
+    def mirror(self, key: str) -> Pod | None:
+        return self._mirrors.get(key)
+
+    def mirrored(self) -> set[str]:
+        """The names of all static pods and mirrors."""
+        return self._names.keys() | self._mirrors.keys()
+
+
+def _of_the_api(pod: Pod) -> Pod:
+    """The annotation that tells a static pod is not an author's to set (upstream overwrites it too)."""
+    meta = pod.metadata
+    if meta.annotations.get(CONFIG_SOURCE, "api") == "api":
+        return pod
+    annotations = {**meta.annotations, CONFIG_SOURCE: "api"}
+    return msgspec.structs.replace(pod, metadata=msgspec.structs.replace(meta, annotations=annotations))
 
 
 class RuntimeView:
