@@ -57,6 +57,13 @@ NODE = "io.wherry.node"
 ROOT = "io.wherry.root"
 
 
+# Called once an operation: its name (upstream's operation_type), seconds, whether it failed.
+Observer = Callable[[str, float, bool], None]
+
+
+def unobserved(operation: str, seconds: float, failed: bool) -> None: ...
+
+
 class RuntimeUnavailable(Retry):
     """No answer from the runtime: away, hung, or over the time limit."""
 

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet.docker.exits import pidfd_of
 from kubelet.docker.pause import COMMAND, PAUSE_IMAGE, root_filesystem, static_busybox
+from kubelet.exits import pidfd_of
 from tests.dockerd import IMAGE, busybox_tar, unmount_below
 from tests.requirements import requires
 

@@ -25,8 +25,8 @@ from pathlib import Path
 import pytest
 from docker.api.client import APIClient
 
-from kubelet.docker.exits import pidfd_of
 from kubelet.docker.pause import static_busybox
+from kubelet.exits import pidfd_of
 from linux import netns
 from tests.requirements import requires
 

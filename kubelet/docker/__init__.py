@@ -5,11 +5,9 @@
     wire.py         what lasts: ping, events, pull, over HTTP in the event loop
     streams.py      hijacked connections, for exec and attach
     spec.py         pure: our configurations as Engine API bodies, the engine's answers as our values
-    host.py         facts about the process behind the socket
     pause.py        the image of the process that holds a sandbox's namespaces, built here, from no registry
-    exits.py        pidfds: who has died, within a millisecond
     containers.py   what is true of any Docker container
-    sandboxes.py executions.py images.py hints.py    the nouns of the Protocol
+    sandboxes.py executions.py images.py events.py    the nouns of the Protocol
     backend.py      DockerRuntime, which puts them together
 
 Docker has no sandboxes, so one is a pause container with no network of Docker's; the kubelet's own CNI call gives it one.

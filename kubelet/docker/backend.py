@@ -5,6 +5,7 @@ The kubelet's labels are on everything made and in every question asked, so seve
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -13,15 +14,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kubelet.docker import host, pause, spec
+from kube.reconcile import forever
+from kubelet import peer
+from kubelet.docker import pause, spec
 from kubelet.docker.containers import Containers, link_log, unlink_log
-from kubelet.docker.engine import Engine, Observer, unobserved
+from kubelet.docker.engine import Engine
+from kubelet.docker.events import Events
 from kubelet.docker.executions import Executions
-from kubelet.docker.exits import Exits
-from kubelet.docker.hints import Hints
 from kubelet.docker.images import Images
 from kubelet.docker.sandboxes import Sandboxes
 from kubelet.docker.wire import Wire
+from kubelet.hints import Hints, Source
 from kubelet.network import Network
 from kubelet.runtime import (
     POD_UID,
@@ -35,6 +38,7 @@ from kubelet.runtime import (
     Image,
     LinuxResources,
     NotFound,
+    Observer,
     PodIdentity,
     PodRecord,
     RegistryAuth,
@@ -47,8 +51,10 @@ from kubelet.runtime import (
     SandboxStatus,
     Stream,
     StreamOptions,
+    unobserved,
 )
 
+SWEEP = 60.0  # seconds
 PING = 3.0  # seconds dockerd may take to say that it lives
 
 
@@ -69,9 +75,11 @@ class DockerRuntime:
         self._network = network
         self._engine = Engine(options.socket_path, timeout=options.timeout, observe=observe)
         self._wire = Wire(options.socket_path, silence=options.timeout)
-        self._hints = Hints(self._wire)
-        self._owner = spec.Owner(options.node, options.root)
-        self._containers = Containers(self._engine, Exits(self._hints.exited), self._owner)
+        self._hints = Hints()
+        owner = spec.Owner(options.node, options.root)
+        self._owner = owner
+        self._events = Events(self._wire, owner, self._hints)
+        self._containers = Containers(self._engine, self._hints.exits, owner)
         self._sandboxes = Sandboxes(
             self._containers, network, pause_image=options.pause_image, host_network=options.host_network
         )
@@ -116,13 +124,23 @@ class DockerRuntime:
         return ""
 
     async def watch(self, notify: Callable[[Hint], None]) -> None:
-        await self._hints.run(notify, self._containers, self._sandboxes)
+        async def settled(container_id: str) -> None:
+            await self._containers.settled("container_status", container_id)
+
+        async def process(container_id: str) -> int:
+            document = await self._containers.inspect("container_status", container_id)
+            return int(document["State"]["Pid"])
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hints.run(notify, Source(self._events.follow, settled, process)))
+            removed = self._events.sandbox_removed
+            group.create_task(forever(self._sandboxes.sweep, removed, resync=SWEEP, min_interval=1.0))
 
     def hinting(self) -> bool:
         return self._hints.flowing()
 
     async def close(self) -> None:
-        self._containers.exits.close()
+        self._hints.close()
         self._engine.close()
         await self._wire.close()
 
@@ -138,7 +156,7 @@ class DockerRuntime:
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         await self._sandboxes.remove(sandbox_id)
-        self._hints.forget({sandbox_id}, self._containers)
+        self._hints.forget({sandbox_id})
 
     async def sandbox_status(self, sandbox_id: str) -> SandboxStatus:
         return await self._sandboxes.status(sandbox_id)
@@ -146,7 +164,7 @@ class DockerRuntime:
     async def list_pods(self) -> list[PodRecord]:
         known = self._hints.known()  # before the list: what is made meanwhile is not missing from it
         rows = await self._containers.list("list_podsandbox", POD_UID)
-        self._hints.forget(known - {row["Id"] for row in rows}, self._containers)
+        self._hints.forget(known - {row["Id"] for row in rows})
         sandboxes: dict[PodIdentity, list[SandboxRecord]] = {}
         containers: dict[PodIdentity, list[ContainerRecord]] = {}
         for row in rows:
@@ -199,7 +217,7 @@ class DockerRuntime:
         subject, settings, path = f"{sandbox.pod.name}/{config.name}", body["HostConfig"], self._options.socket_path
         wanted = settings["OomScoreAdj"]
         if wanted < 0:
-            score = await self._engine.call("create_container", subject, lambda _: host.oom_score(wanted, path))
+            score = await self._engine.call("create_container", subject, lambda _: peer.oom_score(wanted, path))
             settings["OomScoreAdj"] = score
         name = spec.container_name(config.name, sandbox.pod, config.attempt)
         container_id = await self._containers.create("create_container", subject, body, name)
@@ -235,7 +253,7 @@ class DockerRuntime:
             document = await self._containers.inspect("remove_container", container_id)
             await self._containers.remove("remove_container", container_id)
             unlink_log(document["Config"]["Labels"].get(spec.LOG_PATH, ""))
-        self._hints.forget({container_id}, self._containers)
+        self._hints.forget({container_id})
 
     async def container_status(self, container_id: str) -> ContainerStatus:
         document = await self._containers.inspect("container_status", container_id)

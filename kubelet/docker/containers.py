@@ -18,8 +18,8 @@ from docker.api.client import APIClient
 
 from kubelet.docker import spec
 from kubelet.docker.engine import Conflict, Engine
-from kubelet.docker.exits import Exits
 from kubelet.docker.spec import Owner
+from kubelet.exits import Exits
 from kubelet.runtime import ContainerState, NotFound, RuntimeRefused, RuntimeUnavailable
 
 T = TypeVar("T")

@@ -28,20 +28,15 @@ from docker.api.client import APIClient
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 
 from kubelet.docker.transport import Adapter
-from kubelet.runtime import NotFound, RuntimeRefused, RuntimeUnavailable
+from kubelet.runtime import NotFound, Observer, RuntimeRefused, RuntimeUnavailable, unobserved
 
 T = TypeVar("T")
 
 WORKERS = 8
-# Called once an operation: its name (upstream's operation_type), seconds, whether it failed.
-Observer = Callable[[str, float, bool], None]
 
 
 class Conflict(RuntimeRefused):
     """409: a name in use, a removal in progress, a container that does not run."""
-
-
-def unobserved(operation: str, seconds: float, failed: bool) -> None: ...
 
 
 class Engine:

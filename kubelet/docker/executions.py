@@ -13,8 +13,8 @@ from docker.api.client import APIClient
 
 from kubelet.docker.containers import Containers
 from kubelet.docker.engine import Conflict
-from kubelet.docker.exits import pidfd_of
 from kubelet.docker.streams import HijackedStream, hijack
+from kubelet.exits import pidfd_of
 from kubelet.runtime import (
     Channel,
     ExecResult,

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 from datetime import UTC, datetime
 
-from kubelet.docker import host, pause, spec
+from kubelet import peer
+from kubelet.docker import pause, spec
 from kubelet.docker.containers import KILLED, Containers
 from kubelet.network import Network
 from kubelet.runtime import (
@@ -42,7 +43,7 @@ class Sandboxes:
         await self._admit(config)
         engine, pod = self._containers.engine, config.pod
         what = f"{pod.namespace}/{pod.name}"
-        score = await engine.call(_RUN, what, lambda _: host.oom_score(spec.SANDBOX_OOM_SCORE, engine.socket_path))
+        score = await engine.call(_RUN, what, lambda _: peer.oom_score(spec.SANDBOX_OOM_SCORE, engine.socket_path))
         body = spec.sandbox_body(config, self._containers.owner, self._pause_image, score)
         name = spec.sandbox_name(pod, config.attempt)
         try:
@@ -68,7 +69,7 @@ class Sandboxes:
         engine = self._containers.engine
         shared = self._host_network
         if shared is None:
-            shared = await engine.call(_RUN, "", lambda _: host.shares_network(engine.socket_path))
+            shared = await engine.call(_RUN, "", lambda _: peer.shares_network(engine.socket_path))
         if not shared:
             raise HostNetworkRefused(
                 f"hostNetwork: dockerd at {engine.socket_path} runs in another network namespace than this node, so its "

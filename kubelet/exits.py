@@ -1,6 +1,6 @@
 """Who has died: a pidfd for the main process of every running container, watched by the event loop.
 
-A pidfd turns readable one or two milliseconds after the process has ended; Docker says so 40 ms later. It names a process
+A pidfd turns readable one or two milliseconds after the process has ended; runtimes say so 40 ms later. It names a process
 for good, but the number it was opened by may have been given to another process meanwhile: so the pidfd is taken first and
 the process' cgroup, which ends in the container's id, is looked at after. What the pidfd says is a hint: the exit code is
 the runtime's to tell.

@@ -1,7 +1,7 @@
-"""Facts about the process behind dockerd's socket: whose network "host" means, and what it may do.
+"""Facts about the process behind a runtime's socket: whose network "host" means, and what it may do.
 
-The kernel names that process (SO_PEERCRED gives whoever called listen: dockerd, or systemd where the socket is its own,
-which is as good: dockerd then runs in systemd's namespaces).
+The kernel names that process (SO_PEERCRED gives whoever called listen: dockerd, containerd, or systemd where the socket is its
+own, which is as good: the daemon then runs in systemd's namespaces).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def peer(socket_path: str) -> int:
 
 
 def shares_network(socket_path: str) -> bool:
-    """Whether a container on dockerd's host network is on this process' network."""
+    """Whether a container on the runtime's host network is on this process' network."""
     ours, theirs = os.stat("/proc/self/ns/net"), os.stat(f"/proc/{peer(socket_path)}/ns/net")
     return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
 
 
 def may_lower_oom_scores(socket_path: str) -> bool:
-    """Whether dockerd has CAP_SYS_RESOURCE; without it runc dies on a negative oom_score_adj."""
+    """Whether the runtime has CAP_SYS_RESOURCE; without it runc dies on a negative oom_score_adj."""
     with open(f"/proc/{peer(socket_path)}/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):
@@ -44,10 +44,12 @@ def may_lower_oom_scores(socket_path: str) -> bool:
 
 
 def oom_score(wanted: int, socket_path: str) -> int:
-    """`wanted`, or 0 where dockerd may not go below; said once a daemon."""
+    """`wanted`, or 0 where the runtime may not go below; said once a daemon."""
     if wanted >= 0 or may_lower_oom_scores(socket_path):
         return wanted
     if socket_path not in _told:
         _told.add(socket_path)
-        log.warning("dockerd lacks CAP_SYS_RESOURCE: containers that should have oom_score_adj %d get 0", wanted)
+        log.warning(
+            "the runtime at %s lacks CAP_SYS_RESOURCE: who should have oom_score_adj %d gets 0", socket_path, wanted
+        )
     return 0
