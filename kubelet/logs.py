@@ -5,8 +5,10 @@ Two formats are read, told apart by their first byte:
     CRI     2026-01-02T03:04:05.678901234Z stdout F text           (P: the line goes on in the next record)
     Docker  {"log":"text\\n","stream":"stdout","time":"2026-..."}   (no \\n at the end: likewise)
 
-`records` pure-parses; `Reader` walks a file: from the end backwards in blocks for a tail, and on past the end for a follower,
-who also survives rotation: the file that was open is read to its end before the one that took its name is opened.
+`parse` makes a record of a line; `read` walks a file: from the end backwards in blocks for a tail, and on past the end for a
+follower, who also survives rotation: the file that was open is read to its end before the one that took its name is
+opened. A follower sleeps until the kernel says that the directory has changed (inotify), and asks now and then whether
+the container still runs. Files that were rotated away are not read, as upstream does not.
 (Upstream: pkg/kubelet/kuberuntime/logs/logs.go.)
 """
 
@@ -16,14 +18,18 @@ import asyncio
 import io
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from linux.inotify import Inotify
+
 _BLOCK = 256 * 1024
 _TAIL_BLOCK = 64 * 1024
-_POLL = 0.1  # seconds between looks at a quiet file
+_POLL = 0.1  # seconds between looks at a quiet file, where the kernel has no inotify instance left
+_LETTING_GO = 0.02
 _ALIVE = 0.5  # seconds between questions whether its container still runs
 
 
@@ -198,6 +204,35 @@ class _Printer:
             return False
 
 
+class _Changes:
+    """Sleeps until a file's directory has changed, and no longer than asked."""
+
+    def __init__(self, stack: ExitStack, path: str) -> None:
+        self._changed = asyncio.Event()
+        self._directory = os.path.dirname(os.path.realpath(path))
+        self._inotify: Inotify | None = None
+        try:
+            self._inotify = stack.enter_context(Inotify(asyncio.get_running_loop(), self._changed.set))
+        except OSError:
+            return
+        if not self._inotify.watch(self._directory):
+            self._inotify = None
+
+    def look(self) -> None:
+        """What changes from now on counts."""
+        self._changed.clear()
+
+    async def wait(self, seconds: float) -> None:
+        if self._inotify is None:
+            await asyncio.sleep(min(seconds, _POLL))
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+
 async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
     """The log in pieces of whole records. With `follow` it goes on until `running` says no and the end is reached.
 
@@ -206,13 +241,17 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
     printer = _Printer(options)
     file = open(path, "rb")  # noqa: SIM115, ASYNC230 - a local file, held across the iteration
     rest = b""
-    asked = 0.0
     loop = asyncio.get_running_loop()
+    asked = loop.time()
+    watching = ExitStack()
+    changes: _Changes | None = None
     try:
         yield b""
         file.seek(tail_offset(file, options.tail_lines) if options.tail_lines is not None else 0)
         last_look = False  # one more read after the container has ended
         while not printer.full:
+            if changes is not None:
+                changes.look()
             block = file.read(_BLOCK)
             if block:
                 lines = (rest + block).split(b"\n")
@@ -225,7 +264,9 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
                 break
             successor = _successor(path, file)
             if successor is not None:
-                # What was written between our last read and the renaming is still in the old file.
+                # What was written between our last read and the renaming is still in the old file, and a runtime opens
+                # the new one a moment before it lets go of the old.
+                await asyncio.sleep(_LETTING_GO)
                 while block := file.read(_BLOCK):
                     rest += block
                 if data := printer.print(iter(rest.split(b"\n"))):
@@ -233,15 +274,18 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
                 file.close()
                 file, rest = successor, b""
                 continue
+            if changes is None:
+                changes = _Changes(watching, path)
+                last_look = not await running()  # what was written before we watched is read once more
+                continue
+            await changes.wait(max(0.01, asked + _ALIVE - loop.time()))
             if loop.time() - asked >= _ALIVE:
                 last_look = not await running()
                 asked = loop.time()
-                if last_look:
-                    continue
-            await asyncio.sleep(_POLL)
         if rest and not printer.full and (data := printer.print(iter([rest]))):
             yield data
     finally:
+        watching.close()
         file.close()
 
 
