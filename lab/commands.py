@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from kube.errors import UsageError
-from lab import life
-from lab.model import DEMO_NODE_PORT, STATE
+from lab import life, mounts, network
+from lab.model import DEMO_NODE_PORT, STATE, Wish
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,18}[A-Za-z0-9])?")
 _NODE_LIKE = re.compile(r"-node\d+$")
@@ -30,20 +30,22 @@ def main(argv: Sequence[str]) -> int:
         )
     verb: Callable[[], int] = {
         "up": lambda: life.up(
-            life.Wish(
+            Wish(
                 arguments.name,
                 state,
                 arguments.nodes,
                 demo=not arguments.no_demo,
                 prometheus=arguments.prometheus,
                 store=arguments.store,
+                runtime=arguments.runtime,
+                static=arguments.static_control_plane,
             )
         ),
         "down": lambda: life.down(arguments.name, state),
         "status": lambda: life.status(state),
         "stop": lambda: life.stop_node(state, arguments.node),
         "start": lambda: life.start_node(state, arguments.node),
-        "shell": lambda: _shell(arguments.name, theirs),
+        "shell": lambda: _shell(arguments.name, state, theirs),
         "kubectl": lambda: _kubectl(state, theirs),
         "kubeconfig": lambda: _print(os.path.join(state, "kubeconfig")),
     }[arguments.command]
@@ -79,17 +81,28 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--store", choices=("sqlite", "etcd"), default="", help="where the API keeps its objects (default: sqlite)"
     )
+    up.add_argument(
+        "--runtime",
+        choices=("docker", "containerd"),
+        default="",
+        help="one dockerd for all nodes, or a containerd for each (default: docker)",
+    )
+    up.add_argument(
+        "--static-control-plane",
+        action="store_true",
+        help="API server, scheduler and controllers as static pods of node1's kubelet (with --runtime containerd)",
+    )
     commands.add_parser("down", help="end the lab and leave the machine as it was")
     commands.add_parser("status", help="nodes and daemons")
     for name, text in (("stop", "cut a node's power"), ("start", "give it back")):
         commands.add_parser(name, help=text).add_argument("node", help="node1, node2, ...")
-    commands.add_parser("shell", help="NODE [-- CMD]: a shell, or a command, in a node's network namespace")
+    commands.add_parser("shell", help="NODE [-- CMD]: a shell, or a command, in a node's namespaces")
     commands.add_parser("kubectl", help="kubectl with the lab's kubeconfig")
     commands.add_parser("kubeconfig", help="print the path of the lab's kubeconfig")
     return parser
 
 
-def _shell(name: str, words: list[str]) -> int:
+def _shell(name: str, state: str, words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         raise UsageError("which node? wherry lab shell NODE [-- CMD]")
     node, *command = words
@@ -99,9 +112,9 @@ def _shell(name: str, words: list[str]) -> int:
     command = command[1:] if command[:1] == ["--"] else command
     argv = command or [os.environ.get("SHELL", "/bin/sh")]
     prompt = {"PS1": f"{node} # "} if not command else {}
-    return subprocess.run(
-        ["nsenter", f"--net=/run/netns/{namespace}", *argv], env={**os.environ, **prompt}, check=False
-    ).returncode
+    own = mounts.namespace(state, node)
+    entered = network.inside(namespace, own if os.path.exists(own) else "")
+    return subprocess.run([*entered, *argv], env={**os.environ, **prompt}, check=False).returncode
 
 
 def _kubectl(state: str, arguments: list[str]) -> int:

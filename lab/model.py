@@ -8,11 +8,15 @@ STATE = "/var/lib/wherry/lab"
 
 DEMO_NODE_PORT = 30080
 API_PORT = 6443
+ETCD_METRICS_PORT = 2381
 
 PODS = IPv4Network("10.244.0.0/16")
 SERVICES = IPv4Network("10.96.0.0/16")
 UNDERLAY = IPv4Network("10.200.0.0/24")
 BRIDGE_ADDRESS = UNDERLAY[1]
+
+DEMO_IMAGE = "wherry.local/demo:1"
+PAUSE_IMAGE = "wherry.local/pause:1"
 
 NODE_GRACE = "12s"
 """How long a lab waits for a silent node, shorter than upstream's 40 s so that people see its pods move."""
@@ -20,14 +24,39 @@ TOLERATION_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What `up` was asked for. Empty or false: as it was, and for a new lab the default."""
+
+    name: str
+    state: str
+    nodes: int
+    demo: bool = True
+    prometheus: bool = False
+    store: str = ""
+    """sqlite or etcd; a new lab's is sqlite."""
+    runtime: str = ""
+    """docker or containerd; a new lab's is docker."""
+    static: bool = False
+    """Whether the control plane is made of static pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticImage:
+    """An image of directories, and what of this machine is mounted into them, read-only: interpreter, libraries, code."""
+
+    name: str
+    mounts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Lab:
-    """What the user asked for. `state` holds everything of this lab on disk."""
+    """What there is to be. `state` holds everything of this lab on disk."""
 
     name: str
     nodes: int
     state: str
     docker: str
-    """The Docker endpoint, unix:///..."""
+    """The Docker endpoint, unix:///...; empty where each node has a containerd of its own."""
     own_docker: bool
     """True when the lab runs that dockerd itself."""
     api_port: int
@@ -39,9 +68,20 @@ class Lab:
     etcd: str = ""
     """Path of the etcd binary when the API's objects are in one; else they are in SQLite."""
 
+    snapshotter: str = ""
+    """How containerd stacks an image's layers: overlayfs or native."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """Paths of others' CNI plugins that this machine has, by name: loopback, portmap."""
+    static: "StaticImage | None" = None
+    """What the control plane's static pods run, where it is made of them."""
+
     @property
     def outer(self) -> str:
         return f"wherry-{self.name}"
+
+    @property
+    def runtime(self) -> str:
+        return "docker" if self.docker else "containerd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +92,8 @@ class Node:
     namespace: str
     state: str
     cgroup: str
+    mounts: str = ""
+    """The name of its mount namespace; empty where it has the machine's."""
 
     @property
     def centre(self) -> bool:
@@ -70,6 +112,8 @@ class Daemon:
     env: dict[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     """Names of daemons that are ready before this one is started the first time."""
+    mounts: str = ""
+    """The name of the mount namespace it runs in; empty: the machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +123,8 @@ class Topology:
     lab: Lab
     nodes: tuple[Node, ...]
     links: dict[str, tuple[str, ...]]
+    views: dict[str, tuple[str, ...]]
+    """Mount namespaces by the path of their name, with the shell lines that furnish them."""
     sysctls: dict[str, dict[str, str]]
     files: dict[str, str]
     daemons: tuple[Daemon, ...]

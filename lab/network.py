@@ -21,6 +21,11 @@ def namespaces_of(lab: str) -> list[str]:
     return sorted(name for name in netns.names() if ours.fullmatch(name))
 
 
+def labs() -> list[str]:
+    """Every namespace of every lab on this machine."""
+    return [name for name in netns.names() if name.startswith("wherry-")]
+
+
 async def build(links: Mapping[str, Sequence[str]], sysctls: Mapping[str, Mapping[str, str]]) -> None:
     """Create the namespaces, run each one's `ip -batch` lines in it, set its sysctls."""
     for name in links:
@@ -42,10 +47,10 @@ def unmake(lab: str) -> list[str]:
     return names
 
 
-def inside(namespace: str) -> list[str]:
-    """The argv prefix that runs a program in a namespace. Not `ip netns exec`: that remounts /sys, and whoever needs
-    cgroups then finds none."""
-    return ["nsenter", f"--net=/run/netns/{namespace}"]
+def inside(namespace: str, mounts: str = "") -> list[str]:
+    """The argv prefix that runs a program in a network namespace, and in the mount namespace that has its name at `mounts`.
+    Not `ip netns exec`: that remounts /sys, and whoever needs cgroups then finds none."""
+    return ["nsenter", f"--net=/run/netns/{namespace}", *([f"--mount={mounts}"] if mounts else [])]
 
 
 def processes_in(names: Iterable[str]) -> list[int]:

@@ -8,10 +8,12 @@ answers the Pod range itself with `unreachable`, behind the overlay's more speci
 import json
 from typing import Any
 
+from lab import containerd, mounts, static
 from lab.model import (
     API_PORT,
     BRIDGE_ADDRESS,
     DEMO_NODE_PORT,
+    ETCD_METRICS_PORT,
     NODE_GRACE,
     PODS,
     SERVICES,
@@ -33,7 +35,11 @@ def topology(lab: Lab) -> Topology:
     files = _centre_files(lab, nodes[0])
     for node in nodes:
         files |= _node_files(lab, node)
-    daemons = [*_outer_daemons(lab), *_centre_daemons(lab, nodes[0])]
+    centres = _centre_daemons(lab, nodes[0])
+    if lab.static:
+        files |= static.manifests(lab, nodes[0], lab.static, tuple(centres))
+        centres = []
+    daemons = [*_outer_daemons(lab), *centres]
     for node in nodes:
         daemons += _node_daemons(lab, node, nodes[0])
     centre = str(nodes[0].address)
@@ -41,6 +47,7 @@ def topology(lab: Lab) -> Topology:
         lab=lab,
         nodes=nodes,
         links=_links(lab, nodes),
+        views={node.mounts: mounts.view(node.state) for node in nodes if node.mounts},
         sysctls={lab.outer: {"net/ipv4/ip_forward": "1"}} | {node.namespace: _NODE_SYSCTLS for node in nodes},
         files=files | _prometheus_files(lab, nodes),
         daemons=tuple(daemons),
@@ -57,6 +64,7 @@ def _node(lab: Lab, index: int) -> Node:
         namespace=f"{lab.outer}-{name}",
         state=f"{lab.state}/{name}",
         cgroup=f"/wherry/{lab.name}/{name}",
+        mounts="" if lab.docker else mounts.namespace(lab.state, name),
     )
 
 
@@ -123,6 +131,7 @@ def _centre_daemons(lab: Lab, centre: Node) -> list[Daemon]:
             namespace=centre.namespace,
             argv=_python(lab, name, "--config", f"{centre.state}/{name}.yaml"),
             log=f"{centre.state}/log/{name}.log",
+            mounts=centre.mounts,
             after=tuple(one.name for one in store) if name == "apiserver" else (f"{centre.name}/apiserver",),
         )
         for name in names
@@ -141,12 +150,16 @@ def _etcd(lab: Lab, centre: Node) -> list[Daemon]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster={centre.name}={peer}",
+        f"--listen-metrics-urls=http://127.0.0.1:{ETCD_METRICS_PORT}",
     )
-    return [Daemon(f"{centre.name}/etcd", centre.name, centre.namespace, argv, f"{centre.state}/log/etcd.log")]
+    log = f"{centre.state}/log/etcd.log"
+    return [Daemon(f"{centre.name}/etcd", centre.name, centre.namespace, argv, log, mounts=centre.mounts)]
 
 
 def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
     home, pki = node.state, f"{node.state}/pki"
+    env = {"XTABLES_LOCKFILE": f"{home}/run/xtables.lock"}
+    runtime = [] if lab.docker else [_containerd(node, env)]
     arguments: dict[str, tuple[str, ...]] = {
         "kubelet": (
             f"--config={home}/kubelet.yaml",
@@ -154,10 +167,7 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
             f"--hostname-override={node.name}",
             f"--node-ip={node.address}",
             f"--root-dir={home}/kubelet",
-            f"--cni-conf-dir={home}/cni/net.d",
-            f"--cni-bin-dir={lab.state}/cni-bin",
-            f"--cni-cache-dir={home}/cni/cache",
-            *(("--node-labels=node-role.kubernetes.io/control-plane=",) if node.centre else ()),
+            *(_cni_flags(lab, home) if lab.docker else ()),
         ),
         "proxy": (f"--config={home}/proxy.yaml",),
         "overlay": (
@@ -170,21 +180,39 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
         "metrics": (
             f"--cgroup-root={node.cgroup}",
             f"--docker={lab.docker}",
+            *(() if lab.docker else (f"--containerd={containerd.STATE}",)),
             f"--node-name={node.name}",
         ),
     }
-    return [
+    before = () if lab.static else (f"{centre.name}/apiserver",)
+    return runtime + [
         Daemon(
             name=f"{node.name}/{name}",
             node=node.name,
             namespace=node.namespace,
             argv=_python(lab, name, *extra),
             log=f"{home}/log/{name}.log",
-            env={"XTABLES_LOCKFILE": f"{home}/run/xtables.lock"},
-            after=(f"{centre.name}/apiserver",),
+            env=env,
+            after=(*before, *(one.name for one in runtime if name == "kubelet")),
+            mounts=node.mounts,
         )
         for name, extra in arguments.items()
     ]
+
+
+def _containerd(node: Node, env: dict[str, str]) -> Daemon:
+    """It hands `env` on to the CNI plugins that it calls."""
+    argv = ("containerd", f"--config={node.state}/containerd.toml")
+    log = f"{node.state}/log/containerd.log"
+    return Daemon(f"{node.name}/containerd", node.name, node.namespace, argv, log, env, mounts=node.mounts)
+
+
+def _cni_flags(lab: Lab, home: str) -> tuple[str, ...]:
+    return (
+        f"--cni-conf-dir={home}/cni/net.d",
+        f"--cni-bin-dir={lab.state}/cni-bin",
+        f"--cni-cache-dir={home}/cni/cache",
+    )
 
 
 def _centre_files(lab: Lab, centre: Node) -> dict[str, str]:
@@ -235,12 +263,16 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
         "kind": "KubeletConfiguration",
         "cgroupRoot": node.cgroup,
         "podLogsDir": f"{home}/log/pods",
-        "containerRuntimeEndpoint": lab.docker.replace("unix://", "docker://"),
+        "containerRuntimeEndpoint": lab.docker.replace("unix://", "docker://") or containerd.ENDPOINT,
         "authentication": {"x509": {"clientCAFile": f"{lab.state}/pki/ca.crt"}},
         "tlsCertFile": f"{pki}/kubelet.crt",
         "tlsPrivateKeyFile": f"{pki}/kubelet.key",
         "nodeStatusUpdateFrequency": "5s",
         "nodeLeaseDurationSeconds": 12,
+        "failSwapOn": False,
+        # The daemon's images may be its owner's, and there is no registry to have the lab's again from.
+        "imageGCHighThresholdPercent": 100,
+        **({"staticPodPath": f"{home}/manifests"} if lab.static and node.centre else {}),
     }
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -252,6 +284,7 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
         "metricsBindAddress": "0.0.0.0:10249",
         "healthzBindAddress": "0.0.0.0:10256",
     }
+    portmap = "portmap" in lab.plugins
     cni = {
         "cniVersion": "1.0.0",
         "name": "wherry",
@@ -262,7 +295,9 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
                 "subnetFile": f"{home}/run/flannel/subnet.env",
                 "dataDir": f"{home}/cni/networks",
                 "hairpinMode": True,
-            }
+            },
+            # hostPort: rules in the node's namespace, by the reference plugin where it is installed.
+            *([{"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}] if portmap else []),
         ],
     }
     network = {"Network": str(PODS), "Backend": {"Type": "vxlan"}}
@@ -271,6 +306,7 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
         f"{home}/proxy.yaml": _document(proxy),
         f"{home}/net-conf.json": _document(network),
         f"{home}/cni/net.d/10-wherry.conflist": _document(cni),
+        **({} if lab.docker else {f"{home}/containerd.toml": containerd.config(lab, node)}),
     }
 
 

@@ -1,7 +1,7 @@
 """Taking down what a lab left: processes, containers, mounts, cgroups, namespaces, files.
 
 Nothing here trusts a file: processes are found by their namespace and their cgroup, containers by their cgroup's parent,
-mounts by their path, cgroups by theirs. Each step is harmless when there is nothing to do.
+mounts and mount namespaces by their path, cgroups by theirs. Each step is harmless when there is nothing to do.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kube.errors import UsageError
-from lab import dockerd, network, supervisor
+from lab import dockerd, mounts, network, supervisor
 from lab.model import STATE
-from linux import mounts
+from linux import mounts as kernel
 
 _LABEL = "io.wherry.node"
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -31,6 +31,9 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
         _kill_supervisor(
             name
         )  # it may live and not hear us (its socket is gone, it is stopped): it would start all again
+    kill_groups(
+        f"/wherry/{name}"
+    )  # containers and their shims: few of them heed a SIGTERM, and nothing of them is kept
     network.end(nodes)
     for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering(), *_endpoints(state)} - {None}:
         assert endpoint
@@ -38,10 +41,13 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
             remove_containers(endpoint, f"/wherry/{name}")
     supervisor.ask(state, {"order": "down"})
     network.end(names)
-    _kill_cgroups(name)
+    kill_groups(f"/wherry/{name}")
+    mounts.unmake(state)
     _unmount(state)
-    _remove_cgroups(name)
+    _remove_cgroups(f"/wherry/{name}")
     network.unmake(name)
+    for run in Path(state).glob("node*/run"):  # as a reboot would: containerd's state is that of containers now gone
+        kernel.remove_tree(str(run))
 
 
 def _endpoints(state: str) -> set[str]:
@@ -98,18 +104,22 @@ def _containers(endpoint: str, cgroup: str) -> Iterator[tuple[Any, dict[str, Any
         client.close()
 
 
-def _groups(name: str) -> list[Path]:
-    """The lab's cgroup in every hierarchy there is."""
+def _groups(cgroup: str) -> list[Path]:
+    """A cgroup's directory in every hierarchy there is."""
     roots = [_CGROUPS, *(_CGROUPS.iterdir() if _CGROUPS.is_dir() else [])]
-    return [root / "wherry" / name for root in roots if (root / "wherry" / name).is_dir() and not root.is_symlink()]
+    found = [root / cgroup.lstrip("/") for root in roots if not root.is_symlink()]
+    return [group for group in found if group.is_dir()]
 
 
-def _kill_cgroups(name: str) -> None:
-    """Kill what still runs in the lab's cgroups: containers whose dockerd is gone."""
+def kill_groups(cgroup: str) -> None:
+    """Kill all that runs in a lab's cgroup (/wherry/<lab>) or a node's: containers, and containerd's shims."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         pids = {
-            int(pid) for group in _groups(name) for procs in group.rglob("cgroup.procs") for pid in _read(procs).split()
+            int(pid)
+            for group in _groups(cgroup)
+            for procs in group.rglob("cgroup.procs")
+            for pid in _read(procs).split()
         } - {0}  # a process of another pid namespace shows as 0, and kill(0) would be ourselves
         if not pids:
             return
@@ -126,10 +136,10 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _remove_cgroups(name: str) -> None:
+def _remove_cgroups(cgroup: str) -> None:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
-        for group in _groups(name):
+        for group in _groups(cgroup):
             for folder in sorted((p for p in group.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
@@ -137,19 +147,19 @@ def _remove_cgroups(name: str) -> None:
                 group.rmdir()
             with contextlib.suppress(OSError):
                 group.parent.rmdir()  # /wherry itself, when this was its last lab
-        if not _groups(name):
+        if not _groups(cgroup):
             return
         time.sleep(0.05)
 
 
 def _unmount(state: str) -> None:
-    for mount in sorted(mounts.below(state), key=lambda m: len(m.point), reverse=True):
-        mounts.unmount(mount.point, lazy=True)
+    for mount in sorted(kernel.below(state), key=lambda m: len(m.point), reverse=True):
+        kernel.unmount(mount.point, lazy=True)
 
 
 def remove_state(state: str) -> None:
     """Remove the lab's files; refused while anything is still mounted below, so that no mounted data is deleted."""
-    left = mounts.below(state)
+    left = kernel.below(state)
     if left:
         raise UsageError(f"{left[0].point} is still mounted; unmount it and run `wherry lab down` again")
     try:

@@ -1,0 +1,117 @@
+"""A containerd for each node: its configuration, where its programs are, its images.
+
+It runs in the node's network and mount namespaces (lab.mounts), so its socket is /run/containerd/containerd.sock there, as
+on any host: `wherry lab shell node1 -- ctr -n k8s.io containers ls`. From outside the same socket is
+`<state>/node1/run/containerd/containerd.sock`. It puts itself, and with it its shims, below the node's cgroup, which is
+where `down` finds them; they outlive it, so a containerd that was killed comes back to running pods.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from kube.errors import UsageError
+from lab.model import PAUSE_IMAGE, Lab, Node
+from lab.network import inside
+from linux import process
+
+ENDPOINT = "unix:///run/containerd/containerd.sock"
+STATE = "/run/containerd"
+_PROGRAMS = {"containerd": "containerd", "containerd-shim-runc-v2": "containerd", "ctr": "containerd", "runc": "runc"}
+_STOCK_PLUGINS = ("/opt/cni/bin", "/usr/lib/cni")
+_UNUSED = (
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.runtime.v1.linux",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.zfs",
+    "io.containerd.tracing.processor.v1.otlp",
+)
+
+
+def check(state: str) -> None:
+    """Raises UsageError naming what a lab with this runtime lacks."""
+    for program, package in _PROGRAMS.items():
+        if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
+            raise UsageError(f"--runtime containerd: {program} is not on PATH; apt-get install {package}")
+    if "loopback" not in stock_plugins():
+        raise UsageError(
+            f"--runtime containerd: no CNI plugin `loopback` in {' or '.join(_STOCK_PLUGINS)}; "
+            "apt-get install containernetworking-plugins"
+        )
+    if os.path.realpath(state).startswith(("/run/", "/var/lib/cni/")):
+        raise UsageError(
+            f"--state-dir: {state} is hidden from the nodes, which have a /run of their own; choose another"
+        )
+
+
+def stock_plugins() -> dict[str, str]:
+    """The plugins of others that a lab uses where they are installed, by name: `loopback`, `portmap`."""
+    found = {name: shutil.which(name, path=os.pathsep.join(_STOCK_PLUGINS)) for name in ("loopback", "portmap")}
+    return {name: path for name, path in found.items() if path}
+
+
+async def snapshotter(folder: str) -> str:
+    """`overlayfs`, or `native` (which copies) where the file system of `folder` cannot be a layer."""
+    trial = Path(folder, "overlay-trial")
+    for name in ("lower", "upper", "work", "merged"):
+        (trial / name).mkdir(parents=True, exist_ok=True)
+    try:
+        options = ",".join((f"lowerdir={trial}/lower", f"upperdir={trial}/upper", f"workdir={trial}/work"))
+        argv = ["unshare", "--mount", "mount", "-t", "overlay", "-o", options, "overlay", f"{trial}/merged"]
+        done = await process.run(argv, check=False)
+        return "overlayfs" if done.returncode == 0 else "native"
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
+def config(lab: Lab, node: Node) -> str:
+    """config.toml of a node's containerd."""
+    unused = ", ".join(json.dumps(name) for name in _UNUSED)
+    cri = 'plugins."io.containerd.grpc.v1.cri"'
+    return f"""\
+version = 2
+root = {json.dumps(f"{node.state}/containerd")}
+state = {json.dumps(STATE)}
+disabled_plugins = [{unused}]
+
+[grpc]
+  address = {json.dumps(ENDPOINT.removeprefix("unix://"))}
+
+[cgroup]
+  path = {json.dumps(f"{node.cgroup}/runtime")}
+
+[{cri}]
+  sandbox_image = {json.dumps(PAUSE_IMAGE)}
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+
+[{cri}.cni]
+  conf_dir = {json.dumps(f"{node.state}/cni/net.d")}
+  bin_dir = {json.dumps(f"{lab.state}/cni-bin")}
+
+[{cri}.containerd]
+  snapshotter = {json.dumps(lab.snapshotter)}
+"""
+
+
+async def answers(node: Node) -> bool:
+    done = await process.run(_ctr(node, "version"), check=False, timeout=5.0)
+    return done.returncode == 0
+
+
+async def load(nodes: Sequence[Node], archive: Path, snapshots: str) -> None:
+    """The archive's images into every node's containerd, all at once. Raises CommandFailed."""
+    async with asyncio.TaskGroup() as group:
+        for node in nodes:
+            argv = _ctr(node, "--namespace=k8s.io", "images", "import", f"--snapshotter={snapshots}", str(archive))
+            group.create_task(process.run(argv, timeout=120.0))
+
+
+def _ctr(node: Node, *words: str) -> list[str]:
+    return [*inside(node.namespace, node.mounts), "ctr", f"--address={ENDPOINT.removeprefix('unix://')}", *words]

@@ -1,0 +1,75 @@
+"""A node's own view of the machine's files, where its container runtime is its own too.
+
+    the machine    /              /run            /var/lib/cni (made when missing)     <state>/node1/...
+    node1          the same files /run: node1's   /var/lib/cni: node1's                the same files
+
+Containerd, its shims and the kubelet of a node live in one mount namespace, so that what one of them mounts (a container's
+root, a pod's tmpfs) the other sees, and the machine does not. It follows the machine's mounts (`slave`), sends none back,
+and passes its own on to containers that ask for it (`shared`). Only two directories differ from the machine's, because
+containerd and libcni write there whatever they are told: /run, and /var/lib/cni.
+
+The namespace has a name, a mount of itself on `<state>/namespaces/<node>`: it outlives containerd, a restarted one finds
+its containers' mounts again, and `down` finds it in the kernel's mount table. With its last process and that name gone, the
+kernel takes every mount in it away.
+"""
+
+import asyncio
+import contextlib
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from linux import mounts, process
+
+CNI_CACHE = "/var/lib/cni"
+
+
+def namespace(state: str, node: str) -> str:
+    """Where a node's mount namespace has its name."""
+    return f"{state}/namespaces/{node}"
+
+
+def view(home: str) -> tuple[str, ...]:
+    """The shell lines that make a fresh namespace the node's whose files are below `home`."""
+    run, cache = shlex.quote(f"{home}/run"), shlex.quote(f"{home}/cni/lib")
+    return (
+        "mount --make-rshared /",
+        # /etc/resolv.conf points there where systemd-resolved runs.
+        f"if [ -d /run/systemd/resolve ]; then mount --bind /run/systemd/resolve {run}/systemd/resolve; fi",
+        f"mount --rbind {run} /run",
+        # A peer of the directory it came from would show each container's mounts twice.
+        "mount --make-rprivate /run",
+        "mount --make-rshared /run",
+        f"mount --bind {cache} {CNI_CACHE}",
+    )
+
+
+async def build(views: Mapping[str, Sequence[str]]) -> None:
+    """Make the namespaces by the path of their name, with their lines run in them. Raises CommandFailed."""
+    if not views:
+        return
+    folder = os.path.dirname(next(iter(views)))
+    os.makedirs(folder, exist_ok=True)
+    os.makedirs(CNI_CACHE, exist_ok=True)
+    # The kernel takes such names on private mounts only: one that spreads could end up inside itself.
+    script = f"mount --bind {shlex.quote(folder)} {shlex.quote(folder)} && mount --make-private {shlex.quote(folder)}"
+    await process.run(["sh", "-ec", script])
+    async with asyncio.TaskGroup() as group:
+        for path, lines in views.items():
+            Path(path).touch()
+            argv = ["unshare", f"--mount={path}", "--propagation=slave", "sh", "-ec", "\n".join(lines)]
+            group.create_task(process.run(argv))
+
+
+def unmake(state: str) -> None:
+    """Forget the names; what is mounted inside goes with the last process."""
+    for mount in mounts.below(os.path.dirname(namespace(state, ""))):
+        mounts.unmount(mount.point, lazy=True)
+
+
+def forget_cache() -> None:
+    """Remove what `build` made outside of the lab, when nobody keeps anything there. Only while no lab is up: a directory
+    can be removed under the feet of those who mount on it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(CNI_CACHE)
