@@ -1,23 +1,22 @@
-"""postStart and preStop: a command, an HTTP GET or a sleep, once.
+"""postStart and preStop: a command, an HTTP GET, a TCP connect or a sleep, once.
 
 Upstream's ways (pkg/kubelet/lifecycle/handlers.go): whatever an HTTP server answers is good, it only must answer; an https
-hook that meets a plain HTTP server is tried again as http, without Authorization; tcpSocket is accepted by the API for the
-sake of old objects and fails. Nothing here has a time limit of its own: preStop has the grace period, postStart none.
+hook that meets a plain HTTP server is tried again as http, without Authorization. A tcpSocket is connected to; upstream
+takes it and then fails every time. Nothing here has a time limit of its own: preStop has the grace period, postStart none.
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
-from urllib.parse import urlunsplit
+
+import msgspec
 
 from kube.errors import Retry
-from kube.pods import Container, HTTPGetAction, LifecycleHandler
-from kube.version import MAJOR, MINOR
-from kubelet.prober import get, port_number
+from kube.pods import Container, HTTPGetAction, LifecycleHandler, TCPSocketAction
+from kubelet.httpget import BodyMissing, NoAnswer, NoPort, NotTls, address, dial, fetch, port_number
 from kubelet.runtime import ExecTimeout, Runtime, RuntimeRefused
 
 UNLIMITED = 365 * 86_400.0  # seconds; the runtime wants a number
-AGENT = f"kube-lifecycle/{MAJOR}.{MINOR}"
+SHOWN = 1024  # bytes of what a command printed
 
 
 class HookFailed(Exception):
@@ -25,10 +24,9 @@ class HookFailed(Exception):
 
 
 class Hooks:
-    """`fell_back()` is called when an https hook was answered in plain HTTP."""
-
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.fallbacks = 0  # https hooks that were answered in plain HTTP
 
     async def run(
         self,
@@ -36,51 +34,52 @@ class Hooks:
         container: Container,
         container_id: str,
         pod_ip: str,
-        fell_back: Callable[[], None],
+        fell_back: Callable[[str], None],
     ) -> None:
-        """Raises HookFailed."""
+        """`fell_back(host and port)` is called when an https hook was answered in plain HTTP. Raises HookFailed."""
         if hook.exec is not None:
-            await self._exec(container_id, hook.exec.command)
+            await self._exec(container, container_id, hook.exec.command)
         elif hook.http_get is not None:
-            await _http(hook.http_get, container, pod_ip, fell_back)
+            await self._http(hook.http_get, container, pod_ip, fell_back)
+        elif hook.tcp_socket is not None:
+            await _tcp(hook.tcp_socket, container, pod_ip)
         elif hook.sleep is not None:
             await asyncio.sleep(hook.sleep.seconds)
         else:
-            raise HookFailed("invalid handler: a hook is one of exec, httpGet, sleep")
+            raise HookFailed("Cannot run handler: invalid handler: a hook is one of exec, httpGet, tcpSocket, sleep")
 
-    async def _exec(self, container_id: str, command: tuple[str, ...]) -> None:
+    async def _exec(self, container: Container, container_id: str, command: tuple[str, ...]) -> None:
+        what = f'Exec lifecycle hook ([{" ".join(command)}]) for Container "{container.name}" failed'
         try:
             result = await self._runtime.exec_sync(container_id, command, UNLIMITED)
         except (Retry, RuntimeRefused, ExecTimeout) as error:
-            raise HookFailed(str(error)) from error
+            raise HookFailed(f"{what} - error: {error}") from error
         if result.exit_code != 0:
-            said = (result.stdout + result.stderr)[:1024].decode(errors="replace")
-            raise HookFailed(f"command {list(command)!r} exited with {result.exit_code}: {said}")
+            said = (result.stdout + result.stderr)[:SHOWN].decode(errors="replace")
+            why = f"command '{' '.join(command)}' exited with {result.exit_code}"
+            raise HookFailed(f'{what} - error: {why}, message: "{said}"')
 
-
-async def _http(action: HTTPGetAction, container: Container, pod_ip: str, fell_back: Callable[[], None]) -> None:
-    port = port_number(action.port, container) if action.port else 80
-    if port is None:
-        raise HookFailed(f"couldn't find port: {action.port} in container {container.name}")
-    host, scheme = action.host or pod_ip, action.scheme.lower()
-    path, _, query = action.path.partition("?")
-    rest = (
-        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        path if path.startswith("/") else f"/{path}",
-        query,
-        "",
-    )
-    headers = {"User-Agent": AGENT} | {header.name: header.value for header in action.http_headers}
-    try:
+    async def _http(
+        self, action: HTTPGetAction, container: Container, pod_ip: str, fell_back: Callable[[str], None]
+    ) -> None:
         try:
-            await get(urlunsplit((scheme, *rest)), headers)
-        except ssl.SSLError as error:
-            if error.reason not in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-                raise
-            fell_back()
-            plain = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-            await get(urlunsplit(("http", *rest)), plain)
-    except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
-        raise HookFailed(
-            f"{action.scheme} GET {host}:{port}{action.path}: {str(error) or type(error).__name__}"
-        ) from error
+            try:
+                await fetch(action, container, pod_ip, "lifecycle", timeout=None)
+            except NotTls:
+                headers = tuple(h for h in action.http_headers if h.name.lower() != "authorization")
+                plain = msgspec.structs.replace(action, scheme="HTTP", http_headers=headers)
+                await fetch(plain, container, pod_ip, "lifecycle", timeout=None)
+                self.fallbacks += 1
+                fell_back(address(action.host or pod_ip, port_number(action.port, container)))
+        except (NoPort, NoAnswer, BodyMissing) as error:
+            what = f'HTTP lifecycle hook ({action.path}) for Container "{container.name}" failed'
+            raise HookFailed(f"{what} - error: {error}") from error
+
+
+async def _tcp(action: TCPSocketAction, container: Container, pod_ip: str) -> None:
+    try:
+        _, writer = await dial(action.host or pod_ip, port_number(action.port, container))
+    except (NoPort, NoAnswer) as error:
+        what = f'TCP lifecycle hook ({action.port}) for Container "{container.name}" failed'
+        raise HookFailed(f"{what} - error: {error}") from error
+    writer.close()

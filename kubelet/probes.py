@@ -1,14 +1,17 @@
 """When to probe which container, and what the outcomes add up to.
- One heap of due times for all probes of the node, one task per probe in flight. The rules
-(pkg/kubelet/prober/worker.go):
- - A verdict changes after `successThreshold` or `failureThreshold` equal outcomes in a row; an attempt that could not
-be made at all
-  (the runtime is away) counts as none.
-- Before the first outcome liveness holds, readiness does not, startup is unknown. The startup probe gates the other two
-and stops once
-  it has succeeded. A condemned container is not probed again; its successor is another container.
-- A container that ran, ready, before this kubelet did stays so until a probe says otherwise: restarting a kubelet moves
-no endpoint.
+
+One heap of due times for all probes of the node, one task per probe in flight. The rules (pkg/kubelet/prober/worker.go):
+- A verdict changes after `successThreshold` or `failureThreshold` equal outcomes in a row; an attempt that could not be made
+  at all (the runtime is away) counts as none.
+- Before the first outcome liveness holds, readiness does not, startup is unknown. The startup probe gates the other two and
+  stops once it has succeeded. A condemned container is not probed again; its successor is another container. Of a pod that
+  is to go only readiness is probed.
+- A container that ran, ready, before this kubelet did stays so until a probe says otherwise: restarting a kubelet moves no
+  endpoint. All these are met at once, so their first probes are spread over a period; a container that starts later is
+  probed as soon as its initial delay has passed.
+
+So many attempts may be under way at a time, or the node would do nothing else when many fall due together. One that hangs is
+not counted for long, and next time waits in a line with its like: a thousand that hang delay none that answers.
 """
 
 import asyncio
@@ -16,18 +19,21 @@ import enum
 import heapq
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from kube.pods import Container, Pod, PodStatus, Probe
 from kube.reconcile import Wake
 from kubelet.model import Health, Verdict
 from kubelet.plan import reported
 from kubelet.runtime import ContainerState, ContainerStatus
+from kubelet.tallies import Subject, Tallies
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 0.5  # seconds; who takes longer hangs, or is slow
+NEVER = -1.0  # until further notice
 
 
 class Kind(enum.StrEnum):
@@ -42,6 +48,7 @@ class Outcome:
 
     healthy: bool | None
     message: str = ""
+    warning: bool = False  # healthy, and worth an Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +83,22 @@ class Target:
     probe: Probe
 
 
+def words(target: Target, outcome: Outcome) -> tuple[str, str] | None:
+    """Reason and message of the Event that an attempt is worth, if any."""
+    if outcome.healthy is None:
+        return "Unhealthy", f"{target.kind} probe errored and resulted in unknown state: {outcome.message}"
+    if not outcome.healthy:
+        return "Unhealthy", f"{target.kind} probe failed: {outcome.message}"
+    return ("ProbeWarning", f"{target.kind} probe warning: {outcome.message}") if outcome.warning else None
+
+
 @dataclass(slots=True)
 class _Watched:
     target: Target
     streak: Streak
-    due: float
+    due: float = NEVER  # by the loop's clock
     flying: bool = False
+    slow: bool = False
 
 
 Key = tuple[str, Kind]  # container id, kind
@@ -117,64 +134,79 @@ def first_streak(kind: Kind, container_id: str, previous: PodStatus, name: str) 
 
 
 class Probes:
-    """All probes of the node. `changed(uid)` is called when a verdict changed, `failed(target, outcome)` for every
-    failure, and for every attempt that could not be made."""
+    """All probes of the node. `changed(uid)` is called when a verdict changed, `tell(target, reason, message)` for what is
+    worth an Event. `since` is when this kubelet started."""
 
     def __init__(
         self,
         attempt: Attempt,
         *,
         changed: Callable[[str], None],
-        failed: Callable[[Target, Outcome], None],
+        tell: Callable[[Target, str, str], None],
         at_once: int = 64,
-        spread: float = 0.0,
+        since: datetime | None = None,
     ) -> None:
         self._attempt = attempt
         self._changed = changed
-        self._failed = failed
-        self._slots = asyncio.Semaphore(at_once)
-        # A kubelet that has just started meets all its containers at once: their first probes are spread over a period.
-        self._spread_until = time.monotonic() + spread
+        self._tell = tell
+        self._lanes = {slow: asyncio.Semaphore(at_once) for slow in (False, True)}
+        self._since = since or datetime.now(UTC)
         self._watched: dict[Key, _Watched] = {}
         self._by_pod: dict[str, set[Key]] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._count = 0
         self._wake = Wake()
+        self.tallies = Tallies()
 
     def track(
-        self, pod: Pod, running: Iterable[ContainerStatus], pod_ip: str, previous: PodStatus, now: datetime
+        self,
+        pod: Pod,
+        running: Iterable[ContainerStatus],
+        pod_ip: str,
+        previous: PodStatus,
+        now: datetime,
+        *,
+        leaving: bool = False,
     ) -> None:
-        """Probe exactly these containers of the pod from now on."""
-        specs = {container.name: container for container in pod.spec.containers}
+        """Probe exactly these containers of the pod from now on; `leaving`: the pod is being stopped."""
+        specs = {c.name: c for c in pod.spec.init_containers if c.restart_policy == "Always"}
+        specs |= {container.name: container for container in pod.spec.containers}
         wanted: set[Key] = set()
         for status in running:
             spec = specs.get(status.name)
             if spec is None or status.state is not ContainerState.RUNNING:
                 continue
-            started = status.started_at or status.created_at
             for kind, probe in probes_of(spec):
-                key = (status.id, kind)
-                wanted.add(key)
+                if leaving and kind is not Kind.READINESS:
+                    continue
+                wanted.add((status.id, kind))
+                started = status.started_at or status.created_at
                 target = Target(pod, spec, status.id, started, pod_ip, kind, probe)
-                known = self._watched.get(key)
+                known = self._watched.get((status.id, kind))
                 if known is not None:
                     known.target = target
-                    continue
-                streak = first_streak(kind, status.id, previous, status.name)
-                delay = max(0.0, probe.initial_delay_seconds - (now - started).total_seconds())
-                if time.monotonic() < self._spread_until:
-                    delay += random.uniform(0, probe.period_seconds)
-                self._watched[key] = _Watched(target, streak, 0.0)
-                self._schedule(key, delay)
+                else:
+                    self._enter(target, previous, now)
         for key in self._by_pod.get(pod.metadata.uid, set()) - wanted:
             self._watched.pop(key, None)
         self._by_pod[pod.metadata.uid] = wanted
         if not wanted:
             del self._by_pod[pod.metadata.uid]
+        self._resume(wanted)
+
+    def _enter(self, target: Target, previous: PodStatus, now: datetime) -> None:
+        key = target.container_id, target.kind
+        streak = first_streak(target.kind, target.container_id, previous, target.container.name)
+        self._watched[key] = _Watched(target, streak)
+        delay = max(0.0, target.probe.initial_delay_seconds - (now - target.started_at).total_seconds())
+        if target.started_at < self._since:
+            delay += random.uniform(0, target.probe.period_seconds)
+        self._schedule(key, delay)
 
     def forget(self, uid: str) -> None:
         for key in self._by_pod.pop(uid, set()):
             self._watched.pop(key, None)
+        self.tallies.forget(uid)
 
     def health(self, uid: str) -> dict[str, Health]:
         """Verdicts by container id, for the containers that have any probe."""
@@ -192,15 +224,17 @@ class Probes:
             found[container_id] = health
         return found
 
+    # --- time ---------------------------------------------------------------------------------------------------------
+
     def _schedule(self, key: Key, delay: float) -> None:
         watched = self._watched[key]
-        watched.due = time.monotonic() + delay
+        watched.due = asyncio.get_running_loop().time() + delay
         self._count += 1
         heapq.heappush(self._heap, (watched.due, self._count, key))
         self._wake.set()
 
-    def _gated(self, watched: _Watched) -> bool:
-        """Not now: the startup probe has not succeeded, or this probe has done its work."""
+    def _on_hold(self, watched: _Watched) -> bool:
+        """It has done its work, or the startup probe has not: not to be tried until something else happens."""
         kind, verdict = watched.target.kind, watched.streak.verdict
         if kind is Kind.STARTUP:
             return verdict is not Verdict.UNKNOWN
@@ -209,49 +243,67 @@ class Probes:
         startup = self._watched.get((watched.target.container_id, Kind.STARTUP))
         return startup is not None and startup.streak.verdict is not Verdict.SUCCESS
 
+    def _resume(self, keys: Iterable[Key]) -> None:
+        """Of these, try at once what was on hold and is not any more. What still waits for its time is left to it."""
+        for key in keys:
+            watched = self._watched[key]
+            if watched.due == NEVER and not watched.flying and not self._on_hold(watched):
+                self._schedule(key, 0.0)
+
     async def run(self) -> None:
         """Make the attempts as they fall due, until cancelled."""
+        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             while True:
-                now = time.monotonic()
+                now = loop.time()
                 while self._heap and self._heap[0][0] <= now:
                     due, _, key = heapq.heappop(self._heap)
                     watched = self._watched.get(key)
-                    if watched is None or watched.due != due or watched.flying:
+                    if watched is None or watched.due != due:
                         continue
-                    if self._gated(watched):
-                        if watched.target.kind is not Kind.STARTUP:
-                            self._schedule(key, watched.target.probe.period_seconds)
+                    watched.due = NEVER
+                    if self._on_hold(watched):
                         continue
                     watched.flying = True
                     group.create_task(self._once(key, watched))
                 await self._wake.wait(timeout=self._heap[0][0] - now if self._heap else None)
 
     async def _once(self, key: Key, watched: _Watched) -> None:
-        begun = time.monotonic()
-        try:
-            async with self._slots:
-                outcome = await self._attempt(watched.target)
-        finally:
-            watched.flying = False
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        outcome = await self._in_line(watched)
+        watched.flying = False
+        target, taken = watched.target, loop.time() - begun
         if self._watched.get(key) is not watched:
             return
-        before = watched.streak
-        watched.streak = judged(before, outcome, watched.target.probe)
-        if not outcome.healthy:
-            self._failed(watched.target, outcome)
-        self._schedule(key, max(0.0, watched.target.probe.period_seconds - (time.monotonic() - begun)))
+        pod, name = target.pod.metadata, target.container.name
+        self.tallies.count(Subject(target.kind, name, pod.name, pod.namespace, pod.uid), outcome.healthy, taken)
+        before, watched.streak = watched.streak, judged(watched.streak, outcome, target.probe)
+        if (event := words(target, outcome)) is not None:
+            self._tell(target, *event)
+        self._schedule(key, max(0.0, target.probe.period_seconds - taken))
         if before.verdict is watched.streak.verdict:
             return
-        log.info(
-            "pod %s container %s: %s probe: %s",
-            watched.target.pod.metadata.key,
-            watched.target.container.name,
-            watched.target.kind.lower(),
-            watched.streak.verdict,
-        )
-        if watched.target.kind is Kind.STARTUP and watched.streak.verdict is Verdict.SUCCESS:
-            for kind in (Kind.LIVENESS, Kind.READINESS):
-                if (key[0], kind) in self._watched:
-                    self._schedule((key[0], kind), 0.0)
-        self._changed(watched.target.pod.metadata.uid)
+        log.info("pod %s container %s: %s probe: %s", pod.key, name, target.kind.lower(), watched.streak.verdict)
+        if target.kind is Kind.STARTUP and watched.streak.verdict is Verdict.SUCCESS:
+            self._resume((key[0], kind) for kind in Kind if (key[0], kind) in self._watched)
+        self._changed(pod.uid)
+
+    async def _in_line(self, watched: _Watched) -> Outcome:
+        """The attempt, when there is room for it."""
+        loop, lane = asyncio.get_running_loop(), self._lanes[watched.slow]
+        await lane.acquire()
+        held = [lane]
+
+        def leave() -> None:
+            if held:
+                held.pop().release()
+
+        begun = loop.time()
+        patience = loop.call_later(PATIENCE, leave)
+        try:
+            return await self._attempt(watched.target)
+        finally:
+            patience.cancel()
+            leave()
+            watched.slow = loop.time() - begun >= PATIENCE

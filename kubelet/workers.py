@@ -285,7 +285,8 @@ class Workers:
         sandbox = plan.usable_sandbox(pod, seen)
         ips = self._facts.host_ips if pod.spec.host_network else tuple(str(ip) for ip in sandbox.ips) if sandbox else ()
         running = [c for c in seen.containers if c.state is ContainerState.RUNNING]
-        self._probes.track(pod, running, ips[0] if ips else "", life.status, self._clock())
+        leaving = life.stage is not Stage.SYNC
+        self._probes.track(pod, running, ips[0] if ips else "", life.status, self._clock(), leaving=leaving)
 
     def _plan(self, life: Life, pod: Pod, seen: Seen) -> Plan:
         return plan.pod_actions(

@@ -1,0 +1,64 @@
+"""A gRPC health check, without TLS (grpc.health.v1.Health/Check): only SERVING is healthy.
+
+As upstream's (pkg/probe/grpc), a server that refuses the connection is tried again each second until the time is up; the
+last reason is added to upstream's words. A module of its own so that grpclib is loaded where somebody uses it.
+"""
+
+import asyncio
+import contextlib
+
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+
+from kubelet.backoff import spelt
+from kubelet.health.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from kubelet.httpget import address, cause
+
+CHECK = "/grpc.health.v1.Health/Check"
+AGAIN = 1.0  # seconds between connections
+
+
+async def check(host: str, port: int, service: str, timeout: float) -> tuple[bool, str]:
+    """Whether the service is healthy, and why not; takes at most `timeout` seconds."""
+    where = address(host, port)
+    channel = Channel(host, port)
+    connected, refused = False, ""
+    try:
+        async with asyncio.timeout(timeout):
+            while not connected:
+                try:
+                    await channel.__connect__()
+                    connected = True
+                except OSError as error:
+                    refused = f": dial tcp {where}: connect: {cause(error)}"
+                    await asyncio.sleep(AGAIN)
+            return await _asked(channel, service)
+    except TimeoutError:
+        if connected:
+            return False, f"timeout: health rpc did not complete within {spelt(timeout)}"
+        late = "context deadline exceeded"
+        return False, f'timeout: failed to connect service "{where}" within {spelt(timeout)}: {late}{refused}'
+    finally:
+        with contextlib.suppress(OSError):
+            channel.close()
+
+
+async def _asked(channel: Channel, service: str) -> tuple[bool, str]:
+    method = UnaryUnaryMethod(channel, CHECK, HealthCheckRequest, HealthCheckResponse)
+    try:
+        reply = await method(HealthCheckRequest(service=service))
+    except GRPCError as error:
+        said = error.message or error.status.name
+        if error.status is Status.UNIMPLEMENTED:
+            lacks = "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)"
+            return False, f"{lacks}: {said}"
+        code = "".join(word.capitalize() for word in error.status.name.split("_"))
+        return False, f"error: health rpc probe failed: rpc error: code = {code} desc = {said}"
+    except (ProtocolError, StreamTerminatedError, OSError) as error:
+        why = str(error) or type(error).__name__
+        return False, f"error: health rpc probe failed: rpc error: code = Unavailable desc = {why}"
+    if reply.status == HealthCheckResponse.SERVING:
+        return True, "service healthy"
+    name = HealthCheckResponse.ServingStatus.Name(reply.status) if reply.status <= 3 else str(reply.status)
+    return False, f'service unhealthy (responded with "{name}")'
