@@ -81,6 +81,7 @@ class Rig:
             resolv_conf=str(self.folder / "resolv.conf"),
             node_status_update_frequency=0.2,
             max_pods=20,
+            static_pod_path=str(self.folder / "manifests"),
         )
         self.own = await Client(self.connection).__aenter__()
         self.wiring = Wiring(config, self.own, self.connection, self.runtime, Metrics(NODE), Hierarchies())
