@@ -1,11 +1,16 @@
 """What a pod asks for, in the kernel's units: QoS class, CPU shares and quota, memory, OOM score, and the cgroups they
 live in.
- Formulas are upstream's (pkg/kubelet/cm/helpers_linux.go, qos/policy.go, pkg/apis/core/v1/helper/qos): shares = milli *
-1024 / 1000, quota = milli * period / 1000, the tree is `kubepods/{burstable,besteffort}/pod<uid>` with Guaranteed pods
-directly in kubepods.
+
+Formulas are upstream's (pkg/kubelet/cm/helpers_linux.go, qos/policy.go, pkg/apis/core/v1/helper/qos,
+k8s.io/component-helpers/resource): shares = milli * 1024 / 1000, quota = milli * period / 1000, the tree is
+`kubepods/{burstable,besteffort}/pod<uid>` with Guaranteed pods directly in kubepods.
+
+A pod takes the sum of its app containers and sidecars, or what the greediest moment of its start takes, whichever is more;
+where the pod itself says (`spec.resources`), that goes before its containers' sum; `spec.overhead` comes on top.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 from kube import quantity
@@ -18,12 +23,25 @@ MIN_QUOTA = 1_000
 MIN_SHARES, MAX_SHARES = 2, 262_144
 GUARANTEED, BURSTABLE, BEST_EFFORT = "Guaranteed", "Burstable", "BestEffort"
 CRITICAL_PRIORITY = 2_000_000_000
+NODE_CRITICAL = "system-node-critical"
+LAST_TO_DIE = -997
+
+Amounts = dict[str, Fraction]
 
 
-def _positive(amounts: Mapping[str, str]) -> dict[str, Fraction]:
-    return {
-        name: quantity.parse(amounts[name]) for name in ("cpu", "memory") if quantity.parse(amounts.get(name, "0")) > 0
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the node holds all pods to: cpuCFSQuota, cpuCFSQuotaPeriod (microseconds), podPidsLimit (0: no limit)."""
+
+    quota: bool = True
+    period: int = PERIOD
+    pids: int = 0
+
+
+UPSTREAMS = Policy()
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
 
 
 def requests_of(container: Container) -> dict[str, str]:
@@ -31,74 +49,126 @@ def requests_of(container: Container) -> dict[str, str]:
     return {**container.resources.limits, **container.resources.requests}
 
 
+def limits_of(container: Container) -> dict[str, str]:
+    return container.resources.limits
+
+
+def _parsed(amounts: Mapping[str, str]) -> Amounts:
+    return {name: quantity.parse(amount) for name, amount in amounts.items()}
+
+
+def _added(one: Amounts, other: Amounts) -> Amounts:
+    return {name: one.get(name, Fraction(0)) + other.get(name, Fraction(0)) for name in one.keys() | other.keys()}
+
+
+def _highest(one: Amounts, other: Amounts) -> Amounts:
+    return {name: max(one.get(name, Fraction(0)), other.get(name, Fraction(0))) for name in one.keys() | other.keys()}
+
+
+def _total(pod: Pod, of: Callable[[Container], Mapping[str, str]]) -> Amounts:
+    running: Amounts = {}
+    for container in pod.spec.containers:
+        running = _added(running, _parsed(of(container)))
+    starting: Amounts = {}
+    sidecars: Amounts = {}
+    for container in pod.spec.init_containers:
+        own = _parsed(of(container))
+        if container.restart_policy == "Always":
+            running, sidecars = _added(running, own), _added(sidecars, own)
+            starting = _highest(starting, sidecars)
+        else:
+            starting = _highest(starting, _added(own, sidecars))
+    return _highest(running, starting)
+
+
+def _own(pod: Pod) -> tuple[dict[str, str], dict[str, str]]:
+    """The requests and limits of the pod itself."""
+    own = pod.spec.resources
+    return ({**own.limits, **own.requests}, own.limits) if own else ({}, {})
+
+
+def requests(pod: Pod) -> Amounts:
+    """What the scheduler counted: cores, bytes, pieces."""
+    total = {**_total(pod, requests_of), **_parsed(_own(pod)[0])}
+    return _added(total, _parsed(pod.spec.overhead))
+
+
+def pod_requests(pod: Pod) -> dict[str, int]:
+    """`cpu` in milli, `memory` in bytes."""
+    asked = requests(pod)
+    return {"cpu": _milli(asked), "memory": _bytes(asked)}
+
+
+def _milli(amounts: Amounts) -> int:
+    return -int(-amounts.get("cpu", Fraction(0)) * 1000 // 1)
+
+
+def _bytes(amounts: Amounts) -> int:
+    return -int(-amounts.get("memory", Fraction(0)) // 1)
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def _computed(amounts: Mapping[str, str]) -> Amounts:
+    """Those that make a QoS class, where there is anything of them."""
+    return {name: amount for name, amount in _parsed(amounts).items() if name in ("cpu", "memory") and amount > 0}
+
+
 def qos_class(pod: Pod) -> str:
-    requests: dict[str, Fraction] = {}
-    limits: dict[str, Fraction] = {}
-    guaranteed = True
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
-        for name, amount in _positive(requests_of(container)).items():
-            requests[name] = requests.get(name, Fraction(0)) + amount
-        limited = _positive(container.resources.limits)
-        for name, amount in limited.items():
-            limits[name] = limits.get(name, Fraction(0)) + amount
-        guaranteed = guaranteed and len(limited) == 2
-    if not requests and not limits:
+    if any(_own(pod)):
+        asked, held = (_computed(amounts) for amounts in _own(pod))
+        guaranteed = len(held) == 2
+    else:
+        asked, held, guaranteed = {}, {}, True
+        for container in (*pod.spec.init_containers, *pod.spec.containers):
+            asked = _added(asked, _computed(requests_of(container)))
+            limited = _computed(container.resources.limits)
+            held = _added(held, limited)
+            guaranteed = guaranteed and len(limited) == 2
+    if not asked and not held:
         return BEST_EFFORT
-    return GUARANTEED if guaranteed and requests == limits else BURSTABLE
+    return GUARANTEED if guaranteed and asked == held else BURSTABLE
+
+
+def is_static(pod: Pod) -> bool:
+    return pod.metadata.annotations.get("kubernetes.io/config.source", "api") != "api"
+
+
+def is_critical(pod: Pod) -> bool:
+    """Let in at others' cost: static pods, mirrors, and what has a system priority (kubetypes.IsCriticalPod)."""
+    mirror = "kubernetes.io/config.mirror" in pod.metadata.annotations
+    return is_static(pod) or mirror or (pod.spec.priority or 0) >= CRITICAL_PRIORITY
+
+
+# --- the kernel's units -----------------------------------------------------------------------------------------------
 
 
 def shares(milli: int) -> int:
     return MIN_SHARES if milli <= 0 else max(MIN_SHARES, min(MAX_SHARES, milli * 1024 // 1000))
 
 
-def quota(milli: int) -> int:
+def quota(milli: int, period: int = PERIOD) -> int:
     """Microseconds per period; 0 for no limit."""
-    return 0 if milli <= 0 else max(MIN_QUOTA, milli * PERIOD // 1000)
+    return 0 if milli <= 0 else max(MIN_QUOTA, milli * period // 1000)
 
 
-def _milli(amounts: Mapping[str, str]) -> int:
-    return quantity.milli(amounts.get("cpu", "0"))
-
-
-def _bytes(amounts: Mapping[str, str]) -> int:
-    return quantity.integer(amounts.get("memory", "0"))
-
-
-def pod_total(pod: Pod, amounts: Iterable[tuple[Container, int]]) -> int:
-    """The sum over app containers, or the largest init container if that is more."""
-    apps = {container.name for container in pod.spec.containers}
-    pairs = list(amounts)
-    summed = sum(amount for container, amount in pairs if container.name in apps)
-    return max([summed, *(amount for container, amount in pairs if container.name not in apps)])
-
-
-def _everyone(pod: Pod) -> tuple[Container, ...]:
-    return (*pod.spec.init_containers, *pod.spec.containers)
-
-
-def pod_requests(pod: Pod) -> dict[str, int]:
-    """`cpu` in milli, `memory` in bytes: what the scheduler counted."""
-    overhead = pod.spec.overhead
-    return {
-        "cpu": pod_total(pod, ((c, _milli(requests_of(c))) for c in _everyone(pod))) + _milli(overhead),
-        "memory": pod_total(pod, ((c, _bytes(requests_of(c))) for c in _everyone(pod))) + _bytes(overhead),
-    }
-
-
-def pod_limits(pod: Pod) -> Limits:
-    """Limits of the pod's cgroup. A limit counts only if every container has one."""
-    everyone = _everyone(pod)
+def pod_limits(pod: Pod, policy: Policy = UPSTREAMS) -> Limits:
+    """Limits of the pod's cgroup. A limit counts only if every container has one, or the pod itself."""
+    pids = policy.pids or None
     if qos_class(pod) == BEST_EFFORT:
-        return Limits(cpu_shares=MIN_SHARES)
-    cpu_limited = all(_milli(c.resources.limits) > 0 for c in everyone)
-    memory_limited = all(_bytes(c.resources.limits) > 0 for c in everyone)
-    cpu = pod_total(pod, ((c, _milli(c.resources.limits)) for c in everyone)) if cpu_limited else 0
-    memory = pod_total(pod, ((c, _bytes(c.resources.limits)) for c in everyone)) if memory_limited else 0
+        return Limits(cpu_shares=MIN_SHARES, pids=pids)
+    own = _computed(_own(pod)[1])
+    declared = [_computed(c.resources.limits) for c in (*pod.spec.init_containers, *pod.spec.containers)]
+    total = {**_total(pod, limits_of), **own}
+    total = {name: amount + _parsed(pod.spec.overhead).get(name, 0) for name, amount in total.items() if amount > 0}
+    held = {name for name in ("cpu", "memory") if name in own or all(name in limits for limits in declared)}
     return Limits(
         cpu_shares=shares(pod_requests(pod)["cpu"]),
-        cpu_quota_us=quota(cpu) if cpu_limited else None,
-        cpu_period_us=PERIOD,
-        memory_bytes=memory if memory_limited else None,
+        cpu_quota_us=quota(_milli(total), policy.period) if policy.quota and "cpu" in held else None,
+        cpu_period_us=policy.period,
+        memory_bytes=_bytes(total) if "memory" in held else None,
+        pids=pids,
     )
 
 
@@ -108,26 +178,51 @@ def burstable_shares(pods: Iterable[Pod]) -> int:
 
 
 def oom_score_adj(pod: Pod, container: Container, node_memory: int) -> int:
-    if pod.spec.priority is not None and pod.spec.priority >= CRITICAL_PRIORITY:
-        return -997
+    """A sidecar is not killed before the containers it serves; what the pod asks for beyond its containers is shared
+    among them."""
+    if is_critical(pod) and pod.spec.priority_class_name == NODE_CRITICAL:
+        return LAST_TO_DIE
     match qos_class(pod):
         case "Guaranteed":
-            return -997
+            return LAST_TO_DIE
         case "BestEffort":
             return 1000
         case _:
-            score = 1000 - 1000 * _bytes(container.resources.requests) // max(1, node_memory)
-            return max(3, min(999, score))
+            asked = _bytes(_parsed(requests_of(container)))
+            if container.restart_policy == "Always" and any(container.name == c.name for c in pod.spec.init_containers):
+                asked = max(asked, min(_bytes(_parsed(requests_of(c))) for c in pod.spec.containers))
+            score = 1000 - 1000 * (asked + _spare(pod)) // max(1, node_memory)
+            return max(1000 + LAST_TO_DIE, min(999, score))
 
 
-def container_resources(pod: Pod, container: Container, node_memory: int) -> LinuxResources:
+def _spare(pod: Pod) -> int:
+    """Each container's share of memory that the pod asks for and its containers do not."""
+    own = _parsed(_own(pod)[0])
+    if not own:
+        return 0
+    lasting = [c for c in pod.spec.init_containers if c.restart_policy == "Always"]
+    left = _bytes(own) - _bytes(_total(pod, requests_of))
+    return max(0, left) // max(1, len(pod.spec.containers) + len(lasting))
+
+
+def container_resources(pod: Pod, container: Container, node_memory: int, policy: Policy = UPSTREAMS) -> LinuxResources:
+    limits = _parsed(container.resources.limits)
+    held = quota(_milli(limits), policy.period) if policy.quota else 0
     return LinuxResources(
-        cpu_shares=shares(_milli(requests_of(container))),
-        cpu_period=PERIOD if _milli(container.resources.limits) else 0,
-        cpu_quota=quota(_milli(container.resources.limits)),
-        memory_limit=_bytes(container.resources.limits),
+        cpu_shares=shares(_milli(_parsed(requests_of(container)))),
+        cpu_period=policy.period if held else 0,
+        cpu_quota=held,
+        memory_limit=_bytes(limits),
         oom_score_adj=oom_score_adj(pod, container, node_memory),
+        hugepage_limits=tuple(
+            (f"{size.removeprefix('hugepages-').removesuffix('i')}B", int(amount))
+            for size, amount in sorted(limits.items())
+            if size.startswith("hugepages-")
+        ),
     )
+
+
+# --- where it lives ---------------------------------------------------------------------------------------------------
 
 
 def tier(root: str, qos: str) -> str:

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from kube.meta import ObjectMeta
@@ -66,6 +67,55 @@ def test_oom_scores() -> None:
     assert resources.oom_score_adj(pod(half), half, memory) == 500
     tiny = container(requests={"cpu": "1m"})
     assert resources.oom_score_adj(pod(tiny), tiny, memory) == 999
+
+
+def test_a_sidecar_is_not_killed_before_those_it_serves() -> None:
+    memory = 8 * 2**30
+    main = container("a", requests={"memory": "4Gi"})
+    sidecar = msgspec.structs.replace(container("s", requests={"memory": "1Mi"}), restart_policy="Always")
+    subject = pod(main, init=(sidecar,))
+    assert resources.oom_score_adj(subject, sidecar, memory) == resources.oom_score_adj(subject, main, memory) == 500
+
+
+def test_only_what_the_node_cannot_do_without_is_never_killed() -> None:
+    for name, score in (("system-node-critical", -997), ("system-cluster-critical", 1000)):
+        spec = PodSpec(containers=(container(),), priority=2_000_001_000, priority_class_name=name)
+        assert resources.oom_score_adj(Pod(spec=spec), container(), 2**30) == score
+
+
+def test_the_pod_s_own_word_goes_before_its_containers_sum() -> None:
+    own = ResourceRequirements(limits={"cpu": "2", "memory": "1Gi"}, requests={"cpu": "1"})
+    subject = Pod(spec=PodSpec(containers=(container("a", requests={"cpu": "100m"}), container("b")), resources=own))
+    assert resources.qos_class(subject) == "Burstable"
+    limits = resources.pod_limits(subject)
+    assert (limits.cpu_shares, limits.cpu_quota_us, limits.memory_bytes) == (1024, 200_000, 2**30)
+    both = ResourceRequirements(limits={"cpu": "2", "memory": "1Gi"})
+    guaranteed = msgspec.structs.replace(subject, spec=msgspec.structs.replace(subject.spec, resources=both))
+    assert resources.qos_class(guaranteed) == "Guaranteed"
+    # what it asks for beyond its containers is shared among them
+    half = ResourceRequirements(requests={"memory": "4Gi"})
+    shared = Pod(spec=PodSpec(containers=(container("a"), container("b")), resources=half))
+    assert resources.oom_score_adj(shared, container("a"), 8 * 2**30) == 750
+
+
+def test_what_the_node_holds_all_pods_to() -> None:
+    subject = pod(container("a", FULL))
+    held = resources.Policy(pids=100, period=50_000)
+    limits, one = (
+        resources.pod_limits(subject, held),
+        resources.container_resources(subject, container("a", FULL), 1, held),
+    )
+    assert (limits.pids, limits.cpu_quota_us, limits.cpu_period_us) == (100, 25_000, 50_000)
+    assert (one.cpu_quota, one.cpu_period) == (25_000, 50_000)
+    assert resources.pod_limits(pod(container()), held).pids == 100
+    free = resources.Policy(quota=False)
+    assert resources.pod_limits(subject, free).cpu_quota_us is None
+    assert resources.container_resources(subject, container("a", FULL), 1, free).cpu_quota == 0
+
+
+def test_huge_pages_go_by_the_kernel_s_names() -> None:
+    one = container("a", {"hugepages-2Mi": "4Mi", "cpu": "1"})
+    assert resources.container_resources(pod(one), one, 1).hugepage_limits == (("2MB", 4 << 20),)
 
 
 def test_where_pods_live() -> None:
