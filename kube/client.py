@@ -84,6 +84,16 @@ class Client:
     def server(self) -> str:
         return self._connection.server
 
+    def switch(self, connection: Connection) -> None:
+        """Speak to the same server with another proof of identity: from the next request on, over connections of its own.
+        Watches go on as they are until the server ends them. Raises UsageError when it cannot be used."""
+        tls = connection.ssl_context() or True
+        self._connection, self._tls = connection, tls
+        if self._session is not None:
+            self._session.headers.pop("Authorization", None)
+            if connection.token:
+                self._session.headers["Authorization"] = f"Bearer {connection.token}"
+
     async def __aenter__(self) -> Self:
         self._tls = self._connection.ssl_context() or True
         headers = {"User-Agent": self._agent, "Accept": "application/json"}

@@ -10,7 +10,7 @@ was last known.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Never, TypeVar
 
@@ -73,6 +73,12 @@ class Informer(Generic[T]):
     def subscribe(self, callback: Callable[[Change[T]], None]) -> None:
         """`callback` is called synchronously for every change, the first list included; it may only wake somebody."""
         self._subscribers.append(callback)
+
+    def recall(self, objects: Iterable[T]) -> None:
+        """What an earlier process last knew, told to subscribers as new; the first list puts it right. To be called before
+        `run`; `synced` stays unset."""
+        for item in objects:
+            self._replace(item.metadata.key, item)
 
     async def run(self, backoff: Backoff = Backoff(first=0.1, most=2.0)) -> Never:
         """List and watch until cancelled. A server that answers and ends each watch at once is asked as rarely as one that

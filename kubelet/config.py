@@ -326,7 +326,7 @@ _OWN_LABELS = frozenset(
         "topology.kubernetes.io/zone", "topology.kubernetes.io/region",
     }
 )  # fmt: skip
-_OWN_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io", "node-role.kubernetes.io")
+_OWN_DOMAINS = ("kubelet.kubernetes.io", "node.kubernetes.io")
 
 
 def check_labels(labels: dict[str, str]) -> None:

@@ -5,14 +5,17 @@ dies with it. (k8s.io/component-helpers/apimachinery/lease)
 """
 
 import asyncio
+import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from kube import labels
 from kube.client import Client, Connection
-from kube.errors import AlreadyExists, ApiError, NotFound, Retry
+from kube.errors import AlreadyExists, ApiError, Conflict, NotFound, Retry
 from kube.meta import micro_timestamp
 from kube.resources import LEASES, NODES
 
@@ -27,7 +30,16 @@ class Heartbeat:
         self._node = node
         self._duration = duration
         self._interval = duration * 0.25
+        self._lease: dict[str, Any] | None = None
+        self._inner: tuple[asyncio.AbstractEventLoop, Client] | None = None
         self.last: datetime | None = None
+
+    def switch(self, connection: Connection) -> None:
+        """Go on with another certificate."""
+        self._connection = connection
+        if self._inner is not None:
+            loop, client = self._inner
+            loop.call_soon_threadsafe(client.switch, connection)
 
     async def keep(self) -> None:
         """Renew until cancelled. An exception of the thread is ours."""
@@ -39,7 +51,11 @@ class Heartbeat:
             own = asyncio.get_running_loop()
             loop.call_soon_threadsafe(inner.set_result, (own, stop))
             async with Client(self._connection, user_agent="wherry-kubelet-lease", timeout=10.0) as client:
-                await self._beat(client, stop)
+                self._inner = own, client
+                try:
+                    await self._beat(client, stop)
+                finally:
+                    self._inner = None
 
         with ThreadPoolExecutor(1, thread_name_prefix="lease") as pool:
             thread = loop.run_in_executor(pool, lambda: asyncio.run(body()))
@@ -70,20 +86,46 @@ class Heartbeat:
                 continue
 
     async def _renew(self, client: Client) -> None:
-        body: dict[str, Any] = {
-            "spec": {
-                "holderIdentity": self._node,
-                "leaseDurationSeconds": self._duration,
-                "renewTime": micro_timestamp(datetime.now(UTC)),
-            }
+        """Nobody else writes it as a rule: the version of our own last write is tried first, then a fresh look."""
+        base, self._lease = self._lease, None
+        if base is not None:
+            with contextlib.suppress(Conflict, NotFound):
+                self._lease = await self._put(client, base)
+                return
+        try:
+            found = orjson.loads(await client.request("GET", LEASES.path(labels.NODE_LEASE_NAMESPACE, self._node)))
+        except NotFound:
+            await self._create(client)
+        else:
+            self._lease = await self._put(client, found)
+
+    async def _put(self, client: Client, base: dict[str, Any]) -> dict[str, Any]:
+        """The whole object as the API gave it, so that nothing in it is lost."""
+        body = {**base, "spec": {**base.get("spec", {}), **self._spec()}}
+        if not base["metadata"].get("ownerReferences"):
+            body["metadata"] = {**base["metadata"], "ownerReferences": await self._owners(client)}
+        path = LEASES.path(labels.NODE_LEASE_NAMESPACE, self._node)
+        answer: dict[str, Any] = orjson.loads(await client.request("PUT", path, body=body))
+        return answer
+
+    async def _create(self, client: Client) -> None:
+        metadata = {
+            "name": self._node,
+            "namespace": labels.NODE_LEASE_NAMESPACE,
+            "ownerReferences": await self._owners(client),
         }
         try:
-            await client.patch(LEASES, self._node, body, labels.NODE_LEASE_NAMESPACE)
-        except NotFound:
-            node = await client.get(NODES, self._node)
-            owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node.metadata.uid}
-            metadata = {"name": self._node, "namespace": labels.NODE_LEASE_NAMESPACE, "ownerReferences": [owner]}
-            try:
-                await client.create(LEASES, {**body, "metadata": metadata}, labels.NODE_LEASE_NAMESPACE)
-            except AlreadyExists:
-                return
+            await client.create(LEASES, {"metadata": metadata, "spec": self._spec()}, labels.NODE_LEASE_NAMESPACE)
+        except AlreadyExists:
+            return
+
+    async def _owners(self, client: Client) -> list[dict[str, Any]]:
+        node = await client.get(NODES, self._node)
+        return [{"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node.metadata.uid}]
+
+    def _spec(self) -> dict[str, Any]:
+        return {
+            "holderIdentity": self._node,
+            "leaseDurationSeconds": self._duration,
+            "renewTime": micro_timestamp(datetime.now(UTC)),
+        }

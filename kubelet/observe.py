@@ -19,9 +19,9 @@ from kubelet.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
 class PodSource:
     """The pods that are wanted of this node, by uid, whoever wants them:
 
-        the API       its watch; mirror pods are set apart, they only show a static pod
-        local         files and web servers of static pods, each telling its whole set
-        remembered    the API's pods as last seen by a kubelet before this one, until the API answers
+        the API    its watch, or until it has answered, what a kubelet before this one last saw (`kubelet.checkpoint`);
+                   mirror pods are set apart: they only show a static pod, and keep its last status
+        local      files and web servers of static pods, each telling its whole set
 
     `changed(uid)` is called for each that came, changed or went. `local` names the local sources."""
 
@@ -30,9 +30,8 @@ class PodSource:
         self._changed = changed
         self._pods: dict[str, Pod] = {}
         self._mirrors: dict[str, Pod] = {}
-        self._remembered: dict[str, Pod] = {}
         self._local: dict[str, dict[str, StaticPod] | None] = dict.fromkeys(local)
-        self._static: dict[str, StaticPod] = {}
+        self._static: dict[str, Pod] = {}
         self._names: dict[str, StaticPod] = {}
         self._mirror_changed: list[Callable[[str], None]] = []
         informer.subscribe(self._take)
@@ -58,6 +57,7 @@ class PodSource:
             tell(key)
         static = self._names.get(key)
         if static is not None:
+            self._static[static.pod.metadata.uid] = self._with_status(static)
             self._changed(static.pod.metadata.uid)
 
     def report(self, source: str, pods: list[StaticPod]) -> None:
@@ -69,7 +69,8 @@ class PodSource:
         for found in self._local.values():
             for uid, one in (found or {}).items():
                 if self._names.setdefault(one.pod.metadata.key, one) is one:
-                    self._static[uid] = one
+                    known = names.get(one.pod.metadata.key)
+                    self._static[uid] = before[uid] if known is one and uid in before else self._with_status(one)
         for uid in before.keys() | self._static.keys():
             if before.get(uid) is not self._static.get(uid):
                 self._changed(uid)
@@ -78,19 +79,16 @@ class PodSource:
                 for tell in self._mirror_changed:
                     tell(key)
 
-    def recall(self, pods: Iterable[Pod]) -> None:
-        """The API's pods of an earlier life, for as long as the API has not answered."""
-        self._remembered = {pod.metadata.uid: _of_the_api(pod) for pod in pods}
-        for uid in self._remembered:
-            self._changed(uid)
+    def _with_status(self, static: StaticPod) -> Pod:
+        """The pod with the status that its mirror last had: a kubelet that starts anew goes on from there."""
+        mirror = self._mirror_of(static)
+        return static.pod if mirror is None else msgspec.structs.replace(static.pod, status=mirror.status)
 
-    async def answered(self) -> None:
-        """Until the API has told all pods once; what was remembered and is not among them is gone."""
-        await self._informer.synced.wait()
-        gone = self._remembered.keys() - self._pods.keys()
-        self._remembered = {}
-        for uid in gone:
-            self._changed(uid)
+    def _mirror_of(self, static: StaticPod) -> Pod | None:
+        mirror = self._mirrors.get(static.pod.metadata.key)
+        if mirror is None or mirror.metadata.annotations[CONFIG_MIRROR] != static.pod.metadata.uid:
+            return None
+        return mirror
 
     def subscribe_mirrors(self, changed: Callable[[str], None]) -> None:
         """`changed(namespace/name)` is called when a static pod or a mirror of that name came, changed or went."""
@@ -102,23 +100,20 @@ class PodSource:
         return self._informer.synced.is_set() and None not in self._local.values()
 
     def get(self, uid: str) -> Pod | None:
-        static = self._static.get(uid)
-        return static.pod if static is not None else self._pods.get(uid) or self._remembered.get(uid)
+        return self._static.get(uid) or self._pods.get(uid)
 
     def pods(self) -> list[Pod]:
-        remembered = [pod for uid, pod in self._remembered.items() if uid not in self._pods]
-        return [*(one.pod for one in self._static.values()), *self._pods.values(), *remembered]
+        return [*self._static.values(), *self._pods.values()]
 
     def is_static(self, uid: str) -> bool:
         return uid in self._static
 
     def in_api(self, uid: str) -> Pod | None:
         """What the API shows of a pod, and where its status is written: of a static pod, its mirror."""
+        if not self._informer.synced.is_set():
+            return None
         static = self._static.get(uid)
-        if static is None:
-            return self._pods.get(uid)
-        mirror = self._mirrors.get(static.pod.metadata.key)
-        return mirror if mirror is not None and mirror.metadata.annotations[CONFIG_MIRROR] == uid else None
+        return self._pods.get(uid) if static is None else self._mirror_of(self._names[static.metadata.key])
 
     def own_uid(self, uid: str) -> str:
         """The static pod's uid for its mirror's; any other uid is its own."""
@@ -126,6 +121,10 @@ class PodSource:
             if mirror.metadata.uid == uid and key in self._names:
                 return self._names[key].pod.metadata.uid
         return uid
+
+    async def answered(self) -> None:
+        """Until the API has told all its pods once."""
+        await self._informer.synced.wait()
 
     def static(self, key: str) -> StaticPod | None:
         return self._names.get(key)

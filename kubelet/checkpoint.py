@@ -1,0 +1,120 @@
+"""What the API last said of this node, kept on disk for a kubelet that starts while the API is away.
+
+    <root-dir>/seen/pods/<uid>.json      each pod bound to this node, mirrors too, with its last status
+    <root-dir>/seen/services.json        the Services, for the variables of containers that are started again
+
+It is read at the start and used until the API has answered: pods that run go on and are started again when they exit.
+Upstream's kubelet knows of no pod then. Written a moment after a change, and only what changed; readable by root alone,
+because a pod's variables may hold secrets. ConfigMaps and Secrets are not kept: what needs one that is not in a volume
+already waits for the API. A file that a power cut left half-written is passed over; so nothing is synced to the disk.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from kube.core import Service
+from kube.informer import Change, Informer
+from kube.meta import ObjectMeta
+from kube.pods import Pod
+from kube.reconcile import Wake
+from kubelet import wanted
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CALM = 1.0  # seconds that changes are gathered for
+
+
+class Checkpoint:
+    """Follows the two informers; `recall` gives them what was kept, `run` keeps it."""
+
+    def __init__(self, root: str, pods: Informer[Pod], services: Informer[Service]) -> None:
+        self._folder = Path(root) / "seen"
+        self._pods = pods
+        self._services = services
+        self._dirty: set[str] = set()
+        self._services_dirty = False
+        self._written: dict[str, bytes] = {}
+        self._wake = Wake()
+
+    def recall(self) -> None:
+        """Raises OSError when the directory cannot be made."""
+        for folder in (self._folder, self._folder / "pods"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        pods = [pod for path in sorted(self._folder.glob("pods/*.json")) if (pod := _read(path, wanted.Pod))]
+        services = _read(self._folder / "services.json", list[Service]) or []
+        if pods:
+            log.info("%d pods of before are known until the API answers", len(pods))
+        self._pods.recall(pods)
+        self._services.recall(services)
+        self._pods.subscribe(self._pod_changed)
+        self._services.subscribe(self._service_changed)
+
+    def _pod_changed(self, change: Change[Pod]) -> None:
+        self._dirty.update(pod.metadata.uid for pod in (change.old, change.new) if pod is not None)
+        self._wake.set()
+
+    def _service_changed(self, _change: Change[Service]) -> None:
+        self._services_dirty = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep what changes, until cancelled. A disk that refuses is said, and tried again with the next change."""
+        await self._pods.synced.wait()
+        self._dirty.update(path.stem for path in self._folder.glob("pods/*.json"))
+        while True:
+            known = {pod.metadata.uid: pod for pod in self._pods.items()}
+            pods = {uid: known.get(uid) for uid in self._dirty}
+            services = self._services.items() if self._services_dirty else None
+            self._dirty, self._services_dirty = set(), False
+            try:
+                await asyncio.to_thread(self._keep, pods, services)
+            except OSError as error:
+                log.warning("what the API said cannot be kept in %s: %s", self._folder, error.strerror or error)
+                self._dirty |= pods.keys()
+            await self._wake.wait()
+            await asyncio.sleep(CALM)
+
+    def _keep(self, pods: Mapping[str, Pod | None], services: list[Service] | None) -> None:
+        """In a thread."""
+        for uid, pod in pods.items():
+            path = self._folder / "pods" / f"{uid}.json"
+            if pod is None:
+                path.unlink(missing_ok=True)
+                self._written.pop(path.name, None)
+            else:
+                self._write(path, msgspec.json.encode(pod))
+        if services is not None:
+            short = [_short(service) for service in sorted(services, key=lambda each: each.metadata.key)]
+            self._write(self._folder / "services.json", msgspec.json.encode(short))
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if self._written.get(path.name) == content:
+            return
+        temporary = path.with_suffix(".new")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+        temporary.rename(path)
+        self._written[path.name] = content
+
+
+def _short(service: Service) -> Service:
+    """What variables are made of."""
+    meta = service.metadata
+    return Service(metadata=ObjectMeta(name=meta.name, namespace=meta.namespace), spec=service.spec)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("%s is passed over: %s", path, error)
+        return None
