@@ -47,15 +47,17 @@ class Furniture:
 
 
 def container_config(
-    pod: Pod, action: StartContainer, image: Image, variables: Mapping[str, str], furniture: Furniture
+    pod: Pod, action: StartContainer, image: Image, variables: Mapping[str, str], furniture: Furniture, target: str = ""
 ) -> ContainerConfig:
-    """Raises Invalid when the container cannot be made as it is written."""
+    """`target` is the id of the container whose processes it shall see. Raises Invalid when the container cannot be made as
+    it is written."""
     container = action.container
     command, args = command_line(container, variables)
     return ContainerConfig(
         name=container.name,
         attempt=action.restart_count,
         image=image.id,
+        user_image=container.image,
         command=command,
         args=args,
         working_dir=container.working_dir,
@@ -66,6 +68,8 @@ def container_config(
         stdin=container.stdin,
         stdin_once=container.stdin_once,
         tty=container.tty,
+        stop_signal=(container.lifecycle.stop_signal or "") if container.lifecycle else "",
+        target_id=target,
         resources=resources.container_resources(pod, container, furniture.memory),
         security=security(pod, container, image),
     )

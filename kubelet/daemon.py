@@ -24,7 +24,8 @@ from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import SERVICES
 from kubelet import machine, node, server
-from kubelet.apply import Deeds, Place, Told
+from kubelet.apply import Deeds, Means, Place, Told
+from kubelet.checkpoint import Checkpoint
 from kubelet.config import Config
 from kubelet.lease import Heartbeat
 from kubelet.manifests import FILE, HTTP, Fetched, Manifests, Reader
@@ -125,7 +126,7 @@ class Wiring:
         self.config, self.name, self.ips = config, name, (ip,)
         self._client, self.runtime, self.metrics = client, runtime, metrics
         self.keys: Keys[str] = Keys()
-        self.view = RuntimeView(runtime, self.keys.add)
+        self.view = RuntimeView(runtime, self._news)
         metrics.registry.register(Running(self.view))
         self.recorder = Recorder(client, "kubelet", name)
         self.told = Told(self.recorder)
@@ -134,24 +135,25 @@ class Wiring:
         self.services = Informer(client, SERVICES)
         local = [kind for kind, where in ((FILE, config.static_pod_path), (HTTP, config.static_pod_url)) if where]
         self.source = PodSource(self.pods, self._pod_changed, local)
+        self.checkpoint = Checkpoint(config.root_dir, self.pods, self.services)
         self.about = Reference("v1", "Node", "", name, name)
         self.objects = Objects(client, self._objects_changed)
         self.probes = Probes(
             Prober(runtime).attempt,
-            changed=self.keys.add,
+            changed=self._news,
             tell=self._probe_told,
         )
         self.publisher = Publisher(client, self.source.in_api, self._gone)
-        self.deeds = Deeds(
-            place_of(config, self.ips, self.facts),
-            runtime,
-            self.objects,
-            self.services,
-            Tokens(client, clock),
-            self.told,
-            clock,
-            trees,
+        means = Means(
+            place=place_of(config, self.ips, self.facts),
+            runtime=runtime,
+            objects=self.objects,
+            services=self.services,
+            tokens=Tokens(client, clock),
+            told=self.told,
+            clock=clock,
         )
+        self.deeds = Deeds(means, trees)
         self.workers = Workers(
             Facts(
                 host_ips=self.ips,
@@ -188,6 +190,12 @@ class Wiring:
             reader = Reader(self.name, HTTP, self._bad_manifest, clock)
             headers, period = config.static_pod_url_header, config.http_check_frequency
             yield Fetched(config.static_pod_url, headers, reader, self.source.report, period)
+
+    async def _answered(self) -> None:
+        """What there was to say of pods while the API had not answered is said now."""
+        await self.source.answered()
+        for pod in self.source.pods():
+            self._pod_changed(pod.metadata.uid)
 
     def _bad_manifest(self, words: str) -> None:
         log.error("%s", words)
@@ -231,6 +239,9 @@ class Wiring:
     def _pod_changed(self, uid: str) -> None:
         self.workers.wake(uid)
 
+    def _news(self, uid: str) -> None:
+        self.workers.look(uid)
+
     def _objects_changed(self, uid: str) -> None:
         self.workers.objects_changed(uid)
 
@@ -245,7 +256,7 @@ class Wiring:
             self.relist_wake.set()
             self.workers.wake_all()
         else:
-            self.keys.add(hint.pod_uid)
+            self.workers.look(hint.pod_uid)
 
     async def _relist(self) -> float:
         begun = time.monotonic()
@@ -286,11 +297,14 @@ class Wiring:
 
     async def run(self) -> None:
         self.recorder.event(self.about, "Normal", "Starting", "Starting kubelet.")
+        self.checkpoint.recall()
         try:
             async with asyncio.TaskGroup() as group:
                 for work in (
                     *(place.run() for place in self._manifests()),
                     self.mirrors.run(),
+                    self.checkpoint.run(),
+                    self._answered(),
                     self.pods.run(),
                     self.services.run(),
                     self.recorder.run(),

@@ -98,16 +98,26 @@ class StartContainer:
     sandbox_id: str
     restart_count: int
     backoff: Entry | None = None  # to remember once the start was tried
+    target: str = ""  # of an ephemeral container: whose process namespace it joins
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """Run the preStop hook."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class StopContainer:
-    """`grace` None means the pod's own."""
+    """`grace` (seconds) None means the pod's own; `again`: it is stopped in order to be started anew."""
 
     id: str
     name: str
     message: str
-    grace: int | None = None
+    grace: float | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class RemoveContainer:
     id: str
 
 
-Action = CreateSandbox | StopSandbox | RemoveSandbox | StartContainer | StopContainer | RemoveContainer
+Action = CreateSandbox | StopSandbox | RemoveSandbox | StartContainer | Farewell | StopContainer | RemoveContainer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,57 +8,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubelet import plan
-from kubelet.model import Seen
 from kubelet.runtime import ContainerState
-from tests.unit.kubelet.world import World, make_pod, speak
+from tests.unit.kubelet.dialogue import make_pod, speak, spoken
+from tests.unit.kubelet.world import World
 
 DIALOGUES = Path(__file__).parent / "dialogues"
+PATHS = sorted(DIALOGUES.glob("*.txt"))
 
 
-def spoken(text: str) -> str:
-    """The dialogue with the answers as they are: lines said by the world are indented."""
-    world, out = World(), []
-    for line in text.splitlines():
-        if not line.strip() or line.startswith(" "):
-            continue
-        out.append(line)
-        if not line.startswith("#"):
-            out += [f"    {answer}" for answer in speak(world, line)]
-    return "\n".join(out) + "\n"
-
-
-@pytest.mark.parametrize("path", sorted(DIALOGUES.glob("*.txt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_dialogue(path: Path, golden: Callable[[Path, str], None]) -> None:
     golden(path, spoken(path.read_text()))
 
 
 def _summary(world: World) -> tuple[object, ...]:
+    """Where a pod stands once nothing waits any more."""
+    world.refusing.clear()
+    for _ in range(3):
+        world.now = world.now.replace(year=world.now.year + 1)
+        list(speak(world, "pass"))
     running = sorted(c.name for c in world.containers if c.state is ContainerState.RUNNING)
     return (world.status.phase, running, len(world.seen().ready_sandboxes))
 
 
-@pytest.mark.parametrize("policy", ["Always", "OnFailure", "Never"])
-@pytest.mark.parametrize("cut", range(8))
-def test_cut_short_at_each_step_it_comes_to_the_same_end(policy: str, cut: int) -> None:
-    def life(cuts: int | None) -> World:
-        world = World(pod=make_pod(restart=policy, init="i", containers="a,b"))
-
-        def go() -> None:
-            nonlocal cuts
-            if cuts is not None:
-                for _ in zip(range(cuts), world.passes(), strict=False):
-                    pass
-                world.forget()
-            list(world.passes())
-
-        go()
-        world.end(world.newest("i").id, 0)
-        go()
-        world.end(world.newest("a").id, 1)
-        go()
-        return world
-
-    assert _summary(life(cut)) == _summary(life(None))
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_cut_short_at_each_deed_it_comes_to_the_same_end(path: Path) -> None:
+    text, whole = path.read_text(), World()
+    spoken(text, whole)
+    deeds, end = whole.deeds, _summary(whole)
+    for cut in range(1, deeds + 1):
+        world = World(cut=cut)
+        spoken(text, world)
+        assert _summary(world) == end, f"killed after deed {cut}"
 
 
 @given(
@@ -70,39 +51,57 @@ def test_cut_short_at_each_step_it_comes_to_the_same_end(policy: str, cut: int) 
                 "exit a 0",
                 "exit a 1",
                 "exit b 1",
+                "exit i 0",
+                "exit i 1",
+                "exit s 1",
                 "sandbox dies",
                 "advance 15",
                 "fail a liveness",
+                "fail s liveness",
                 "wipe a",
+                "wipe s",
+                "debug e a",
             ]
         ),
-        max_size=12,
+        max_size=14,
     ),
     st.sampled_from(["Always", "OnFailure", "Never"]),
+    st.sampled_from(["", "i", "s+", "s+,i", "i,s+"]),
 )
-def test_whatever_happens_it_comes_to_rest_and_counts_never_fall(lines: list[str], policy: str) -> None:
-    world = World(pod=make_pod(restart=policy, init="", containers="a,b"))
+def test_whatever_happens_it_comes_to_rest_and_counts_never_fall(lines: list[str], policy: str, init: str) -> None:
+    world = World(pod=make_pod(restart=policy, init=init, containers="a,b"))
     counts: dict[str, int] = {}
+    guests = 0
     for line in ["pass", *lines, "pass"]:
         verb, *words = line.split()
         if verb in ("exit", "fail") and not any(c.name == words[0] for c in world.containers):
             continue
-        if verb == "exit" and world.newest(words[0]).state is not ContainerState.RUNNING:
-            continue
         if verb == "sandbox" and not world.sandboxes:
             continue
+        if verb == "debug":
+            guests += 1
+            line = f"debug e{guests} a"
         before = world.status.phase
         list(speak(world, line))
-        for status in world.status.container_statuses:
+        for status in (*world.status.container_statuses, *world.status.init_container_statuses):
             assert status.restart_count >= counts.get(status.name, 0)
             counts[status.name] = status.restart_count
         assert before not in ("Succeeded", "Failed") or world.status.phase == before
-    if world.status.phase not in ("Succeeded", "Failed"):
-        world.now = world.now.replace(year=2027)
+    _comes_to_rest(world, policy, init)
+
+
+def _comes_to_rest(world: World, policy: str, init: str) -> None:
+    for _ in range(4):
+        world.now = world.now.replace(year=world.now.year + 1)
         list(speak(world, "pass"))
-        running = {c.name for c in world.containers if c.state is ContainerState.RUNNING}
-        if policy == "Always":
-            assert running == {"a", "b"}
+        if init and any(c.name == "i" and c.state is ContainerState.RUNNING for c in world.containers):
+            list(speak(world, "exit i 0"))
+    running = {c.name for c in world.containers if c.state is ContainerState.RUNNING}
+    if world.status.phase in ("Succeeded", "Failed"):
+        assert not running
+    elif policy == "Always":
+        assert running >= {"a", "b"}
+        assert ("s" in running) == ("s+" in init)
 
 
 def test_grace_only_shrinks_and_never_below_a_second() -> None:
@@ -111,7 +110,3 @@ def test_grace_only_shrinks_and_never_below_a_second() -> None:
     assert plan.shrunk(5, 30) == 5
     assert plan.shrunk(5, 0) == 1
     assert plan.shrunk(5, None) == 5
-
-
-def test_nothing_seen_nothing_to_stop() -> None:
-    assert plan.termination_actions(Seen(), 30) == ()

@@ -1,15 +1,7 @@
-"""A pod and a runtime as values, driven by lines of text: what the dialogues are spoken in.
+"""A pod, a runtime and a clock as values: what the dialogues are spoken in (`dialogue.py` has the words).
 
-pod restart=OnFailure init=setup containers=web,crash grace=30
-pass                      plan, do, look again, until there is nothing left to do; every step is printed
-step N                    the same, but die after N steps: memory is lost, the API's status and the runtime's state are not
-exit NAME CODE            the newest container of that name ends
-advance SECONDS
-fail NAME liveness|startup        ready NAME | unready NAME
-sandbox dies | wipe NAME (its remains are removed behind our back)
-image NAME IMAGE          the author changes the image
-refuse NAME REASON        starting it fails for 10 s
-delete                    stop and forget
+The deeds are done at once, but for those that take their time when a pod ends: hooks and stops, which are simulated to the
+second. `cut` lets the kubelet die after so many deeds: its memory is lost, the API's status and the runtime's state are not.
 """
 
 from collections.abc import Iterator
@@ -19,12 +11,12 @@ from ipaddress import IPv4Address
 
 import msgspec
 
-from kube.meta import ObjectMeta
-from kube.pods import Container, ContainerStatus, Pod, PodSpec, PodStatus
+from kube.pods import ContainerStatus, Pod, PodStatus
 from kubelet import plan
 from kubelet.backoff import Entry
 from kubelet.model import (
     CreateSandbox,
+    Farewell,
     Health,
     Held,
     Plan,
@@ -38,72 +30,69 @@ from kubelet.model import (
     Verdict,
     Waiting,
 )
-from kubelet.runtime import (
-    CONTAINER_HASH,
-    ContainerState,
-    PodIdentity,
-    SandboxRecord,
-    SandboxState,
-)
+from kubelet.runtime import CONTAINER_HASH, ContainerState, PodIdentity, SandboxRecord, SandboxState
 from kubelet.runtime import ContainerStatus as RuntimeContainer
 from kubelet.status import Report, pod_status
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = PodIdentity("p", "default", "u1")
+DEFAULT_GRACE = 30.0
 
 
-def make_pod(**options: str) -> Pod:
-    def named(names: str) -> tuple[Container, ...]:
-        return tuple(Container(name=name, image=f"{name}:1") for name in names.split(",") if name)
-
-    return Pod(
-        metadata=ObjectMeta(name="p", namespace="default", uid="u1", generation=1),
-        spec=PodSpec(
-            restart_policy=options.get("restart", "Always"),
-            init_containers=named(options.get("init", "")),
-            containers=named(options.get("containers", "a")),
-            termination_grace_period_seconds=int(options.get("grace", "30")),
-        ),
-    )
+class KilledError(Exception):
+    """The kubelet was killed here."""
 
 
 @dataclass
 class World:
-    pod: Pod = field(default_factory=make_pod)
+    pod: Pod = field(default_factory=Pod)
     now: datetime = EPOCH
+    stage: Stage = Stage.SYNC
+    deleted: float | None = None  # the grace that was asked for
     sandboxes: list[SandboxRecord] = field(default_factory=list)
     containers: list[RuntimeContainer] = field(default_factory=list)
     health: dict[str, Health] = field(default_factory=dict)
     status: PodStatus = field(default_factory=PodStatus)
+    # what the kubelet keeps in mind
     backoffs: dict[str, Entry] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
+    doomed: set[str] = field(default_factory=set)
+    farewells: set[str] = field(default_factory=set)
+    # how the containers behave, by name
     refusing: dict[str, str] = field(default_factory=dict)
     unready: set[str] = field(default_factory=set)
+    slow: dict[str, float] = field(default_factory=dict)  # seconds between SIGTERM and the end
+    hooks: dict[str, float] = field(default_factory=dict)  # seconds a preStop hook takes
+    codes: dict[str, int] = field(default_factory=dict)  # exit code on SIGTERM
+    later: list[tuple[datetime, str, str]] = field(default_factory=list)  # moment, what, of whom
     serial: int = 0
+    deeds: int = 0
+    cut: int | None = None
 
     def seen(self) -> Seen:
         return Seen(tuple(reversed(self.sandboxes)), tuple(reversed(self.containers)))
 
-    def plan(self) -> Plan:
-        return plan.pod_actions(
-            plan.Situation(
-                pod=self.pod,
-                seen=self.seen(),
-                previous=self.status,
-                health=self.health,
-                backoffs=self.backoffs,
-                held=self.held,
-                now=self.now,
-            )
+    def situation(self) -> plan.Situation:
+        return plan.Situation(
+            pod=self.pod,
+            seen=self.seen(),
+            previous=self.status,
+            health=self.health,
+            backoffs=self.backoffs,
+            held=self.held,
+            doomed=self.doomed,
+            now=self.now,
         )
 
     def forget(self) -> None:
         """The kubelet dies: what is left is what the API and the runtime know."""
         pod = msgspec.structs.replace(self.pod, status=self.status)
         self.backoffs = plan.remembered_backoffs(pod)
-        self.held = {}
+        self.held, self.doomed, self.farewells = {}, set(), set()
+        ended = self.deleted is not None or self.status.phase in ("Succeeded", "Failed")
+        self.stage = Stage.TERMINATING if ended else Stage.SYNC
 
-    def word(self, todo: Plan, stage: Stage = Stage.SYNC) -> None:
+    def word(self, todo: Plan) -> None:
         self.status = pod_status(
             Report(
                 pod=self.pod,
@@ -111,9 +100,9 @@ class World:
                 previous=self.status,
                 health=self.health,
                 waiting=todo.waiting,
-                stage=stage,
+                stage=self.stage,
                 host_ips=("10.0.0.1",),
-                over=todo.finished or stage is not Stage.SYNC,
+                over=todo.finished or self.stage is not Stage.SYNC,
                 now=self.now,
             )
         )
@@ -123,6 +112,11 @@ class World:
     def _id(self, word: str) -> str:
         self.serial += 1
         return f"{word}{self.serial}"
+
+    def _done(self) -> None:
+        self.deeds += 1
+        if self.deeds == self.cut:
+            raise KilledError
 
     def do(self, action: object) -> str:
         match action:
@@ -137,7 +131,8 @@ class World:
                 self.sandboxes.append(sandbox)
                 return f"create sandbox {sandbox.id} attempt={action.attempt}"
             case StopSandbox():
-                self._sandbox(action.id, state=SandboxState.NOT_READY, ips=())
+                assert not any(c.sandbox_id == action.id and c.state is ContainerState.RUNNING for c in self.containers)
+                self.change_sandbox(action.id, state=SandboxState.NOT_READY, ips=())
                 return f"stop sandbox {action.id}"
             case RemoveSandbox():
                 assert not any(c.sandbox_id == action.id and c.state is ContainerState.RUNNING for c in self.containers)
@@ -147,7 +142,9 @@ class World:
             case StartContainer():
                 return self._start(action)
             case StopContainer():
-                self.end(action.id, 137)
+                if action.again:
+                    self.doomed.add(action.id)
+                self.end(action.id, self.codes.get(action.name, 137))
                 return f"stop {action.name} {action.id}: {action.message}"
             case RemoveContainer():
                 self.containers = [c for c in self.containers if c.id != action.id]
@@ -183,14 +180,20 @@ class World:
         self.containers.append(container)
         if name in self.unready:
             self.health[container.id] = Health(readiness=Verdict.FAILURE)
-        return f"start {name} {container.id} in {action.sandbox_id} count={action.restart_count}"
+        if action.container.startup_probe is not None:
+            self.health[container.id] = Health(startup=Verdict.UNKNOWN, readiness=Verdict.FAILURE)
+        joins = f" joins {action.target}" if action.target else ""
+        return f"start {name} {container.id} in {action.sandbox_id} count={action.restart_count}{joins}"
 
-    def _sandbox(self, sandbox_id: str, **changes: object) -> None:
+    def change_sandbox(self, sandbox_id: str, **changes: object) -> None:
         self.sandboxes = [replace(s, **changes) if s.id == sandbox_id else s for s in self.sandboxes]  # type: ignore[arg-type]
 
     def end(self, container_id: str, code: int) -> None:
+        """Nothing happens to one that does not run."""
         self.containers = [
-            replace(c, state=ContainerState.EXITED, exit_code=code, finished_at=self.now) if c.id == container_id else c
+            replace(c, state=ContainerState.EXITED, exit_code=code, finished_at=self.now)
+            if c.id == container_id and c.state in (ContainerState.RUNNING, ContainerState.UNKNOWN)
+            else c
             for c in self.containers
         ]
 
@@ -201,9 +204,11 @@ class World:
 
     def passes(self, limit: int = 60) -> Iterator[str]:
         """Plan and do until there is nothing left; one line for each deed."""
-        done = 0
+        if self.stage is not Stage.SYNC:
+            yield from self.terminate()
+            return
         for _ in range(limit):
-            todo = self.plan()
+            todo = plan.pod_actions(self.situation())
             self.word(todo)
             if todo.finished:
                 yield from self.terminate()
@@ -214,15 +219,91 @@ class World:
                 return
             for action in todo.actions:
                 yield self.do(action)
-                done += 1
+                self._done()
         raise AssertionError("the plan does not come to rest")
 
     def terminate(self) -> Iterator[str]:
-        while actions := plan.termination_actions(self.seen(), self.pod.spec.termination_grace_period_seconds or 30):
-            for action in actions:
-                yield self.do(action)
-        self.word(Plan(), Stage.TERMINATED)
-        yield "terminated"
+        """Until nothing can be running, to the second: `+5s` is five seconds after the beginning."""
+        if self.stage is Stage.TERMINATED:
+            return
+        self.stage = Stage.TERMINATING
+        grace = self.pod.spec.termination_grace_period_seconds
+        begun = self.now
+        wish = self.deleted if self.deleted is not None else DEFAULT_GRACE if grace is None else float(grace)
+        deadline = begun + timedelta(seconds=max(1.0, wish))
+        busy: dict[tuple[str, str], datetime] = {}
+        for _ in range(100):
+            todo = plan.termination(
+                plan.Ending(
+                    seen=self.seen(),
+                    deadline=deadline,
+                    now=self.now,
+                    situation=self.situation(),
+                    farewells=self.farewells,
+                )
+            )
+            if todo.finished:
+                self.stage = Stage.TERMINATED
+                self.word(Plan())
+                yield "terminated"
+                return
+            self.word(todo)
+            moved = False
+            for action in todo.actions:
+                if (text := self._set_about(action, busy, deadline)) is not None:
+                    yield f"+{(self.now - begun).total_seconds():g}s {text}"
+                    self._done()
+                    moved = moved or not isinstance(action, Farewell | StopContainer)
+            if not moved:
+                deadline = self._wait(busy, deadline, todo)
+        raise AssertionError("the end does not come")
+
+    def _set_about(self, action: object, busy: dict[tuple[str, str], datetime], deadline: datetime) -> str | None:
+        """Begin what takes time, do what does not; None when it is under way."""
+        match action:
+            case Farewell():
+                if ("hook", action.id) in busy:
+                    return None
+                takes = timedelta(seconds=self.hooks.get(action.name, 0))
+                busy["hook", action.id] = min(self.now + takes, max(self.now, deadline))
+                return f"preStop {action.name} {action.id}"
+            case StopContainer():
+                if ("stop", action.id) in busy:
+                    return None
+                assert action.grace is not None
+                takes = timedelta(seconds=min(self.slow.get(action.name, 0), action.grace))
+                busy["stop", action.id] = self.now + takes
+                return f"stop {action.name} {action.id} within {action.grace:g}s"
+            case _:
+                return self.do(action)
+
+    def _wait(self, busy: dict[tuple[str, str], datetime], deadline: datetime, todo: Plan) -> datetime:
+        """Let time pass until something happens; the deadline, which may have come nearer."""
+        moments = [*busy.values(), *(when for when, _, _ in self.later), *([todo.again_at] if todo.again_at else [])]
+        assert moments, "nothing is under way and nothing is to be done"
+        self.now = max(self.now, min(moments))
+        for (kind, identity), when in list(busy.items()):
+            if when > self.now:
+                continue
+            del busy[kind, identity]
+            if kind == "hook":
+                self.farewells.add(identity)
+            else:
+                name = next(c.name for c in self.containers if c.id == identity)
+                killed = self.slow.get(name, 0) >= (deadline - self.now).total_seconds() and name in self.slow
+                self.end(identity, 137 if killed else self.codes.get(name, 143))
+        for when, what, whom in [event for event in self.later if event[0] <= self.now]:
+            self.later.remove((when, what, whom))
+            if what == "grace":
+                self.deleted = min(self.deleted or DEFAULT_GRACE, float(whom))
+                deadline = min(deadline, self.now + timedelta(seconds=max(1.0, float(whom))))
+                for key in [key for key in busy if key[0] == "stop"]:
+                    del busy[key]  # a stop that is under way is begun again with what is left
+                for key in busy:
+                    busy[key] = min(busy[key], deadline)
+            else:
+                self.end(self.newest(whom).id, int(what))
+        return deadline
 
     def shown(self) -> str:
         def one(status: ContainerStatus) -> str:
@@ -237,56 +318,10 @@ class World:
             return f"{status.name}={word}{' ready' if status.ready else ''} #{status.restart_count}{last}"
 
         status = self.status
-        everyone = (*status.init_container_statuses, *status.container_statuses)
+        everyone = (
+            *status.init_container_statuses,
+            *status.container_statuses,
+            *status.ephemeral_container_statuses,
+        )
         true = [c.type for c in status.conditions if c.status == "True" and c.type != "PodScheduled"]
         return f"{status.phase}: {', '.join(one(s) for s in everyone)} [{' '.join(true)}]"
-
-
-def speak(world: World, line: str) -> Iterator[str]:
-    """What a line of a dialogue brings about."""
-    verb, *words = line.split()
-    match verb, words:
-        case "pod", _:
-            world.pod = make_pod(**dict(word.split("=") for word in words))
-        case "pass", _:
-            yield from world.passes()
-        case "step", [count]:
-            for _, text in zip(range(int(count)), world.passes(), strict=False):
-                yield text
-            world.forget()
-            yield "(killed)"
-        case "exit", [name, code]:
-            world.end(world.newest(name).id, int(code))
-        case "advance", [seconds]:
-            world.now += timedelta(seconds=float(seconds))
-        case "fail", [name, probe]:
-            verdict = {probe: Verdict.FAILURE}
-            world.health[world.newest(name).id] = Health(**verdict)
-        case "ready", [name]:
-            world.unready.discard(name)
-            world.health[world.newest(name).id] = Health()
-        case "unready", [name]:
-            world.unready.add(name)
-        case "sandbox", ["dies"]:
-            world._sandbox(world.sandboxes[-1].id, state=SandboxState.NOT_READY)
-        case "wipe", [name]:
-            world.containers = [c for c in world.containers if c.name != name]
-        case "image", [name, image]:
-            containers = tuple(
-                msgspec.structs.replace(c, image=image) if c.name == name else c for c in world.pod.spec.containers
-            )
-            world.pod = msgspec.structs.replace(
-                world.pod, spec=msgspec.structs.replace(world.pod.spec, containers=containers)
-            )
-        case "refuse", [name, reason]:
-            world.refusing[name] = reason
-        case "allow", [name]:
-            world.refusing.pop(name)
-        case "delete", []:
-            yield from world.terminate()
-            for action in plan.removal_actions(world.seen()):
-                yield world.do(action)
-        case _:
-            raise AssertionError(f"not a line of a dialogue: {line}")
-    if verb in ("pass", "step", "delete"):
-        yield f"= {world.shown()}"

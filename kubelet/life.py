@@ -1,0 +1,72 @@
+"""What is kept in mind of one pod. None of it is on disk: a kubelet that starts anew finds pods in the API and containers in the
+runtime, and enters each life where it stands."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from kube.pods import Pod, PodStatus
+from kubelet import backoff, plan
+from kubelet.departure import Departure
+from kubelet.model import Held, Stage, Waiting
+from kubelet.status import Sentence
+
+DEFAULT_GRACE = 30
+ORPHAN_GRACE = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What all pods of the node share."""
+
+    host_ips: tuple[str, ...]
+    scheme: str
+    sync_frequency: float
+    crash_cap: float
+
+
+@dataclass(slots=True)
+class Life:
+    uid: str
+    pod: Pod | None
+    status: PodStatus = field(default_factory=PodStatus)
+    stage: Stage = Stage.SYNC
+    sentence: Sentence | None = None
+    over: bool = False  # its work is done: nothing runs that is to be kept, nothing is to be started
+    evicted: bool = False  # by this node: nothing of it is kept for anybody to look at
+    forgotten: bool = False  # its source had lost it: should it be named again, that is another life
+    # starting
+    backoffs: dict[str, backoff.Entry] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    doomed: set[str] = field(default_factory=set)  # ids of containers that were stopped to be started again
+    mount_failures: int = 0
+    departure: Departure = field(default_factory=Departure)
+    # ending
+    grace: int | None = None  # seconds; it only shrinks
+    deadline: float | None = None  # of the ending, on the clock of `asyncio`; it only comes nearer
+    farewells: set[str] = field(default_factory=set)  # ids of containers whose preStop hook was run
+    killed: set[str] = field(default_factory=set)  # ids of those of whose end was told
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)  # something happened while it ends
+    # telling
+    told: set[tuple[str, str]] = field(default_factory=set)  # back-offs that were told, by container id
+    warned: set[str] = field(default_factory=set)  # of what the pod does not get
+    first_seen: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ran: bool = False
+
+    def shrink(self, wish: int | None, now: float) -> None:
+        """Whoever is ending the pod wants it within `wish` seconds of `now` (None: no wish)."""
+        grace = plan.shrunk(self.grace, wish)
+        if grace is None or grace == self.grace:
+            return
+        self.grace = grace
+        deadline = now + grace
+        self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+        self.stirred.set()
+
+    def wish(self) -> int:
+        """The grace that the pod itself asks for."""
+        spec = self.pod.spec.termination_grace_period_seconds if self.pod else ORPHAN_GRACE
+        return DEFAULT_GRACE if spec is None else spec
+
+    def hold(self, name: str, reason: str, message: str, until: datetime) -> None:
+        self.held[name] = Held(Waiting(reason, message), until)

@@ -1,0 +1,219 @@
+"""A pod that is to run: plan, do, look again, until there is nothing left to do.
+
+What must not go on is stopped first, all of it at once; then sandboxes and containers are started one after the other, as the
+plan has them. Word that the pod is to go cuts waiting short (pulls, postStart hooks, stops), never what the runtime was asked
+to create or start.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from kube.errors import Invalid
+from kube.pods import Pod
+from kubelet import plan, refusals
+from kubelet.apply import Deeds, StartFailed, Told
+from kubelet.departure import Departed, Departure
+from kubelet.life import DEFAULT_GRACE, Facts, Life
+from kubelet.model import Action, CreateSandbox, Plan, Seen, StartContainer, StopContainer, Waiting
+from kubelet.observe import PodSource, RuntimeView
+from kubelet.probes import Probes
+from kubelet.status import FAILED, Sentence
+from kubelet.volumes import MountFailed
+from kubelet.wording import Wording
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 50  # of plan, do, look in one pass; a pod that needs more yields to the others
+JITTER = 1.5  # a resync comes between one and so many times syncFrequency after the last
+
+
+class Living:
+    def __init__(
+        self,
+        facts: Facts,
+        source: PodSource,
+        view: RuntimeView,
+        deeds: Deeds,
+        probes: Probes,
+        wording: Wording,
+        told: Told,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._facts = facts
+        self._source = source
+        self._view = view
+        self._deeds = deeds
+        self._probes = probes
+        self._wording = wording
+        self._told = told
+        self._clock = clock
+
+    async def sync(self, life: Life) -> float:
+        """One pass; the seconds after which time alone gives something to do, 0 when the pod's life is to end."""
+        pod = life.pod
+        assert pod is not None
+        self._deeds.objects.need(life.uid, pod.metadata.namespace, self._deeds.references(pod))
+        self._judge(life, pod)
+        prepared = False
+        for _ in range(ROUNDS):
+            seen = await self._view.look(life.uid)
+            self._wording.track(life, pod, seen)
+            if refused := self._refused(life, pod, seen):
+                self._wording.word(life, seen, refused)
+                return self._until(life, pod, refused)
+            todo = plan.pod_actions(self.situation(life, pod, seen))
+            self._wording.word(life, seen, todo)
+            life.over = todo.finished
+            if life.sentence or life.over:
+                return 0.0
+            if not prepared:
+                delay = await self._prepare(life, pod)
+                if delay is not None:
+                    await self._stop(life, pod, todo.actions)
+                    return delay
+                prepared = True
+            if not todo.actions:
+                return self._until(life, pod, todo)
+            await self._do(life, pod, seen, todo.actions)
+            fresh = self._source.get(life.uid)
+            if fresh is None or fresh.metadata.deletion_timestamp is not None or life.sentence:
+                return 0.0
+            pod = life.pod = fresh
+        return 0.0
+
+    def situation(self, life: Life, pod: Pod, seen: Seen) -> plan.Situation:
+        everyone = (*pod.spec.init_containers, *pod.spec.containers)
+        wiped = [container.name for container in everyone if seen.latest(container.name) is None]
+        return plan.Situation(
+            pod=pod,
+            seen=seen,
+            previous=life.status,
+            health=self._probes.health(life.uid),
+            backoffs=life.backoffs,
+            held=life.held,
+            doomed=life.doomed,
+            logged={name: count for name in wiped if (count := self._deeds.attempts(pod, name))},
+            now=self._clock(),
+            cap=self._facts.crash_cap,
+        )
+
+    # --- what is decided about the whole pod --------------------------------------------------------------------------
+
+    def _judge(self, life: Life, pod: Pod) -> None:
+        """Sentence a pod that may not run, or has run too long."""
+        if life.sentence is not None:
+            return
+        reason, message = refusals.forbidden(pod)
+        if reason:
+            life.sentence = Sentence(FAILED, reason, f"Pod was rejected: {message}", rejected=True)
+            self._told.pod(pod, "Warning", reason, message)
+            return
+        limit, begun = pod.spec.active_deadline_seconds, life.status.start_time or pod.status.start_time
+        if limit is not None and begun is not None and self._clock() >= begun + timedelta(seconds=limit):
+            message = "Pod was active on the node longer than the specified deadline"
+            life.sentence = Sentence(FAILED, "DeadlineExceeded", message)
+            self._told.pod(pod, "Normal", "DeadlineExceeded", message)
+
+    def _refused(self, life: Life, pod: Pod, seen: Seen) -> Plan | None:
+        """A plan of waiting, for a pod that asks for what this kubelet does not do. What runs already is left to run."""
+        if life.sentence is not None:
+            return None
+        found = () if seen.live else refusals.refusals(pod)
+        self._wording.warn(life, pod, "Failed", [f"Error: {refusal.message}" for refusal in found])
+        self._wording.warn(life, pod, "NotSupported", refusals.added(pod) if seen.live else refusals.shortcomings(pod))
+        if not found:
+            return None
+        everyone = (*pod.spec.init_containers, *pod.spec.containers)
+        words = {c.name: refusals.words(found, c.name) for c in everyone}
+        return Plan(waiting={name: Waiting("CreateContainerConfigError", said) for name, said in words.items() if said})
+
+    # --- deeds --------------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, life: Life, pod: Pod) -> float | None:
+        """Volumes, directories and cgroups. Seconds to wait when something is missing; None when all is there."""
+        try:
+            await self._deeds.prepare(pod, self._source.pods())
+        except MountFailed as error:
+            self._told.pod(pod, "Warning", "FailedMount", str(error))
+            life.mount_failures += 1
+            return min(122.0, 0.5 * 2.0 ** min(life.mount_failures - 1, 8))
+        except Invalid as error:
+            # The author must change the pod, and a pod's volumes cannot be changed: no second try, only the resync's.
+            self._told.pod(pod, "Warning", "FailedMount", str(error))
+            return self._facts.sync_frequency
+        life.mount_failures = 0
+        return None
+
+    async def _do(self, life: Life, pod: Pod, seen: Seen, actions: Sequence[Action]) -> None:
+        await self._stop(life, pod, actions)
+        for action in actions:
+            match action:
+                case StartContainer():
+                    await self.start(life, pod, seen, action, life.departure)
+                case CreateSandbox():
+                    await self._sandbox(life, pod, seen, action)
+                case StopContainer():
+                    pass
+                case _:
+                    await self._deeds.tidy(action)
+
+    async def _stop(self, life: Life, pod: Pod, actions: Sequence[Action]) -> None:
+        """All that is to be stopped, at once. A pod that is to go meanwhile has its own ways to stop the rest."""
+        stops = [action for action in actions if isinstance(action, StopContainer)]
+        if not stops:
+            return
+        whole = pod.spec.termination_grace_period_seconds
+        try:
+            async with life.departure.cuts(), asyncio.TaskGroup() as group:
+                for action in stops:
+                    if action.again:
+                        life.doomed.add(action.id)
+                    grace = action.grace if action.grace is not None else DEFAULT_GRACE if whole is None else whole
+                    group.create_task(
+                        self._deeds.stops.part(pod, action, float(grace), life.status.pod_ip, life.farewells)
+                    )
+        except Departed:
+            log.info("pod %s: stops are left to its end: it is to go", pod.metadata.key)
+
+    async def start(self, life: Life, pod: Pod, seen: Seen, action: StartContainer, departure: Departure) -> None:
+        """A start that fails holds the container back for a while."""
+        name = action.container.name
+        if action.backoff is not None:
+            life.backoffs[plan.backoff_key(pod, action.container)] = action.backoff
+        if refused := refusals.words(refusals.refusals(pod), name):  # an older kubelet may have begun with the pod
+            until = self._clock() + timedelta(seconds=self._facts.sync_frequency)
+            life.hold(name, "CreateContainerConfigError", refused, until)
+            return
+        try:
+            await self._deeds.start(pod, action, seen, departure)
+        except Departed:
+            log.info("pod %s: container %s is not waited for: the pod is to go", pod.metadata.key, name)
+        except StartFailed as error:
+            life.hold(name, error.reason, error.message, self._clock() + timedelta(seconds=error.retry_after))
+        else:
+            life.held.pop(name, None)
+            life.doomed.intersection_update(one.id for one in seen.containers if one.name != name)
+
+    async def _sandbox(self, life: Life, pod: Pod, seen: Seen, action: CreateSandbox) -> None:
+        if seen.sandboxes:
+            self._told.pod(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+        try:
+            await self._deeds.create_sandbox(pod, action.attempt)
+        except StartFailed as error:
+            life.hold("", error.reason, error.message, self._clock() + timedelta(seconds=error.retry_after))
+        else:
+            life.held.pop("", None)
+
+    def _until(self, life: Life, pod: Pod, todo: Plan) -> float:
+        """Seconds until time alone gives something to do."""
+        moments = [self._facts.sync_frequency * random.uniform(1.0, JITTER)]
+        now = self._clock()
+        if todo.again_at is not None:
+            moments.append((todo.again_at - now).total_seconds())
+        if pod.spec.active_deadline_seconds is not None and life.status.start_time is not None:
+            end = life.status.start_time + timedelta(seconds=pod.spec.active_deadline_seconds)
+            moments.append((end - now).total_seconds())
+        return max(0.0, min(moments))

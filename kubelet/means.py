@@ -1,0 +1,92 @@
+"""What deeds for pods are done with: the place, the runtime, objects of the API, and threads.
+
+Blocking work (mounts, trees of files, cgroups) happens in a small thread pool of its own with a timeout, so that a hung
+filesystem holds up one pod and not the node.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from kube.core import Service
+from kube.errors import Retry
+from kube.informer import Informer
+from kube.pods import Pod
+from kubelet.environment import Surroundings
+from kubelet.model import Seen
+from kubelet.objects import Objects
+from kubelet.plan import is_static
+from kubelet.runtime import Runtime
+from kubelet.tokens import Tokens
+from kubelet.told import Told
+
+T = TypeVar("T")
+
+VOLUME_TIMEOUT = 123.0
+
+
+class StartFailed(Exception):
+    """A container (or sandbox) did not start: what its status says, and the seconds until another try."""
+
+    def __init__(self, reason: str, message: str, retry_after: float = 10.0) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this node keeps things, and what it has to give."""
+
+    root: str
+    logs: str
+    cgroup_root: str
+    cluster_dns: tuple[str, ...]
+    cluster_domain: str
+    resolv_conf: str
+    host_ips: tuple[str, ...]
+    memory: int
+    allocatable: Mapping[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Means:
+    place: Place
+    runtime: Runtime
+    objects: Objects
+    services: Informer[Service]
+    tokens: Tokens
+    told: Told
+    clock: Callable[[], datetime]
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="volumes"))
+    volumes: dict[str, Mapping[str, str]] = field(default_factory=dict)  # paths by volume name, by pod uid
+
+    async def blocking(self, what: str, work: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(VOLUME_TIMEOUT):
+                return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        except TimeoutError:
+            raise Retry(f"{what}: not done within {VOLUME_TIMEOUT:g} s; is a filesystem hanging?") from None
+
+    async def around(self, pod: Pod, seen: Seen) -> Surroundings:
+        """What environment and volumes are made of."""
+        config_maps, secrets = await self.objects.of(pod.metadata.uid)
+        if not is_static(pod):  # which may be what the API itself runs in
+            try:
+                async with asyncio.timeout(10):
+                    await self.services.synced.wait()
+            except TimeoutError:
+                raise Retry("services have not yet been read at least once, cannot construct envvars") from None
+        ips = seen.sandboxes[0].ips if seen.sandboxes else ()
+        return Surroundings(
+            services=self.services.items(),
+            config_maps=config_maps,
+            secrets=secrets,
+            host_ips=self.place.host_ips,
+            pod_ips=self.place.host_ips if pod.spec.host_network else tuple(str(ip) for ip in ips),
+            allocatable=self.place.allocatable,
+        )

@@ -1,0 +1,119 @@
+"""Whether a container runs again, under which number, and what is remembered of its back-off.
+
+A container's own rules go before its own policy, and that before the pod's (KEP-5307):
+
+    restartPolicyRules (exit codes)  ->  container.restartPolicy  ->  pod.spec.restartPolicy
+
+Numbers never fall: one more than the newest that the runtime knows; where the runtime was wiped, what the API was told or
+what the log files say.
+"""
+
+import hashlib
+import json
+
+from kube.pods import Container, ContainerRestartRule, Pod, PodStatus
+from kubelet import backoff
+from kubelet.backoff import Entry
+from kubelet.model import Seen
+from kubelet.plan.situation import Situation, reported
+from kubelet.runtime import CONTAINER_HASH, ContainerState, ContainerStatus
+
+ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
+
+
+def _hashed(*parts: object) -> str:
+    text = json.dumps(parts, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def container_hash(container: Container) -> str:
+    """Covers name and image only: a kubelet upgrade or a resize must restart nothing."""
+    return _hashed(container.name, container.image)
+
+
+def changed(container: Container, status: ContainerStatus) -> bool:
+    known = status.annotations.get(CONTAINER_HASH)
+    return known is not None and known != container_hash(container)
+
+
+def backoff_key(pod: Pod, container: Container) -> str:
+    """Another image or other resources may mend a crash loop, and start it over."""
+    return f"{pod.metadata.uid}/{container.name}/" + _hashed(
+        container.image, container.resources.limits, container.resources.requests
+    )
+
+
+def remembered_backoffs(pod: Pod) -> dict[str, Entry]:
+    """The back-offs that the API's status tells of: restarting the kubelet must not restart what is being held back."""
+    found: dict[str, Entry] = {}
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        before = reported(pod.status, container.name)
+        if before is None or before.state.waiting is None or before.last_state.terminated is None:
+            continue
+        delay, ended = backoff.told(before.state.waiting.message), before.last_state.terminated
+        if delay and ended.started_at is not None:
+            found[backoff_key(pod, container)] = Entry(delay, ended.started_at)
+    return found
+
+
+def _matches(rule: ContainerRestartRule, exit_code: int) -> bool:
+    codes = rule.exit_codes
+    if codes is None or rule.action != "Restart":
+        return False
+    match codes.operator:
+        case "In":
+            return exit_code in codes.values
+        case "NotIn":
+            return exit_code not in codes.values
+        case _:
+            return False
+
+
+def policy(pod: Pod, container: Container) -> str:
+    return container.restart_policy or pod.spec.restart_policy
+
+
+def runs_again(pod: Pod, container: Container, exit_code: int) -> bool:
+    """Whether a container that exited with that code is started again."""
+    if container.restart_policy and any(_matches(rule, exit_code) for rule in container.restart_policy_rules):
+        return True
+    match policy(pod, container):
+        case "OnFailure":
+            return exit_code != 0
+        case "Never":
+            return False
+        case _:
+            return True
+
+
+def may_ever_run_again(pod: Pod, container: Container) -> bool:
+    return policy(pod, container) != NEVER or bool(container.restart_policy and container.restart_policy_rules)
+
+
+def should_start(at: Situation, container: Container) -> bool:
+    """Whether an app container that is not running shall be started, now or after a back-off."""
+    latest = at.seen.latest(container.name)
+    if latest is not None:
+        if latest.state is ContainerState.EXITED:
+            mended = changed(container, latest) or latest.id in at.doomed
+            return mended or runs_again(at.pod, container, latest.exit_code)
+        return latest.state is not ContainerState.RUNNING
+    # The runtime knows nothing of it. If it has run before (its remains were collected), it must not run twice.
+    before = reported(at.previous, container.name)
+    if before is None:
+        return True
+    if before.state.terminated:
+        return runs_again(at.pod, container, before.state.terminated.exit_code)
+    return not before.container_id or may_ever_run_again(at.pod, container)
+
+
+def restart_count(container: Container, seen: Seen, previous: PodStatus, logged: int = 0) -> int:
+    """The attempt number of the next start."""
+    latest = seen.latest(container.name)
+    if latest is not None:
+        # A container that was created but never started is retried under the same number.
+        return latest.attempt if latest.state is ContainerState.CREATED else latest.attempt + 1
+    before = reported(previous, container.name)
+    if before is None or not (before.container_id or before.last_state.terminated):
+        return logged
+    return max(before.restart_count + 1, logged)
