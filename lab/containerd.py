@@ -25,7 +25,7 @@ _STOCK_PLUGINS = ("/opt/cni/bin", "/usr/lib/cni")
 _UNUSED = (
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.tracing",
-    "io.containerd.runtime.v1.linux",
+    "io.containerd.internal.v1.restart",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.devmapper",

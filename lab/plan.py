@@ -202,7 +202,7 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
 
 def _containerd(node: Node, env: dict[str, str]) -> Daemon:
     """It hands `env` on to the CNI plugins that it calls."""
-    argv = ("containerd", f"--config={node.state}/containerd.toml")
+    argv = ("containerd", f"--config={node.state}/containerd.toml", "--log-level=warn")
     log = f"{node.state}/log/containerd.log"
     return Daemon(f"{node.name}/containerd", node.name, node.namespace, argv, log, env, mounts=node.mounts)
 

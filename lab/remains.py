@@ -35,9 +35,8 @@ def clear(name: str, state: str, *, docker: str | None) -> None:
         f"/wherry/{name}"
     )  # containers and their shims: few of them heed a SIGTERM, and nothing of them is kept
     network.end(nodes)
-    for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering(), *_endpoints(state)} - {None}:
-        assert endpoint
-        if dockerd.answers(endpoint):
+    for endpoint in {docker, dockerd.own_endpoint(state), dockerd.answering(), *_endpoints(state)}:
+        if endpoint and dockerd.answers(endpoint):
             remove_containers(endpoint, f"/wherry/{name}")
     supervisor.ask(state, {"order": "down"})
     network.end(names)
@@ -55,7 +54,9 @@ def _endpoints(state: str) -> set[str]:
     found: set[str] = set()
     for path in Path(state).glob("node*/kubelet.yaml"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            found.add(json.loads(_read(path))["containerRuntimeEndpoint"].replace("docker://", "unix://"))
+            scheme, _, socket = json.loads(_read(path))["containerRuntimeEndpoint"].partition("://")
+            if scheme == "docker":
+                found.add(f"unix://{socket}")
     return found
 
 

@@ -15,6 +15,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     docker: Annotated[str, Option("--docker", "Docker's endpoint, for container names; empty: none")] = (
         "unix:///var/run/docker.sock"
     )
+    containerd: Annotated[
+        str,
+        Option("--containerd", "containerd's state directory, for container names; empty: none; wins over --docker"),
+    ] = ""
     cgroup_root: Annotated[str, Option("--cgroup-root", "the cgroup below which to look")] = "/"
     node_name: Annotated[
         str, Option("--node-name", "only containers of this node (label io.wherry.node), where several share a machine")

@@ -1,4 +1,5 @@
-"""What is there: containers from Docker's labels, the machine from psutil, block devices and interfaces from /proc."""
+"""What is there: containers from Docker's labels or containerd's files, the machine from psutil, block devices and interfaces
+from /proc."""
 
 import logging
 import os
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import psutil
 
 from metrics.model import FileSystem, Identity, Interface, Machine
@@ -83,6 +85,53 @@ class DockerIdentities:
                 entry["Id"], name, entry["Image"], entry["Labels"] or {}, float(entry.get("Created") or 0) or None
             )
         return found
+
+
+class ContainerdIdentities:
+    """The containers of a containerd, by id, as its CRI service wrote them down when it made them: the OCI configuration of
+    each task, below `<state>/io.containerd.runtime.v2.task/k8s.io`. No question is asked of containerd: a scrape costs it
+    nothing, and names are there while it restarts. Blocking: call it in a thread."""
+
+    def __init__(self, state: str) -> None:
+        self._state = state
+        self._tasks = f"{state}/io.containerd.runtime.v2.task/k8s.io"
+        self._lock = threading.Lock()
+        self._known: dict[str, Identity] = {}
+        self.error = ""
+
+    def __call__(self) -> Mapping[str, Identity]:
+        with self._lock:
+            there = os.path.isdir(self._state)
+            self.error = "" if there else f"no directory {self._state}; start containerd, or name it with --containerd"
+            tasks = os.listdir(self._tasks) if os.path.isdir(self._tasks) else []  # made with the first pod
+            seen = {task: self._known.get(task) or _described(task, f"{self._tasks}/{task}") for task in tasks}
+            self._known = {task: found for task, found in seen.items() if found is not None}
+            return self._known
+
+
+_CRI = "io.kubernetes.cri."
+
+
+def _described(container: str, bundle: str) -> Identity | None:
+    """None while the task is being made, and when it has just gone."""
+    try:
+        with open(f"{bundle}/config.json", "rb") as file:
+            notes = orjson.loads(file.read()).get("annotations") or {}
+        started = os.stat(f"{bundle}/init.pid").st_mtime
+    except (OSError, ValueError):
+        return None
+    sandbox = notes.get(f"{_CRI}container-type") == "sandbox"
+    return Identity(
+        id=container,
+        name=container,
+        image=notes.get(f"{_CRI}image-name", ""),
+        pod=notes.get(f"{_CRI}sandbox-name", ""),
+        namespace=notes.get(f"{_CRI}sandbox-namespace", ""),
+        container="" if sandbox else notes.get(f"{_CRI}container-name", ""),
+        pod_uid=notes.get(f"{_CRI}sandbox-uid", ""),
+        sandbox=sandbox,
+        started=started,
+    )
 
 
 def machine() -> Machine:

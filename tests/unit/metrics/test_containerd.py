@@ -1,0 +1,54 @@
+"""Containers' names from what containerd's CRI service leaves on disk."""
+
+import json
+import shutil
+from pathlib import Path
+
+from metrics.observe import ContainerdIdentities
+
+
+def task(state: Path, name: str, kind: str, *, running: bool = True) -> Path:
+    bundle = state / "io.containerd.runtime.v2.task/k8s.io" / name
+    bundle.mkdir(parents=True)
+    notes = {
+        "io.kubernetes.cri.container-type": kind,
+        "io.kubernetes.cri.sandbox-name": "web",
+        "io.kubernetes.cri.sandbox-namespace": "shop",
+        "io.kubernetes.cri.sandbox-uid": "u1",
+        "io.kubernetes.cri.image-name": "registry/web:1",
+        **({"io.kubernetes.cri.container-name": "nginx"} if kind == "container" else {}),
+    }
+    (bundle / "config.json").write_text(json.dumps({"annotations": notes}))
+    if running:
+        (bundle / "init.pid").write_text("1234")
+    return bundle
+
+
+def test_a_pod_is_its_sandbox_and_its_containers(tmp_path: Path) -> None:
+    task(tmp_path, "aaa", "sandbox")
+    task(tmp_path, "bbb", "container")
+    found = ContainerdIdentities(str(tmp_path))()
+    assert {(i.id, i.sandbox, i.container) for i in found.values()} == {("aaa", True, ""), ("bbb", False, "nginx")}
+    one = found["bbb"]
+    assert (one.pod, one.namespace, one.pod_uid, one.image) == ("web", "shop", "u1", "registry/web:1")
+    assert one.started is not None and one.started > 0
+
+
+def test_what_is_being_made_or_is_torn_has_no_name_yet(tmp_path: Path) -> None:
+    (task(tmp_path, "ccc", "container") / "config.json").write_text('{"annotations": {')
+    pending = task(tmp_path, "ddd", "container", running=False)
+    identities = ContainerdIdentities(str(tmp_path))
+    assert identities() == {}
+    (pending / "init.pid").write_text("1")
+    assert set(identities()) == {"ddd"}
+    shutil.rmtree(pending)
+    assert identities() == {}
+
+
+def test_no_directory_is_said(tmp_path: Path) -> None:
+    identities = ContainerdIdentities(str(tmp_path / "none"))
+    assert identities() == {}
+    assert "start containerd" in identities.error
+    (tmp_path / "none").mkdir()
+    assert identities() == {}
+    assert identities.error == ""
