@@ -30,7 +30,7 @@ import pytest
 from kubelet.docker.pause import COMMAND, PAUSE_IMAGE, root_filesystem, static_busybox
 from kubelet.exits import pidfd_of
 from tests.dockerd import IMAGE, busybox_tar, unmount_below
-from tests.requirements import requires
+from tests.requirements import requires, tool
 
 _CONFIG = """version = 2
 root = "{folder}/root"
@@ -88,6 +88,9 @@ class Containerd:
         """Until its CRI service answers."""
         for name in ("bin", "net.d"):
             (self.folder / name).mkdir(exist_ok=True)
+        loopback = self.folder / "bin" / "loopback"  # containerd calls it for every sandbox, whatever the network is
+        if not loopback.exists():
+            loopback.symlink_to(tool("loopback") or "/usr/lib/cni/loopback")
         config = self.folder / "config.toml"
         program = shutil.which(self.program) or self.program
         config.write_text(_CONFIG.format(folder=self.folder, pause=PAUSE_IMAGE, program=program))
@@ -218,6 +221,6 @@ def private(enter: Sequence[str] = (), program: str = "runc") -> Iterator[Contai
 @pytest.fixture(scope="session")
 def containerd() -> Iterator[Containerd]:
     """In the test run's own network namespace."""
-    requires("root", "containerd")
+    requires("root", "containerd", "loopback")
     with private() as found:
         yield found

@@ -59,6 +59,7 @@ class World:
     cgroups: str = ""
     other: Callable[[str], Runtime] | None = None  # a kubelet of another node on the same runtime; None: not shared
     leases: Path | None = None
+    node: str = ""
     pods: list[PodIdentity] = field(default_factory=list)
 
     def sandbox(self, name: str = "web", attempt: int = 0, **more: object) -> SandboxConfig:
@@ -94,6 +95,10 @@ class World:
         await self.runtime.start_container(container_id)
         return config, sandbox_id, container_id
 
+    async def network_ready(self) -> bool:
+        """A containerd reads the network's configuration in its own time."""
+        return (await self.runtime.status()).network_ready
+
     async def record(self, pod: PodIdentity) -> PodRecord | None:
         return next((each for each in await self.runtime.list_pods() if each.pod == pod), None)
 
@@ -118,7 +123,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: fl
 def network(folder: Path) -> tuple[Network, Path]:
     leases, binaries, configurations = folder / "leases", folder / "bin", folder / "net.d"
     for each in (leases, binaries, configurations):
-        each.mkdir(parents=True)
+        each.mkdir(parents=True, exist_ok=True)
     plugin = binaries / "numbers"
     plugin.write_text(PLUGIN.format(leases=leases))
     plugin.chmod(0o755)
