@@ -1,0 +1,177 @@
+"""exec and attach: the runtime's streaming server, spoken to as kubectl would speak to it.
+
+CRI's Exec and Attach answer with a URL, good for one connection (kubelet/pkg/cri/streaming). We open it with SPDY/3.1 and
+remote command protocol v4: a stream for each of error, stdin, stdout, stderr and resize; the command's end is a metav1.Status
+on the error stream. There is no task behind this: whoever reads, reads the connection, and answers what it asks on the way; so
+a reader who is slow slows the command, and nothing is left when `close` has been called.
+
+The URL names an address of the runtime's network namespace, usually 127.0.0.1; the kubelet runs in the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import urllib.parse
+from collections import deque
+
+from kube.spdy import UPGRADE, MalformedFrame
+from kube.spdy.frames import Data, Decoder, Encoder, Frame, GoAway, Ping, Reset, SynReply, SynStream
+from kubelet.runtime import Channel, RuntimeRefused, RuntimeUnavailable, StreamOptions
+
+PROTOCOL = "v4.channel.k8s.io"
+_CONNECT = 30.0  # seconds
+_PIECE = 64 * 1024
+_STATUS = 64 * 1024  # bytes of a Status; it is some hundred
+_FLUSH = 0.5  # seconds
+_ERROR, _STDIN, _STDOUT, _STDERR, _RESIZE = "error", "stdin", "stdout", "stderr", "resize"
+
+
+class SpdyStream:
+    """`kubelet.runtime.Stream` over one connection to the runtime's streaming server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: StreamOptions) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._encoder, self._decoder = Encoder(), Decoder()
+        wanted = {
+            _ERROR: True,
+            _STDIN: options.stdin,
+            _STDOUT: options.stdout,
+            _STDERR: options.stderr and not options.tty,
+            _RESIZE: options.tty,
+        }
+        self._ids = {kind: 1 + 2 * n for n, kind in enumerate(kind for kind, asked in wanted.items() if asked)}
+        self._kinds = {identity: kind for kind, identity in self._ids.items()}
+        self._running = {kind for kind in (_ERROR, _STDOUT, _STDERR) if kind in self._ids}
+        self._waiting: deque[tuple[Channel, bytes]] = deque()
+        self._status = bytearray()
+        self._ended = False
+
+    def begin(self) -> None:
+        for kind, identity in self._ids.items():
+            self._send(SynStream(identity, (("streamtype", kind),)))
+
+    async def read(self) -> tuple[Channel, bytes] | None:
+        while not self._waiting:
+            if self._ended or not self._running:
+                return None
+            try:
+                data = await self._reader.read(_PIECE)
+                for frame in self._decoder.feed(data):
+                    self._took(frame)
+            except (OSError, MalformedFrame):
+                data = b""
+            if not data:
+                self._ended = True
+        return self._waiting.popleft()
+
+    def _took(self, frame: Frame) -> None:
+        match frame:
+            case Data(identity, data, fin):
+                kind = self._kinds.get(identity, "")
+                if data and kind == _STDOUT:
+                    self._waiting.append((Channel.STDOUT, data))
+                elif data and kind == _STDERR:
+                    self._waiting.append((Channel.STDERR, data))
+                elif kind == _ERROR:
+                    self._status += data[: max(0, _STATUS - len(self._status))]
+                if fin:
+                    self._running.discard(kind)
+            case SynReply(identity, _, True) | Reset(identity, _):
+                self._running.discard(self._kinds.get(identity, ""))
+            case Ping(number) if number % 2 == 0:  # the server's: it wants it back
+                self._send(frame)
+            case _:
+                pass  # a GOAWAY too: what ends the streams comes before it or with the connection's end
+
+    async def write(self, data: bytes) -> None:
+        """Data for a command that no longer reads is dropped, as a pipe's writer would learn by EPIPE."""
+        if _STDIN in self._ids:
+            for start in range(0, len(data), _PIECE):
+                self._send(Data(self._ids[_STDIN], data[start : start + _PIECE]))
+                with contextlib.suppress(ConnectionError, RuntimeError):
+                    await self._writer.drain()
+
+    async def close_stdin(self) -> None:
+        if _STDIN in self._ids:
+            self._send(Data(self._ids[_STDIN], b"", fin=True))
+
+    async def resize(self, width: int, height: int) -> None:
+        if _RESIZE in self._ids:
+            self._send(Data(self._ids[_RESIZE], json.dumps({"Width": width, "Height": height}).encode()))
+
+    async def exit_code(self) -> int:
+        """RuntimeRefused when the command could not be run, RuntimeUnavailable when nobody told its end."""
+        return code_of(bytes(self._status))
+
+    async def close(self) -> None:
+        self._send(GoAway(0))
+        self._writer.close()
+        try:
+            async with asyncio.timeout(_FLUSH):
+                await self._writer.wait_closed()
+        except (TimeoutError, OSError):
+            self._writer.transport.abort()
+
+    def _send(self, frame: Frame) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(self._encoder.encode(frame))
+
+
+def code_of(status: bytes) -> int:
+    """The exit code that a metav1.Status of protocol v4 tells."""
+    try:
+        told = json.loads(status)
+        if told["status"] == "Success":
+            return 0
+        causes = (told.get("details") or {}).get("causes") or ()
+        if told.get("reason") == "NonZeroExitCode":
+            return next(int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode")
+        message = str(told["message"])
+    except (ValueError, KeyError, TypeError, StopIteration):
+        raise RuntimeUnavailable("cri: the runtime's streaming server went away before it told the end") from None
+    raise RuntimeRefused(message)
+
+
+async def connect(url: str, options: StreamOptions) -> SpdyStream:
+    """RuntimeUnavailable or RuntimeRefused."""
+    parts = urllib.parse.urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
+    if parts.scheme != "http" or not host:
+        raise RuntimeRefused(
+            f"the runtime's streaming server is at {parts.scheme}://{parts.netloc}: the kubelet reaches it over plain http only "
+            "(containerd: stream_server_address, enable_tls_streaming = false)"
+        )
+    try:
+        async with asyncio.timeout(_CONNECT):
+            reader, writer = await asyncio.open_connection(host, port, limit=_PIECE)
+            try:
+                await _upgrade(reader, writer, parts)
+            except BaseException:
+                writer.close()
+                raise
+    except TimeoutError:
+        raise RuntimeUnavailable(f"cri: streaming server {parts.netloc}: no answer within {_CONNECT:g} s") from None
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        raise RuntimeUnavailable(f"cri: streaming server {parts.netloc}: {error}") from error
+    stream = SpdyStream(reader, writer, options)
+    stream.begin()
+    return stream
+
+
+async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, parts: urllib.parse.SplitResult) -> None:
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    writer.write(
+        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n"
+        f"X-Stream-Protocol-Version: {PROTOCOL}\r\nContent-Length: 0\r\n\r\n".encode()
+    )
+    await writer.drain()
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    status = head.split(" ", 2)[1]
+    if status != "101":
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                head += (await reader.read(_PIECE)).decode(errors="replace")
+        raise RuntimeRefused(f"the runtime's streaming server answers {head.strip()[:300]}")
