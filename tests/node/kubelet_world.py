@@ -1,4 +1,4 @@
-"""A node in a namespace of its own: our API server, wherry-kubelet as a process, Docker, wherry-cni."""
+"""A node in a namespace of its own: our API server, wherry-kubelet as a process, Docker or containerd, wherry-cni."""
 
 import asyncio
 import json
@@ -7,29 +7,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from docker.errors import APIError
 
-from kube import certificates, settings
+from kube import certificates
+from kube import settings as kube_settings
 from kube.client import Client
 from kube.core import Event
 from kube.errors import NotFound
 from kube.pods import Pod
 from kube.resources import EVENTS, NODES, PODS
 from kubelet import config as kubelet_config
-from kubelet.runtime import NODE as NODE_LABEL
-from kubelet.runtime import POD_NAME
 from linux import mounts
-from tests.bench.kubelet import network
 from tests.conftest import Netns
 from tests.dockerd import IMAGE, Dockerd
-from tests.node import apiserver
+from tests.node import apiserver, engines
+from tests.node.engines import Engine, Row
 
 ADDRESS = "10.99.0.1"
 
@@ -37,11 +35,15 @@ ADDRESS = "10.99.0.1"
 @dataclass
 class World:
     node: Netns
-    dockerd: Dockerd
+    engine: Engine
     cgroups: str
     folder: Path
     server: apiserver.Server
     client: Client
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of KubeletConfiguration that a test wants otherwise."""
+    endpoint: str = ""
+    """The runtime's, where it is not the engine's own: something stands in between."""
     process: "subprocess.Popen[bytes] | None" = None
     health_port: int = field(default_factory=apiserver.free_port)
     port: int = field(default_factory=apiserver.free_port)
@@ -53,7 +55,7 @@ class World:
     def write_config(self) -> Path:
         chosen = kubelet_config.Config(
             kubeconfig="",
-            container_runtime_endpoint=f"docker://{self.dockerd.socket_path}",
+            container_runtime_endpoint=self.endpoint or self.engine.endpoint,
             cgroup_root=self.cgroups,
             pod_logs_dir=str(self.folder / "logs"),
             address="0.0.0.0",
@@ -65,7 +67,11 @@ class World:
                 x509=kubelet_config.X509(client_ca_file=str(self.folder / "api/ca.crt"))
             ),
         )
-        document = {"apiVersion": kubelet_config.API_VERSION, "kind": kubelet_config.KIND, **settings.render(chosen)}
+        document = {
+            "apiVersion": kubelet_config.API_VERSION,
+            "kind": kubelet_config.KIND,
+            **kube_settings.render(chosen),
+        } | dict(self.settings)
         path = self.folder / "kubelet.json"
         path.write_text(json.dumps(document))
         return path
@@ -141,56 +147,52 @@ class World:
     async def events(self, reason: str) -> list[Event]:
         return [event for event in (await self.client.list(EVENTS, "default")).items if event.reason == reason]
 
+    def running(self) -> list[Row]:
+        """What of this node runs, sandboxes too, according to the runtime."""
+        return self.engine.running(self.node.name)
+
     def containers(self) -> set[str]:
-        """Ids of all of this node's containers that run, pause containers too."""
-        client = self.dockerd.client()
-        try:
-            return {row["Id"] for row in client.containers(filters={"label": f"{NODE_LABEL}={self.node.name}"})}
-        finally:
-            client.close()
+        """Ids of all of this node's containers that run, sandboxes too."""
+        return {row.id for row in self.running()}
+
+    def row(self, pod: str, container: str = engines.SANDBOX) -> Row:
+        """The one that runs."""
+        (found,) = [row for row in self.running() if (row.pod, row.container) == (pod, container)]
+        return found
 
     def remains(self) -> set[str]:
-        client = self.dockerd.client()
-        try:
-            return {
-                row["Id"] for row in client.containers(all=True, filters={"label": f"{NODE_LABEL}={self.node.name}"})
-            }
-        finally:
-            client.close()
+        return self.engine.everything(self.node.name)
 
     def namespace_of(self, pod: str) -> str:
         """The network namespace of a running pod, as a path."""
-        client = self.dockerd.client()
-        try:
-            wanted = [f"{NODE_LABEL}={self.node.name}", f"{POD_NAME}={pod}"]
-            (identity, *_) = [row["Id"] for row in client.containers(filters={"label": wanted})]
-            return f"/proc/{client.inspect_container(identity)['State']['Pid']}/ns/net"
-        finally:
-            client.close()
+        return f"/proc/{self.row(pod).pid}/ns/net"
 
     def clean(self) -> None:
         """Whatever a failed test left."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
-        client = self.dockerd.client()
-        for identity in self.remains():
-            with suppress(APIError):  # gone, or on its way: the kubelet was at it
-                client.remove_container(identity, force=True, v=True)
-        client.close()
+        self.engine.clean(self.node.name)
         for mount in mounts.below(str(self.folder)):
             with suppress(OSError):
                 mounts.unmount(mount.point, lazy=True)
 
 
 async def with_world(
-    node: Netns, dockerd: Dockerd, cgroups: str, folder: Path, test: Callable[[World], Any], *flags: str
+    node: Netns,
+    runtime: Dockerd | Engine,
+    cgroups: str,
+    folder: Path,
+    test: Callable[[World], Any],
+    *flags: str,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run inside the node's namespace; `flags` are the API server's."""
+    """Run inside the node's namespace; `flags` are the API server's, `settings` the kubelet's."""
+    engine = engines.shared(runtime) if isinstance(runtime, Dockerd) else runtime
     node.run("ip", "address", "add", f"{ADDRESS}/32", "dev", "lo")
-    network(folder)
+    engine.prepare(folder)
     (folder / "api").mkdir()
     async with apiserver.running(folder / "api", *flags) as server, Client(server.connection()) as client:
-        world = World(node, dockerd, cgroups, folder, server, client)
+        world = World(node, engine, cgroups, folder, server, client, settings or {})
         serving = certificates.issue(server.authority(), node.name, sans=[ADDRESS])
         (folder / "kubelet.crt").write_bytes(serving.certificate)
         (folder / "kubelet.key").write_bytes(serving.key)

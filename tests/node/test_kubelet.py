@@ -16,6 +16,7 @@ from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
 from tests.dockerd import Dockerd
+from tests.node.engines import end
 from tests.node.kubelet_world import World, cgroups_of, container, ready, with_world
 
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
@@ -141,10 +142,7 @@ def test_a_killed_container_is_restarted_and_a_stubborn_one_gets_its_grace(run: 
         assert {"memory.limit_in_bytes": str(32 << 20), "cpu.cfs_quota_us": "50000", "cpu.shares": "512"} == values or (
             values["memory.max"] == str(32 << 20) and values["cpu.max"] == "50000 100000"
         )
-        identity = pod.status.container_statuses[0].container_id.partition("://")[2]
-        client = world.dockerd.client()
-        await asyncio.to_thread(client.kill, identity, "SIGKILL")
-        client.close()
+        end(world.row("p", "a"))
         pod = await world.until(
             "p", lambda p: ready(p) and p.status.container_statuses[0].restart_count == 1, "restarted"
         )

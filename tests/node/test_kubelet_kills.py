@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kube.errors import NotFound
 from kube.resources import PODS
-from kubelet.runtime import CONTAINER_NAME, NODE, POD_NAME
 from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
@@ -87,12 +86,7 @@ async def _delete(world: World, name: str, grace: int) -> None:
 
 
 def _running(world: World) -> Counter[tuple[str, str]]:
-    client = world.dockerd.client()
-    try:
-        rows = client.containers(filters={"label": f"{NODE}={world.node.name}"})
-        return Counter((row["Labels"][POD_NAME], row["Labels"][CONTAINER_NAME]) for row in rows)
-    finally:
-        client.close()
+    return Counter((row.pod, row.container) for row in world.running())
 
 
 async def _nothing_is_left(world: World) -> None:

@@ -19,7 +19,7 @@ import pytest
 from kube.resources import CONFIGMAPS, ENDPOINTSLICES, PODS, SERVICEACCOUNTS, SERVICES
 from linux import netns as kernel
 from tests.conftest import Netns
-from tests.dockerd import Dockerd
+from tests.dockerd import IMAGE, Dockerd
 from tests.node.kubelet_world import ADDRESS, World, container, ready, with_world
 from tests.node.streams_world import Kubectl, through
 from tests.requirements import kubectls, requires
@@ -125,7 +125,7 @@ async def _refusals(world: World, kubectl: Kubectl) -> None:
 async def _without_a_controlling_terminal(world: World, kubectl: Kubectl) -> None:
     name = f"one-{kubectl.version.replace('.', '-')}"
     override = json.dumps({"spec": {"nodeName": world.node.name, "terminationGracePeriodSeconds": 1}})
-    argv = ["run", name, f"--image={world.dockerd.image}", "--restart=Never", "-i", "--rm", f"--overrides={override}"]
+    argv = ["run", name, f"--image={IMAGE}", "--restart=Never", "-i", "--rm", f"--overrides={override}"]
     told = await kubectl.says(*argv, "--", "sh", "-c", "read x; echo got $x", stdin=b"abc\n")
     assert "got abc" in told
     assert f'pod "{name}" deleted' in told
