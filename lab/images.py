@@ -139,7 +139,7 @@ def load(docker: str, images: Sequence[Image]) -> bool:
         known = {tag: i["Id"].removeprefix("sha256:") for i in client.images() for tag in i.get("RepoTags") or ()}
         lacking = [image for image in images if known.get(image.name) != image.id]
         if lacking:
-            client.load_image(archive(lacking))
+            client.load_image(archive(lacking))  # type: ignore[no-untyped-call] # types-docker leaves it out
     finally:
         client.close()
     return bool(lacking)

@@ -31,7 +31,8 @@ def test_a_pod_is_its_sandbox_and_its_containers(tmp_path: Path) -> None:
     assert {(i.id, i.sandbox, i.container) for i in found.values()} == {("aaa", True, ""), ("bbb", False, "nginx")}
     one = found["bbb"]
     assert (one.pod, one.namespace, one.pod_uid, one.image) == ("web", "shop", "u1", "registry/web:1")
-    assert one.started is not None and one.started > 0
+    assert one.started is not None
+    assert one.started > 0
 
 
 def test_what_is_being_made_or_is_torn_has_no_name_yet(tmp_path: Path) -> None:
