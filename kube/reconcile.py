@@ -167,7 +167,7 @@ class Keys(Generic[K]):
         return sum(1 for when in self._when.values() if when <= now)
 
     async def take(self) -> K:
-        """The next key that is due and not being worked on; the caller calls `done` for it."""
+        """The next key that is due and not being worked on; the caller calls `done` for it. For one caller at a time."""
         while True:
             now = time.monotonic()
             held: list[tuple[float, int, K]] = []
@@ -192,8 +192,6 @@ class Keys(Generic[K]):
             if found is not None:
                 del self._when[found]
                 self._busy.add(found)
-                if self._due:
-                    self._wake.set()  # another worker may take the next one
                 return found
             await self._wake.wait(timeout=timeout)
 
@@ -215,32 +213,34 @@ async def by_key(
     comes again when its own back-off has passed, or at once when somebody adds it: something has changed since it failed.
     Runs until cancelled."""
     failures: dict[K, int] = {}
+    room = asyncio.Semaphore(workers)
 
-    async def work() -> Never:
-        while True:
-            key = await keys.take()
-            try:
-                wanted = await sync(key)
+    async def work(key: K) -> None:
+        try:
+            wanted = await sync(key)
+            failures.pop(key, None)
+            if wanted is not None:
+                keys.add(key, after=wanted)
+        except Exception as error:
+            refusal = _refusal(error)
+            if refusal is None:
+                raise
+            if refusal.author:
                 failures.pop(key, None)
-                if wanted is not None:
-                    keys.add(key, after=wanted)
-            except Exception as error:
-                refusal = _refusal(error)
-                if refusal is None:
-                    raise
-                if refusal.author:
-                    failures.pop(key, None)
-                    log.error("%s %s: %s", name or "sync", key, refusal.words)
-                else:
-                    failures[key] = failures.get(key, 0) + 1
-                    pause = max(refusal.asked, backoff.delay(failures[key]))
-                    level = logging.DEBUG if refusal.race else logging.WARNING
-                    log.log(level, "%s %s: %s; again in %.1f s", name or "sync", key, refusal.words, pause)
-                    keys.add(key, after=pause)
-            finally:
-                keys.done(key)
-            await asyncio.sleep(0)  # keys that are always due must not keep the loop for themselves
+                log.error("%s %s: %s", name or "sync", key, refusal.words)
+            else:
+                failures[key] = failures.get(key, 0) + 1
+                pause = max(refusal.asked, backoff.delay(failures[key]))
+                level = logging.DEBUG if refusal.race else logging.WARNING
+                log.log(level, "%s %s: %s; again in %.1f s", name or "sync", key, refusal.words, pause)
+                keys.add(key, after=pause)
+        finally:
+            keys.done(key)
+            room.release()
 
+    # One takes for all: a hundred idle workers that wait for the same flag would all wake for each key.
     async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(work())
+        while True:
+            await room.acquire()
+            group.create_task(work(await keys.take()))
+            await asyncio.sleep(0)  # keys that are always due must not keep the loop for themselves
