@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from kube import quantity, serving, settings
+from kube import serving, settings
 from kube.client import Client, Connection
 from kube.errors import Retry, UsageError
 from kube.events import Recorder, Reference
@@ -23,7 +23,7 @@ from kube.informer import Informer
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import SERVICES
-from kubelet import machine, node, server
+from kubelet import machine, node, runtimes, server
 from kubelet.apply import Deeds, Means, Place, Told
 from kubelet.checkpoint import Checkpoint
 from kubelet.config import Config
@@ -55,33 +55,6 @@ def clock() -> datetime:
 
 def node_name(config: Config) -> str:
     return config.hostname_override or socket.gethostname().lower()
-
-
-def runtime_of(config: Config, name: str, observe: Callable[[str, float, bool], None]) -> Runtime:
-    scheme, _, path = config.container_runtime_endpoint.partition("://")
-    if scheme != "docker":
-        raise UsageError(
-            f"--container-runtime-endpoint: {config.container_runtime_endpoint!r}: only docker:///path/to/docker.sock is "
-            "supported by this version; CRI (unix://) comes later"
-        )
-    from kubelet.docker import DockerOptions, DockerRuntime
-    from kubelet.docker.spec import LogLimits
-    from kubelet.network import Network
-
-    network = Network(config.cni_conf_dir, config.cni_bin_dir, config.cni_cache_dir)
-    try:
-        size = quantity.integer(config.container_log_max_size)
-    except ValueError as error:
-        raise UsageError(f"containerLogMaxSize: {config.container_log_max_size!r}: write it like 10Mi") from error
-    options = DockerOptions(
-        socket_path=path,
-        node=name,
-        root=config.root_dir,
-        pause_image=config.pod_infra_container_image,
-        logs=LogLimits(size=size, files=config.container_log_max_files),
-        timeout=config.runtime_request_timeout,
-    )
-    return DockerRuntime(options, network, observe=observe)
 
 
 def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Place:
@@ -157,7 +130,7 @@ class Wiring:
         self.workers = Workers(
             Facts(
                 host_ips=self.ips,
-                scheme=config.container_runtime_endpoint.partition("://")[0],
+                scheme=lambda: runtime.name,
                 sync_frequency=config.sync_frequency,
                 crash_cap=config.crash_loop_back_off.max_container_restart_period,
             ),
@@ -341,21 +314,6 @@ class Wiring:
             self.deeds.close()
 
 
-def _reach(config: Config) -> None:
-    """Somebody is behind the runtime's socket when the kubelet starts, as upstream insists; raises UsageError. Later on it
-    may come and go."""
-    endpoint = config.container_runtime_endpoint
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(5)
-        try:
-            probe.connect(endpoint.partition("://")[2])
-        except OSError as error:
-            raise UsageError(
-                f"--container-runtime-endpoint {endpoint}: nobody answers there ({error.strerror or error}); "
-                "start Docker (systemctl start docker) or name its socket"
-            ) from error
-
-
 def _policy(config: Config) -> server.Policy:
     """Who may use the API. Raises UsageError where nobody could."""
     known, asked = config.authentication, config.authorization
@@ -390,8 +348,8 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     name = node_name(config)
     connection = Connection.from_kubeconfig(config.kubeconfig)
     metrics = Metrics(name)
-    runtime = runtime_of(config, name, metrics.operation)
-    _reach(config)
+    runtime = runtimes.runtime_of(config, name, metrics.operation)
+    runtimes.reach(config)
     tls = server.tls_context(
         name,
         config.tls_cert_file,

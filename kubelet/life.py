@@ -2,6 +2,7 @@
 runtime, and enters each life where it stands."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -20,7 +21,7 @@ class Facts:
     """What all pods of the node share."""
 
     host_ips: tuple[str, ...]
-    scheme: str
+    scheme: Callable[[], str]  # of containerID: the runtime's name
     sync_frequency: float
     crash_cap: float
 

@@ -374,7 +374,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeVersion:
-    name: str  # docker, containerd: also the scheme of containerID
+    name: str
     version: str
     api_version: str
 
@@ -420,6 +420,10 @@ EVERYTHING = Hint("")  # hints may have been missed: look at all pods
 
 
 class Runtime(Protocol):
+    @property
+    def name(self) -> str:
+        """docker, containerd, cri-o: the scheme of containerID. Certain once `list_pods` has answered."""
+
     @property
     def rotates_logs(self) -> bool:
         """Whether the runtime itself keeps logs small; `reopen_log` then refuses."""

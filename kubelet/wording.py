@@ -56,7 +56,7 @@ class Wording:
                 messages=termination_messages(seen),
                 stage=life.stage,
                 host_ips=self._facts.host_ips,
-                scheme=self._facts.scheme,
+                scheme=self._facts.scheme(),
                 sentence=life.sentence,
                 over=todo.finished or life.stage is not Stage.SYNC,
                 now=self._clock(),

@@ -88,12 +88,14 @@ class CriRuntime:
         self._processes: dict[str, Process] = {}  # of running containers and READY sandboxes
         self._terminals: dict[str, tuple[str, bool]] = {}  # container id -> its sandbox, whether it has a tty
         self._users: dict[str, str] = {}  # image id -> its user
+        self._name = ""
         self._driver: str | None = None  # cgroup driver
 
     # The runtime itself
 
     async def version(self) -> RuntimeVersion:
         told = await self._ask(self._client.call(calls.VERSION, pb.VersionRequest(version=calls.API_VERSION)))
+        self._name = told.runtime_name
         return RuntimeVersion(
             name=told.runtime_name, version=told.runtime_version, api_version=told.runtime_api_version
         )
@@ -270,6 +272,8 @@ class CriRuntime:
         )
 
     async def list_pods(self) -> list[PodRecord]:
+        if not self._name:
+            await self.version()
         known = self._hints.known()  # before the list: what is made meanwhile is not missing from it
         found, listed = await asyncio.gather(
             self._ask(self._client.call(calls.LIST_SANDBOXES, pb.ListPodSandboxRequest())),
@@ -443,6 +447,10 @@ class CriRuntime:
         request = pb.UpdateContainerResourcesRequest(container_id=container_id, linux=spec.resources(resources))
         await self._client.call(calls.UPDATE, request, subject=container_id[:12])
         self._processes.pop(container_id, None)
+
+    @property
+    def name(self) -> str:
+        return self._name or "containerd"
 
     @property
     def rotates_logs(self) -> bool:

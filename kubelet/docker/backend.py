@@ -279,6 +279,10 @@ class DockerRuntime:
         await self._engine.call("update_container", container_id[:12], update)
 
     @property
+    def name(self) -> str:
+        return "docker"
+
+    @property
     def rotates_logs(self) -> bool:
         return True
 

@@ -132,7 +132,7 @@ class FakeRuntime:
         name: str = "docker",
     ) -> None:
         self._now = now
-        self._name = name
+        self.name = name
         self._host_network = host_network
         self._sandboxes: dict[str, _Sandbox] = {}
         self._containers: dict[str, _Container] = {}
@@ -201,7 +201,7 @@ class FakeRuntime:
 
     async def version(self) -> RuntimeVersion:
         await self._call("version")
-        return RuntimeVersion(name=self._name, version="0.0-fake", api_version="1.41")
+        return RuntimeVersion(name=self.name, version="0.0-fake", api_version="1.41")
 
     async def status(self) -> RuntimeStatus:
         if self.down:
