@@ -33,6 +33,8 @@ class Life:
     status: PodStatus = field(default_factory=PodStatus)
     stage: Stage = Stage.SYNC
     sentence: Sentence | None = None
+    admitted: bool = False  # it has its place on the node
+    awaits_room: bool = False  # others were sent away for it
     over: bool = False  # its work is done: nothing runs that is to be kept, nothing is to be started
     evicted: bool = False  # by this node: nothing of it is kept for anybody to look at
     forgotten: bool = False  # its source had lost it: should it be named again, that is another life

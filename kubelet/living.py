@@ -16,6 +16,7 @@ from kube.pods import Pod
 from kubelet import plan, refusals
 from kubelet.apply import Deeds, StartFailed, Told
 from kubelet.departure import Departed, Departure
+from kubelet.door import Door
 from kubelet.life import DEFAULT_GRACE, Facts, Life
 from kubelet.model import Action, CreateSandbox, Plan, Seen, StartContainer, StopContainer, Waiting
 from kubelet.observe import PodSource, RuntimeView
@@ -27,6 +28,7 @@ from kubelet.wording import Wording
 log = logging.getLogger(__name__)
 
 ROUNDS = 50  # of plan, do, look in one pass; a pod that needs more yields to the others
+ROOM = 1.0  # seconds after which a pod that waits at the door looks again, should nobody have told it to
 JITTER = 1.5  # a resync comes between one and so many times syncFrequency after the last
 
 
@@ -41,6 +43,7 @@ class Living:
         wording: Wording,
         told: Told,
         clock: Callable[[], datetime],
+        door: Door,
     ) -> None:
         self._facts = facts
         self._source = source
@@ -50,6 +53,7 @@ class Living:
         self._wording = wording
         self._told = told
         self._clock = clock
+        self._door = door
 
     async def sync(self, life: Life) -> float:
         """One pass; the seconds after which time alone gives something to do, 0 when the pod's life is to end."""
@@ -60,6 +64,8 @@ class Living:
         prepared = False
         for _ in range(ROUNDS):
             seen = await self._view.look(life.uid)
+            if not (life.admitted or life.sentence) and not self._door.admit(life, pod, seen):
+                return ROOM
             self._wording.track(life, pod, seen)
             if refused := self._refused(life, pod, seen):
                 self._wording.word(life, seen, refused)
@@ -103,13 +109,8 @@ class Living:
     # --- what is decided about the whole pod --------------------------------------------------------------------------
 
     def _judge(self, life: Life, pod: Pod) -> None:
-        """Sentence a pod that may not run, or has run too long."""
+        """Sentence a pod that has run too long."""
         if life.sentence is not None:
-            return
-        reason, message = refusals.forbidden(pod)
-        if reason:
-            life.sentence = Sentence(FAILED, reason, f"Pod was rejected: {message}", rejected=True)
-            self._told.pod(pod, "Warning", reason, message)
             return
         limit, begun = pod.spec.active_deadline_seconds, life.status.start_time or pod.status.start_time
         if limit is not None and begun is not None and self._clock() >= begun + timedelta(seconds=limit):
@@ -123,7 +124,7 @@ class Living:
             return None
         found = () if seen.live else refusals.refusals(pod)
         self._wording.warn(life, pod, "Failed", [f"Error: {refusal.message}" for refusal in found])
-        self._wording.warn(life, pod, "NotSupported", refusals.added(pod) if seen.live else refusals.shortcomings(pod))
+        self._wording.warn(life, pod, "NotSupported", () if seen.live else refusals.shortcomings(pod))
         if not found:
             return None
         everyone = (*pod.spec.init_containers, *pod.spec.containers)

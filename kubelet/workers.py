@@ -23,6 +23,8 @@ from kube.pods import Pod, PodStatus
 from kube.reconcile import Keys
 from kubelet import plan
 from kubelet.apply import Deeds, Told
+from kubelet.door import Door
+from kubelet.gate import Gate
 from kubelet.leaving import Leaving
 from kubelet.life import ORPHAN_GRACE, Facts, Life
 from kubelet.living import Living
@@ -49,6 +51,7 @@ class Workers:
         publisher: Publisher,
         told: Told,
         keys: Keys[str],
+        gate: Gate,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         started: Callable[[float], None] = lambda _seconds: None,
@@ -59,9 +62,10 @@ class Workers:
         self._probes = probes
         self._publisher = publisher
         wording = Wording(facts, probes, publisher, told, clock, started)
-        self._living = Living(facts, source, view, deeds, probes, wording, told, clock)
-        self._leaving = Leaving(view, deeds, self._living, publisher, wording, source.pods)
         self._lives: dict[str, Life] = {}
+        door = Door(gate, self._lives, source, told, self.end)
+        self._living = Living(facts, source, view, deeds, probes, wording, told, clock, door)
+        self._leaving = Leaving(view, deeds, self._living, publisher, wording, source.pods)
         self._leftovers: set[str] = set()
         self._keys = keys
 
@@ -151,6 +155,9 @@ class Workers:
             self._probes.forget(uid)
         if life.stage is Stage.TERMINATED:
             await self._leaving.settle(life)
+            for other in self._lives.values():
+                if other.awaits_room:
+                    self._keys.add(other.uid)
         if life.stage is Stage.FINISHED and (life.forgotten or self._source.get(uid) is None):
             await self._leaving.remove(life)
             self._left(life)

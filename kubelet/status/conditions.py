@@ -66,8 +66,8 @@ def _verdicts(
     yield "ContainersReady", containers
     yield "PodScheduled", _Verdict("True")
     sentence = report.sentence
-    if sentence is not None and sentence.disrupted and phase in TERMINAL:
-        yield "DisruptionTarget", _Verdict("True", "TerminationByKubelet", sentence.message)
+    if sentence is not None and sentence.disruption and phase in TERMINAL:
+        yield "DisruptionTarget", _Verdict("True", "TerminationByKubelet", sentence.disruption)
 
 
 def _listed(kind: str, names: Iterable[str]) -> str:

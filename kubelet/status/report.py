@@ -16,8 +16,8 @@ class Sentence:
     reason: str
     message: str
     rejected: bool = False  # never let in: upstream tells of no containers then
-    disrupted: bool = (
-        False  # the node ended it for its own sake: DisruptionTarget says so, along with the terminal phase
+    disruption: str = (
+        ""  # what DisruptionTarget says, if the node ends it for its own sake; told with the terminal phase
     )
 
 

@@ -360,7 +360,7 @@ def test_a_time_moves_only_with_its_condition() -> None:
     assert second.start_time == first.start_time == NOW
 
 
-EVICTED = Sentence("Failed", "Preempting", "Preempted in order to admit critical pod", disrupted=True)
+EVICTED = Sentence("Failed", "Preempting", "Preempted in order to admit critical pod", disruption="why")
 
 
 def test_a_disruption_is_told_along_with_the_terminal_phase_and_never_before() -> None:

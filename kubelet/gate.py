@@ -1,0 +1,60 @@
+"""The node's door: admission with what is known of this node right now.
+
+Until the API has told the own Node once, only static pods and pods that are in already are looked at: labels that others put
+on the Node decide about the rest. Where there is no API, what the node would register with stands in.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from kube.core import Node
+from kube.informer import Informer
+from kube.pods import Pod
+from kubelet import preemption, resources
+from kubelet.admission import Ground, Rejection, objection
+from kubelet.machine import Pressure
+
+
+def has_apparmor() -> bool:
+    try:
+        return Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
+    except OSError:
+        return False
+
+
+class Gate:
+    def __init__(self, own: Ground, nodes: Informer[Node], pressure: Callable[[], Pressure]) -> None:
+        """`own` is what the node knows of itself, `nodes` holds its object, or nothing."""
+        self._own = own
+        self._nodes = nodes
+        self._pressure = pressure
+        self.shutting_down = False
+
+    def ready(self, pod: Pod) -> bool:
+        """Whether there is enough known to decide."""
+        return resources.is_static(pod) or self._nodes.synced.is_set()
+
+    def ground(self) -> Ground:
+        now = self._pressure()
+        conditions = (("MemoryPressure", now.memory), ("DiskPressure", now.disk), ("PIDPressure", now.pids))
+        ground = replace(
+            self._own,
+            pressure=tuple(name for name, there in conditions if there),
+            shutting_down=self.shutting_down,
+        )
+        node = next((node for node in self._nodes.items() if node.metadata.name == ground.name), None)
+        if node is None:
+            return ground
+        return replace(
+            ground,
+            labels=node.metadata.labels,
+            taints=node.spec.taints,
+            allocatable=node.status.allocatable or ground.allocatable,
+        )
+
+    def objection(self, pod: Pod, others: Iterable[Pod]) -> Rejection | None:
+        return objection(pod, others, self.ground())
+
+    def victims(self, pod: Pod, others: Iterable[Pod], rejection: Rejection) -> tuple[Pod, ...]:
+        return preemption.victims(pod, others, rejection.shortages)
