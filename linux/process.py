@@ -1,12 +1,19 @@
-"""Running other programs from the event loop, with a deadline and their words when they fail."""
+"""Running other programs from the event loop, with a deadline and their words when they fail.
+
+Not by asyncio's subprocesses: uvloop forks, which in a process of 60 MB stops the loop for 15 ms and more, where vfork (Popen's
+way) takes 0.2. Input and output are files in memory: they need no reader, and a grandchild that keeps them open holds up nobody.
+A pidfd tells of the end.
+"""
 
 import asyncio
 import contextlib
 import os
 import shlex
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +44,50 @@ async def run(
 ) -> Completed:
     """Run a program to its end; after `timeout` seconds it and its children are killed. Raises CommandFailed (with `check`;
     always when the program cannot be started or runs out of time)."""
+    with contextlib.ExitStack() as stack:
+        given, out, err = (_memory(stack) for _ in range(3))
+        given.write(input or b"")
+        given.seek(0)
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220  it returns once the child has exec'd
+                argv, stdin=given, stdout=out, stderr=err, env=env, start_new_session=True
+            )
+        except OSError as error:
+            raise CommandFailed(argv, 127, f"{error.strerror}: {argv[0]}") from error
+        try:
+            async with asyncio.timeout(timeout):
+                await _ended(process.pid)
+        except TimeoutError as error:
+            raise CommandFailed(argv, None, f"killed after {timeout:g} s") from error
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await _ended(process.pid)
+            code = process.wait()
+        found = Completed(_content(out), _content(err), code)
+    if check and code:
+        raise CommandFailed(argv, code, found.stderr.decode(errors="replace"))
+    return found
+
+
+def _memory(stack: contextlib.ExitStack) -> BinaryIO:
+    return stack.enter_context(os.fdopen(os.memfd_create("output"), "w+b", buffering=0))
+
+
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+async def _ended(pid: int) -> None:
+    """Of a child that nobody has waited for yet."""
+    loop = asyncio.get_running_loop()
+    descriptor = os.pidfd_open(pid)
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE if input is not None else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(env) if env is not None else None,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise CommandFailed(argv, 127, f"{error.strerror}: {argv[0]}") from error
-    try:
-        async with asyncio.timeout(timeout):
-            out, err = await process.communicate(input)
-    except TimeoutError as error:
-        raise CommandFailed(argv, None, f"killed after {timeout:g} s") from error
+        await ended.wait()
     finally:
-        if process.returncode is None:
-            # With all that it started: a child that holds on to our pipes would keep us waiting for its own end.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    assert process.returncode is not None
-    if check and process.returncode:
-        raise CommandFailed(argv, process.returncode, err.decode(errors="replace"))
-    return Completed(out, err, process.returncode)
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
