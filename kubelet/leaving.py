@@ -54,6 +54,10 @@ def _moment(seconds: float) -> datetime:
     return ORIGIN + timedelta(seconds=seconds)
 
 
+def _seconds(moment: datetime | None) -> float | None:
+    return (moment - ORIGIN).total_seconds() if moment else None
+
+
 @dataclass(slots=True)
 class _Busy:
     """What is under way for one pod that is being stopped."""
@@ -155,7 +159,7 @@ class Leaving:
                     break
                 for action in todo.actions:
                     self._begin(busy, seen, action, deadline)
-                await _stirred(life, _patience(busy, todo, loop.time(), deadline))
+                await _stirred(life, _patience(busy, todo, loop.time()))
         life.stage = Stage.TERMINATED
         self._wording.word(life, seen, Plan())
 
@@ -262,9 +266,9 @@ async def _stirred(life: Life, seconds: float | None) -> None:
         pass
 
 
-def _patience(busy: _Busy, todo: Plan, now: float, deadline: float) -> float | None:
+def _patience(busy: _Busy, todo: Plan, now: float) -> float | None:
     """Seconds until something may be begun that could not be now."""
-    moments = [moment for moment in (busy.next_try(now), deadline if deadline > now else None) if moment is not None]
-    if todo.waiting:
-        moments.append(now + 1.0)  # a sidecar in back-off
-    return max(0.0, min(moments) - now) if moments else None
+    moments = [
+        moment for moment in (busy.next_try(now), _seconds(todo.again_at)) if moment is not None and moment > now
+    ]
+    return min(moments) - now if moments else None

@@ -27,7 +27,7 @@ LEAST_GRACE = 2.0  # seconds between SIGTERM and SIGKILL, whatever was used up b
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """`situation` is None for an orphan, of which only the runtime knows. `farewells` are the ids of containers whose hook
-    has been run."""
+    has been run. `deadline`, `now` and the plan's `again_at` are on a clock of their own, which nobody sets."""
 
     seen: Seen
     deadline: datetime
@@ -53,11 +53,13 @@ def termination(at: Ending) -> Plan:
         elif container.id in turn:
             message = f"Stopping container {container.name}"
             actions.append(StopContainer(container.id, container.name, message, max(LEAST_GRACE, left)))
-    draft = _sidecars(at, left)
     again_at = at.deadline if left > 0 else None
-    return (
-        Plan((*actions, *draft.actions), draft.waiting, again_at) if draft else Plan(tuple(actions), again_at=again_at)
-    )
+    draft = _sidecars(at, left)
+    if at.situation is None or draft is None or again_at is None:
+        return Plan(tuple(actions), again_at=again_at)
+    if draft.again_at is not None:
+        again_at = min(again_at, at.now + (draft.again_at - at.situation.now))
+    return Plan((*actions, *draft.actions), draft.waiting, again_at)
 
 
 def whose_turn(pod: Pod | None, seen: Seen) -> tuple[ContainerStatus, ...]:

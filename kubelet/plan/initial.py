@@ -23,9 +23,14 @@ class Initial:
     failed: bool = False
 
 
+def stand(at: Situation) -> Initial:
+    """How far the init containers have come."""
+    return _walk(at, [], [])
+
+
 def initialised(at: Situation) -> bool:
-    """Whether all init containers have done their part."""
-    return _walk(at, [], []).done
+    """Whether all of them have done their part."""
+    return stand(at).done
 
 
 def app_exists(pod: Pod, seen: Seen) -> bool:

@@ -5,7 +5,7 @@ from kubelet.model import CreateSandbox, Health, Plan, StopContainer, StopSandbo
 from kubelet.plan.draft import Draft
 from kubelet.plan.ending import whose_turn
 from kubelet.plan.garbage import leavings
-from kubelet.plan.initial import init_steps, initialised
+from kubelet.plan.initial import init_steps, stand
 from kubelet.plan.restarts import NEVER, changed, may_ever_run_again, policy, should_start
 from kubelet.plan.situation import Situation, reported, usable_sandbox
 from kubelet.runtime import ContainerState, ContainerStatus, SandboxRecord
@@ -40,7 +40,8 @@ def _without_sandbox(draft: Draft) -> Plan:
     ran = bool(at.seen.containers) or _ever_ran(at.previous)
     once = ran and not any(may_ever_run_again(at.pod, container) for container in apps)
     wanted = any(should_start(at, container) for container in apps)
-    if once or (not wanted and initialised(at)):
+    initial = stand(at)
+    if once or initial.failed or (initial.done and not wanted):
         return draft.plan(finished=True)
     if draft.held("") is None:
         draft.actions.append(CreateSandbox(at.seen.sandboxes[0].attempt + 1 if at.seen.sandboxes else 0))

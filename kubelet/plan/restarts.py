@@ -114,6 +114,7 @@ def restart_count(container: Container, seen: Seen, previous: PodStatus, logged:
         # A container that was created but never started is retried under the same number.
         return latest.attempt if latest.state is ContainerState.CREATED else latest.attempt + 1
     before = reported(previous, container.name)
-    if before is None or not (before.container_id or before.last_state.terminated):
+    if before is None:
         return logged
-    return max(before.restart_count + 1, logged)
+    ran = before.state.running or before.state.terminated or before.last_state.terminated
+    return max(before.restart_count + 1 if ran else before.restart_count, logged)

@@ -14,9 +14,10 @@ sandbox dies | sandbox loses its address | wipe NAME (its remains are removed be
 image NAME IMAGE          the author changes the image
 debug NAME [TARGET]       an ephemeral container is added
 refuse NAME REASON        starting it fails, again and again 10 s later; allow NAME
-delete [GRACE]            stop, as the API asks; removed: the API has forgotten it
+delete [GRACE]            stop, as the API asks; orphaned: stop, the API knows nothing of it; removed: take away what is left
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -118,16 +119,22 @@ def speak(world: World, line: str) -> Iterator[str]:
         case "pass", _:
             yield from _to_the_end(world, world.passes)
         case "step", [count]:
-            for _, text in zip(range(int(count)), world.passes(), strict=False):
-                yield text
+            with contextlib.suppress(KilledError):
+                for _, text in zip(range(int(count)), world.passes(), strict=False):
+                    yield text
             world.forget()
             yield "(killed)"
         case "delete", _:
             world.deleted = float(words[0] if words else world.pod.spec.termination_grace_period_seconds or 30)
             yield from _to_the_end(world, world.terminate)
+        case "orphaned", []:
+            world.orphan, world.deleted = True, 1.0
+            yield from _to_the_end(world, world.terminate)
         case "removed", []:
             for action in plan.removal_actions(world.seen()):
                 yield world.do(action)
+        case _ if world.cut and words and verb in ("exit", "created", "unknown") and not world.seen().of(words[0]):
+            pass  # it was killed before it could start that one
         case _:
             _happens(world, verb, words)
     if verb in ("pass", "step", "delete"):

@@ -31,7 +31,11 @@ def _summary(world: World) -> tuple[object, ...]:
     return (world.status.phase, running, len(world.seen().ready_sandboxes))
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+# That a container was stopped in order to be started again is known to the kubelet that stopped it and to no other, as upstream.
+FORGETFUL = ("liveness_of_one_that_exits_well",)
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p.stem not in FORGETFUL], ids=lambda path: path.stem)
 def test_cut_short_at_each_deed_it_comes_to_the_same_end(path: Path) -> None:
     text, whole = path.read_text(), World()
     spoken(text, whole)

@@ -49,6 +49,7 @@ class World:
     now: datetime = EPOCH
     stage: Stage = Stage.SYNC
     deleted: float | None = None  # the grace that was asked for
+    orphan: bool = False  # the API knows nothing of it
     sandboxes: list[SandboxRecord] = field(default_factory=list)
     containers: list[RuntimeContainer] = field(default_factory=list)
     health: dict[str, Health] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class World:
     slow: dict[str, float] = field(default_factory=dict)  # seconds between SIGTERM and the end
     hooks: dict[str, float] = field(default_factory=dict)  # seconds a preStop hook takes
     codes: dict[str, int] = field(default_factory=dict)  # exit code on SIGTERM
+    sigkilled: set[str] = field(default_factory=set)  # ids of those that will not end before their grace does
     later: list[tuple[datetime, str, str]] = field(default_factory=list)  # moment, what, of whom
     serial: int = 0
     deeds: int = 0
@@ -232,13 +234,14 @@ class World:
         wish = self.deleted if self.deleted is not None else DEFAULT_GRACE if grace is None else float(grace)
         deadline = begun + timedelta(seconds=max(1.0, wish))
         busy: dict[tuple[str, str], datetime] = {}
+        self.sigkilled.clear()
         for _ in range(100):
             todo = plan.termination(
                 plan.Ending(
                     seen=self.seen(),
                     deadline=deadline,
                     now=self.now,
-                    situation=self.situation(),
+                    situation=None if self.orphan else self.situation(),
                     farewells=self.farewells,
                 )
             )
@@ -271,8 +274,10 @@ class World:
                 if ("stop", action.id) in busy:
                     return None
                 assert action.grace is not None
-                takes = timedelta(seconds=min(self.slow.get(action.name, 0), action.grace))
-                busy["stop", action.id] = self.now + takes
+                takes = self.slow.get(action.name, 0)
+                if takes > action.grace:
+                    self.sigkilled.add(action.id)
+                busy["stop", action.id] = self.now + timedelta(seconds=min(takes, action.grace))
                 return f"stop {action.name} {action.id} within {action.grace:g}s"
             case _:
                 return self.do(action)
@@ -290,18 +295,17 @@ class World:
                 self.farewells.add(identity)
             else:
                 name = next(c.name for c in self.containers if c.id == identity)
-                killed = self.slow.get(name, 0) >= (deadline - self.now).total_seconds() and name in self.slow
-                self.end(identity, 137 if killed else self.codes.get(name, 143))
+                self.end(identity, 137 if identity in self.sigkilled else self.codes.get(name, 143))
         for when, what, whom in [event for event in self.later if event[0] <= self.now]:
             self.later.remove((when, what, whom))
-            if what == "grace":
-                self.deleted = min(self.deleted or DEFAULT_GRACE, float(whom))
-                deadline = min(deadline, self.now + timedelta(seconds=max(1.0, float(whom))))
+            nearer = self.now + timedelta(seconds=float(whom)) if what == "grace" else deadline
+            if nearer < deadline:
+                self.deleted, deadline = float(whom), nearer
                 for key in [key for key in busy if key[0] == "stop"]:
                     del busy[key]  # a stop that is under way is begun again with what is left
                 for key in busy:
                     busy[key] = min(busy[key], deadline)
-            else:
+            elif what != "grace":
                 self.end(self.newest(whom).id, int(what))
         return deadline
 
