@@ -212,14 +212,20 @@ def dockerd() -> Iterator[Dockerd]:
         yield found
 
 
-@pytest.fixture
-def cgroup_parent() -> Iterator[str]:
-    """A cgroup parent for a test's pods, below the mount of every controller; removed when the pods are gone."""
+@contextlib.contextmanager
+def a_cgroup_parent() -> Iterator[str]:
+    """A cgroup parent for pods, below the mount of every controller; removed when the pods are gone."""
     name = f"/wherry-test-{uuid.uuid4().hex[:8]}"
     yield name
     for controller in Path("/sys/fs/cgroup").iterdir():
         remove_cgroups(controller / name.lstrip("/"))
     remove_cgroups(Path("/sys/fs/cgroup") / name.lstrip("/"))
+
+
+@pytest.fixture
+def cgroup_parent() -> Iterator[str]:
+    with a_cgroup_parent() as name:
+        yield name
 
 
 def remove_cgroups(top: Path) -> None:

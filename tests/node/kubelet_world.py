@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,33 @@ class World:
                 mounts.unmount(mount.point, lazy=True)
 
 
+@asynccontextmanager
+async def a_world(
+    node: Netns,
+    engine: Engine,
+    cgroups: str,
+    folder: Path,
+    *flags: str,
+    settings: Mapping[str, Any] | None = None,
+    endpoint: str = "",
+) -> AsyncIterator[World]:
+    """To be entered inside the node's namespace; `flags` are the API server's, `settings` the kubelet's."""
+    node.run("ip", "address", "add", f"{ADDRESS}/32", "dev", "lo")
+    engine.prepare(folder)
+    (folder / "api").mkdir()
+    async with apiserver.running(folder / "api", *flags) as server, Client(server.connection()) as client:
+        world = World(node, engine, cgroups, folder, server, client, settings or {}, endpoint)
+        serving = certificates.issue(server.authority(), node.name, sans=[ADDRESS])
+        (folder / "kubelet.crt").write_bytes(serving.certificate)
+        (folder / "kubelet.key").write_bytes(serving.key)
+        try:
+            world.start()
+            await world.eventually(lambda: world.node_is("True"), "the node is ready", 20)
+            yield world
+        finally:
+            world.clean()
+
+
 async def with_world(
     node: Netns,
     runtime: Dockerd | Engine,
@@ -186,22 +213,9 @@ async def with_world(
     *flags: str,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run inside the node's namespace; `flags` are the API server's, `settings` the kubelet's."""
     engine = engines.shared(runtime) if isinstance(runtime, Dockerd) else runtime
-    node.run("ip", "address", "add", f"{ADDRESS}/32", "dev", "lo")
-    engine.prepare(folder)
-    (folder / "api").mkdir()
-    async with apiserver.running(folder / "api", *flags) as server, Client(server.connection()) as client:
-        world = World(node, engine, cgroups, folder, server, client, settings or {})
-        serving = certificates.issue(server.authority(), node.name, sans=[ADDRESS])
-        (folder / "kubelet.crt").write_bytes(serving.certificate)
-        (folder / "kubelet.key").write_bytes(serving.key)
-        try:
-            world.start()
-            await world.eventually(lambda: world.node_is("True"), "the node is ready", 20)
-            await test(world)
-        finally:
-            world.clean()
+    async with a_world(node, engine, cgroups, folder, *flags, settings=settings) as world:
+        await test(world)
 
 
 def container(name: str, script: str, **more: Any) -> dict[str, Any]:
