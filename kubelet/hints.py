@@ -57,8 +57,14 @@ class Hints:
         self._seen.add(container_id)
 
     def started(self, container_id: str) -> None:
-        """Its process is to be found and watched."""
-        self._strangers.add(container_id)
+        """Its process is to be found and watched by the next list at the latest; a look at it may come first."""
+        self._seen.discard(container_id)
+
+    def adopted(self, container_id: str, pid: int) -> None:
+        """Somebody has looked at it: its process is known."""
+        self._seen.add(container_id)
+        if not self.exits.watch(container_id, pid):
+            self._tell(container_id)
 
     def known(self) -> set[str]:
         return set(self._pods)
@@ -99,8 +105,7 @@ class Hints:
                 pid = await source.process(container_id)
             except NotFound:
                 return
-            if not self.exits.watch(container_id, pid):
-                self._tell(container_id)
+            self.adopted(container_id, pid)
 
         patient = Backoff(first=0.5, most=5.0)
         async with asyncio.TaskGroup() as group:

@@ -6,6 +6,7 @@
     spec.py         pure: our values as CRI's messages and back
     streams.py      exec and attach, over the runtime's streaming server
     processes.py    what only the verbose answers tell: processes, cgroups, limits
+    health.py sandboxes.py containers.py executions.py images.py    the nouns of the Protocol
     backend.py      CriRuntime, which puts them together
 
 The runtime makes sandboxes, calls CNI, writes logs and stops containers by itself; what the kubelet adds is noticing exits at

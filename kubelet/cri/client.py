@@ -50,8 +50,6 @@ class Client:
         self.timeout = timeout
         self._observe = observe
         self._channel: Channel | None = None
-        self._waiting: dict[int, tuple[str, float]] = {}
-        self._number = 0
 
     def _opened(self) -> Channel:
         if self._channel is None:
@@ -64,10 +62,6 @@ class Client:
         what = f"cri: {call.operation.replace('_', ' ')} {subject}".rstrip()
         method = UnaryUnaryMethod(self._opened(), call.path, call.question, call.answer)
         begun, failed = time.monotonic(), True
-        self._number += 1
-        number = self._number
-        if limit:
-            self._waiting[number] = (what, begun + limit)
         try:
             answer = await method(question, timeout=limit or None)
             failed = False
@@ -80,9 +74,17 @@ class Client:
         except OSError as error:
             raise RuntimeUnavailable(f"{what}: {error.strerror or error} (socket {self.socket_path})") from error
         finally:
-            self._waiting.pop(number, None)
             self._observe(call.operation, time.monotonic() - begun, failed)
         return answer
+
+    async def ask(self, call: Call[Q, A], question: Q, *, subject: str = "", timeout: float | None = None) -> A:
+        """A call that has no author to blame: what the runtime refuses there is worth another try. NotFound is told."""
+        try:
+            return await self.call(call, question, subject=subject, timeout=timeout)
+        except NotFound:
+            raise
+        except RuntimeRefused as error:
+            raise RuntimeUnavailable(f"cri: {call.operation.replace('_', ' ')} {subject}: {error.message}") from error
 
     async def follow(self, call: Call[Q, A], question: Q) -> AsyncIterator[A]:
         """The runtime's answers as they come, without end; Unimplemented where it has none to give."""

@@ -24,15 +24,30 @@ class Process:
 NOBODY = Process()
 
 
-def process_of(info: Mapping[str, str]) -> Process:
-    """Of the `info` of a verbose answer; NOBODY where it does not say."""
+@dataclass(frozen=True, slots=True)
+class Details:
+    sandbox_id: str = ""
+    tty: bool = False
+    process: Process = NOBODY
+
+
+def details_of(info: Mapping[str, str]) -> Details:
+    """Of the `info` of a verbose answer; what it does not say is empty."""
     try:
         told = json.loads(info.get("info", "") or "{}")
-        pid = int(told.get("pid") or 0)
-        linux = (told.get("runtimeSpec") or {}).get("linux") or {}
-        return Process(pid, _cgroup(str(linux.get("cgroupsPath") or "")), _resources(linux.get("resources") or {}))
+        whole = told.get("runtimeSpec") or {}
+        linux = whole.get("linux") or {}
+        return Details(
+            sandbox_id=str(told.get("sandboxID") or ""),
+            tty=bool((told.get("config") or {}).get("tty") or (whole.get("process") or {}).get("terminal")),
+            process=Process(
+                pid=int(told.get("pid") or 0),
+                cgroup=_cgroup(str(linux.get("cgroupsPath") or "")),
+                resources=_resources(linux.get("resources") or {}),
+            ),
+        )
     except (ValueError, TypeError, AttributeError):
-        return NOBODY
+        return Details()
 
 
 def _cgroup(path: str) -> str:
