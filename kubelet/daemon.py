@@ -14,22 +14,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from prometheus_client import CollectorRegistry
 
-from kube import serving, settings
 from kube.client import Client, Connection
 from kube.errors import Retry, UsageError
 from kube.events import Recorder, Reference
 from kube.informer import Informer
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
-from kube.resources import SERVICES
-from kubelet import machine, node, runtimes, server
+from kube.resources import NODES, SERVICES
+from kubelet import host, machine, node, runtimes
+from kubelet.admission import Ground
 from kubelet.apply import Deeds, Means, Place, Told
 from kubelet.checkpoint import Checkpoint
 from kubelet.config import Config
+from kubelet.gate import Gate, has_apparmor
 from kubelet.lease import Heartbeat
 from kubelet.manifests import FILE, HTTP, Fetched, Manifests, Reader
-from kubelet.metrics import Metrics, Running
+from kubelet.metrics import Metrics, Running, Wanted
 from kubelet.mirror import Mirrors
 from kubelet.objects import Objects
 from kubelet.observe import PodSource, RuntimeView
@@ -37,7 +39,11 @@ from kubelet.prober import Prober
 from kubelet.probes import Probes, Target
 from kubelet.publish import Publisher
 from kubelet.runtime import EVERYTHING, Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
+from kubelet.server import front
+from kubelet.speaker import Speaker
+from kubelet.sysctls import Allowlist
 from kubelet.tokens import Tokens
+from kubelet.upkeep import Upkeep, images_of
 from kubelet.wanted import PODS_WHOLE
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
@@ -46,6 +52,7 @@ log = logging.getLogger(__name__)
 
 RELIST, RELIST_HINTED = 1.0, 10.0
 LEFTOVERS = 60.0
+ADDRESS_PAUSE = 1.0
 PATIENCE = 5.0  # seconds that telling about the node may wait for the runtime
 
 
@@ -58,11 +65,6 @@ def node_name(config: Config) -> str:
 
 
 def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Place:
-    whole = node.capacity(facts, config.max_pods)
-    try:
-        left = node.allocatable(whole, config.kube_reserved, config.system_reserved)
-    except ValueError as error:
-        raise UsageError(f"kubeReserved, systemReserved: {error}; write amounts like 100m or 256Mi") from error
     return Place(
         root=config.root_dir,
         logs=config.pod_logs_dir,
@@ -72,7 +74,7 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
         resolv_conf=config.resolv_conf,
         host_ips=ips,
         memory=facts.memory,
-        allocatable=left,
+        allocatable=node.allocatable(config, facts),
     )
 
 
@@ -89,18 +91,15 @@ class Wiring:
         trees: tree.Hierarchies,
     ) -> None:
         name = node_name(config)
-        ip = config.node_ip or machine.address_towards(client.server)
-        if not ip:
-            raise UsageError("--node-ip: no address of this machine leads to the API server; name one")
+        ips = config.node_ips or machine.addresses_towards(client.server)
         try:
             os.makedirs(os.path.join(config.root_dir, "pods"), mode=0o750, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--root-dir: cannot make {error.filename}: {error.strerror}") from error
-        self.config, self.name, self.ips = config, name, (ip,)
+        self.config, self.name, self.ips = config, name, ips
         self._client, self.runtime, self.metrics = client, runtime, metrics
         self.keys: Keys[str] = Keys()
         self.view = RuntimeView(runtime, self._news)
-        metrics.registry.register(Running(self.view))
         self.recorder = Recorder(client, "kubelet", name)
         self.told = Told(self.recorder)
         self.facts = machine.machine(config.root_dir)
@@ -110,6 +109,9 @@ class Wiring:
         self.source = PodSource(self.pods, self._pod_changed, local)
         self.checkpoint = Checkpoint(config.root_dir, self.pods, self.services)
         self.about = Reference("v1", "Node", "", name, name)
+        self.upkeep = Upkeep(
+            config, runtime, lambda: self.view.records, self.source.pods, self._node_warning, metrics, clock
+        )
         self.objects = Objects(client, self._objects_changed)
         self.probes = Probes(
             Prober(runtime).attempt,
@@ -117,13 +119,17 @@ class Wiring:
             tell=self._probe_told,
         )
         self.publisher = Publisher(client, self.source.in_api, self._gone)
+        self.nodes = Informer(client, NODES, field_selector=f"metadata.name={name}")
+        place = place_of(config, self.ips, self.facts)
         means = Means(
-            place=place_of(config, self.ips, self.facts),
+            place=place,
             runtime=runtime,
             objects=self.objects,
             services=self.services,
             tokens=Tokens(client, clock),
             told=self.told,
+            images=images_of(config, runtime, metrics, clock),
+            metrics=metrics,
             clock=clock,
         )
         self.deeds = Deeds(means, trees)
@@ -141,16 +147,32 @@ class Wiring:
             self.publisher,
             self.told,
             self.keys,
+            self._gate(place),
             started=metrics.pod_start.observe,
         )
+        self.probed = CollectorRegistry()
+        self.probed.register(self.probes.tallies)
+        metrics.registry.register(Running(self.view))
+        metrics.registry.register(Wanted(self.source.pods, self.workers.pods))
         self.heartbeat = Heartbeat(connection, name, config.node_lease_duration_seconds)
         self.node_wake, self.relist_wake = Wake(), Wake()
         self.speaker = self._speaker(client)
         self.mirrors = Mirrors(client, self.source, name, self.speaker.registered.wait)
         self._version: RuntimeVersion | None = None
+        self._images_on: str | None = None
         self._failing = False
         self._leftovers_at = 0.0
         self.relisted_at = time.monotonic()
+
+    def _gate(self, place: Place) -> Gate:
+        own = Ground(
+            name=self.name,
+            labels=node.node_labels(self.name, self.facts, self.config.node_labels),
+            allocatable=place.allocatable,
+            sysctls=Allowlist.of(self.config.allowed_unsafe_sysctls),
+            apparmor=has_apparmor(),
+        )
+        return Gate(own, self.nodes, lambda: self.speaker.felt)
 
     def _manifests(self) -> Iterator[Manifests | Fetched]:
         """Where this node's static pods are named."""
@@ -170,18 +192,22 @@ class Wiring:
         for pod in self.source.pods():
             self._pod_changed(pod.metadata.uid)
 
+    def _node_warning(self, reason: str, message: str) -> None:
+        self.recorder.event(self.about, "Warning", reason, message)
+
     def _bad_manifest(self, words: str) -> None:
         log.error("%s", words)
         self.recorder.event(self.about, "Warning", "FailedValidation", words)
 
-    def _speaker(self, client: Client) -> node.Speaker:
-        return node.Speaker(
+    def _speaker(self, client: Client) -> Speaker:
+        return Speaker(
             client=client,
             recorder=self.recorder,
             portrait=self._portrait,
             runtime_status=self.runtime.status,
             images=self._images,
-            pressure=lambda: machine.pressure(self.config.root_dir),
+            pressure=self._pressure,
+            problems=self._problems,
             clock=clock,
             name=self.name,
             config=self.config,
@@ -196,6 +222,24 @@ class Wiring:
                 log.warning("runtime version: %s", str(error) or "no answer")
         return node.Portrait(
             name=self.name, config=self.config, machine=self.facts, addresses=self.ips, version=self._version
+        )
+
+    async def _pressure(self) -> machine.Pressure:
+        """Filesystems are asked in a thread: one may hang."""
+        if self._images_on is None:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    self._images_on = (await self.runtime.image_fs()).mountpoint
+            except (RuntimeUnavailable, TimeoutError):
+                log.debug("the runtime does not say where its images are")
+        root, thresholds = self.config.root_dir, self.config.thresholds
+        return await asyncio.to_thread(machine.pressure, thresholds, root, self._images_on or root)
+
+    def _problems(self) -> Sequence[str]:
+        """Upstream's check of the same name: the loop has looked at the runtime lately."""
+        age = time.monotonic() - self.relisted_at
+        return (
+            (f"PLEG is not healthy: pleg was last seen active {age:.0f}s ago; threshold is 3m0s",) if age > 180 else ()
         )
 
     async def _images(self) -> Sequence[Image]:
@@ -239,10 +283,11 @@ class Wiring:
             self._failing = True
             self.node_wake.set()
             raise
-        self.relisted_at = time.monotonic()
-        self.metrics.relist.observe(self.relisted_at - begun)
+        before, self.relisted_at = self.relisted_at, time.monotonic()
+        self.metrics.relisted(self.relisted_at - begun, self.relisted_at - before)
         if self._failing:
             self._failing = False
+            self._version = None  # it may be another one that has come back
             self.node_wake.set()
             self.workers.wake_all()
         self.workers.orphans()
@@ -257,6 +302,7 @@ class Wiring:
             return await self.workers.sync(uid)
         finally:
             self.metrics.pod_worker.labels("sync").observe(time.monotonic() - begun)
+            self.upkeep.changed()
 
     async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask the API server who somebody is, or what they may do."""
@@ -280,10 +326,12 @@ class Wiring:
                     self._answered(),
                     self.pods.run(),
                     self.services.run(),
+                    self.nodes.run(),
                     self.recorder.run(),
                     self.objects.run(),
                     self.probes.run(),
                     self.publisher.run(),
+                    *self.upkeep.works(),
                     self._beat(),
                     self.runtime.watch(self._hint),
                     forever(
@@ -305,7 +353,7 @@ class Wiring:
                         self.node_wake,
                         resync=self.config.node_status_update_frequency,
                         min_interval=0.2,
-                        backoff=Backoff(first=0.2, most=5.0),
+                        backoff=Backoff(first=0.1, most=7.0),
                         name="node status",
                     ),
                 ):
@@ -314,82 +362,43 @@ class Wiring:
             self.deeds.close()
 
 
-def _policy(config: Config) -> server.Policy:
-    """Who may use the API. Raises UsageError where nobody could."""
-    known, asked = config.authentication, config.authorization
-    if not (known.x509.client_ca_file or known.webhook.enabled or known.anonymous.enabled):
-        raise UsageError(
-            "authentication: nobody could use the kubelet's API: name the cluster's CA file (x509.clientCAFile, flag "
-            "--client-ca-file) or turn webhook.enabled on"
-        )
-    return server.Policy(
-        anonymous=known.anonymous.enabled,
-        tokens=known.webhook.enabled,
-        token_ttl=known.webhook.cache_ttl,
-        mode=asked.mode,
-        allowed_ttl=asked.webhook.cache_authorized_ttl,
-        denied_ttl=asked.webhook.cache_unauthorized_ttl,
-    )
-
-
-def _log_goes_out() -> str | None:
-    """Upstream's healthz check `log`."""
-    try:
-        os.fstat(2)
-    except OSError as error:
-        return f"standard error, where the log goes: {error.strerror}"
-    return None
+async def _found_address(config: Config, connection: Connection) -> None:
+    """Until this machine has an address: one that has just booted may not have."""
+    while not config.node_ips and not await asyncio.to_thread(machine.addresses_towards, connection.server):
+        log.warning("this machine has no address yet (--node-ip names one); looking again in %g s", ADDRESS_PAUSE)
+        await asyncio.sleep(ADDRESS_PAUSE)
 
 
 async def run(config: Config, ready: Callable[[], None]) -> None:
     """The kubelet, until cancelled. Pods stay as they are."""
     if os.geteuid() != 0:
         raise UsageError("the kubelet mounts volumes and writes cgroups: run it as root")
+    host.check(config)
+    host.settle(config)
     name = node_name(config)
     connection = Connection.from_kubeconfig(config.kubeconfig)
+    await _found_address(config, connection)
     metrics = Metrics(name)
     runtime = runtimes.runtime_of(config, name, metrics.operation)
     runtimes.reach(config)
-    tls = server.tls_context(
-        name,
-        config.tls_cert_file,
-        config.tls_private_key_file,
-        config.authentication.x509.client_ca_file,
-        ciphers=config.tls_cipher_suites,
-        least=config.tls_min_version,
-    )
+    tls = front.tls_of(config, name)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(Client(connection, user_agent="wherry-kubelet"))
+        client = await stack.enter_async_context(Client(connection, user_agent="wherry-kubelet", observe=metrics.asked))
         stack.push_async_callback(runtime.close)
         wiring = Wiring(config, client, connection, runtime, metrics, tree.hierarchies())
-        checks: dict[str, serving.Check] = {"ping": lambda: None, "log": _log_goes_out, "syncloop": wiring.syncloop}
-        access = server.Access(name, _policy(config), wiring.review)
-        pages = server.Pages(
-            checks=checks,
-            routes={
-                "/metrics": serving.metrics(metrics.registry),
-                **server.container_metrics(
-                    lambda: wiring.view.records, config.cgroup_root, config.pod_infra_container_image
-                ),
-                "/configz": serving.json(lambda: {"kubeletconfig": settings.render(config)}),
-            },
-            log_directory=os.path.dirname(config.pod_logs_dir.rstrip("/")) if config.enable_system_log_handler else "",
-            log_query=config.enable_system_log_query,
-            commands=config.enable_debugging_handlers,
-            stream_patience=config.streaming_connection_idle_timeout,
+        checks = {"ping": lambda: None, "log": front.log_goes_out, "syncloop": wiring.syncloop}
+        shown = front.pages(config, metrics, lambda: wiring.view.records, checks, wiring.probed)
+        await front.open_ports(
+            stack,
+            config,
+            name,
+            tls,
+            shown,
+            source=wiring.workers,
+            runtime=runtime,
+            review=wiring.review,
+            own_uid=wiring.source.own_uid,
+            metrics=metrics,
         )
-        api = server.Server(wiring.workers, runtime, access, pages)
-        await stack.enter_async_context(server.serve(api.application(), config.address, config.port, tls))
-        if config.read_only_port:
-            public = api.application(read_only=True)
-            await stack.enter_async_context(
-                server.serve(public, config.address, config.read_only_port, None, flag="--read-only-port")
-            )
-        if config.healthz_port:
-            health = serving.health(checks)
-            routes = {"/healthz": health, "/livez": health}
-            await stack.enter_async_context(
-                serving.serve(config.healthz_bind_address, config.healthz_port, routes, flag="--healthz-port")
-            )
         ready()
         await wiring.run()

@@ -33,6 +33,7 @@ class PodSource:
         self._local: dict[str, dict[str, StaticPod] | None] = dict.fromkeys(local)
         self._static: dict[str, Pod] = {}
         self._names: dict[str, StaticPod] = {}
+        self._heard_of: set[str] = set()  # uids of static pods
         self._mirror_changed: list[Callable[[str], None]] = []
         informer.subscribe(self._take)
 
@@ -57,7 +58,6 @@ class PodSource:
             tell(key)
         static = self._names.get(key)
         if static is not None:
-            self._static[static.pod.metadata.uid] = self._with_status(static)
             self._changed(static.pod.metadata.uid)
 
     def report(self, source: str, pods: list[StaticPod]) -> None:
@@ -70,7 +70,7 @@ class PodSource:
             for uid, one in (found or {}).items():
                 if self._names.setdefault(one.pod.metadata.key, one) is one:
                     known = names.get(one.pod.metadata.key)
-                    self._static[uid] = before[uid] if known is one and uid in before else self._with_status(one)
+                    self._static[uid] = before[uid] if known is one and uid in before else self._entered(one)
         for uid in before.keys() | self._static.keys():
             if before.get(uid) is not self._static.get(uid):
                 self._changed(uid)
@@ -79,10 +79,13 @@ class PodSource:
                 for tell in self._mirror_changed:
                     tell(key)
 
-    def _with_status(self, static: StaticPod) -> Pod:
-        """The pod with the status that its mirror last had: a kubelet that starts anew goes on from there."""
-        mirror = self._mirror_of(static)
-        return static.pod if mirror is None else msgspec.structs.replace(static.pod, status=mirror.status)
+    def _entered(self, static: StaticPod) -> Pod:
+        """The pod, with the status that its mirror last had when this kubelet hears of it for the first time: it goes on from
+        there. What is named again later has ended in between, and begins anew."""
+        uid, mirror = static.pod.metadata.uid, self._mirror_of(static)
+        first = uid not in self._heard_of
+        self._heard_of.add(uid)
+        return static.pod if mirror is None or not first else msgspec.structs.replace(static.pod, status=mirror.status)
 
     def _mirror_of(self, static: StaticPod) -> Pod | None:
         mirror = self._mirrors.get(static.pod.metadata.key)

@@ -163,6 +163,8 @@ async def test_a_restarted_kubelet_finds_its_static_pod_running(node: Rig) -> No
 
 @with_a_node
 async def test_a_mirror_nobody_asks_for_is_deleted(node: Rig) -> None:
+    assert node.wiring is not None
+    await node.wiring.speaker.registered.wait()
     owner = {
         "apiVersion": "v1",
         "kind": "Node",
