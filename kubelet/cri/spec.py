@@ -115,7 +115,7 @@ def sandbox(config: SandboxConfig, owner: Owner) -> pb.PodSandboxConfig:
         dns_config=pb.DNSConfig(servers=config.dns.servers, searches=config.dns.searches, options=config.dns.options),
         port_mappings=[
             pb.PortMapping(
-                protocol=pb.Protocol.Value(each.protocol),
+                protocol=each.protocol,
                 container_port=each.container_port,
                 host_port=each.host_port,
                 host_ip=each.host_ip,
@@ -183,9 +183,9 @@ def container(config: ContainerConfig, sandbox_config: SandboxConfig, owner: Own
     )
 
 
-def _signal(name: str) -> pb.Signal:
-    """CRI's number of a signal; those it does not know by name (SIGRTMIN+3) are left to `STOP_SIGNAL`."""
-    return pb.Signal.Value(name) if name in pb.Signal.keys() else pb.RUNTIME_DEFAULT  # noqa: SIM118 - not a mapping
+def _signal(name: str) -> str:
+    """CRI's name of a signal; those it does not know by name (SIGRTMIN+3) are left to `STOP_SIGNAL`."""
+    return name if name in pb.Signal.keys() else "RUNTIME_DEFAULT"  # noqa: SIM118 - not a mapping
 
 
 def _mount(mount: Mount) -> pb.Mount:
