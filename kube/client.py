@@ -6,11 +6,13 @@ server: HTML of a proxy, a redirect); see `kube.errors`.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -27,6 +29,7 @@ __all__ = ["Client", "Connection", "Page", "Patch", "WatchEvent"]
 T = TypeVar("T", bound=Typed)
 D = TypeVar("D")
 Body = Typed | Mapping[str, Any]
+Observe = Callable[[str, str, str, float], None]  # method, host, status code (`<error>` without an answer), seconds
 
 
 class Patch(Enum):
@@ -73,8 +76,17 @@ class Client:
     `timeout`: seconds for a whole ordinary request; watches and streams have none but the server's.
     """
 
-    def __init__(self, connection: Connection, *, user_agent: str = "wherry", timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        user_agent: str = "wherry",
+        timeout: float = 30.0,
+        observe: Observe | None = None,
+    ) -> None:
         self._connection = connection
+        self._observe = observe
+        self._host = urlsplit(connection.server).netloc
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10)
         self._agent = f"{user_agent}/{WHERRY}"
         self._session: aiohttp.ClientSession | None = None
@@ -123,6 +135,7 @@ class Client:
         assert self._session, "use the client as an async context manager"
         data = None if body is None else orjson.dumps(to_wire(body))
         headers = {"Content-Type": content_type} if data is not None else None
+        begun, code = time.monotonic(), "<error>"
         try:
             async with self._session.request(
                 method,
@@ -135,8 +148,12 @@ class Client:
                 allow_redirects=False,
             ) as answer:
                 payload = await answer.read()
+                code = str(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiUnreachable(f"{method} {path} at {self._connection.server}: {_words(error)}") from error
+        finally:
+            if self._observe is not None:
+                self._observe(method, self._host, code, time.monotonic() - begun)
         if answer.status >= 300:
             raise _refusal(answer, payload)
         return payload

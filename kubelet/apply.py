@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from kube.pods import Pod
-from kubelet import resources, sandboxes, volumes
+from kubelet import loglinks, resources, sandboxes, volumes
 from kubelet.departure import Departure
+from kubelet.environment import Surroundings
 from kubelet.hooks import Hooks
-from kubelet.images import Images
 from kubelet.means import Means, Place, StartFailed
 from kubelet.model import Action, RemoveContainer, RemoveSandbox, Seen, StartContainer, StopSandbox
-from kubelet.runtime import HostNetworkRefused, NetworkUnavailable, RuntimeRefused, SandboxConfig
+from kubelet.runtime import HostNetworkRefused, NetworkUnavailable, NotFound, RuntimeRefused, SandboxConfig
 from kubelet.sandboxes import uid_of
 from kubelet.starts import Starts, resolver_of
 from kubelet.stops import Stops
@@ -38,7 +38,7 @@ class Deeds:
         hooks = Hooks(means.runtime)
         self.objects = means.objects
         self.stops = Stops(means, hooks)
-        self._starts = Starts(means, Images(means.runtime, now=means.clock), hooks, self.stops)
+        self._starts = Starts(means, hooks, self.stops)
         self._burstable = 0
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class Deeds:
     def prepared(self, uid: str) -> bool:
         return uid in self._means.volumes
 
-    def _volume(self, pod: Pod, name: str, around: volumes.Surroundings) -> str:
+    def _volume(self, pod: Pod, name: str, around: Surroundings) -> str:
         volume = next(v for v in pod.spec.volumes if v.name == name)
         try:
             return volumes.set_up(self._place.root, pod, volume, around)
@@ -86,7 +86,9 @@ class Deeds:
             tier = resources.tier(root, resources.BURSTABLE)
             tree.create(self._trees, tier, tree.Limits(cpu_shares=burstable))
             self._burstable = burstable
-        tree.create(self._trees, resources.pod_cgroup(root, pod), resources.pod_limits(pod))
+        there = tree.exists(self._trees, resources.pod_cgroup(root, pod))
+        with self._means.metrics.cgroup("update" if there else "create"):
+            tree.create(self._trees, resources.pod_cgroup(root, pod), resources.pod_limits(pod))
 
     def sandbox_config(self, pod: Pod, attempt: int) -> SandboxConfig:
         place = self._place
@@ -94,6 +96,14 @@ class Deeds:
         return sandboxes.sandbox_config(pod, attempt, place, resolver)
 
     async def create_sandbox(self, pod: Pod, attempt: int) -> str:
+        self._means.metrics.starting("pod_sandbox")
+        try:
+            return await self._create_sandbox(pod, attempt)
+        except StartFailed as error:
+            self._means.metrics.start_failed("pod_sandbox", error.reason)
+            raise
+
+    async def _create_sandbox(self, pod: Pod, attempt: int) -> str:
         config = self.sandbox_config(pod, attempt)
         os.makedirs(config.log_directory, mode=0o755, exist_ok=True)
         told = self._means.told
@@ -117,7 +127,13 @@ class Deeds:
     async def start(self, pod: Pod, action: StartContainer, seen: Seen, departure: Departure) -> str:
         """The id of the container that runs now. Raises StartFailed and Departed."""
         attempt = next((s.attempt for s in seen.sandboxes if s.id == action.sandbox_id), 0)
-        return await self._starts.start(pod, action, seen, self.sandbox_config(pod, attempt), departure)
+        kind = _type_of(pod, action.container.name)
+        self._means.metrics.starting(kind)
+        try:
+            return await self._starts.start(pod, action, seen, self.sandbox_config(pod, attempt), departure)
+        except StartFailed as error:
+            self._means.metrics.start_failed(kind, error.reason)
+            raise
 
     def attempts(self, pod: Pod, name: str) -> int:
         """How often a container has run, as its logs tell: one more than the highest N of N.log."""
@@ -137,9 +153,19 @@ class Deeds:
             case RemoveSandbox():
                 await self._means.runtime.remove_sandbox(action.id)
             case RemoveContainer():
-                await self._means.runtime.remove_container(action.id)
+                await self._remove_container(action.id)
             case _:
                 raise AssertionError(f"{action!r} is no tidying")
+
+    async def _remove_container(self, container_id: str) -> None:
+        """With its log, where the runtime leaves that to us."""
+        runtime, log = self._means.runtime, ""
+        if not runtime.rotates_logs:
+            with contextlib.suppress(NotFound):
+                log = (await runtime.container_status(container_id)).log_path
+        await runtime.remove_container(container_id)
+        if log:
+            await self._means.blocking(f"log {log}", lambda: loglinks.erase(log))
 
     # --- afterwards ---------------------------------------------------------------------------------------------------
 
@@ -148,8 +174,9 @@ class Deeds:
 
         def work() -> None:
             volumes.tear_down(self._place.root, uid)
-            for qos in (resources.GUARANTEED, resources.BURSTABLE, resources.BEST_EFFORT):
-                tree.remove(self._trees, f"{resources.tier(self._place.cgroup_root, qos)}/pod{uid}")
+            with self._means.metrics.cgroup("destroy"):
+                for qos in (resources.GUARANTEED, resources.BURSTABLE, resources.BEST_EFFORT):
+                    tree.remove(self._trees, f"{resources.tier(self._place.cgroup_root, qos)}/pod{uid}")
 
         await self._means.blocking(f"cleaning up pod {pod.metadata.key if pod else uid}", work)
         self._means.volumes.pop(uid, None)
@@ -179,3 +206,10 @@ class Deeds:
             names = tree.children(self._trees, resources.tier(self._place.cgroup_root, qos))
             found.update(name.removeprefix("pod") for name in names if name.startswith("pod"))
         return found
+
+
+def _type_of(pod: Pod, name: str) -> str:
+    """As upstream's metrics call it."""
+    if any(each.name == name for each in pod.spec.init_containers):
+        return "init_container"
+    return "ephemeral_container" if any(each.name == name for each in pod.spec.ephemeral_containers) else "container"

@@ -1,9 +1,28 @@
-"""Registry credentials: what a pod's imagePullSecrets hold for an image."""
+"""Registry credentials: whose they are, and which of them belong to an image.
+
+A table of credentials maps places to credentials, as ~/.docker/config.json does:
+
+    registry.example            that registry
+    registry.example/team       what is below that path only
+    *.example:5000              one label for each star; the port must be the same
+    index.docker.io             images that name no registry
+
+The place with the longest path that matches comes first; all that match are tried. Tables come from the pod's imagePullSecrets
+(kubernetes.io/dockerconfigjson, and the older dockercfg), from credential provider plugins (`kubelet.providers`) and from
+<root-dir>/config.json. (Upstream: pkg/credentialprovider/keyring.go.)
+"""
+
+from __future__ import annotations
 
 import base64
+import binascii
+import fnmatch
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from kube.core import Secret
 from kube.pods import Pod
@@ -11,28 +30,108 @@ from kubelet.runtime import RegistryAuth
 
 log = logging.getLogger(__name__)
 
+Table = Mapping[str, RegistryAuth]  # by place
+
+_DEFAULT: Final = "index.docker.io"
+
 
 def pull_secrets(pod: Pod, secrets: Mapping[str, Secret], image: str) -> list[RegistryAuth]:
-    """The credentials that the pod's imagePullSecrets hold for the image's registry."""
-    first, slash, _ = image.partition("/")
-    registry = first if slash and ("." in first or ":" in first) else "index.docker.io"
-    found = []
+    """The credentials that the pod's imagePullSecrets hold for the image, likeliest first."""
+    tables = []
     for reference in pod.spec.image_pull_secrets:
         secret = secrets.get(reference.name)
-        encoded = secret.data.get(".dockerconfigjson", "") if secret else ""
-        if not encoded:
-            continue
-        try:
-            auths = json.loads(base64.b64decode(encoded)).get("auths", {})
-        except (ValueError, AttributeError):
-            log.warning("secret %s/%s: .dockerconfigjson is not valid JSON", pod.metadata.namespace, reference.name)
-            continue
-        for server, entry in auths.items():
-            host = server.removeprefix("https://").removeprefix("http://").split("/")[0]
-            if host != registry:
-                continue
-            user, password = entry.get("username", ""), entry.get("password", "")
-            if entry.get("auth"):
-                user, _, password = base64.b64decode(entry["auth"]).decode(errors="replace").partition(":")
-            found.append(RegistryAuth(username=user, password=password))
+        if secret is not None:
+            tables.append(_of_secret(secret, f"secret {pod.metadata.namespace}/{reference.name}"))
+    return matching(tables, image)
+
+
+def missing_secrets(pod: Pod, secrets: Mapping[str, Secret]) -> list[str]:
+    return [each.name for each in pod.spec.image_pull_secrets if each.name not in secrets]
+
+
+def node_config(root_dir: str, image: str) -> list[RegistryAuth]:
+    """What <root-dir>/config.json holds for the image. Blocking; read each time, so that it may change."""
+    path = Path(root_dir, "config.json")
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return []
+    return matching([_parsed(text, str(path), nested=True)], image)
+
+
+def matching(tables: Iterable[Table], image: str) -> list[RegistryAuth]:
+    """Of all tables together; each credential once."""
+    found: list[RegistryAuth] = []
+    for table in tables:
+        places = {_place(server): auth for server, auth in table.items()}
+        here = [places[place] for place in sorted(places, reverse=True) if matches(place, image)]
+        if not here and _names_no_registry(image) and _DEFAULT in places:
+            here = [places[_DEFAULT]]
+        found += [auth for auth in here if auth not in found]
     return found
+
+
+def matches(place: str, image: str) -> bool:
+    """Whether an image lies below a place such as *.example:5000/team."""
+    host, port, path = _parts(place)
+    image_host, image_port, image_path = _parts(image)
+    labels, image_labels = host.split("."), image_host.split(".")
+    return (
+        len(labels) == len(image_labels)
+        and port == image_port
+        and image_path.startswith(path)
+        and all(fnmatch.fnmatchcase(theirs, ours) for ours, theirs in zip(labels, image_labels, strict=True))
+    )
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    try:
+        url = urlsplit("https://" + text)
+        return url.hostname or "", url.netloc.rpartition(":")[2] if url.port is not None else "", url.path
+    except ValueError:
+        return "", "", text  # no port at all: matches nothing
+
+
+def _place(server: str) -> str:
+    """A key of a table without scheme; /v1/ and /v2/ are what old clients wrote for the registry itself."""
+    text = server if "://" in server else "https://" + server
+    url = urlsplit(text)
+    path = url.path[3:] if url.path.startswith(("/v1/", "/v2/")) else url.path
+    return url.netloc + path if path not in ("", "/") else url.netloc
+
+
+def _names_no_registry(image: str) -> bool:
+    first, slash, _ = image.partition("/")
+    if not slash:
+        return True
+    return first in ("docker.io", "index.docker.io") or not any(char in first for char in ".:")
+
+
+def _of_secret(secret: Secret, where: str) -> Table:
+    for key, nested in ((".dockerconfigjson", True), (".dockercfg", False)):
+        encoded = secret.data.get(key, "")
+        if encoded:
+            try:
+                text = base64.b64decode(encoded).decode(errors="replace")
+            except (binascii.Error, ValueError):
+                log.warning("%s: %s is not base64", where, key)
+                return {}
+            return _parsed(text, where, nested=nested)
+    return {}
+
+
+def _parsed(text: str, where: str, *, nested: bool) -> Table:
+    try:
+        document: Any = json.loads(text)
+        entries = document.get("auths", {}) if nested else document
+        return {server: _auth(entry) for server, entry in entries.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        log.warning("%s: not a table of registry credentials: %s", where, error)
+        return {}
+
+
+def _auth(entry: Mapping[str, str]) -> RegistryAuth:
+    user, password = entry.get("username", ""), entry.get("password", "")
+    if entry.get("auth"):
+        user, _, password = base64.b64decode(entry["auth"]).decode(errors="replace").partition(":")
+    return RegistryAuth(username=user, password=password.strip("\x00"))

@@ -16,6 +16,8 @@ from kube.errors import Retry
 from kube.informer import Informer
 from kube.pods import Pod
 from kubelet.environment import Surroundings
+from kubelet.images import Images
+from kubelet.metrics import Metrics
 from kubelet.model import Seen
 from kubelet.objects import Objects
 from kubelet.plan import is_static
@@ -61,6 +63,8 @@ class Means:
     services: Informer[Service]
     tokens: Tokens
     told: Told
+    images: Images
+    metrics: Metrics
     clock: Callable[[], datetime]
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="volumes"))
     volumes: dict[str, Mapping[str, str]] = field(default_factory=dict)  # paths by volume name, by pod uid

@@ -9,11 +9,11 @@ from kube.errors import Invalid
 from kube.pods import Pod
 from kubelet import containers, hosts, volumes
 from kubelet.containers import Furniture
-from kubelet.credentials import pull_secrets
+from kubelet.credentials import missing_secrets, pull_secrets
 from kubelet.departure import Departure
 from kubelet.environment import Missing, Surroundings, environment
 from kubelet.hooks import HookFailed, Hooks
-from kubelet.images import ImageRefused, Images
+from kubelet.images import ImageRefused
 from kubelet.means import Means, StartFailed
 from kubelet.model import Seen, StartContainer, StopContainer
 from kubelet.runtime import Image, RuntimeRefused, SandboxConfig
@@ -26,9 +26,8 @@ _RETRY_AFTER = {"ErrImagePull": 2.0, "InvalidImageName": 300.0}
 
 
 class Starts:
-    def __init__(self, means: Means, images: Images, hooks: Hooks, stops: Stops) -> None:
+    def __init__(self, means: Means, hooks: Hooks, stops: Stops) -> None:
         self._means = means
-        self._images = images
         self._hooks = hooks
         self._stops = stops
 
@@ -70,9 +69,11 @@ class Starts:
             self._means.told.container(pod, container.name, kind, reason, message)
 
         auths = pull_secrets(pod, around.secrets, container.image)
+        if missing := missing_secrets(pod, around.secrets):
+            self._means.told.pod(pod, "Warning", "FailedToRetrieveImagePullSecret", _without(missing))
         try:
             async with departure.cuts():
-                return await self._images.ensure(
+                return await self._means.images.ensure(
                     pod.metadata.uid, container.image, container.image_pull_policy, auths, tell
                 )
         except ImageRefused as error:
@@ -134,6 +135,11 @@ class Starts:
             )
 
         return await self._means.blocking(f"files of pod {pod.metadata.key}", work)
+
+
+def _without(secrets: list[str]) -> str:
+    names = ", ".join(secrets)
+    return f"Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."
 
 
 def _target(action: StartContainer, seen: Seen) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -25,8 +24,10 @@ from kubelet.streams import door
 from kubelet.streams.door import Refusal
 
 Handler = serving.Handler
-# Root of the path (metrics/cadvisor with its second part), method, seconds.
-Observe = Callable[[str, str, float], None]
+# Around a request: its method, the root of its path, readwrite or readonly.
+Measure = Callable[[str, str, str], AbstractContextManager[None]]
+
+Guard = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 _RUN_TIMEOUT: Final = 120.0
 
@@ -57,7 +58,7 @@ class Server:
         pages: Pages,
         *,
         own_uid: Callable[[str], str] = lambda uid: uid,
-        observe: Observe | None = None,
+        measure: Measure = lambda _method, _path, _server: nullcontext(),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`own_uid`: by which uid the kubelet knows what the API knows by another, as it does the mirror of a static pod."""
@@ -66,12 +67,13 @@ class Server:
         self._access = access
         self._pages = pages
         self._own_uid = own_uid
-        self._observe = observe
+        self._measure = measure
         self._now = now
 
     def application(self, *, read_only: bool = False) -> web.Application:
         """`read_only`: no commands, and nobody is asked who he is."""
-        guards = [self._measure, _refusals] if read_only else [self._measure, self._guard, _refusals]
+        measured = self._measured("readonly" if read_only else "readwrite")
+        guards = [measured, _refusals] if read_only else [measured, self._guard, _refusals]
         application = web.Application(middlewares=[_middleware(guard) for guard in guards])
         router = application.router
         checks = self._pages.checks
@@ -110,13 +112,15 @@ class Server:
 
     # Before every answer
 
-    async def _measure(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        begun = time.monotonic()
-        try:
-            return await handler(request)
-        finally:
-            if self._observe is not None:
-                self._observe(root_of(request.path), request.method, time.monotonic() - begun)
+    def _measured(self, server: str) -> Guard:
+        async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
+            # A path that is none of ours has no series of its own: strangers could make any number of them.
+            resource = request.match_info.route.resource
+            path = root_of(resource.canonical) if resource is not None else "other"
+            with self._measure(request.method, path, server):
+                return await handler(request)
+
+        return measured
 
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
@@ -240,7 +244,7 @@ def root_of(path: str) -> str:
     return f"metrics/{rest.partition('/')[0]}" if first == "metrics" and rest else first
 
 
-def _middleware(guard: Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]) -> Any:
+def _middleware(guard: Guard) -> Any:
     """aiohttp marks a middleware by an attribute, which a method cannot have."""
 
     @web.middleware

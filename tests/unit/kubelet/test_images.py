@@ -1,11 +1,13 @@
 """Pull policies, back-off, and the words people read in `kubectl describe`."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kubelet.images import ImageRefused, Images, parse_problem
-from kubelet.runtime import Image, RegistryAuth, RuntimeUnavailable
+from kubelet.images import ImageRefused, Images, Pace, judged, parse_problem
+from kubelet.runtime import Image, RegistryAuth, RuntimeRefused, RuntimeUnavailable
 from tests.fakes.runtime import IMAGE, FakeRuntime
 
 REMOTE = "registry.example/app:1"
@@ -105,6 +107,92 @@ async def test_each_credential_is_tried() -> None:
     with pytest.raises(ImageRefused):
         await world.images.ensure("uid", REMOTE, "Always", (RegistryAuth(username="a"), RegistryAuth(username="b")))
     assert world.pulls() == 2
+
+
+async def test_the_nodes_credentials_come_after_the_pods() -> None:
+    world = World()
+    tried: list[str] = []
+
+    class Registry(FakeRuntime):
+        async def pull(self, image: str, auth: RegistryAuth | None = None) -> str:
+            tried.append(auth.username if auth else "")
+            raise RuntimeRefused("no")
+
+    async def more(image: str) -> Sequence[RegistryAuth]:
+        assert image == REMOTE
+        return [RegistryAuth(username="node")]
+
+    images = Images(Registry(lambda: world.now), credentials=more)
+    with pytest.raises(ImageRefused):
+        await images.ensure("uid", REMOTE, "Always", (RegistryAuth(username="pod"),))
+    assert tried == ["pod", "node"]
+
+
+class Slow(FakeRuntime):
+    """Pulls wait until they are let go; `most` is how many waited at once."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        self.pulling = self.most = self.done = 0
+        self.go = asyncio.Event()
+
+    async def pull(self, image: str, auth: RegistryAuth | None = None) -> str:
+        self.pulling += 1
+        self.most = max(self.most, self.pulling)
+        await self.go.wait()
+        self.pulling -= 1
+        self.done += 1
+        self.images[image] = Image(id=f"sha256:{image}", tags=(image,))
+        return f"sha256:{image}"
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(1, 1), (2, 2), (0, 4)])
+async def test_so_many_pulls_at_a_time(at_once: int, most: int) -> None:
+    runtime = Slow()
+    images = Images(runtime, pace=Pace(at_once=at_once))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(images.ensure("uid", f"example/{n}:1", "Always")) for n in range(4)]
+        while runtime.most < most:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert runtime.most == most
+        runtime.go.set()
+    assert len({task.result().id for task in tasks}) == 4
+
+
+async def test_who_waited_uses_what_another_has_pulled() -> None:
+    runtime, seconds, heard = Slow(), 0.0, list[str]()
+    images = Images(runtime, clock=lambda: seconds, pace=Pace(per_second=0))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for uid in ("a", "b", "c"):
+            group.create_task(
+                images.ensure(uid, REMOTE, "IfNotPresent", (), lambda _k, _r, message: heard.append(message))
+            )
+        while len(heard) < 3:
+            await asyncio.sleep(0)
+        seconds = 5.0
+        runtime.go.set()
+    assert runtime.done == 1
+    assert sum("already present" in message for message in heard) == 2
+
+
+async def test_so_many_pulls_a_second() -> None:
+    runtime, waited = Slow(), list[float]()
+    runtime.go.set()
+    images = Images(runtime, clock=lambda: 0.0, pace=Pace(at_once=0, per_second=5, burst=2))
+    waited = [images._turns._take() for _ in range(4)]
+    assert waited == [0.0, 0.0, 0.2, 0.4]
+
+
+def test_two_causes_have_reasons_of_their_own() -> None:
+    assert judged("i:1", "RegistryUnavailable: 503") == (
+        "RegistryUnavailable", "image pull failed for i:1 because the registry is unavailable: 503",
+    )  # fmt: skip
+    assert judged("i:1", "SignatureValidationFailed: bad") == (
+        "SignatureValidationFailed", "image pull failed for i:1 because the signature validation failed: bad",
+    )  # fmt: skip
+    assert judged("i:1", "not found") == ("ErrImagePull", "not found")
 
 
 async def test_a_runtime_that_is_away_is_no_refusal() -> None:

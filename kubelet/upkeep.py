@@ -1,0 +1,124 @@
+"""What a node does now and then: links to logs, keeping logs small, giving images' disk space back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+from kube import quantity
+from kube.errors import UsageError
+from kube.pods import Pod
+from kube.reconcile import Backoff, Wake, forever
+from kubelet import imagegc, loglinks, providers, rotation
+from kubelet.config import Config
+from kubelet.credentials import node_config
+from kubelet.images import Images, Pace
+from kubelet.metrics import Metrics
+from kubelet.runtime import PodRecord, RegistryAuth, Runtime
+
+IMAGES_EVERY = 300.0
+LINKS_EVERY = 60.0
+_BACKOFF = Backoff(first=1.0, most=60.0)
+
+Records = Callable[[], Iterable[PodRecord]]
+
+
+def log_size(config: Config) -> int:
+    try:
+        return int(quantity.integer(config.container_log_max_size))
+    except ValueError as error:
+        raise UsageError(f"containerLogMaxSize: {config.container_log_max_size!r}: write it like 10Mi") from error
+
+
+def images_of(config: Config, runtime: Runtime, metrics: Metrics, now: Callable[[], datetime]) -> Images:
+    """Raises UsageError."""
+    if config.serialize_image_pulls and (config.max_parallel_image_pulls or 1) > 1:
+        raise UsageError("maxParallelImagePulls: more than 1 needs serializeImagePulls: false")
+    plugins = None
+    if config.image_credential_provider_config:
+        folder = config.image_credential_provider_bin_dir
+        plugins = providers.Providers(providers.load(config.image_credential_provider_config, folder), folder)
+
+    async def credentials(image: str) -> list[RegistryAuth]:
+        found = await plugins.credentials(image) if plugins is not None else []
+        return found + await asyncio.to_thread(node_config, config.root_dir, image)
+
+    return Images(
+        runtime,
+        now=now,
+        pace=Pace(
+            at_once=1 if config.serialize_image_pulls else config.max_parallel_image_pulls or 0,
+            per_second=config.registry_pull_qps,
+            burst=config.registry_burst,
+        ),
+        credentials=credentials,
+        pulled=metrics.image_pulled,
+    )
+
+
+class Upkeep:
+    """`changed()` says that containers may have come or gone."""
+
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        records: Records,
+        pods: Callable[[], Iterable[Pod]],
+        tell: imagegc.Tell,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._config = config
+        self._records = records
+        self._pods = pods
+        self._wake = Wake()
+        limits = rotation.Limits(
+            size=log_size(config), files=config.container_log_max_files, workers=config.container_log_max_workers
+        )
+        self._rotation = None
+        if not runtime.rotates_logs and limits.size >= 0:
+            self._rotation = rotation.Rotation(runtime, config.pod_logs_dir, limits, records, now)
+        self._collection = imagegc.Collection(
+            runtime,
+            imagegc.Policy(
+                high=config.image_gc_high_threshold_percent,
+                low=config.image_gc_low_threshold_percent,
+                least_age=config.image_minimum_gc_age,
+                most_age=config.image_maximum_gc_age,
+            ),
+            self._images,
+            tell,
+            now,
+            collected=metrics.image_collected,
+        )
+
+    def changed(self) -> None:
+        self._wake.set()
+
+    def works(self) -> Iterator[Coroutine[Any, Any, None]]:
+        yield forever(
+            self._links, self._wake, resync=LINKS_EVERY, min_interval=1.0, backoff=_BACKOFF, name="links to logs"
+        )
+        if self._rotation is not None:
+            every = self._config.container_log_monitor_interval
+            yield forever(self._rotation.sync, Wake(), resync=every, backoff=_BACKOFF, name="log rotation")
+        if self._config.image_gc_high_threshold_percent < 100 or self._config.image_maximum_gc_age:
+            yield forever(self._collection.sync, Wake(), resync=IMAGES_EVERY, backoff=_BACKOFF, name="image collection")
+
+    async def _links(self) -> None:
+        root = self._config.pod_logs_dir
+        await asyncio.to_thread(loglinks.settle, loglinks.directory_of(root), root, list(self._records()))
+
+    def _images(self) -> Iterator[str]:
+        """What containers, pods and the sandboxes are made of."""
+        yield self._config.pod_infra_container_image
+        for record in list(self._records()):
+            for container in record.containers:
+                yield container.image
+        for pod in self._pods():
+            spec = pod.spec
+            for each in (*spec.containers, *spec.init_containers, *spec.ephemeral_containers):
+                yield each.image

@@ -1,0 +1,216 @@
+"""Whose credentials an image gets: places by path, globs, secrets of both kinds, the node's file, plugins."""
+
+import base64
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kube.core import Secret
+from kube.errors import UsageError
+from kube.pods import Pod
+from kubelet.credentials import matches, matching, missing_secrets, node_config, pull_secrets
+from kubelet.providers import Provider, Providers, load
+from kubelet.runtime import RegistryAuth
+
+
+def auth(name: str) -> RegistryAuth:
+    return RegistryAuth(username=name, password="p")
+
+
+def pod(*secrets: str) -> Pod:
+    spec = {"containers": [], "imagePullSecrets": [{"name": name} for name in secrets]}
+    return msgspec.convert({"metadata": {"name": "p", "namespace": "default"}, "spec": spec}, Pod)
+
+
+def secret(key: str, document: object) -> Secret:
+    data = {key: base64.b64encode(json.dumps(document).encode()).decode()}
+    return msgspec.convert({"metadata": {"name": "s"}, "data": data}, Secret)
+
+
+@pytest.mark.parametrize(
+    ("place", "image", "expected"),
+    [
+        ("registry.example", "registry.example/a:1", True),
+        ("registry.example", "other.example/a", False),
+        ("registry.example/team", "registry.example/team/a", True),
+        ("registry.example/team", "registry.example/other/a", False),
+        ("*.example", "registry.example/a", True),
+        ("*.example", "a.b.example/a", False),
+        ("*.*.example", "a.b.example/a", True),
+        ("registry.example:5000", "registry.example/a", False),
+        ("registry.example:5000", "registry.example:5000/a", True),
+        ("registry.example", "registry.example:5000/a", False),
+        ("re*.example", "registry.example/a@sha256:" + "0" * 64, True),
+    ],
+)
+def test_where_a_place_reaches(place: str, image: str, expected: bool) -> None:
+    assert matches(place, image) is expected
+
+
+def test_the_longest_path_comes_first_and_all_are_tried() -> None:
+    table = {
+        "https://registry.example/v1/": auth("whole"),
+        "registry.example/team": auth("team"),
+        "registry.example/team/x": auth("x"),
+        "https://index.docker.io/v1/": auth("hub"),
+    }
+    names = [each.username for each in matching([table], "registry.example/team/a:1")]
+    assert names == ["team", "whole"]
+    for image in ("busybox", "library/busybox:1", "docker.io/a/b"):
+        assert matching([table], image) == [auth("hub")]
+    assert matching([table], "localhost:5000/a") == []
+    assert matching([table, table], "registry.example/a") == [auth("whole")]
+
+
+def test_secrets_of_both_kinds() -> None:
+    encoded = base64.b64encode(b"me:a:b").decode()
+    secrets = {
+        "new": secret(".dockerconfigjson", {"auths": {"registry.example": {"auth": encoded}}}),
+        "old": secret(".dockercfg", {"registry.example": {"username": "you", "password": "p"}}),
+        "torn": secret(".dockerconfigjson", ["no"]),
+    }
+    asked = pod("new", "absent", "old", "torn")
+    assert pull_secrets(asked, secrets, "registry.example/a") == [
+        RegistryAuth(username="me", password="a:b"),
+        auth("you"),
+    ]
+    assert missing_secrets(asked, secrets) == ["absent"]
+
+
+def test_the_nodes_own_file(tmp_path: Path) -> None:
+    assert node_config(str(tmp_path), "registry.example/a") == []
+    document = {"auths": {"registry.example": {"username": "node", "password": "p"}}}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    assert node_config(str(tmp_path), "registry.example/a") == [auth("node")]
+    (tmp_path / "config.json").write_text("{")
+    assert node_config(str(tmp_path), "registry.example/a") == []
+
+
+# --- plugins ----------------------------------------------------------------------------------------------------------
+
+
+class Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = path / "asked"
+        self.now = 0.0
+
+    def plugin(self, name: str, answer: str, script: str = "") -> None:
+        program = self.path / name
+        program.write_text(
+            f"#!/bin/sh\nread request; echo \"$request\" $1 $KEY >> {self.asked}\n{script}\ncat <<'.'\n{answer}\n.\n"
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    def providers(self, **changed: object) -> Providers:
+        document = {
+            "name": "plugin",
+            "matchImages": ["*.example"],
+            "defaultCacheDuration": "10m",
+            "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+            "args": ["get"],
+            "env": [{"name": "KEY", "value": "value"}],
+            **changed,
+        }
+        return Providers([msgspec.convert(document, Provider)], str(self.path), clock=lambda: self.now)
+
+    def questions(self) -> list[str]:
+        return self.asked.read_text().splitlines() if self.asked.exists() else []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def response(kind: str = "Registry", **changed: object) -> str:
+    document: Mapping[str, object] = {
+        "kind": "CredentialProviderResponse",
+        "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "cacheKeyType": kind,
+        "auth": {"*.example": {"username": "of the moment", "password": "p"}},
+        **changed,
+    }
+    return json.dumps(document)
+
+
+async def test_a_plugin_is_asked_and_its_answer_kept(folder: Folder) -> None:
+    folder.plugin("plugin", response(cacheDuration="1m"))
+    providers = folder.providers()
+    assert await providers.credentials("other.place/a") == []
+    assert await providers.credentials("registry.example/a") == [auth("of the moment")]
+    assert await providers.credentials("registry.example/b") == [auth("of the moment")]
+    (question,) = folder.questions()
+    assert question.endswith(" get value")
+    assert json.loads(question.removesuffix(" get value")) == {
+        "kind": "CredentialProviderRequest",
+        "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "image": "registry.example/a",
+    }
+    folder.now += 61
+    await providers.credentials("registry.example/b")
+    assert len(folder.questions()) == 2
+
+
+@pytest.mark.parametrize(("kind", "questions"), [("Image", 3), ("Registry", 2), ("Global", 1)])
+async def test_for_how_much_an_answer_is_good(folder: Folder, kind: str, questions: int) -> None:
+    folder.plugin("plugin", response(kind))
+    providers = folder.providers()
+    for image in ("a.example/x", "a.example/y", "b.example/x", "a.example/x"):
+        assert await providers.credentials(image) == [auth("of the moment")]
+    assert len(folder.questions()) == questions
+
+
+@pytest.mark.parametrize(
+    ("answer", "script"),
+    [
+        ("nonsense", ""),
+        (response(), "exit 3"),
+        (response(apiVersion="v9"), ""),
+        (response("Sometimes"), ""),
+        (response(cacheDuration="soon"), ""),
+    ],
+)
+async def test_a_plugin_that_fails_gives_nothing(folder: Folder, answer: str, script: str) -> None:
+    folder.plugin("plugin", answer, script)
+    assert await folder.providers().credentials("a.example/x") == []
+
+
+def test_the_file_of_plugins_is_checked_at_the_door(folder: Folder) -> None:
+    folder.plugin("plugin", response())
+    path = folder.path / "config.yaml"
+    good = {
+        "apiVersion": "kubelet.config.k8s.io/v1",
+        "kind": "CredentialProviderConfig",
+        "providers": [
+            {
+                "name": "plugin",
+                "matchImages": ["a"],
+                "defaultCacheDuration": "1m",
+                "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+            }
+        ],
+    }
+    path.write_text(json.dumps(good))
+    assert [each.name for each in load(str(path), str(folder.path))] == ["plugin"]
+    (provider,) = good["providers"]
+    for change, named in (
+        ({"name": "absent"}, r"providers\[0\].name.*absent is not a program"),
+        ({"name": "../sh"}, r"providers\[0\].name"),
+        ({"matchImages": []}, "matchImages"),
+        ({"defaultCacheDuration": "soon"}, "defaultCacheDuration"),
+        ({"apiVersion": "v1"}, r"providers\[0\].apiVersion"),
+        ({"tokenAttributes": {}}, "tokenAttributes"),
+    ):
+        path.write_text(json.dumps({**good, "providers": [{**provider, **change}]}))  # type: ignore[dict-item]
+        with pytest.raises(UsageError, match=named):
+            load(str(path), str(folder.path))
+    path.write_text(json.dumps({**good, "kind": "Other"}))
+    with pytest.raises(UsageError, match="kind: CredentialProviderConfig"):
+        load(str(path), str(folder.path))
+    with pytest.raises(UsageError, match="absent"):
+        load(str(folder.path / "absent"), str(folder.path))
