@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -173,7 +174,8 @@ def _own(path: Path) -> Path:
         return path
     from kube import certificates
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Of this thread alone: the first two tokens may be asked for at once, and in a container each server is process 1.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
