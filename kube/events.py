@@ -1,85 +1,45 @@
 """Events: what a daemon tells people about their objects.
 
-`event` queues and returns at once; `run` writes. The same event about the same object within ten minutes is counted up on
-the object that exists instead of written anew, as client-go's correlator does; a spam filter gives each object a burst of
-25 and then one every five minutes. While the API server is away, events wait (a thousand of them, each about two minutes of
-its turn). Losing an event is allowed, blocking for one is not.
+`event` queues and returns at once; `run` writes, one after the other, what `kube.correlation` lets through. While the API
+server is away, events wait: a thousand of them, each twelve attempts long. Losing an event is allowed, blocking for one is
+not. (k8s.io/client-go/tools/record/event.go)
 """
 
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import Any, Literal, Never
 
-from kube.client import Client
+from kube.client import Client, Patch
+from kube.correlation import Correlator, Occurrence, Record, Reference
 from kube.errors import ApiError, ApiUnreachable, NotFound
-from kube.meta import ObjectMeta, Typed, now, timestamp
+from kube.meta import Typed, now, timestamp
 from kube.resources import EVENTS
+
+__all__ = ["Recorder", "Reference"]
 
 log = logging.getLogger(__name__)
 
-_SAME_WINDOW = 600.0
-_BURST = 25.0
-_REFILL_SECONDS = 300.0
-_ATTEMPTS = 15
+_ATTEMPTS = 12
+_LONGEST_MESSAGE = 1024
 _LONGEST_NAME = 253 - 17
 """What a name may have, less a dot and 16 hexadecimal digits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What an event is about."""
-
-    api_version: str
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-    resource_version: str = field(default="", compare=False)
-    field_path: str = ""
-
-    @classmethod
-    def of(cls, obj: Typed, *, kind: str = "", api_version: str = "v1", field_path: str = "") -> "Reference":
-        """Members of a list come without kind and version: then `kind` and `api_version` say it."""
-        meta: ObjectMeta = obj.metadata
-        return cls(
-            obj.api_version or api_version,
-            obj.kind or kind or type(obj).__name__,
-            meta.namespace,
-            meta.name,
-            meta.uid,
-            meta.resource_version,
-            field_path,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    about: Reference
-    type: str
-    reason: str
-    message: str
-
-
-@dataclass(slots=True)
-class _Written:
-    name: str
-    first: str
-    count: int
-    last: float
-
-
 class Recorder:
-    """`pause`: seconds before the first new attempt while the API server is away; the next ones are longer."""
+    """`pause`: seconds before the first new attempt while the API server is away; the next ones are longer, up to 10. At most
+    `qps` events a second are written, above `burst` at once; 0 is no limit."""
 
-    def __init__(self, client: Client, component: str, host: str = "", *, pause: float = 1.0) -> None:
+    def __init__(
+        self, client: Client, component: str, host: str = "", *, pause: float = 1.0, qps: float = 0.0, burst: int = 1
+    ) -> None:
         self._pause = pause
         self._client = client
         self._source = {"component": component} | ({"host": host} if host else {})
-        self._queue: asyncio.Queue[_Event] = asyncio.Queue(maxsize=1000)
-        self._written: dict[_Event, _Written] = {}
-        self._budget: dict[str, tuple[float, float]] = {}
+        self._queue: asyncio.Queue[Occurrence] = asyncio.Queue(maxsize=1000)
+        self._correlator = Correlator()
+        self._qps, self._burst = qps, float(max(1, burst))
+        self._tokens, self._filled = self._burst, time.monotonic()
 
     def event(
         self,
@@ -90,60 +50,58 @@ class Recorder:
     ) -> None:
         """Say something about an object; `message` is cut at 1,024 characters, the API's limit."""
         reference = about if isinstance(about, Reference) else Reference.of(about)
-        if len(message) > 1024:
-            message = message[:1021] + "..."
         try:
-            self._queue.put_nowait(_Event(reference, type, reason, message))
+            self._queue.put_nowait(Occurrence(reference, type, reason, _cut(message)))
         except asyncio.QueueFull:
             log.warning("event dropped, too many are waiting: %s %s: %s", reference.name, reason, message)
 
     async def run(self) -> Never:
         while True:
-            event = await self._queue.get()
-            if not self._allowed(event.about):
-                continue
-            for attempt in range(_ATTEMPTS):
-                try:
-                    await self._write(event)
-                    break
-                except ApiUnreachable:
-                    await asyncio.sleep(min(10.0, self._pause * (1 + attempt)))
-                except ApiError as error:
-                    log.info("event about %s not taken: %s", event.about.name, error)
-                    break
+            one = await self._queue.get()
+            found = self._correlator.observe(one, time.monotonic(), timestamp(now()))
+            if found is not None:
+                await self._turn()
+                await self._deliver(*found)
 
-    def _allowed(self, about: Reference) -> bool:
+    async def _turn(self) -> None:
+        if self._qps <= 0:
+            return
         moment = time.monotonic()
-        key = f"{about.kind}/{about.namespace}/{about.name}/{about.uid}"
-        tokens, last = self._budget.pop(key, (_BURST, moment))
-        tokens = min(_BURST, tokens + (moment - last) / _REFILL_SECONDS)
-        self._budget[key] = (max(0.0, tokens - 1.0), moment)
-        if len(self._budget) > 4096:
-            self._budget.pop(next(iter(self._budget)))
-        return tokens >= 1.0
+        self._tokens = min(self._burst, self._tokens + (moment - self._filled) * self._qps) - 1.0
+        self._filled = moment
+        if self._tokens < 0:
+            await asyncio.sleep(-self._tokens / self._qps)
 
-    async def _write(self, event: _Event) -> None:
-        namespace = event.about.namespace or "default"
-        known = self._written.get(event)
-        stamp = timestamp(now())
-        if known and time.monotonic() - known.last < _SAME_WINDOW:
-            body = {"count": known.count + 1, "lastTimestamp": stamp}
+    async def _deliver(self, one: Occurrence, record: Record) -> None:
+        for attempt in range(_ATTEMPTS):
             try:
-                await self._client.patch(EVENTS, known.name, body, namespace)
-            except NotFound:
-                del self._written[event]
+                await self._write(one, record)
+            except (ApiUnreachable, ApiError) as error:
+                if isinstance(error, ApiError) and error.status != 429 and error.status < 500:
+                    log.info("event about %s not taken: %s", one.about.name, error)
+                    return
+                await asyncio.sleep(min(10.0, self._pause * (1 + attempt)))
             else:
-                known.count += 1
-                known.last = time.monotonic()
                 return
-        name = f"{event.about.name[:_LONGEST_NAME].rstrip('-.')}.{time.time_ns():x}"
-        await self._client.create(EVENTS, self._body(event, name, namespace, stamp), namespace)
-        self._written[event] = _Written(name, stamp, 1, time.monotonic())
-        if len(self._written) > 2048:
-            self._written.pop(next(iter(self._written)))
+        log.warning("event given up, the API server is away: %s %s: %s", one.about.name, one.reason, one.message)
 
-    def _body(self, event: _Event, name: str, namespace: str, stamp: str) -> dict[str, Any]:
-        about = event.about
+    async def _write(self, one: Occurrence, record: Record) -> None:
+        namespace = one.about.namespace or "default"
+        stamp = timestamp(now())
+        if record.name:
+            body = {"count": record.count, "lastTimestamp": stamp, "message": _cut(one.message)}
+            try:
+                await self._client.patch(EVENTS, record.name, body, namespace, kind=Patch.STRATEGIC)
+            except NotFound:  # events are kept for an hour
+                record.name, record.first = "", stamp
+            else:
+                return
+        name = f"{one.about.name[:_LONGEST_NAME].rstrip('-.')}.{time.time_ns():x}"
+        await self._client.create(EVENTS, self._body(one, record, name, namespace, stamp), namespace)
+        record.name = name
+
+    def _body(self, one: Occurrence, record: Record, name: str, namespace: str, stamp: str) -> dict[str, Any]:
+        about = one.about
         reference = {
             "apiVersion": about.api_version,
             "kind": about.kind,
@@ -156,13 +114,17 @@ class Recorder:
         return {
             "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {key: value for key, value in reference.items() if value},
-            "reason": event.reason,
-            "message": event.message,
-            "type": event.type,
-            "count": 1,
-            "firstTimestamp": stamp,
+            "reason": one.reason,
+            "message": _cut(one.message),
+            "type": one.type,
+            "count": record.count,
+            "firstTimestamp": record.first,
             "lastTimestamp": stamp,
             "source": self._source,
             "reportingComponent": self._source["component"],
             "reportingInstance": self._source.get("host", ""),
         }
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 3] + "..."
