@@ -88,7 +88,7 @@ class Deeds:
             self._burstable = burstable
         there = tree.exists(self._trees, resources.pod_cgroup(root, pod))
         with self._means.metrics.cgroup("update" if there else "create"):
-            tree.create(self._trees, resources.pod_cgroup(root, pod), resources.pod_limits(pod))
+            tree.create(self._trees, resources.pod_cgroup(root, pod), resources.pod_limits(pod, self._place.policy))
 
     def sandbox_config(self, pod: Pod, attempt: int) -> SandboxConfig:
         place = self._place

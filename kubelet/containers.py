@@ -44,6 +44,7 @@ class Furniture:
     hostname: str
     termination: str
     memory: int
+    policy: resources.Policy = resources.UPSTREAMS
 
 
 def container_config(
@@ -70,7 +71,7 @@ def container_config(
         tty=container.tty,
         stop_signal=(container.lifecycle.stop_signal or "") if container.lifecycle else "",
         target_id=target,
-        resources=resources.container_resources(pod, container, furniture.memory),
+        resources=resources.container_resources(pod, container, furniture.memory, furniture.policy),
         security=security(pod, container, image),
     )
 

@@ -38,6 +38,7 @@ from kubelet.observe import PodSource, RuntimeView
 from kubelet.prober import Prober
 from kubelet.probes import Probes, Target
 from kubelet.publish import Publisher
+from kubelet.resources import Policy
 from kubelet.runtime import EVERYTHING, Hint, Image, Runtime, RuntimeUnavailable, RuntimeVersion
 from kubelet.server import front
 from kubelet.speaker import Speaker
@@ -75,6 +76,11 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
         host_ips=ips,
         memory=facts.memory,
         allocatable=node.allocatable(config, facts),
+        policy=Policy(
+            quota=config.cpu_cfs_quota,
+            period=round(config.cpu_cfs_quota_period * 1_000_000),
+            pids=max(0, config.pod_pids_limit),
+        ),
     )
 
 
@@ -100,7 +106,7 @@ class Wiring:
         self._client, self.runtime, self.metrics = client, runtime, metrics
         self.keys: Keys[str] = Keys()
         self.view = RuntimeView(runtime, self._news)
-        self.recorder = Recorder(client, "kubelet", name)
+        self.recorder = Recorder(client, "kubelet", name, qps=config.event_record_qps, burst=config.event_burst)
         self.told = Told(self.recorder)
         self.facts = machine.machine(config.root_dir)
         self.pods: Informer[Pod] = Informer(client, PODS_WHOLE, field_selector=f"spec.nodeName={name}")
@@ -374,9 +380,9 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     if os.geteuid() != 0:
         raise UsageError("the kubelet mounts volumes and writes cgroups: run it as root")
     host.check(config)
-    host.settle(config)
     name = node_name(config)
     connection = Connection.from_kubeconfig(config.kubeconfig)
+    host.settle(config)
     await _found_address(config, connection)
     metrics = Metrics(name)
     runtime = runtimes.runtime_of(config, name, metrics.operation)

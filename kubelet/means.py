@@ -21,6 +21,7 @@ from kubelet.metrics import Metrics
 from kubelet.model import Seen
 from kubelet.objects import Objects
 from kubelet.plan import is_static
+from kubelet.resources import UPSTREAMS, Policy
 from kubelet.runtime import Runtime
 from kubelet.tokens import Tokens
 from kubelet.told import Told
@@ -53,6 +54,7 @@ class Place:
     host_ips: tuple[str, ...]
     memory: int
     allocatable: Mapping[str, str]
+    policy: Policy = UPSTREAMS
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from kube.errors import Invalid
+from kube.errors import Invalid, Retry
 from kube.pods import Pod
 from kubelet import containers, hosts, volumes
 from kubelet.containers import Furniture
@@ -16,7 +16,7 @@ from kubelet.hooks import HookFailed, Hooks
 from kubelet.images import ImageRefused
 from kubelet.means import Means, StartFailed
 from kubelet.model import Seen, StartContainer, StopContainer
-from kubelet.runtime import Image, RuntimeRefused, SandboxConfig
+from kubelet.runtime import Image, NotFound, RuntimeRefused, SandboxConfig
 from kubelet.stops import Stops
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,16 @@ class Starts:
         os.makedirs(os.path.join(sandbox.log_directory, name), mode=0o755, exist_ok=True)
         try:
             identity = await self._means.runtime.create_container(action.sandbox_id, config, sandbox)
+        except NotFound as error:  # the sandbox or the image went meanwhile: look again
+            raise Retry(f"container {name} of pod {pod.metadata.key}: {error.message}") from error
         except RuntimeRefused as error:
             told.container(pod, name, "Warning", "Failed", f"Error: {error.message}")
             raise StartFailed("CreateContainerError", error.message) from error
         told.container(pod, name, "Normal", "Created", f"Created container: {name}")
         try:
             await self._means.runtime.start_container(identity)
+        except NotFound as error:
+            raise Retry(f"container {name} of pod {pod.metadata.key}: {error.message}") from error
         except RuntimeRefused as error:
             told.container(pod, name, "Warning", "Failed", f"Error: {error.message}")
             raise StartFailed("RunContainerError", error.message) from error
@@ -132,6 +136,7 @@ class Starts:
                 hostname="" if pod.spec.host_network else str(directory / "hostname"),
                 termination=str(termination),
                 memory=place.memory,
+                policy=place.policy,
             )
 
         return await self._means.blocking(f"files of pod {pod.metadata.key}", work)

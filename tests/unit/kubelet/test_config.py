@@ -91,27 +91,25 @@ def _fields(kind: type[msgspec.Struct]) -> list[str]:
 
 
 AWAITED = {
-    "enabled", "cache_ttl", "cache_authorized_ttl", "cache_unauthorized_ttl", "mode", "verbosity",
-    "bootstrap_kubeconfig", "cert_dir", "cloud_provider", "provider_id",
-    "image_credential_provider_config", "image_credential_provider_bin_dir", "static_pod_path", "static_pod_url",
-    "static_pod_url_header", "file_check_frequency", "http_check_frequency", "serialize_image_pulls",
+    "bootstrap_kubeconfig", "cert_dir", "rotate_certificates", "server_tls_bootstrap", "seccomp_default",
+    "image_credential_provider_config", "image_credential_provider_bin_dir", "serialize_image_pulls",
     "max_parallel_image_pulls", "registry_pull_qps", "registry_burst", "image_minimum_gc_age", "image_maximum_gc_age",
     "image_gc_high_threshold_percent", "image_gc_low_threshold_percent", "read_only_port", "tls_cipher_suites",
-    "tls_min_version", "rotate_certificates", "server_tls_bootstrap", "streaming_connection_idle_timeout",
-    "enable_debugging_handlers", "enable_system_log_handler", "enable_system_log_query", "volume_stats_agg_period",
-    "event_record_qps", "event_burst", "node_status_max_images", "pods_per_core",
-    "eviction_pressure_transition_period", "local_storage_capacity_isolation", "fail_swap_on", "fail_cgroup_v1",
-    "protect_kernel_defaults", "oom_score_adj", "max_open_files", "container_log_max_workers",
-    "container_log_monitor_interval", "pod_pids_limit", "cpu_cfs_quota", "cpu_cfs_quota_period", "seccomp_default",
-    "allowed_unsafe_sysctls", "anonymous", "webhook", "authorization", "logging", "node_ips", "eviction_hard",
-    "merge_default_eviction_settings",
+    "tls_min_version", "streaming_connection_idle_timeout", "enable_debugging_handlers", "enable_system_log_handler",
+    "enable_system_log_query", "volume_stats_agg_period",
+    "container_log_max_workers", "container_log_monitor_interval",
 }  # fmt: skip
 """Keys whose readers are on their way."""
 
 
 def test_every_key_is_read_somewhere() -> None:
     sources = "".join(path.read_text() for path in ROOM.rglob("*.py") if path.name != "config.py")
-    unread = [name for name in _fields(config.Config) if not re.search(rf"config[\w.]*\.{name}\b", sources)]
+    own = (ROOM / "config.py").read_text()  # whose properties read for others
+    unread = [
+        name
+        for name in _fields(config.Config)
+        if not re.search(rf"config[\w.]*\.{name}\b", sources) and not re.search(rf"self\.{name}\b", own)
+    ]
     assert set(unread) <= AWAITED
 
 
