@@ -112,7 +112,7 @@ def _shell(name: str, state: str, words: list[str]) -> int:
     command = command[1:] if command[:1] == ["--"] else command
     argv = command or [os.environ.get("SHELL", "/bin/sh")]
     prompt = {"PS1": f"{node} # "} if not command else {}
-    own = mounts.namespace(state, node)
+    own = mounts.spaces(state, node)
     entered = network.inside(namespace, own if os.path.exists(own) else "")
     return subprocess.run([*entered, *argv], env={**os.environ, **prompt}, check=False).returncode
 

@@ -114,4 +114,4 @@ async def load(nodes: Sequence[Node], archive: Path, snapshots: str) -> None:
 
 
 def _ctr(node: Node, *words: str) -> list[str]:
-    return [*inside(node.namespace, node.mounts), "ctr", f"--address={ENDPOINT.removeprefix('unix://')}", *words]
+    return [*inside(node.namespace, node.spaces), "ctr", f"--address={ENDPOINT.removeprefix('unix://')}", *words]

@@ -92,8 +92,8 @@ class Node:
     namespace: str
     state: str
     cgroup: str
-    mounts: str = ""
-    """The name of its mount namespace; empty where it has the machine's."""
+    spaces: str = ""
+    """The directory that names its mount and UTS namespaces; empty where it has the machine's."""
 
     @property
     def centre(self) -> bool:
@@ -112,8 +112,8 @@ class Daemon:
     env: dict[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     """Names of daemons that are ready before this one is started the first time."""
-    mounts: str = ""
-    """The name of the mount namespace it runs in; empty: the machine's."""
+    spaces: str = ""
+    """The directory that names the mount and UTS namespaces it runs in; empty: the machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Topology:
     nodes: tuple[Node, ...]
     links: dict[str, tuple[str, ...]]
     views: dict[str, tuple[str, ...]]
-    """Mount namespaces by the path of their name, with the shell lines that furnish them."""
+    """Nodes' mount and UTS namespaces by the directory that names them, with the shell lines that furnish them."""
     sysctls: dict[str, dict[str, str]]
     files: dict[str, str]
     daemons: tuple[Daemon, ...]

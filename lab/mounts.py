@@ -8,9 +8,9 @@ root, a pod's tmpfs) the other sees, and the machine does not. It follows the ma
 and passes its own on to containers that ask for it (`shared`). Only two directories differ from the machine's, because
 containerd and libcni write there whatever they are told: /run, and /var/lib/cni.
 
-The namespace has a name, a mount of itself on `<state>/namespaces/<node>`: it outlives containerd, a restarted one finds
-its containers' mounts again, and `down` finds it in the kernel's mount table. With its last process and that name gone, the
-kernel takes every mount in it away.
+The namespace has a name, a mount of itself on `<state>/namespaces/<node>/mnt`: it outlives containerd, a restarted one
+finds its containers' mounts again, and `down` finds it in the kernel's mount table. With its last process and that name gone,
+the kernel takes every mount in it away. Beside it is a UTS namespace, so that pods with the node's network have its name too.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from linux import mounts, process
 CNI_CACHE = "/var/lib/cni"
 
 
-def namespace(state: str, node: str) -> str:
-    """Where a node's mount namespace has its name."""
+def spaces(state: str, node: str) -> str:
+    """The directory in which a node's namespaces have their names: `mnt`, `uts`."""
     return f"{state}/namespaces/{node}"
 
 
-def view(home: str) -> tuple[str, ...]:
-    """The shell lines that make a fresh namespace the node's whose files are below `home`."""
+def view(name: str, home: str) -> tuple[str, ...]:
+    """The shell lines that make fresh namespaces those of the node `name`, whose files are below `home`."""
     run, cache = shlex.quote(f"{home}/run"), shlex.quote(f"{home}/cni/lib")
     return (
         "mount --make-rshared /",
@@ -42,11 +42,12 @@ def view(home: str) -> tuple[str, ...]:
         "mount --make-rprivate /run",
         "mount --make-rshared /run",
         f"mount --bind {cache} {CNI_CACHE}",
+        f"echo {name} > /proc/sys/kernel/hostname",
     )
 
 
 async def build(views: Mapping[str, Sequence[str]]) -> None:
-    """Make the namespaces by the path of their name, with their lines run in them. Raises CommandFailed."""
+    """Make the namespaces, by the directory of their names, with their lines run in them. Raises CommandFailed."""
     if not views:
         return
     folder = os.path.dirname(next(iter(views)))
@@ -57,14 +58,24 @@ async def build(views: Mapping[str, Sequence[str]]) -> None:
     await process.run(["sh", "-ec", script])
     async with asyncio.TaskGroup() as group:
         for path, lines in views.items():
-            Path(path).touch()
-            argv = ["unshare", f"--mount={path}", "--propagation=slave", "sh", "-ec", "\n".join(lines)]
+            os.makedirs(path, exist_ok=True)
+            for file in ("mnt", "uts"):
+                Path(path, file).touch()
+            argv = [
+                "unshare",
+                f"--mount={path}/mnt",
+                f"--uts={path}/uts",
+                "--propagation=slave",
+                "sh",
+                "-ec",
+                "\n".join(lines),
+            ]
             group.create_task(process.run(argv))
 
 
 def unmake(state: str) -> None:
     """Forget the names; what is mounted inside goes with the last process."""
-    for mount in mounts.below(os.path.dirname(namespace(state, ""))):
+    for mount in mounts.below(f"{state}/namespaces"):
         mounts.unmount(mount.point, lazy=True)
 
 

@@ -47,10 +47,11 @@ def unmake(lab: str) -> list[str]:
     return names
 
 
-def inside(namespace: str, mounts: str = "") -> list[str]:
-    """The argv prefix that runs a program in a network namespace, and in the mount namespace that has its name at `mounts`.
-    Not `ip netns exec`: that remounts /sys, and whoever needs cgroups then finds none."""
-    return ["nsenter", f"--net=/run/netns/{namespace}", *([f"--mount={mounts}"] if mounts else [])]
+def inside(namespace: str, spaces: str = "") -> list[str]:
+    """The argv prefix that runs a program in a network namespace, and in the mount and UTS namespaces that the directory
+    `spaces` names. Not `ip netns exec`: that remounts /sys, and whoever needs cgroups then finds none."""
+    more = [f"--mount={spaces}/mnt", f"--uts={spaces}/uts"] if spaces else []
+    return ["nsenter", f"--net=/run/netns/{namespace}", *more]
 
 
 def processes_in(names: Iterable[str]) -> list[int]:

@@ -47,7 +47,7 @@ def topology(lab: Lab) -> Topology:
         lab=lab,
         nodes=nodes,
         links=_links(lab, nodes),
-        views={node.mounts: mounts.view(node.state) for node in nodes if node.mounts},
+        views={node.spaces: mounts.view(node.name, node.state) for node in nodes if node.spaces},
         sysctls={lab.outer: {"net/ipv4/ip_forward": "1"}} | {node.namespace: _NODE_SYSCTLS for node in nodes},
         files=files | _prometheus_files(lab, nodes),
         daemons=tuple(daemons),
@@ -64,7 +64,7 @@ def _node(lab: Lab, index: int) -> Node:
         namespace=f"{lab.outer}-{name}",
         state=f"{lab.state}/{name}",
         cgroup=f"/wherry/{lab.name}/{name}",
-        mounts="" if lab.docker else mounts.namespace(lab.state, name),
+        spaces="" if lab.docker else mounts.spaces(lab.state, name),
     )
 
 
@@ -131,7 +131,7 @@ def _centre_daemons(lab: Lab, centre: Node) -> list[Daemon]:
             namespace=centre.namespace,
             argv=_python(lab, name, "--config", f"{centre.state}/{name}.yaml"),
             log=f"{centre.state}/log/{name}.log",
-            mounts=centre.mounts,
+            spaces=centre.spaces,
             after=tuple(one.name for one in store) if name == "apiserver" else (f"{centre.name}/apiserver",),
         )
         for name in names
@@ -153,7 +153,7 @@ def _etcd(lab: Lab, centre: Node) -> list[Daemon]:
         f"--listen-metrics-urls=http://127.0.0.1:{ETCD_METRICS_PORT}",
     )
     log = f"{centre.state}/log/etcd.log"
-    return [Daemon(f"{centre.name}/etcd", centre.name, centre.namespace, argv, log, mounts=centre.mounts)]
+    return [Daemon(f"{centre.name}/etcd", centre.name, centre.namespace, argv, log, spaces=centre.spaces)]
 
 
 def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
@@ -194,7 +194,7 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
             log=f"{home}/log/{name}.log",
             env=env,
             after=(*before, *(one.name for one in runtime if name == "kubelet")),
-            mounts=node.mounts,
+            spaces=node.spaces,
         )
         for name, extra in arguments.items()
     ]
@@ -204,7 +204,7 @@ def _containerd(node: Node, env: dict[str, str]) -> Daemon:
     """It hands `env` on to the CNI plugins that it calls."""
     argv = ("containerd", f"--config={node.state}/containerd.toml", "--log-level=warn")
     log = f"{node.state}/log/containerd.log"
-    return Daemon(f"{node.name}/containerd", node.name, node.namespace, argv, log, env, mounts=node.mounts)
+    return Daemon(f"{node.name}/containerd", node.name, node.namespace, argv, log, env, spaces=node.spaces)
 
 
 def _cni_flags(lab: Lab, home: str) -> tuple[str, ...]:

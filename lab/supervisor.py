@@ -83,7 +83,7 @@ class Child:
     async def _start(self, notify: str) -> asyncio.subprocess.Process:
         with _log_file(self.daemon.log) as out:
             return await asyncio.create_subprocess_exec(
-                *inside(self.daemon.namespace, self.daemon.mounts),
+                *inside(self.daemon.namespace, self.daemon.spaces),
                 *self.daemon.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,

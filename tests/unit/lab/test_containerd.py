@@ -35,8 +35,8 @@ def test_every_daemon_of_a_node_sees_its_files_alike() -> None:
     made = topology(ON_CONTAINERD)
     for node in made.nodes:
         mine = [daemon for daemon in made.daemons if daemon.node == node.name]
-        assert {daemon.mounts for daemon in mine} == {node.mounts}
-        assert node.mounts in made.views
+        assert {daemon.spaces for daemon in mine} == {node.spaces}
+        assert node.spaces in made.views
         kubelet = next(d for d in mine if d.name.endswith("/kubelet"))
         assert f"{node.name}/containerd" in kubelet.after
         assert not [word for word in kubelet.argv if word.startswith("--cni")], "the runtime does CNI"
@@ -138,7 +138,7 @@ def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
 
 def test_a_view_quotes_its_paths() -> None:
     node = Node("node1", 1, LAB_ADDRESS, "n", "/state/a b/node1", "/c")
-    assert all("'/state/a b/node1" in line for line in mounts.view(node.state) if "a b" in line)
+    assert all("'/state/a b/node1" in line for line in mounts.view(node.name, node.state) if "a b" in line)
 
 
 LAB_ADDRESS = topology(LAB).nodes[0].address

@@ -58,7 +58,7 @@ async def until(folder: Path, accept: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "RESTART_SECONDS", 0.05)
-    monkeypatch.setattr(supervisor, "inside", lambda _namespace, _mounts: [])
+    monkeypatch.setattr(supervisor, "inside", lambda _namespace, _spaces: [])
 
 
 def state(found: dict[str, Any], name: str) -> str:
