@@ -17,10 +17,11 @@ from linux.cgroup import v1, v2
 from linux.cgroup.tree import Hierarchies, hierarchies
 from linux.cgroup.usage import Usage, text
 from metrics import observe
-from metrics.model import Identity, Machine, Sample, Snapshot
+from metrics.model import Identity, Interface, Machine, Sample, Snapshot
 from metrics.observe import identity
 
-__all__ = ["Collector", "Identity", "identity"]  # what the kubelet needs to serve its own containers
+# What the kubelet needs to serve its own containers.
+__all__ = ["Collector", "Identity", "Interface", "Machine", "Sample", "Snapshot", "identity"]
 
 _CONTAINER = re.compile(r"(?:.*[-/])?([0-9a-f]{64})(?:\.scope)?$")
 _POD = re.compile(r"(?:kubepods-(?:\w+-)?)?pod([0-9a-f_-]{32,36})(?:\.slice)?$")

@@ -15,7 +15,7 @@ questions. (Upstream: pkg/kubelet/server/server.go.)
 
 from kubelet.server.access import Access, Policy, User
 from kubelet.server.api import Pages, PodSource, Server, serve
-from kubelet.server.containers import container_metrics
+from kubelet.server.containers import container_pages
 from kubelet.server.tls import tls_context
 from kubelet.server.whose import locate
 
@@ -26,7 +26,7 @@ __all__ = [
     "Policy",
     "Server",
     "User",
-    "container_metrics",
+    "container_pages",
     "locate",
     "serve",
     "tls_context",

@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import msgspec
 from aiohttp import web
 
 from kube import serving
-from kubelet.runtime import CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, PodRecord
+from kubelet.runtime import (
+    CONTAINER_NAME,
+    POD_NAME,
+    POD_NAMESPACE,
+    POD_UID,
+    PodRecord,
+    Runtime,
+    RuntimeRefused,
+    RuntimeUnavailable,
+)
+from kubelet.server.summary import Site, Summary
 from metrics import exposition
 from metrics.collector import Collector, Identity, identity
 
 Handler = serving.Handler
+
+_PATIENCE = 5.0  # seconds for the runtime to say where its images are
 
 
 def identities(records: Iterable[PodRecord], pause_image: str) -> dict[str, Identity]:
@@ -30,12 +43,13 @@ def identities(records: Iterable[PodRecord], pause_image: str) -> dict[str, Iden
     return found
 
 
-def container_metrics(
-    records: Callable[[], Iterable[PodRecord]], cgroup_root: str, pause_image: str
+def container_pages(
+    records: Callable[[], Iterable[PodRecord]], runtime: Runtime, site: Site, pause_image: str
 ) -> dict[str, Handler]:
-    """GET /metrics/cadvisor and /metrics/resource: the containers of `records`, read from the tree below `cgroup_root`."""
-    collector = Collector(lambda: identities(records(), pause_image), cgroup_root)
-    root = "/" + cgroup_root.strip("/")
+    """The containers of `records`, read from the tree below the site's cgroup root."""
+    collector = Collector(lambda: identities(records(), pause_image), site.cgroup_root)
+    root = "/" + site.cgroup_root.strip("/")
+    summary = Summary(site)
 
     def page(render: Callable[[], str]) -> Handler:
         async def answer(_request: web.Request) -> web.Response:
@@ -44,7 +58,26 @@ def container_metrics(
 
         return answer
 
+    async def stats(request: web.Request) -> web.Response:
+        brief = request.query.get("only_cpu_and_memory", "").lower() in ("1", "true")
+        image_fs = "" if brief else await _image_fs(runtime)
+
+        def make() -> bytes:
+            document = summary.make(collector.snapshot(), records(), image_fs, brief=brief)
+            return msgspec.json.encode(document)
+
+        return web.Response(body=await asyncio.to_thread(make), content_type="application/json")
+
     return {
         "/metrics/cadvisor": page(lambda: exposition.cadvisor(collector.snapshot())),
         "/metrics/resource": page(lambda: exposition.resource(collector.snapshot(), root)),
+        "/stats/summary": stats,
     }
+
+
+async def _image_fs(runtime: Runtime) -> str:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return (await runtime.image_fs()).mountpoint
+    except (RuntimeUnavailable, RuntimeRefused, TimeoutError):
+        return ""  # the rest of the page is worth having

@@ -16,7 +16,8 @@ from kubelet.metrics import Health, Metrics
 from kubelet.runtime import PodRecord, Runtime
 from kubelet.server.access import Access, Policy, Review
 from kubelet.server.api import Pages, PodSource, Server, serve
-from kubelet.server.containers import container_metrics
+from kubelet.server.containers import container_pages
+from kubelet.server.summary import Site
 from kubelet.server.tls import tls_context
 
 
@@ -60,12 +61,21 @@ def log_goes_out() -> str | None:
 
 def pages(
     config: Config,
+    node: str,
+    runtime: Runtime,
     metrics: Metrics,
     records: Callable[[], Iterable[PodRecord]],
     checks: Mapping[str, serving.Check],
     probes: CollectorRegistry,
 ) -> Pages:
     """`probes` is the registry behind /metrics/probes."""
+    site = Site(
+        node=node,
+        cgroup_root=config.cgroup_root,
+        root_dir=config.root_dir,
+        pod_logs_dir=config.pod_logs_dir,
+        volume_period=config.volume_stats_agg_period,
+    )
     health = CollectorRegistry()
     health.register(Health(checks))
     return Pages(
@@ -74,7 +84,7 @@ def pages(
             "/metrics": serving.metrics(metrics.registry),
             "/metrics/probes": serving.metrics(probes),
             "/metrics/slis": serving.metrics(health),
-            **container_metrics(records, config.cgroup_root, config.pod_infra_container_image),
+            **container_pages(records, runtime, site, config.pod_infra_container_image),
             "/configz": serving.json(lambda: {"kubeletconfig": settings.render(config)}),
         },
         log_directory=os.path.dirname(config.pod_logs_dir.rstrip("/")) if config.enable_system_log_handler else "",
