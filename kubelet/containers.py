@@ -1,16 +1,14 @@
-"""From a container of a pod's spec to what the runtime is asked to create: pure, but for reading a log's tail."""
+"""From a container of a pod's spec to what the runtime is asked to create: pure."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kube.errors import Invalid
 from kube.pods import Container, Pod, PodSecurityContext, VolumeMount
 from kube.pods import SecurityContext as WantedSecurity
 from kubelet import resources
 from kubelet.environment import command_line
-from kubelet.model import Seen, StartContainer
+from kubelet.model import StartContainer
 from kubelet.plan import container_hash, pod_label
 from kubelet.runtime import (
     CONTAINER_HASH,
@@ -21,15 +19,11 @@ from kubelet.runtime import (
     TERMINATION_MESSAGE_POLICY,
     UNCONFINED,
     ContainerConfig,
-    ContainerState,
-    ContainerStatus,
     Image,
     Mount,
     SecurityContext,
 )
 
-MESSAGE_BYTES = 4096
-TAIL_LINES, TAIL_BYTES = 80, 2048
 _PROPAGATION = {"": "", "None": "", "HostToContainer": "rslave", "Bidirectional": "rshared"}
 
 
@@ -154,49 +148,3 @@ def _check_non_root(pod: Pod, container: Container, user: int | None, image: Ima
         raise Invalid(f"container has runAsNonRoot and image has non-numeric user ({name}), cannot verify {where}")
     if not name or int(name) == 0:
         raise Invalid(f"container has runAsNonRoot and image will run as root {where}")
-
-
-def log_tail(path: str, lines: int = TAIL_LINES, size: int = TAIL_BYTES) -> str:
-    """The end of a container's log, for terminationMessagePolicy FallbackToLogsOnError. Reads Docker's JSON lines and
-    CRI's."""
-    try:
-        with Path(path).open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 16 * size))
-            raw = file.read().splitlines()[-lines:]
-    except OSError:
-        return ""
-    text = b"".join(_line(line) for line in raw)
-    return text[-size:].decode(errors="replace")
-
-
-def _line(line: bytes) -> bytes:
-    if line.startswith(b"{"):
-        try:
-            return str(json.loads(line).get("log", "")).encode()
-        except ValueError:
-            return b""
-    fields = line.split(b" ", 3)
-    return fields[3] + (b"\n" if fields[2] == b"F" else b"") if len(fields) == 4 else b""
-
-
-def termination_messages(seen: Seen) -> dict[str, str]:
-    """What containers wrote before they ended, by container id."""
-    exited = (status for status in seen.containers if status.state is ContainerState.EXITED)
-    return {status.id: message for status in exited if (message := termination_message(status))}
-
-
-def termination_message(status: ContainerStatus) -> str:
-    path = status.annotations.get(TERMINATION_MESSAGE_PATH, "")
-    host = next((m.host_path for m in status.mounts if m.container_path == path), "")
-    message = ""
-    if host:
-        try:
-            with open(host, "rb") as file:
-                message = file.read(MESSAGE_BYTES).decode(errors="replace")
-        except OSError:
-            message = ""
-    policy = status.annotations.get(TERMINATION_MESSAGE_POLICY, "")
-    if not message and status.exit_code != 0 and policy == "FallbackToLogsOnError":
-        message = log_tail(status.log_path)
-    return message

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from kube.pods import Pod, PodStatus
 from kubelet import backoff, plan
 from kubelet.departure import Departure
+from kubelet.messages import Messages
 from kubelet.model import Held, Stage, Waiting
 from kubelet.status import Sentence
 
@@ -51,6 +52,7 @@ class Life:
     killed: set[str] = field(default_factory=set)  # ids of those of whose end was told
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # something happened while it ends
     # telling
+    messages: Messages = field(default_factory=Messages)
     told: set[tuple[str, str]] = field(default_factory=set)  # back-offs that were told, by container id
     warned: set[str] = field(default_factory=set)  # of what the pod does not get
     first_seen: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from kube.pods import Pod
 from kubelet import plan
-from kubelet.containers import termination_messages
 from kubelet.life import Facts, Life
 from kubelet.model import Plan, Seen, Stage
 from kubelet.probes import Probes
@@ -53,7 +52,7 @@ class Wording:
                 previous=life.status,
                 health=self._probes.health(life.uid),
                 waiting=todo.waiting,
-                messages=termination_messages(seen),
+                messages=life.messages.of(seen),
                 stage=life.stage,
                 host_ips=self._facts.host_ips,
                 scheme=self._facts.scheme(),

@@ -97,17 +97,3 @@ def test_run_as_non_root(user: int | None, image_user: str, words: str) -> None:
             configured(container, image=Image(id="i", user=image_user))
     else:
         configured(container, image=Image(id="i", user=image_user))
-
-
-def test_the_tail_of_either_kind_of_log(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "log"
-    path.write_text('{"log":"one\\n","stream":"stdout"}\n{"log":"two\\n","stream":"stderr"}\n')
-    assert containers.log_tail(str(path)) == "one\ntwo\n"
-    path.write_text(
-        "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr P tw\n2026-01-01T00:00:00Z stderr F o\n"
-    )
-    assert containers.log_tail(str(path)) == "one\ntwo\n"
-    assert containers.log_tail(str(path), lines=1) == "o\n"
-    assert containers.log_tail(str(path) + "absent") == ""

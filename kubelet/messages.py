@@ -1,0 +1,81 @@
+"""What containers left behind to say: termination messages.
+
+`File`: the last 4,096 bytes of the file that the kubelet put at terminationMessagePath. `FallbackToLogsOnError`: where that is
+empty and the exit code is not 0, the log's last 80 lines, of them the last 2,048 bytes. A container that has ended says no
+more, so each is read once. (pkg/kubelet/kuberuntime/kuberuntime_container.go, getTerminationMessage)
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+from kubelet.model import Seen
+from kubelet.runtime import TERMINATION_MESSAGE_PATH, TERMINATION_MESSAGE_POLICY, ContainerState, ContainerStatus
+
+MESSAGE_BYTES = 4096
+TAIL_LINES, TAIL_BYTES = 80, 2048
+
+
+class Messages:
+    """By container id, of one pod."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, str] = {}
+
+    def of(self, seen: Seen) -> dict[str, str]:
+        exited = [status for status in seen.containers if status.state is ContainerState.EXITED]
+        self._read = {status.id: self._read.get(status.id) or termination_message(status) for status in exited}
+        return self._read
+
+
+def termination_message(status: ContainerStatus) -> str:
+    path = status.annotations.get(TERMINATION_MESSAGE_PATH, "")
+    host = next((m.host_path for m in status.mounts if m.container_path == path), "")
+    message = ""
+    if path and host:
+        try:
+            message = _end_of(host, MESSAGE_BYTES)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return f"Error on reading termination log {host}: {error.strerror}"
+    policy = status.annotations.get(TERMINATION_MESSAGE_POLICY, "")
+    if not message and status.exit_code != 0 and policy == "FallbackToLogsOnError":
+        message = log_tail(status.log_path)
+    return message
+
+
+def _end_of(path: str, size: int) -> str:
+    """Of a file that the container's processes may have put there: a pipe must not hang, a link not lead elsewhere."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode):
+            return ""
+        return os.pread(file, size, max(0, facts.st_size - size)).decode(errors="replace")
+    finally:
+        os.close(file)
+
+
+def log_tail(path: str, lines: int = TAIL_LINES, size: int = TAIL_BYTES) -> str:
+    """The end of a container's log. Reads Docker's JSON lines and CRI's."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16 * size))
+            raw = file.read().splitlines()
+    except OSError:
+        return ""
+    text = b"".join(_line(line) for line in raw).splitlines(keepends=True)[-lines:]
+    return b"".join(text)[-size:].decode(errors="replace")
+
+
+def _line(line: bytes) -> bytes:
+    if line.startswith(b"{"):
+        try:
+            return str(json.loads(line).get("log", "")).encode()
+        except ValueError:
+            return b""
+    fields = line.split(b" ", 3)
+    return fields[3] + (b"\n" if fields[2] == b"F" else b"") if len(fields) == 4 else b""
