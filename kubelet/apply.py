@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from kube.errors import Retry
 from kube.pods import Pod
 from kubelet import loglinks, resources, sandboxes, volumes
 from kubelet.departure import Departure
@@ -26,6 +28,8 @@ from kubelet.volumes import References
 from linux.cgroup import tree
 
 __all__ = ["Deeds", "Means", "Place", "StartFailed", "Told"]
+
+log = logging.getLogger(__name__)
 
 NO_NETWORK_YET = ("uninitialized", "not initialized")
 
@@ -51,17 +55,34 @@ class Deeds:
 
     async def prepare(self, pod: Pod, everyone: Iterable[Pod]) -> None:
         """Directories, cgroup, volumes, all up to date. Raises MountFailed and Invalid."""
-        around = replace(await self._means.around(pod, Seen()), tokens=await self._means.tokens.of(pod))
+        around = await self._surroundings(pod)
         burstable = resources.burstable_shares(everyone)
 
         def work() -> dict[str, str]:
             self._cgroup(pod, burstable)
+            if isinstance(around, Retry):
+                return self._standing(pod, around)
             (volumes.pod_directory(self._place.root, pod.metadata.uid) / "volumes").mkdir(
                 parents=True, exist_ok=True, mode=0o750
             )
             return {v.name: self._volume(pod, v.name, around) for v in pod.spec.volumes}
 
         self._means.volumes[pod.metadata.uid] = await self._means.blocking(f"volumes of pod {pod.metadata.key}", work)
+
+    async def _surroundings(self, pod: Pod) -> Surroundings | Retry:
+        """What the volumes are made of, or why that is not to be had now."""
+        try:
+            return replace(await self._means.around(pod, Seen()), tokens=await self._means.tokens.of(pod))
+        except Retry as error:
+            return error
+
+    def _standing(self, pod: Pod, error: Retry) -> dict[str, str]:
+        """While the API is away, volumes that an earlier kubelet set up will do."""
+        found = volumes.standing(self._place.root, pod)
+        if found is None:
+            raise error
+        log.warning("pod %s: volumes stay as they are: %s", pod.metadata.key, error)
+        return found
 
     def prepared(self, uid: str) -> bool:
         return uid in self._means.volumes

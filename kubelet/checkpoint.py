@@ -10,6 +10,7 @@ already waits for the API. A file that a power cut left half-written is passed o
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -68,21 +69,28 @@ class Checkpoint:
         """Keep what changes, until cancelled. A disk that refuses is said, and tried again with the next change."""
         await self._pods.synced.wait()
         self._dirty.update(path.stem for path in self._folder.glob("pods/*.json"))
-        while True:
-            known = {pod.metadata.uid: pod for pod in self._pods.items()}
-            pods = {uid: known.get(uid) for uid in self._dirty}
-            services = self._services.items() if self._services_dirty else None
-            self._dirty, self._services_dirty = set(), False
-            try:
-                await asyncio.to_thread(self._keep, pods, services)
-            except OSError as error:
-                log.warning("what the API said cannot be kept in %s: %s", self._folder, error.strerror or error)
-                self._dirty |= pods.keys()
-            await self._wake.wait()
-            await asyncio.sleep(CALM)
+        try:
+            while True:
+                changed = self._changed()
+                try:
+                    await asyncio.to_thread(self._keep, *changed)
+                except OSError as error:
+                    log.warning("what the API said cannot be kept in %s: %s", self._folder, error.strerror or error)
+                    self._dirty |= changed[0].keys()
+                await self._wake.wait()
+                await asyncio.sleep(CALM)
+        finally:
+            with contextlib.suppress(OSError):
+                self._keep(*self._changed())
+
+    def _changed(self) -> tuple[Mapping[str, Pod | None], list[Service] | None]:
+        known = {pod.metadata.uid: pod for pod in self._pods.items()}
+        pods = {uid: known.get(uid) for uid in self._dirty}
+        services = self._services.items() if self._services_dirty else None
+        self._dirty, self._services_dirty = set(), False
+        return pods, services
 
     def _keep(self, pods: Mapping[str, Pod | None], services: list[Service] | None) -> None:
-        """In a thread."""
         for uid, pod in pods.items():
             path = self._folder / "pods" / f"{uid}.json"
             if pod is None:

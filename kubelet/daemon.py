@@ -118,7 +118,7 @@ class Wiring:
         self.upkeep = Upkeep(
             config, runtime, lambda: self.view.records, self.source.pods, self._node_warning, metrics, clock
         )
-        self.objects = Objects(client, self._objects_changed)
+        self.objects = Objects(client, self._objects_changed, self.pods.synced.is_set)
         self.probes = Probes(
             Prober(runtime).attempt,
             changed=self._news,

@@ -74,10 +74,10 @@ def settle(config: Config) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(config.max_open_files, ceiling), ceiling))
             break
         except (OSError, ValueError):
-            log.info("maxOpenFiles: no more than %d open files are permitted", hard)
+            log.debug("maxOpenFiles: no more than %d open files are permitted", hard)
     else:
         log.warning("maxOpenFiles: the limit stays at %d", soft)
     try:
         Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adj))
     except OSError as error:
-        log.info("oomScoreAdj %d is not permitted: %s", config.oom_score_adj, error.strerror)
+        log.debug("oomScoreAdj %d is not permitted: %s", config.oom_score_adj, error.strerror)

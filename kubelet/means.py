@@ -25,6 +25,7 @@ from kubelet.resources import UPSTREAMS, Policy
 from kubelet.runtime import Runtime
 from kubelet.tokens import Tokens
 from kubelet.told import Told
+from kubelet.volumes import References
 
 T = TypeVar("T")
 
@@ -78,10 +79,10 @@ class Means:
         except TimeoutError:
             raise Retry(f"{what}: not done within {VOLUME_TIMEOUT:g} s; is a filesystem hanging?") from None
 
-    async def around(self, pod: Pod, seen: Seen) -> Surroundings:
-        """What environment and volumes are made of."""
-        config_maps, secrets = await self.objects.of(pod.metadata.uid)
-        if not is_static(pod):  # which may be what the API itself runs in
+    async def around(self, pod: Pod, seen: Seen, only: References | None = None) -> Surroundings:
+        """What environment and volumes are made of. While the API is away, Services that an earlier kubelet knew will do."""
+        config_maps, secrets = await self.objects.of(pod.metadata.uid, only)
+        if not is_static(pod) and not len(self.services):  # a static one may be what the API itself runs in
             try:
                 async with asyncio.timeout(10):
                     await self.services.synced.wait()

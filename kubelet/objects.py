@@ -16,6 +16,8 @@ from kube.reconcile import Wake
 from kube.resources import CONFIGMAPS, SECRETS
 from kubelet.volumes import References
 
+PATIENCE = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Ref:
@@ -34,8 +36,12 @@ class _Entry:
 class Objects:
     """`changed(uid)` is called for each pod that uses an object that changed."""
 
-    def __init__(self, client: Client, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: Client, changed: Callable[[str], None], answering: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`answering`: whether the API has answered at all yet; before that nothing is waited for."""
         self._client = client
+        self._answering = answering
         self._changed = changed
         self._entries: dict[Ref, _Entry] = {}
         self._by_pod: dict[str, frozenset[Ref]] = {}
@@ -79,11 +85,17 @@ class Objects:
         informer.subscribe(tell)
         return entry
 
-    async def of(self, uid: str, timeout: float = 10.0) -> tuple[Mapping[str, ConfigMap], Mapping[str, Secret]]:
-        """What exists of what the pod needs, by name. Raises Retry while something has never been read."""
+    async def of(
+        self, uid: str, only: References | None = None
+    ) -> tuple[Mapping[str, ConfigMap], Mapping[str, Secret]]:
+        """What exists of what the pod needs, or of `only` that, by name. Raises Retry while something has never been
+        read."""
+        timeout = PATIENCE if self._answering() else 0.0
         config_maps: dict[str, ConfigMap] = {}
         secrets: dict[str, Secret] = {}
         for ref in self._by_pod.get(uid, frozenset()):
+            if only is not None and ref.name not in (only.secrets if ref.secret else only.config_maps):
+                continue
             entry = self._entries[ref]
             try:
                 async with asyncio.timeout(timeout):

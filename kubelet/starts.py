@@ -36,7 +36,7 @@ class Starts:
     ) -> str:
         """The id of the container that runs now. Raises StartFailed with what the status shall say, and Departed."""
         name, told = action.container.name, self._means.told
-        around = await self._means.around(pod, seen)
+        around = await self._means.around(pod, seen, volumes.references_of_containers(pod))
         image = await self._image(pod, action, around, departure)
         try:
             variables = environment(pod, action.container, around)

@@ -60,8 +60,8 @@ class References:
 
 
 def references(pod: Pod) -> References:
-    config_maps: set[str] = set()
-    secrets: set[str] = {reference.name for reference in pod.spec.image_pull_secrets}
+    """Everything."""
+    started, config_maps, secrets = references_of_containers(pod), set[str](), set[str]()
     for volume in pod.spec.volumes:
         if volume.config_map is not None:
             config_maps.add(volume.config_map.name)
@@ -72,6 +72,13 @@ def references(pod: Pod) -> References:
                 config_maps.add(source.config_map.name)
             if source.secret is not None:
                 secrets.add(source.secret.name)
+    return References(started.config_maps | (config_maps - {""}), started.secrets | (secrets - {""}))
+
+
+def references_of_containers(pod: Pod) -> References:
+    """What a container needs that is started in volumes which are there: variables, and leave to pull."""
+    config_maps: set[str] = set()
+    secrets: set[str] = {reference.name for reference in pod.spec.image_pull_secrets}
     for container in (*pod.spec.init_containers, *pod.spec.containers):
         for origin in container.env_from:
             if origin.config_map_ref is not None:
@@ -253,6 +260,20 @@ def set_up(root: str, pod: Pod, volume: Volume, around: Surroundings) -> str:
         files = {path: File(file.data, file.mode | 0o440, file.uid) for path, file in files.items()}
     atomic.write(place, files, gid=group)
     return str(place)
+
+
+def standing(root: str, pod: Pod) -> dict[str, str] | None:
+    """The paths of the pod's volumes, if an earlier pass has set up all of them; their content is what it was then."""
+    found: dict[str, str] = {}
+    for volume in pod.spec.volumes:
+        if volume.host_path is not None:
+            found[volume.name] = _host_path(volume.host_path)
+            continue
+        place = volume_path(root, pod.metadata.uid, plugin_of(volume), volume.name)
+        if not place.is_dir() or (volume.empty_dir is None and atomic.current(place) is None):
+            return None
+        found[volume.name] = str(place)
+    return found
 
 
 def _empty_dir(place: Path, source: EmptyDirVolumeSource, pod: Pod, group: int | None) -> None:

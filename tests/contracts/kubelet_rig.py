@@ -27,21 +27,20 @@ from tests.fakes.runtime import IMAGE, FakeRuntime
 NODE = "node1"
 
 
-@asynccontextmanager
-async def api(folder: Path) -> AsyncIterator[Connection]:
-    """Our API server on a free port of loopback, as administrator."""
-    authority = certificates.authority("test-ca")
-    serving = certificates.issue(authority, "kube-apiserver", sans=["127.0.0.1"])
-    admin = certificates.issue(authority, "admin", ["system:masters"])
-    files = {"ca.crt": authority.certificate, "tls.crt": serving.certificate, "tls.key": serving.key}
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def api(folder: Path, port: int = 0) -> AsyncIterator[Connection]:
+    """Our API server on loopback, as administrator; the same folder and port again is the same server again."""
+    connection = connection_to(folder, port or free_port())
     config = api_config.Config(
         bind_address="127.0.0.1",
-        secure_port=port,
+        secure_port=int(connection.server.rpartition(":")[2]),
         tls_cert_file=str(folder / "tls.crt"),
         tls_private_key_file=str(folder / "tls.key"),
         client_ca_file=str(folder / "ca.crt"),
@@ -53,9 +52,23 @@ async def api(folder: Path) -> AsyncIterator[Connection]:
         task = group.create_task(api_daemon.run(config, ready.set))
         await ready.wait()
         try:
-            yield Connection(f"https://127.0.0.1:{port}", authority.certificate, admin.certificate, admin.key)
+            yield connection
         finally:
             task.cancel()
+
+
+def connection_to(folder: Path, port: int) -> Connection:
+    """An administrator's way to the server of that folder, which need not run yet."""
+    if not (folder / "ca.crt").exists():
+        authority = certificates.authority("test-ca")
+        serving = certificates.issue(authority, "kube-apiserver", sans=["127.0.0.1"])
+        admin = certificates.issue(authority, "admin", ["system:masters"])
+        files = {"ca.crt": authority.certificate, "ca.key": authority.key, "admin.crt": admin.certificate}
+        files |= {"admin.key": admin.key, "tls.crt": serving.certificate, "tls.key": serving.key}
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    ca, certificate, key = ((folder / name).read_bytes() for name in ("ca.crt", "admin.crt", "admin.key"))
+    return Connection(f"https://127.0.0.1:{port}", ca, certificate, key)
 
 
 @dataclass
