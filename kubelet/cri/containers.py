@@ -114,7 +114,11 @@ class Containers:
     async def remove(self, container_id: str) -> None:
         request = pb.RemoveContainerRequest(container_id=container_id)
         with contextlib.suppress(NotFound):
-            await self._client.ask(calls.REMOVE, request, subject=container_id[:12])
+            try:
+                await self._client.call(calls.REMOVE, request, subject=container_id[:12])
+            except RuntimeRefused:  # containerd 1.6, of one that was ending just then: "is still running, to stop first"
+                await self.stop(container_id, 0)
+                await self._client.ask(calls.REMOVE, request, subject=container_id[:12])
 
     async def status(self, container_id: str) -> ContainerStatus:
         """The verbose answer is asked for once, and once more for the process."""

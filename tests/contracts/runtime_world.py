@@ -8,10 +8,15 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
+from kubelet.cri import CriOptions, CriRuntime
+from kubelet.docker import DockerOptions, DockerRuntime
 from kubelet.network import Network
 from kubelet.runtime import (
     CONTAINER_HASH,
@@ -22,18 +27,21 @@ from kubelet.runtime import (
     Runtime,
     SandboxConfig,
 )
-from tests.dockerd import IMAGE
+from tests.containerd import Containerd
+from tests.dockerd import IMAGE, Dockerd
+from tests.fakes.runtime import FakeRuntime
 
 PLUGIN = """#!/bin/sh
 set -e
 leases={leases}
 case $CNI_COMMAND in
 ADD)
-    cat > /dev/null
+    request=$(cat)
     [ ! -e {leases}/refuse ] || {{ echo '{{"cniVersion":"1.0.0","code":11,"msg":"try again later"}}'; exit 1; }}
     n=$(ls $leases | wc -l)
     while ! mkdir $leases/$n 2>/dev/null; do n=$((n + 1)); done
     echo $CNI_CONTAINERID > $leases/$n/owner
+    echo "$request" > $leases/$n/request
     nsenter --net=$CNI_NETNS ip link add $CNI_IFNAME type veth peer name other
     nsenter --net=$CNI_NETNS ip addr add 10.77.0.$((n + 10))/24 dev $CNI_IFNAME
     nsenter --net=$CNI_NETNS ip link set $CNI_IFNAME up
@@ -111,6 +119,62 @@ class World:
                     await self.runtime.remove_sandbox(sandbox.id)
 
 
+@asynccontextmanager
+async def worlds(request: pytest.FixtureRequest, kind: str, folder: Path) -> AsyncIterator[World]:
+    """`kind`: fake, docker or containerd; the real ones are the session's."""
+    if kind == "fake":
+        yield World(FakeRuntime(), folder)
+        return
+    cgroups: str = request.getfixturevalue("cgroup_parent")
+    if kind == "docker":
+        dockerd: Dockerd = request.getfixturevalue("dockerd")
+        connected, leases = network(folder)
+
+        def docker(node: str) -> Runtime:
+            return DockerRuntime(DockerOptions(socket_path=dockerd.socket_path, node=node), connected)
+
+        async with _world(docker, folder, cgroups, leases) as found:
+            yield found
+        return
+    async with on_containerd(request.getfixturevalue("containerd"), folder, cgroups) as found:
+        yield found
+
+
+@asynccontextmanager
+async def on_containerd(
+    daemon: Containerd, folder: Path, cgroups: str, *, timeout: float = 120.0
+) -> AsyncIterator[World]:
+    _, leases = network(daemon.folder)
+
+    def cri(node: str) -> Runtime:
+        return CriRuntime(CriOptions(socket_path=daemon.socket_path, node=node, timeout=timeout))
+
+    async with _world(cri, folder, cgroups, leases) as found:
+        yield found
+
+
+@asynccontextmanager
+async def _world(make: Callable[[str], Runtime], folder: Path, cgroups: str, leases: Path) -> AsyncIterator[World]:
+    made: list[Runtime] = []
+
+    def runtime(node: str) -> Runtime:
+        made.append(make(node))
+        return made[-1]
+
+    name = f"node-{uuid.uuid4().hex[:6]}"
+    home = World(runtime(name), folder, cgroups, runtime, leases, name)
+    await until(home.network_ready, "the pod network is ready")
+    try:
+        yield home
+    finally:
+        (leases / "refuse").unlink(missing_ok=True)
+        try:
+            await home.clean()
+        finally:
+            for each in made:
+                await each.close()
+
+
 async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 15.0) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -128,6 +192,12 @@ def network(folder: Path) -> tuple[Network, Path]:
     plugin.write_text(PLUGIN.format(leases=leases))
     plugin.chmod(0o755)
     (configurations / "10-numbers.conflist").write_text(
-        json.dumps({"cniVersion": "1.0.0", "name": "numbers", "plugins": [{"type": "numbers"}]})
+        json.dumps(
+            {
+                "cniVersion": "1.0.0",
+                "name": "numbers",
+                "plugins": [{"type": "numbers", "capabilities": {"portMappings": True}}],
+            }
+        )
     )
     return Network(str(configurations), [str(binaries)], str(folder / "cache"), timeout=20), leases

@@ -1,9 +1,6 @@
 """The contract of `kubelet.runtime.Runtime`, over the fake, a real dockerd and a real containerd."""
 
 import asyncio
-import json
-import os
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -11,62 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from kubelet.cri import CriOptions, CriRuntime
-from kubelet.docker import DockerOptions, DockerRuntime
-from kubelet.network import Network
 from kubelet.runtime import (
     CONTAINER_HASH,
-    EVERYTHING,
     Channel,
     ContainerState,
     ExecTimeout,
     Hint,
-    Mount,
     NetworkUnavailable,
     NotFound,
-    Runtime,
     RuntimeRefused,
     SandboxState,
     StreamOptions,
 )
-from tests.containerd import Containerd
-from tests.contracts.runtime_world import World, network, until
-from tests.dockerd import IMAGE, Dockerd
+from tests.contracts.runtime_world import World, until, worlds
+from tests.dockerd import IMAGE
 from tests.fakes.runtime import FakeRuntime
 
 
 @pytest.fixture(params=["fake", "docker", "containerd"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    if request.param == "fake":
-        yield World(FakeRuntime(), tmp_path)
-        return
-    cgroups: str = request.getfixturevalue("cgroup_parent")
-    made: list[DockerRuntime | CriRuntime] = []
-    name = f"node-{uuid.uuid4().hex[:6]}"
-    if request.param == "docker":
-        found: Dockerd = request.getfixturevalue("dockerd")
-        connected, leases = network(tmp_path)
-
-        def runtime(node: str) -> Runtime:
-            made.append(DockerRuntime(DockerOptions(socket_path=found.socket_path, node=node), connected))
-            return made[-1]
-    else:
-        daemon: Containerd = request.getfixturevalue("containerd")
-        _, leases = network(daemon.folder)
-
-        def runtime(node: str) -> Runtime:
-            made.append(CriRuntime(CriOptions(socket_path=daemon.socket_path, node=node)))
-            return made[-1]
-
-    home = World(runtime(name), tmp_path, cgroups, runtime, leases, name)
-    await until(home.network_ready, "the pod network is ready")
-    try:
-        yield home
-    finally:
-        (leases / "refuse").unlink(missing_ok=True)
-        await home.clean()
-        for each in made:
-            await each.close()
+    async with worlds(request, str(request.param), tmp_path) as found:
+        yield found
 
 
 async def test_it_answers(world: World) -> None:
@@ -306,152 +268,3 @@ async def test_no_network_no_sandbox(world: World) -> None:
         await world.runtime.run_sandbox(config)
     record = await world.record(config.pod)
     assert record is None or all(each.state is SandboxState.NOT_READY for each in record.sandboxes)
-
-
-# What only a real one can be held to
-
-
-def docker(world: World) -> DockerRuntime:
-    if not isinstance(world.runtime, DockerRuntime):
-        pytest.skip("a fact about Docker")
-    return world.runtime
-
-
-async def test_the_containers_of_a_pod_share_network_and_ipc(world: World) -> None:
-    runtime = docker(world)
-    config, sandbox_id, container_id = await world.started("sleep", "3600")
-    sandbox, container = await runtime.sandbox_status(sandbox_id), await runtime.container_status(container_id)
-    for space in ("net", "ipc"):
-        assert os.readlink(f"/proc/{sandbox.pid}/ns/{space}") == os.readlink(f"/proc/{container.pid}/ns/{space}")
-    assert os.readlink(f"/proc/{sandbox.pid}/ns/mnt") != os.readlink(f"/proc/{container.pid}/ns/mnt")
-    shown = await runtime.exec_sync(container_id, ["ip", "-4", "addr"], 10)
-    assert f"inet {sandbox.ips[0]}/24" in shown.stdout.decode()
-    assert "inet 127.0.0.1/8" in shown.stdout.decode()
-    assert f"pod{config.pod.uid}" in Path(f"/proc/{container.pid}/cgroup").read_text()
-
-
-async def test_the_kubelets_files_and_mounts_win(world: World) -> None:
-    runtime = docker(world)
-    for name in ("hosts", "resolv.conf", "data"):
-        (world.folder / name).write_text(f"the kubelet's {name}\n")
-    mounts = (
-        Mount(host_path=str(world.folder / "hosts"), container_path="/etc/hosts"),
-        Mount(host_path=str(world.folder / "resolv.conf"), container_path="/etc/resolv.conf"),
-        Mount(host_path=str(world.folder / "data"), container_path="/data", read_only=True),
-    )
-    _, _, container_id = await world.started("sleep", "3600", mounts=mounts, env=(("GREETING", "hello $(x)"),))
-    script = "cat /etc/hosts /etc/resolv.conf /data; echo $GREETING; cat /proc/sys/kernel/hostname; echo x > /data"
-    done = await runtime.exec_sync(container_id, ["sh", "-c", script], 10)
-    assert done.stdout.decode().splitlines() == [
-        "the kubelet's hosts", "the kubelet's resolv.conf", "the kubelet's data", "hello $(x)", "web",
-    ]  # fmt: skip
-    assert b"Read-only" in done.stderr
-    config = world.sandbox()
-    sandbox_id = await runtime.run_sandbox(config)
-    missing = Mount(host_path=str(world.folder / "missing"), container_path="/m")
-    with pytest.raises(RuntimeRefused, match="missing"):
-        await runtime.create_container(sandbox_id, await world.container("true", mounts=(missing,)), config)
-
-
-async def test_the_log_stands_where_upstream_has_it(world: World) -> None:
-    runtime = docker(world)
-    config, _, container_id = await world.started("echo", "hello")
-    link = Path(config.log_directory) / "main" / "0.log"
-
-    async def written() -> bool:
-        return '"log":"hello\\n"' in link.read_text()
-
-    await until(written, "the log has the line")
-    await runtime.remove_container(container_id)
-    assert not link.is_symlink()
-
-
-async def test_kubelets_share_a_dockerd_without_seeing_each_other(world: World) -> None:
-    docker(world)
-    assert world.other is not None
-    config, sandbox_id, _ = await world.started("sleep", "3600")
-    stranger = world.other("another-node")
-    assert await stranger.list_pods() == []
-    same = world.other(world.runtime._options.node)  # type: ignore[attr-defined]
-    assert [record.pod for record in await same.list_pods()] == [config.pod]
-    assert (await same.sandbox_status(sandbox_id)).state is SandboxState.READY
-
-
-async def test_after_a_restart_everything_is_known_and_exits_are_noticed(world: World) -> None:
-    runtime = docker(world)
-    assert world.other is not None
-    config, sandbox_id, container_id = await world.started("sleep", "3600")
-    before = await runtime.sandbox_status(sandbox_id)
-    heir = world.other(runtime._options.node)
-    heir._network = heir._sandboxes._network = Network("/nonexistent", [], str(world.folder / "cache"))
-    hints: list[Hint] = []
-    async with asyncio.TaskGroup() as group:
-        watch = group.create_task(heir.watch(hints.append))
-
-        async def flowing() -> bool:
-            return EVERYTHING in hints
-
-        await until(flowing, "hints flow again, with one about everything")
-        records = await heir.list_pods()
-        assert [(each.pod, each.sandboxes[0].ips) for each in records] == [(config.pod, before.ips)]
-
-        async def adopted() -> bool:
-            return heir._containers.exits.watched(container_id)
-
-        await until(adopted, "the container's process is watched")
-        os.kill((await heir.container_status(container_id)).pid, 9)
-
-        async def told() -> bool:
-            return Hint(config.pod.uid, container_id) in hints
-
-        await until(told, "a hint about the exit")
-        assert (await heir.container_status(container_id)).exit_code == 137
-        watch.cancel()
-
-
-async def test_a_sandbox_removed_behind_our_back_gives_its_address_back(
-    world: World, request: pytest.FixtureRequest
-) -> None:
-    runtime = docker(world)
-    assert world.leases is not None
-    _, sandbox_id, container_id = await world.started("sleep", "3600")
-    assert len(list(world.leases.iterdir())) == 1
-    client = request.getfixturevalue("dockerd").client()
-    async with asyncio.TaskGroup() as group:
-        watch = group.create_task(runtime.watch(lambda hint: None))
-
-        async def flowing() -> bool:
-            return runtime.hinting()
-
-        await until(flowing, "hints flow")
-        client.remove_container(container_id, force=True)
-        client.remove_container(sandbox_id, force=True)
-        client.close()
-        leases = world.leases
-
-        async def returned() -> bool:
-            return not list(leases.iterdir())
-
-        await until(returned, "the address is given back")
-        watch.cancel()
-
-
-async def test_an_ungranted_network_is_a_sandbox_without_address(world: World) -> None:
-    """A kubelet killed between the pause process and CNI's answer leaves a sandbox that runs, and has to be stopped."""
-    runtime = docker(world)
-    config = world.sandbox()
-    sandbox_id = await runtime.run_sandbox(config)
-    cached = next((world.folder / "cache" / "results").iterdir())
-    document = json.loads(cached.read_text())
-    cached.write_text(json.dumps({**document, "result": None}))
-    assert world.other is not None
-    heir = world.other(runtime._options.node)
-    folder = world.folder
-    heir._network = heir._sandboxes._network = Network(
-        str(folder / "net.d"), [str(folder / "bin")], str(folder / "cache")
-    )
-    status = await heir.sandbox_status(sandbox_id)
-    assert (status.state, status.ips) == (SandboxState.READY, ())
-    await heir.remove_sandbox(sandbox_id)
-    assert world.leases is not None
-    assert not list(world.leases.iterdir())
