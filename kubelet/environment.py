@@ -1,13 +1,16 @@
 """A container's environment and command line, upstream's way (pkg/kubelet/kubelet_pods.go,
 third_party/forked/golang/expansion).
- Later wins: service variables < envFrom, in order < env, in order. `$(NAME)` in an env value sees what env has defined
-so far and the service variables; in command and args it sees the whole result. `$$(NAME)` is a literal `$(NAME)`; an
-unknown name stays as written.
- Raises Missing when a ConfigMap, Secret or key that is not optional is not there: the container waits as
+
+Later wins: service variables < envFrom, in order < env, in order. `$(NAME)` in an env value sees envFrom, what env has
+defined so far, and then the service variables; in command and args it sees the whole result. `$$(NAME)` is a literal
+`$(NAME)`; an unknown name stays as written. Any name that the API takes is a variable's name: there are no invalid ones.
+
+Raises Missing when a ConfigMap, Secret or key that is not optional is not there: the container waits as
 CreateContainerConfigError.
 """
 
 import base64
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -118,19 +121,17 @@ def environment(pod: Pod, container: Container, around: Surroundings) -> dict[st
             secret = around.secrets.get(name)
             if secret is None and not optional:
                 raise Missing(f'secret "{name}" not found')
-            pairs = {key: _text(value) for key, value in secret.data.items()} if secret else {}
+            pairs = {key: _text(name, key, value) for key, value in secret.data.items()} if secret else {}
         else:
             continue
         result.update({source.prefix + key: value for key, value in pairs.items()})
-    defined: dict[str, str] = {}
     for variable in container.env:
         if variable.value_from is not None:
             value = _value_from(pod, container, variable.value_from, around)
             if value is None:
                 continue
         else:
-            value = expand(variable.value, {**services, **defined})
-        defined[variable.name] = value
+            value = expand(variable.value, ChainMap(result, services))
         result[variable.name] = value
     return {**{key: value for key, value in services.items() if key not in result}, **result}
 
@@ -140,8 +141,13 @@ def command_line(container: Container, known: Mapping[str, str]) -> tuple[tuple[
     return tuple(expand(c, known) for c in container.command), tuple(expand(a, known) for a in container.args)
 
 
-def _text(encoded: str) -> str:
-    return base64.b64decode(encoded).decode("utf-8", "surrogateescape")
+def _text(secret: str, key: str, encoded: str) -> str:
+    try:
+        return base64.b64decode(encoded).decode()
+    except UnicodeDecodeError:
+        raise Invalid(
+            f"key {key} of secret {secret} is not UTF-8 and cannot be a variable; mount it as a volume"
+        ) from None
 
 
 def _value_from(pod: Pod, container: Container, source: EnvVarSource, around: Surroundings) -> str | None:
@@ -166,7 +172,7 @@ def _value_from(pod: Pod, container: Container, source: EnvVarSource, around: Su
         if secret_ref.key not in secret.data:
             where = f"{pod.metadata.namespace}/{secret_ref.name}"
             return _absent(secret_ref.optional, f"couldn't find key {secret_ref.key} in Secret {where}")
-        return _text(secret.data[secret_ref.key])
+        return _text(secret_ref.name, secret_ref.key, secret.data[secret_ref.key])
     return ""
 
 
@@ -211,7 +217,7 @@ def _quoted(text: str) -> str:
 def resource_value(
     pod: Pod, container: Container, selector: ResourceFieldSelector, allocatable: Mapping[str, str]
 ) -> str:
-    """A limit or request, divided and rounded up; a limit that is not set is what the node can give."""
+    """A limit or request, divided and rounded up; a limit that is not set is the pod's own, or what the node can give."""
     owner = container
     if selector.container_name:
         everyone = (*pod.spec.containers, *pod.spec.init_containers)
@@ -223,10 +229,23 @@ def resource_value(
     limits, requests = owner.resources.limits, owner.resources.requests
     match kind:
         case "limits":
-            amount = limits.get(name) or allocatable.get(name, "0")
+            amount = _positive(limits, name) or _bound(pod, name, allocatable)
         case "requests":
             amount = requests.get(name) or limits.get(name) or "0"
         case _:
             raise Invalid(f"resourceFieldRef.resource {selector.resource!r} is neither limits.* nor requests.*")
     divisor = quantity.parse(selector.divisor) if selector.divisor else Fraction(1)
     return str(ceil(quantity.parse(amount) / (divisor or Fraction(1))))
+
+
+def _positive(amounts: Mapping[str, str], name: str) -> str:
+    amount = amounts.get(name, "0")
+    return amount if quantity.parse(amount) > 0 else ""
+
+
+def _bound(pod: Pod, name: str, allocatable: Mapping[str, str]) -> str:
+    """What bounds a container that has no limit of its own."""
+    if name not in ("cpu", "memory", "ephemeral-storage"):
+        return "0"
+    whole = pod.spec.resources.limits if pod.spec.resources else {}
+    return _positive(whole, name) or allocatable.get(name, "0")

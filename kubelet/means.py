@@ -15,6 +15,7 @@ from kube.core import Service
 from kube.errors import Retry
 from kube.informer import Informer
 from kube.pods import Pod
+from kubelet.addresses import pod_addresses
 from kubelet.environment import Surroundings
 from kubelet.images import Images
 from kubelet.metrics import Metrics
@@ -94,6 +95,6 @@ class Means:
             config_maps=config_maps,
             secrets=secrets,
             host_ips=self.place.host_ips,
-            pod_ips=self.place.host_ips if pod.spec.host_network else tuple(str(ip) for ip in ips),
+            pod_ips=pod_addresses(pod, ips, self.place.host_ips),
             allocatable=self.place.allocatable,
         )

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from kube.pods import Pod
 from kubelet import plan
+from kubelet.addresses import pod_addresses
 from kubelet.life import Facts, Life
 from kubelet.model import Plan, Seen, Stage
 from kubelet.probes import Probes
@@ -36,7 +37,7 @@ class Wording:
     def track(self, life: Life, pod: Pod, seen: Seen) -> None:
         """Aim the probes at what runs now."""
         sandbox = plan.usable_sandbox(pod, seen)
-        ips = self._facts.host_ips if pod.spec.host_network else tuple(str(ip) for ip in sandbox.ips) if sandbox else ()
+        ips = pod_addresses(pod, sandbox.ips if sandbox else (), self._facts.host_ips)
         running = [c for c in seen.containers if c.state is ContainerState.RUNNING]
         leaving = life.stage is not Stage.SYNC
         self._probes.track(pod, running, ips[0] if ips else "", life.status, self._clock(), leaving=leaving)

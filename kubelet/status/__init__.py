@@ -12,6 +12,7 @@ normalizeStatus (status/status_manager.go), the conditions (status/generate.go).
 """
 
 from kube.pods import HostIP, PodIP, PodStatus
+from kubelet.addresses import pod_addresses
 from kubelet.model import Stage
 from kubelet.resources import qos_class
 from kubelet.status.conditions import OURS, conditions
@@ -63,17 +64,9 @@ def pod_status(report: Report) -> PodStatus:
 
 
 def _pod_ips(report: Report) -> tuple[str, ...]:
-    if report.pod.spec.host_network:
-        return report.host_ips
     sandbox = next(iter(report.seen.sandboxes), None)
-    if sandbox is not None and sandbox.ips:
-        return _in_node_order(tuple(str(ip) for ip in sandbox.ips), report.host_ips)
+    addresses = pod_addresses(report.pod, sandbox.ips if sandbox else (), report.host_ips)
+    if addresses or report.stage is Stage.SYNC:
+        return addresses
     # A finished pod keeps the address it had: people look at it afterwards.
-    return tuple(ip.ip for ip in report.previous.pod_ips) if report.stage is not Stage.SYNC else ()
-
-
-def _in_node_order(found: tuple[str, ...], host_ips: tuple[str, ...]) -> tuple[str, ...]:
-    """One address a family, that of the node's first address first (upstream's sortPodIPs)."""
-    of_family = {(":" in ip): ip for ip in reversed(found)}
-    first = ":" in (host_ips[0] if host_ips else found[0])
-    return tuple(of_family[family] for family in (first, not first) if family in of_family)
+    return tuple(ip.ip for ip in report.previous.pod_ips)

@@ -1,5 +1,7 @@
 import base64
+from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,15 @@ from kube.sources import (
     ObjectFieldSelector,
     ResourceFieldSelector,
 )
-from kubelet.environment import Missing, Surroundings, command_line, environment, expand, service_variables
+from kubelet.environment import (
+    Missing,
+    Surroundings,
+    command_line,
+    environment,
+    expand,
+    resource_value,
+    service_variables,
+)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +133,53 @@ def test_order_services_then_env_from_then_env() -> None:
     assert found["WEB_SERVICE_HOST"] == "mine"
     assert found["A"] == "80"
     assert found["X_P"] == "geheim"
-    # env sees what env defined before it and the services, not envFrom and not what comes later
-    assert found["B"] == "80-$(LATER)-$(X_P)"
+    # env sees envFrom, what env defined before it and the services, not what comes later
+    assert found["B"] == "80-$(LATER)-geheim"
+
+
+def test_env_from_goes_before_services_in_expansion() -> None:
+    container = Container(
+        name="c",
+        env_from=(EnvFromSource(config_map_ref=EnvSource(name="cm")),),
+        env=(EnvVar(name="HOST", value="$(WEB_SERVICE_HOST):$(WEB_SERVICE_PORT)"), EnvVar(name="a.b-c d", value="odd")),
+    )
+    found = environment(POD, container, around())
+    assert found["HOST"] == "mine:80"
+    assert found["a.b-c d"] == "odd"
+
+
+def test_what_is_no_text_is_no_variable() -> None:
+    world = around()
+    binary = Secret(data={"K": base64.b64encode(b"\xff\xfe").decode()})
+    world = replace(world, secrets={"s": binary})
+    for container in (
+        Container(name="c", env_from=(EnvFromSource(secret_ref=EnvSource(name="s")),)),
+        Container(name="c", env=(EnvVar(name="K", value_from=value(secret_key_ref=KeySelector(name="s", key="K"))),)),
+    ):
+        with pytest.raises(Invalid, match="key K of secret s is not UTF-8"):
+            environment(POD, container, world)
+
+
+@pytest.mark.parametrize(
+    ("own", "resource", "expected"),
+    [
+        ({}, "limits.cpu", "2"),
+        ({"cpu": "0"}, "limits.cpu", "2"),
+        ({}, "limits.ephemeral-storage", "7"),
+        ({}, "limits.hugepages-2Mi", "0"),
+        ({}, "requests.memory", "0"),
+    ],
+)
+def test_what_bounds_a_container_without_limits(own: dict[str, str], resource: str, expected: str) -> None:
+    container = Container(name="c", resources=ResourceRequirements(limits=own))
+    selector = ResourceFieldSelector(resource=resource)
+    node = {"cpu": "1900m", "ephemeral-storage": "7", "hugepages-2Mi": "4Mi"}
+    assert resource_value(POD, container, selector, node) == expected
+    whole = ResourceRequirements(limits={"cpu": "500m"})
+    pod = msgspec.structs.replace(POD, spec=PodSpec(resources=whole))
+    if resource == "limits.cpu":
+        milli = ResourceFieldSelector(resource=resource, divisor="1m")
+        assert resource_value(pod, container, milli, node) == "500"
 
 
 def test_values_from_elsewhere() -> None:
