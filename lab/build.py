@@ -16,7 +16,7 @@ import kube
 from cni.launcher import write_plugins
 from kube.errors import UsageError
 from kube.version import WHERRY
-from lab import containerd, dockerd, forwarder, mounts, network, pki, readiness, remains, screen, supervisor
+from lab import containerd, dockerd, forwarder, images, mounts, network, pki, readiness, remains, screen, supervisor
 from lab.model import API_PORT, DEMO_NODE_PORT, Lab, StaticImage, Topology, Wish
 from lab.plan import topology as planned
 
@@ -123,6 +123,8 @@ def _write(made: Topology) -> None:
             Path(node.state, folder).mkdir(parents=True, exist_ok=True)
     if made.lab.prometheus:
         _write_prometheus(made)
+    if not made.lab.docker:
+        Path(containerd.archive(made.lab)).write_bytes(_images(made.lab))
     plugins = write_plugins(str(state / "cni-bin"), made.lab.python).parent
     for name, path in made.lab.plugins.items():
         (plugins / name).unlink(missing_ok=True)
@@ -130,6 +132,13 @@ def _write(made: Topology) -> None:
     temporary = state / "topology.json.tmp"
     temporary.write_bytes(msgspec.json.encode(made, enc_hook=str))
     temporary.rename(state / "topology.json")
+
+
+def _images(lab: Lab) -> bytes:
+    wanted = [images.pause(), images.demo(screen.deployed("demo/image"))]
+    if lab.static:
+        wanted.append(images.skeleton(lab.static.name, images.root_links()))
+    return images.archive(wanted)
 
 
 def _write_prometheus(made: Topology) -> None:

@@ -100,18 +100,21 @@ disabled_plugins = [{unused}]
 """
 
 
-async def answers(node: Node) -> bool:
-    done = await process.run(_ctr(node, "version"), check=False, timeout=5.0)
-    return done.returncode == 0
+def archive(lab: Lab) -> str:
+    """Where the lab's images are as a file."""
+    return f"{lab.state}/images.tar"
 
 
-async def load(nodes: Sequence[Node], archive: Path, snapshots: str) -> None:
-    """The archive's images into every node's containerd, all at once. Raises CommandFailed."""
+def importing(lab: Lab) -> tuple[str, ...]:
+    """The command that gives the images to a node's containerd, run in its namespaces: static pods have nowhere else to have
+    them from, so it comes before the kubelet."""
+    words = ("--namespace=k8s.io", "images", "import", f"--snapshotter={lab.snapshotter}", archive(lab))
+    return ("ctr", f"--address={ENDPOINT.removeprefix('unix://')}", *words)
+
+
+async def load(lab: Lab, nodes: Sequence[Node]) -> None:
+    """The lab's images into every node's containerd once more, all at once. Raises CommandFailed."""
     async with asyncio.TaskGroup() as group:
         for node in nodes:
-            argv = _ctr(node, "--namespace=k8s.io", "images", "import", f"--snapshotter={snapshots}", str(archive))
+            argv = [*inside(node.namespace, node.spaces), *importing(lab)]
             group.create_task(process.run(argv, timeout=120.0))
-
-
-def _ctr(node: Node, *words: str) -> list[str]:
-    return [*inside(node.namespace, node.spaces), "ctr", f"--address={ENDPOINT.removeprefix('unix://')}", *words]

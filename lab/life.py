@@ -12,15 +12,17 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
 from kube.client import Client, Connection
 from kube.errors import ApiError, ApiUnreachable, UsageError
-from kube.resources import NODES
-from lab import forwarder, images, mounts, network, readiness, remains, screen, supervisor
+from kube.pods import Pod
+from kube.resources import NODES, PODS
+from lab import forwarder, images, mounts, network, readiness, remains, screen, static, supervisor
 from lab.build import build
 from lab.model import Topology, Wish
 
@@ -46,12 +48,14 @@ async def _up(wish: Wish) -> int:
     started, since = time.monotonic(), datetime.now(UTC)
     _check_machine(wish)
     there = _existing(wish)
-    if there and supervisor.ask(wish.state, {"order": "status"}) is not None:
+    fresh = not (there and _answers(wish.state))
+    if not fresh:
         screen.say(f"lab {wish.name} is running already")
     else:
         with forwarder.choosing():
             there = await build(wish, there)
-    await readiness.finish(there, wish, since)
+    assert there
+    await readiness.finish(there, wish, since, fresh=fresh)
     screen.say(f"up in {time.monotonic() - started:.1f} s")
     screen.farewell(there)
     return 0
@@ -118,21 +122,43 @@ def status(state: str) -> int:
     daemons = supervisor.ask(state, {"order": "status"})
     if daemons is None:
         raise UsageError("the lab's supervisor does not answer; `wherry lab up` brings it back")
-    screen.status(made, daemons["daemons"], asyncio.run(_nodes(state)))
+    nodes, pods = asyncio.run(_seen(state))
+    rows = {**daemons["daemons"], **_static(made, pods)}
+    screen.status(made, dict(sorted(rows.items(), key=lambda row: row[0].rpartition("/")[0])), nodes)
     return 0
 
 
-async def _nodes(state: str) -> dict[str, str]:
-    """Node name to what `kubectl get nodes` would say; empty when the API does not answer."""
+async def _seen(state: str) -> tuple[dict[str, str], list[Pod]]:
+    """Node name to what `kubectl get nodes` would say, and the pods of kube-system; nothing when the API does not answer."""
     try:
         async with Client(Connection.from_kubeconfig(os.path.join(state, "kubeconfig")), timeout=3) as client:
             nodes = (await client.list(NODES)).items
+            pods = (await client.list(PODS, "kube-system")).items
     except (ApiUnreachable, ApiError):
-        return {}
+        return {}, []
     conditions = {
         n.metadata.name: next((c.status for c in n.status.conditions if c.type == "Ready"), "Unknown") for n in nodes
     }
-    return {name: "Ready" if ready == "True" else "NotReady" for name, ready in conditions.items()}
+    return {name: "Ready" if ready == "True" else "NotReady" for name, ready in conditions.items()}, list(pods)
+
+
+def _static(made: Topology, pods: Sequence[Pod]) -> dict[str, dict[str, Any]]:
+    """The control plane's static pods, as the supervisor tells of daemons; what they are is known from their mirror pods."""
+    if not made.lab.static:
+        return {}
+    centre = made.nodes[0].name
+    found = {pod.metadata.name: pod.status for pod in pods}
+    rows: dict[str, dict[str, Any]] = {}
+    for name in static.names(made.lab):
+        status = found.get(f"{name}-{centre}")
+        ready = bool(status and any(c.type == "Ready" and c.status == "True" for c in status.conditions))
+        restarts = sum(c.restart_count for c in status.container_statuses) if status else ""
+        rows[f"{centre}/{name}"] = {
+            "state": "ready" if ready else status.phase.lower() if status else "unknown",
+            "pid": "pod",
+            "restarts": restarts,
+        }
+    return rows
 
 
 def stop_node(state: str, node: str) -> int:

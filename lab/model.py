@@ -114,6 +114,8 @@ class Daemon:
     """Names of daemons that are ready before this one is started the first time."""
     spaces: str = ""
     """The directory that names the mount and UTS namespaces it runs in; empty: the machine's."""
+    first: tuple[str, ...] = ()
+    """A program that has to end well, in the same namespaces, before it is started the first time."""
 
 
 @dataclass(frozen=True, slots=True)

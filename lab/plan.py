@@ -195,6 +195,7 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
             env=env,
             after=(*before, *(one.name for one in runtime if name == "kubelet")),
             spaces=node.spaces,
+            first=containerd.importing(lab) if runtime and name == "kubelet" else (),
         )
         for name, extra in arguments.items()
     ]

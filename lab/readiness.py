@@ -7,7 +7,6 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -15,7 +14,7 @@ import orjson
 from kube.client import Client, Connection
 from kube.errors import AlreadyExists, ApiError, ApiUnreachable, UsageError
 from kube.resources import LEASES, NODES
-from lab import containerd, dockerd, images, screen
+from lab import containerd, dockerd, images, screen, static, supervisor
 from lab.manifests import apply
 from lab.model import Topology, Wish
 from linux.process import CommandFailed
@@ -23,7 +22,8 @@ from linux.process import CommandFailed
 T = TypeVar("T")
 
 
-async def finish(made: Topology, wish: Wish, since: datetime) -> None:
+async def finish(made: Topology, wish: Wish, since: datetime, *, fresh: bool) -> None:
+    """`fresh`: whether this `up` has started the daemons, not an earlier one."""
     state = made.lab.state
     if made.lab.docker:
         with screen.step("Docker answers, demo image"):
@@ -32,7 +32,7 @@ async def finish(made: Topology, wish: Wish, since: datetime) -> None:
             await asyncio.to_thread(images.load, made.lab.docker, [built])
     else:
         with screen.step(f"{len(made.nodes)} containerds answer, images"):
-            await _load_images(made)
+            await _images(made, fresh)
     async with Client(Connection.from_kubeconfig(os.path.join(state, "kubeconfig")), user_agent="wherry-lab") as client:
         with screen.step("API answers"):
             await _attempt(lambda: client.request("GET", "/readyz"), "the API server", state)
@@ -53,20 +53,20 @@ async def finish(made: Topology, wish: Wish, since: datetime) -> None:
                 await _until(lambda: asyncio.to_thread(_serves, url), f"the demo at {url}", state, seconds=60)
 
 
-async def _load_images(made: Topology) -> None:
-    """Into each node's own containerd."""
-    wanted = [images.pause(), images.demo(screen.deployed("demo/image"))]
-    if made.lab.static:
-        wanted.append(images.skeleton(made.lab.static.name, images.root_links()))
-    archive = Path(made.lab.state, "images.tar")
-    archive.write_bytes(images.archive(wanted))
+async def _images(made: Topology, fresh: bool) -> None:
+    """In each node's own containerd. A fresh lab's supervisor sees to them, before it starts the kubelets."""
+    state = made.lab.state
 
-    for node in made.nodes:
-        await until(Path(node.state, "run/containerd/containerd.sock").exists, "containerd", made.lab.state, seconds=30)
+    def started() -> bool:
+        daemons = (supervisor.ask(state, {"order": "status"}) or {}).get("daemons", {})
+        return bool(daemons) and all(daemons[f"{node.name}/kubelet"]["pid"] for node in made.nodes)
+
     try:
-        await containerd.load(made.nodes, archive, made.lab.snapshotter)
+        if not fresh:
+            await containerd.load(made.lab, made.nodes)
     except* CommandFailed as failed:
-        raise UsageError(f"{failed.exceptions[0]}; the log is in {made.lab.state}/*/log/containerd.log") from failed
+        raise UsageError(f"{failed.exceptions[0]}; the log is in {state}/*/log/containerd.log") from failed
+    await until(started, "containerd and its images", state, seconds=60)
 
 
 async def _ready(client: Client, wanted: int, since: datetime) -> bool:
@@ -88,7 +88,7 @@ async def _control_plane(client: Client, made: Topology) -> bool:
         for pod in pods["items"]
         if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
     ]
-    return len(ready) >= (4 if made.lab.etcd else 3)
+    return len(ready) >= len(static.names(made.lab))
 
 
 async def _available(client: Client) -> bool:

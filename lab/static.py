@@ -29,6 +29,11 @@ _PATHS = {
 _CPU = {"etcd": "100m", "apiserver": "250m", "controllers": "200m", "scheduler": "100m"}
 
 
+def names(lab: Lab) -> list[str]:
+    """The static pods' names, without their node's."""
+    return [name for short, name in NAMES.items() if lab.etcd or short != "etcd"]
+
+
 def manifests(lab: Lab, centre: Node, image: StaticImage, daemons: tuple[Daemon, ...]) -> dict[str, str]:
     """The centre's daemons as files of the kubelet's staticPodPath, by path."""
     found = {}

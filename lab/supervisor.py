@@ -1,9 +1,9 @@
 """The lab's supervisor: keeps every daemon running, and takes orders from `wherry lab`.
 
 A daemon that ends is started again after one second, as systemd's `Restart=always` with `RestartSec=1` would; one that names
-others in `after` is started when they have said READY=1 (sd_notify), as `After=` does for units of `Type=notify`. The
-supervisor runs in the outer namespace; each daemon is entered into its node's with nsenter. Orders come as one JSON line on
-a Unix socket and are answered by one:
+others in `after` is started when they have said READY=1 (sd_notify), as `After=` does for units of `Type=notify`, and when the
+program in `first` has ended well, as after `ExecStartPre=`. The supervisor runs in the outer namespace; each daemon is entered
+into its node's with nsenter. Orders come as one JSON line on a Unix socket and are answered by one:
 
     {"order": "status"}                        -> {"daemons": {name: {"pid", "restarts", "state"}}}
     {"order": "stop", "node": "node3"}         -> {"stopped": [...]}    the node's daemons are killed, as by a power cut
@@ -62,10 +62,13 @@ class Child:
             with contextlib.suppress(TimeoutError):  # one that cannot start must not keep the others from trying
                 async with asyncio.timeout(_ORDER_SECONDS):
                     await child.ready.wait()
+        while self.daemon.first and not await self._prepared():
+            await asyncio.sleep(RESTART_SECONDS)
+            await self.wanted.wait()
         while True:
             await self.wanted.wait()
             try:
-                self.process = await self._start(notify)
+                self.process = await self._start(self.daemon.argv, notify)
             except OSError as error:
                 log.error("%s cannot be started: %s; again in %.0f s", self.daemon.name, error, RESTART_SECONDS)
                 await asyncio.sleep(RESTART_SECONDS)
@@ -80,11 +83,23 @@ class Child:
                 log.warning("%s ended with %s; again in %.0f s", self.daemon.name, self.last_exit, RESTART_SECONDS)
                 await asyncio.sleep(RESTART_SECONDS)
 
-    async def _start(self, notify: str) -> asyncio.subprocess.Process:
+    async def _prepared(self) -> bool:
+        """Whether the program that comes first has ended well, now."""
+        try:
+            process = await self._start(self.daemon.first, "")
+            status = await process.wait()
+        except OSError as error:
+            log.error("%s: %s cannot be started: %s", self.daemon.name, self.daemon.first[0], error)
+            return False
+        if status:
+            log.error("%s: %s ended with %s; its log says why", self.daemon.name, self.daemon.first[0], status)
+        return status == 0
+
+    async def _start(self, argv: Sequence[str], notify: str) -> asyncio.subprocess.Process:
         with _log_file(self.daemon.log) as out:
             return await asyncio.create_subprocess_exec(
                 *inside(self.daemon.namespace, self.daemon.spaces),
-                *self.daemon.argv,
+                *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

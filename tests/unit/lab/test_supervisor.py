@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,15 @@ def test_a_log_is_cut_while_it_is_written(tmp_path: Path) -> None:
 
 def test_nobody_listens(tmp_path: Path) -> None:
     assert supervisor.ask(str(tmp_path), {"order": "status"}) is None
+
+
+async def test_a_program_comes_first_until_it_ends_well_and_only_once(tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    first = (sys.executable, "-c", f"f = open({str(tries)!r}, 'a'); f.write('x'); raise SystemExit(f.tell() < 3)")
+    waiting = replace(daemon(tmp_path, "a", SLEEP), first=first)
+    async with running(tmp_path, waiting):
+        begun = await until(tmp_path, lambda f: f["node1/a"]["pid"])
+        assert tries.read_text() == "xxx"
+        os.kill(begun["node1/a"]["pid"], signal.SIGKILL)
+        await until(tmp_path, lambda f: f["node1/a"]["restarts"] == 1 and f["node1/a"]["pid"])
+    assert tries.read_text() == "xxx"
