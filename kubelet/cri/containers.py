@@ -116,7 +116,9 @@ class Containers:
         with contextlib.suppress(NotFound):
             try:
                 await self._client.call(calls.REMOVE, request, subject=container_id[:12])
-            except RuntimeRefused:  # containerd 1.6, of one that was ending just then: "is still running, to stop first"
+            except (
+                RuntimeRefused
+            ):  # containerd 1.6, of one that was ending just then: "is still running, to stop first"
                 await self.stop(container_id, 0)
                 await self._client.ask(calls.REMOVE, request, subject=container_id[:12])
 

@@ -43,7 +43,7 @@ def details_of(info: Mapping[str, str]) -> Details:
             process=Process(
                 pid=int(told.get("pid") or 0),
                 cgroup=_cgroup(str(linux.get("cgroupsPath") or "")),
-                resources=_resources(linux.get("resources") or {}),
+                resources=_resources(linux["resources"]) if linux.get("resources") else None,
             ),
         )
     except (ValueError, TypeError, AttributeError):

@@ -24,7 +24,7 @@ from kubelet.runtime import (
 
 # What RunPodSandbox says when it was the network that refused: containerd, CRI-O.
 _NETWORK = re.compile(
-    r"failed to (setup|set up) network|cni (plugin not|config un)initialized|network is not ready"
+    r"failed to (setup|set up) network|cni (plugin not |config un)initialized|network is not ready"
     r"|failed to create pod network sandbox|error adding .* to CNI network",
     re.IGNORECASE,
 )

@@ -169,8 +169,7 @@ async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, p
     )
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    status = head.split(" ", 2)[1]
-    if status != "101":
+    if head.split(" ", 2)[1:2] != ["101"]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 head += (await reader.read(_PIECE)).decode(errors="replace")
