@@ -140,16 +140,12 @@ def load(
     _add_flags(parser, kind)
     given = vars(parser.parse_args(list(argv)))
     path, folder = given.pop("config", None), given.pop("config_dir", None)
-    values: dict[str, Any] = {}
-    documents: list[tuple[str, dict[str, Any]]] = []
+    whole: dict[str, Any] = {}
     for flag, file in _files(path, folder):
-        documents.append((f"{flag} {file}", _document(f"{flag} {file}", file, api_version, document_kind)))
-        _from_document(kind, documents[-1][1], f"{flag} {file}", foreign)  # each file is told its own mistakes
-    if documents:
-        whole: dict[str, Any] = {}
-        for _, document in documents:
-            whole = _merged(whole, document)
-        values = _from_document(kind, whole, documents[-1][0], foreign)
+        document = _document(f"{flag} {file}", file, api_version, document_kind)
+        _from_document(kind, _merged({}, document), f"{flag} {file}", foreign)  # each file is told its own mistakes
+        whole = _merged(whole, document)
+    values = _from_document(kind, whole, "--config", foreign)
     _overlay(kind, values, given)
     return _build(kind, values, prog)
 

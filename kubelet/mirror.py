@@ -77,6 +77,8 @@ class Mirrors:
                 await self._create(name, body)
             case Delete(uid):
                 await self._delete(name, uid)
+            case None:
+                pass
 
     async def _create(self, name: str, body: Mapping[str, Any]) -> None:
         owner = {

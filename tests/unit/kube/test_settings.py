@@ -138,3 +138,61 @@ def test_durations_are_spelt_as_go_spells_them(seconds: float, text: str) -> Non
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         settings.parse_duration(text)  # type: ignore[arg-type]
+
+
+# --- taking a stock daemon's place
+
+FOREIGN = {
+    "theirs": settings.Foreign("it is not here; write none", ("none",)),
+    "inner.deep": settings.Foreign("not here"),
+}
+
+
+def load_in_place(*argv: str) -> Config:
+    return settings.load(
+        Config,
+        ["--name", "a", *argv],
+        prog="daemon",
+        description="a daemon",
+        api_version="v1",
+        document_kind="Configuration",
+        drop_ins=True,
+        foreign=FOREIGN,
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["theirs: none\n", "theirs: ''\n", "inner: {deep: {a: 0s, b: []}}\n", "theirs: null\n"]
+)
+def test_a_foreign_key_may_ask_for_what_is_so_anyway(tmp_path: Path, text: str) -> None:
+    assert load_in_place("--config", written(tmp_path, text)) == load_in_place()
+
+
+def test_a_foreign_key_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="theirs: all: it is not here; write none"):
+        load_in_place("--config", written(tmp_path, "theirs: all\n"))
+    with pytest.raises(UsageError, match=r'inner\.deep: \{"a":1\}: not here'):
+        load_in_place("--config", written(tmp_path, "inner: {deep: {a: 1}}\n"))
+
+
+def test_drop_ins_merge_and_take_back(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    head = "apiVersion: v1\nkind: Configuration\n"
+    (folder / "2.conf").write_text(f"{head}limit: null\naddresses: [z]\n")
+    (folder / "1.conf").write_text(f"{head}inner: {{bit: 3}}\n")
+    found = load_in_place(
+        "--config",
+        written(tmp_path, "limit: 4\ninner: {syncPeriod: 1s}\naddresses: [x, y]\n"),
+        "--config-dir",
+        str(folder),
+    )
+    assert found == Config(name="a", addresses=("z",), inner=Inner(sync_period=1.0, bit=3))
+    with pytest.raises(UsageError, match="--config-dir /nowhere: No such file or directory"):
+        load_in_place("--config-dir", "/nowhere")
+
+
+def test_zeros_are_defaults_where_the_stock_daemon_has_it_so() -> None:
+    written_out = Config(name="a", inner=Inner(sync_period=0.0, bit=0), loud=False, cidr="")
+    assert settings.with_defaults(written_out) == Config(name="a")
+    assert settings.with_defaults(written_out, keep=("bit",)).inner == Inner(bit=0)

@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 import kubelet
+from kube import settings
 from kube.errors import UsageError
 from kubelet import config, node
+from kubelet.foreign import FOREIGN
 
 ROOM = Path(kubelet.__file__).parent
 
@@ -88,6 +90,166 @@ def _fields(kind: type[msgspec.Struct]) -> list[str]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             names += _fields(field.type)
     return names
+
+
+KUBEADM = """\
+authentication:
+  anonymous: {enabled: false}
+  webhook: {cacheTTL: 0s, enabled: true}
+  x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}
+authorization:
+  mode: Webhook
+  webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}
+cgroupDriver: CGROUPS
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+containerRuntimeEndpoint: ""
+cpuManagerReconcilePeriod: 0s
+crashLoopBackOff: {}
+evictionPressureTransitionPeriod: 0s
+fileCheckFrequency: 0s
+healthzBindAddress: 127.0.0.1
+healthzPort: 10248
+httpCheckFrequency: 0s
+imageMaximumGCAge: 0s
+imageMinimumGCAge: 0s
+logging:
+  flushFrequency: 0
+  options: {json: {infoBufferSize: "0"}, text: {infoBufferSize: "0"}}
+  verbosity: 0
+memorySwap: {}
+nodeStatusReportFrequency: 0s
+nodeStatusUpdateFrequency: 0s
+resolvConf: /run/systemd/resolve/resolv.conf
+rotateCertificates: true
+runtimeRequestTimeout: 0s
+shutdownGracePeriod: 0s
+shutdownGracePeriodCriticalPods: 0s
+staticPodPath: /etc/kubernetes/manifests
+streamingConnectionIdleTimeout: 0s
+syncFrequency: 0s
+volumeStatsAggPeriod: 0s
+"""
+"""As `kubeadm init` writes /var/lib/kubelet/config.yaml."""
+
+
+def test_kubeadms_own_file_loads(tmp_path: Path) -> None:
+    found = from_file(tmp_path, KUBEADM.replace("CGROUPS", "cgroupfs"))
+    defaults = load()
+    assert found.static_pod_path == "/etc/kubernetes/manifests"
+    assert found.rotate_certificates
+    assert (found.authorization.mode, found.authentication.webhook.enabled) == ("Webhook", True)
+    for name in ("sync_frequency", "node_status_update_frequency", "runtime_request_timeout", "file_check_frequency",
+                 "container_runtime_endpoint", "eviction_pressure_transition_period", "image_minimum_gc_age"):  # fmt: skip
+        assert getattr(found, name) == getattr(defaults, name), name
+    assert found.authentication.webhook.cache_ttl == 120
+    assert found.crash_loop_back_off.max_container_restart_period == 300
+
+
+def test_the_systemd_driver_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cgroupDriver: systemd: .*cgroupDriver: cgroupfs.*SystemdCgroup = false"):
+        from_file(tmp_path, KUBEADM.replace("CGROUPS", "systemd"))
+
+
+UPSTREAM = """
+enableServer staticPodPath podLogsDir syncFrequency fileCheckFrequency httpCheckFrequency staticPodURL staticPodURLHeader
+address port readOnlyPort tlsCertFile tlsPrivateKeyFile tlsCipherSuites tlsMinVersion tlsCurvePreferences rotateCertificates
+serverTLSBootstrap authentication authorization registryPullQPS registryBurst imagePullCredentialsVerificationPolicy
+preloadedImagesVerificationAllowlist eventRecordQPS eventBurst enableDebuggingHandlers enableContentionProfiling healthzPort
+healthzBindAddress oomScoreAdj clusterDomain clusterDNS streamingConnectionIdleTimeout nodeStatusUpdateFrequency
+nodeStatusReportFrequency nodeLeaseDurationSeconds imageMinimumGCAge imageMaximumGCAge imageGCHighThresholdPercent
+imageGCLowThresholdPercent volumeStatsAggPeriod kubeletCgroups systemCgroups cgroupRoot cgroupsPerQOS cgroupDriver
+cpuManagerPolicy singleProcessOOMKill cpuManagerPolicyOptions cpuManagerReconcilePeriod memoryManagerPolicy
+topologyManagerPolicy topologyManagerScope topologyManagerPolicyOptions qosReserved runtimeRequestTimeout hairpinMode maxPods
+podCIDR podPidsLimit resolvConf runOnce cpuCFSQuota cpuCFSQuotaPeriod nodeStatusMaxImages maxOpenFiles contentType kubeAPIQPS
+kubeAPIBurst serializeImagePulls maxParallelImagePulls evictionHard evictionSoft evictionSoftGracePeriod
+evictionPressureTransitionPeriod evictionMaxPodGracePeriod evictionMinimumReclaim mergeDefaultEvictionSettings podsPerCore
+enableControllerAttachDetach protectKernelDefaults makeIPTablesUtilChains iptablesMasqueradeBit iptablesDropBit featureGates
+failSwapOn memorySwap containerLogMaxSize containerLogMaxFiles containerLogMaxWorkers containerLogMonitorInterval
+configMapAndSecretChangeDetectionStrategy systemReserved kubeReserved reservedSystemCPUs showHiddenMetricsForVersion
+systemReservedCgroup kubeReservedCgroup enforceNodeAllocatable allowedUnsafeSysctls volumePluginDir providerID
+kernelMemcgNotification logging enableSystemLogHandler enableSystemLogQuery shutdownGracePeriod
+shutdownGracePeriodCriticalPods shutdownGracePeriodByPodPriority crashLoopBackOff reservedMemory enableProfilingHandler
+enableDebugFlagsHandler seccompDefault memoryThrottlingFactor registerWithTaints registerNode tracing
+localStorageCapacityIsolation containerRuntimeEndpoint imageServiceEndpoint failCgroupV1 userNamespaces
+"""
+"""k8s.io/kubelet/config/v1beta1, KubeletConfiguration."""
+
+
+def test_each_of_upstreams_keys_is_read_or_refused_in_words() -> None:
+    """And configz, which shows what is read, names no other."""
+    shown = set(settings.render(load("--provider-id", "x"))) | {"evictionHard", "maxParallelImagePulls"}
+    foreign = {key for key in FOREIGN if "." not in key}
+    assert shown & foreign == set()
+    assert set(UPSTREAM.split()) == shown | foreign
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("evictionSoft: {memory.available: 1Gi}\n", 'evictionSoft: {"memory.available":"1Gi"}: pods are not evicted'),
+        ("featureGates: {SidecarContainers: true}\n", "featureGates: "),
+        ("cpuManagerPolicy: static\n", "cpuManagerPolicy: static: containers are not pinned"),
+        ("logging: {format: json}\n", "logging.format: json: the log is text"),
+        ("shutdownGracePeriod: 30s\n", "shutdownGracePeriod: 30s: graceful node shutdown"),
+        ("syncFrequency: soon\n", "syncFrequency: 'soon' is not a duration; write it like 30s or 1m30s"),
+        ("kubeReserved: {memory: lots}\n", "kubeReserved.memory: 'lots' is no quantity; write it like 100m"),
+        ("kubeReserved: {gpu: '1'}\n", "kubeReserved.gpu: unknown resource; known are cpu, memory"),
+        ("evictionHard: {memory.free: 1Gi}\n", "evictionHard.memory.free: unknown signal; known are memory.available"),
+        ("evictionHard: {nodefs.available: 110%}\n", "evictionHard.nodefs.available: '110%': write a share"),
+        ("failSwapOn: 'yes'\n", "failSwapOn: expected bool, got str"),
+        ("containerLogMaxSize: 10Q\n", "containerLogMaxSize: '10Q' is no quantity"),
+        ("containerLogMaxFiles: 1\n", "containerLogMaxFiles: 1: at least 2"),
+        ("imageGCHighThresholdPercent: 50\n", "imageGCLowThresholdPercent 80, imageGCHighThresholdPercent 50: "),
+        ("maxParallelImagePulls: 3\n", "maxParallelImagePulls: 3: at least 1, and more than 1 only with"),
+        ("staticPodURL: ftp://x\n", "staticPodURL: 'ftp://x': write http://"),
+        ("authorization: {mode: RBAC}\n", "authorization.mode: "),
+    ],
+)
+def test_refusals_name_the_key(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        from_file(tmp_path, text)
+
+
+def test_drop_ins_are_merged_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "conf.d"
+    folder.mkdir()
+    head = f"apiVersion: {config.API_VERSION}\nkind: {config.KIND}\n"
+    (folder / "20-b.conf").write_text(head + "maxPods: 30\nclusterDNS: [10.0.0.2]\nkubeReserved: {cpu: null}\n")
+    (folder / "10-a.conf").write_text(head + "maxPods: 20\nkubeReserved: {memory: 1Gi}\n")
+    (folder / "ignored.yaml").write_text("no configuration")
+    file = tmp_path / "kubelet.yaml"
+    file.write_text(head + "maxPods: 10\nkubeReserved: {cpu: 100m}\nclusterDNS: [10.0.0.1]\nsyncFrequency: 5s\n")
+    found = load("--config", str(file), "--config-dir", str(folder))
+    assert (found.max_pods, found.cluster_dns, found.sync_frequency) == (30, ("10.0.0.2",), 5)
+    assert found.kube_reserved == {"memory": "1Gi"}
+    assert load("--config-dir", str(folder), "--max-pods", "7").max_pods == 7
+    (folder / "30-c.conf").write_text(head + "maxPodz: 1\n")
+    with pytest.raises(UsageError, match=r"--config-dir .*/30-c.conf: maxPodz: unknown key; did you mean maxPods"):
+        load("--config-dir", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("labels", "fine"),
+    [
+        ("a=b,example.com/x=y", True),
+        ("topology.kubernetes.io/zone=a,node.kubernetes.io/x=y,kubelet.kubernetes.io/z=1", True),
+        ("node-role.kubernetes.io/control-plane=", False),
+        ("kubernetes.io/other=x", False),
+    ],
+)
+def test_a_node_labels_itself_only_with_its_own(labels: str, fine: bool) -> None:
+    if fine:
+        assert load("--node-labels", labels).node_labels
+    else:
+        with pytest.raises(UsageError, match="a node may not give itself this label"):
+            load("--node-labels", labels)
+
+
+def test_two_addresses_are_of_two_families() -> None:
+    assert load("--node-ip", "10.0.0.1,fd00::1").node_ips == ("10.0.0.1", "fd00::1")
+    with pytest.raises(UsageError, match="one address, or two"):
+        load("--node-ip", "10.0.0.1,10.0.0.2")
 
 
 AWAITED = {
