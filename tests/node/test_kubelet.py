@@ -4,7 +4,8 @@ import asyncio
 import base64
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -15,27 +16,33 @@ from kube.resources import CONFIGMAPS, PODS, SECRETS
 from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
-from tests.dockerd import Dockerd
+from tests.node import engines
 from tests.node.engines import end
 from tests.node.kubelet_world import World, cgroups_of, container, ready, with_world
 
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
 
 
-@pytest.fixture
+@pytest.fixture(params=engines.NAMES)
 def run(
+    request: pytest.FixtureRequest,
     netns: Callable[[str], Netns],
-    dockerd: Dockerd,
     cgroup_parent: str,
     tmp_path: Path,
-) -> Run:
+) -> Iterator[Run]:
+    """Over Docker, which is the tier's, and over a containerd of the test's own."""
     node = netns("kubelet")
+    with ExitStack() as stack:
+        if request.param == "docker":
+            engine = engines.shared(request.getfixturevalue("dockerd"))
+        else:
+            engine = stack.enter_context(engines.own(request.param, node))
 
-    def go(test: Callable[[World], Awaitable[None]]) -> None:
-        with kernel.enter(node.path):  # what the test starts is started in there
-            asyncio.run(with_world(node, dockerd, cgroup_parent, tmp_path, test))
+        def go(test: Callable[[World], Awaitable[None]]) -> None:
+            with kernel.enter(node.path):  # what the test starts is started in there
+                asyncio.run(with_world(node, engine, cgroup_parent, tmp_path, test))
 
-    return go
+        yield go
 
 
 LIMITS = ("memory.limit_in_bytes", "cpu.cfs_quota_us", "cpu.shares", "memory.max", "cpu.max")
