@@ -5,6 +5,11 @@ remote command protocol v4: a stream for each of error, stdin, stdout, stderr an
 on the error stream. There is no task behind this: whoever reads, reads the connection, and answers what it asks on the way; so
 a reader who is slow slows the command, and nothing is left when `close` has been called.
 
+Two things a runtime does to whoever writes more than a command reads (`kubectl exec -i POD -- head -1 < BIG`). It resets the
+connection once the command has ended: that must not cost what it had said before, so reading has a descriptor of its own,
+which no failed write closes. Or (containerd 1.6) it waits for ever for its own pipe and never tells the end: who sees
+output at its end and input stuck for STUCK seconds says so instead of waiting along.
+
 The URL names an address of the runtime's network namespace, usually 127.0.0.1; the kubelet runs in the same one.
 """
 
@@ -13,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 import urllib.parse
 from collections import deque
 
@@ -25,14 +32,23 @@ _CONNECT = 30.0  # seconds
 _PIECE = 64 * 1024
 _STATUS = 64 * 1024  # bytes of a Status; it is some hundred
 _FLUSH = 0.5  # seconds
+STUCK = 3.0  # seconds
 _ERROR, _STDIN, _STDOUT, _STDERR, _RESIZE = "error", "stdin", "stdout", "stderr", "resize"
 
 
 class SpdyStream:
     """`kubelet.runtime.Stream` over one connection to the runtime's streaming server."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, options: StreamOptions) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        ears: asyncio.StreamWriter,
+        writer: asyncio.StreamWriter,
+        options: StreamOptions,
+    ) -> None:
+        """`ears` is the other end of `reader`, for closing it; what is sent is sent through `writer`."""
         self._reader = reader
+        self._ears = ears
         self._writer = writer
         self._encoder, self._decoder = Encoder(), Decoder()
         wanted = {
@@ -48,6 +64,7 @@ class SpdyStream:
         self._waiting: deque[tuple[Channel, bytes]] = deque()
         self._status = bytearray()
         self._ended = False
+        self._stuck = False
 
     def begin(self) -> None:
         for kind, identity in self._ids.items():
@@ -58,7 +75,7 @@ class SpdyStream:
             if self._ended or not self._running:
                 return None
             try:
-                data = await self._reader.read(_PIECE)
+                data = await self._arrived()
                 for frame in self._decoder.feed(data):
                     self._took(frame)
             except (OSError, MalformedFrame):
@@ -66,6 +83,18 @@ class SpdyStream:
             if not data:
                 self._ended = True
         return self._waiting.popleft()
+
+    async def _arrived(self) -> bytes:
+        if self._running != {_ERROR} or _STDIN not in self._ids:
+            return await self._reader.read(_PIECE)
+        while True:
+            try:
+                async with asyncio.timeout(STUCK):
+                    return await self._reader.read(_PIECE)
+            except TimeoutError:
+                if self._writer.transport.get_write_buffer_size():
+                    self._stuck = True
+                    return b""
 
     def _took(self, frame: Frame) -> None:
         match frame:
@@ -104,6 +133,10 @@ class SpdyStream:
 
     async def exit_code(self) -> int:
         """RuntimeRefused when the command could not be run, RuntimeUnavailable when nobody told its end."""
+        if self._stuck:
+            raise RuntimeUnavailable(
+                "the command ended without reading all of its input, and the runtime does not tell how it ended"
+            )
         return code_of(bytes(self._status))
 
     async def close(self) -> None:
@@ -114,6 +147,8 @@ class SpdyStream:
                 await self._writer.wait_closed()
         except (TimeoutError, OSError):
             self._writer.transport.abort()
+        finally:
+            self._ears.close()
 
     def _send(self, frame: Frame) -> None:
         if not self._writer.is_closing():
@@ -149,6 +184,11 @@ async def connect(url: str, options: StreamOptions) -> SpdyStream:
             reader, writer = await asyncio.open_connection(host, port, limit=_PIECE)
             try:
                 await _upgrade(reader, writer, parts)
+                transport = writer.transport
+                transport.pause_reading()
+                reader, ears = await asyncio.open_connection(
+                    sock=_again(transport.get_extra_info("socket")), limit=_PIECE
+                )
             except BaseException:
                 writer.close()
                 raise
@@ -156,9 +196,14 @@ async def connect(url: str, options: StreamOptions) -> SpdyStream:
         raise RuntimeUnavailable(f"cri: streaming server {parts.netloc}: no answer within {_CONNECT:g} s") from None
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
         raise RuntimeUnavailable(f"cri: streaming server {parts.netloc}: {error}") from error
-    stream = SpdyStream(reader, writer, options)
+    stream = SpdyStream(reader, ears, writer, options)
     stream.begin()
     return stream
+
+
+def _again(taken: socket.socket) -> socket.socket:
+    """Another descriptor of a transport's socket."""
+    return socket.socket(fileno=os.dup(taken.fileno()))
 
 
 async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, parts: urllib.parse.SplitResult) -> None:

@@ -21,6 +21,8 @@ import msgspec
 
 from kubelet.runtime import Channel, RuntimeRefused, RuntimeUnavailable, Stream, StreamOptions
 
+_INTERNAL = "Internal error occurred: "
+
 log = logging.getLogger(__name__)
 
 
@@ -82,10 +84,11 @@ def end_of(code: int) -> dict[str, Any]:
 
 def failure_of(message: str) -> dict[str, Any]:
     """The Status of a command that could not be run or followed to its end."""
+    message = message.removeprefix(_INTERNAL)  # a CRI runtime's own Status may say it already
     return {
         "metadata": {},
         "status": "Failure",
-        "message": f"Internal error occurred: {message}",
+        "message": f"{_INTERNAL}{message}",
         "reason": "InternalError",
         "details": {"causes": [{"message": message}]},
         "code": 500,

@@ -6,8 +6,8 @@ import json
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ import pytest
 from kube.resources import CONFIGMAPS, ENDPOINTSLICES, PODS, SERVICEACCOUNTS, SERVICES
 from linux import netns as kernel
 from tests.conftest import Netns
-from tests.dockerd import IMAGE, Dockerd
+from tests.dockerd import IMAGE
+from tests.node import engines
+from tests.node.engines import Engine
 from tests.node.kubelet_world import ADDRESS, World, container, ready, with_world
 from tests.node.streams_world import Kubectl, through
 from tests.requirements import kubectls, requires
@@ -33,15 +35,24 @@ APPLETS = "for a in tar stty tty wc head; do ln -s busybox /bin/$a; done"
 SHELL = f"{APPLETS}; echo ready; trap 'exit 0' TERM; while :; do sleep 1; done"
 
 
-@pytest.fixture
-def run(netns: Callable[[str], Netns], dockerd: Dockerd, cgroup_parent: str, tmp_path: Path) -> Run:
+@pytest.fixture(params=engines.NAMES)
+def run(
+    netns: Callable[[str], Netns], cgroup_parent: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Run]:
+    """On Docker and on containerd."""
     node = netns("streams")
+    with ExitStack() as stack:
+        engine: Engine
+        if request.param == "docker":
+            engine = engines.shared(request.getfixturevalue("dockerd"))
+        else:
+            engine = stack.enter_context(engines.own(request.param, node))
 
-    def go(test: Callable[[World], Awaitable[None]]) -> None:
-        with kernel.enter(node.path):
-            asyncio.run(with_world(node, dockerd, cgroup_parent, tmp_path, test, *FLAGS))
+        def go(test: Callable[[World], Awaitable[None]]) -> None:
+            with kernel.enter(node.path):
+                asyncio.run(with_world(node, engine, cgroup_parent, tmp_path, test, *FLAGS))
 
-    return go
+        yield go
 
 
 def clients(world: World) -> list[Kubectl]:
@@ -85,9 +96,14 @@ async def _commands(world: World, kubectl: Kubectl) -> None:
     assert told.strip() == str(len(PAYLOAD))
     back = await kubectl.run("exec", "p", "-c", "a", "--", "cat", place)
     assert hashlib.sha256(back.out).digest() == hashlib.sha256(PAYLOAD).digest()
-    # a command that does not read all of its input still tells how it ended
-    done = await kubectl.run("exec", "-i", "p", "-c", "a", "--", "sh", "-c", "head -c 5; exit 3", stdin=PAYLOAD)
-    assert (done.code, done.out) == (3, PAYLOAD[:5])
+    # A command that does not read all of its input still tells how it ended; containerd 1.6 does not know when more of it is
+    # left than a pipe holds, and then it is said that nobody knows.
+    for unread in (PAYLOAD[:50_000], PAYLOAD):
+        done = await kubectl.run("exec", "-i", "p", "-c", "a", "--", "sh", "-c", "head -c 5; exit 3", stdin=unread)
+        assert done.out == PAYLOAD[:5]
+        if done.code != 3:
+            assert (world.engine.name, len(unread)) == ("containerd", len(PAYLOAD))
+            assert "ended without reading all of its input" in done.words
 
 
 async def _copies(world: World, kubectl: Kubectl) -> None:
@@ -116,8 +132,9 @@ async def _refusals(world: World, kubectl: Kubectl) -> None:
     said = await kubectl.refuses("exec", "broken", "--", "true")
     assert 'unable to upgrade connection: container not found ("a")' in said
     done = await kubectl.run("exec", "p", "-c", "a", "--", "no-such-program")
-    assert done.code == 126
-    assert 'exec: "no-such-program": executable file not found' in done.text  # dockerd says it as output
+    docker = world.engine.name == "docker"  # dockerd says it as output
+    assert done.code == (126 if docker else 1)
+    assert 'exec: "no-such-program": executable file not found' in (done.text if docker else done.words)
     said = await kubectl.refuses("exec", "over", "--", "true")
     assert "cannot exec into a container in a completed pod; current phase is Succeeded" in said
 
