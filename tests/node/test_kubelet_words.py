@@ -1,0 +1,129 @@
+"""What is said of containers that ended, and what holds a pod that multiplies: real processes, on Docker and containerd."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from kube.pods import ContainerStateTerminated, Pod
+from kube.resources import PODS
+from linux import netns as kernel
+from tests.conftest import Netns
+from tests.node import engines
+from tests.node.kubelet_world import World, cgroups_of, container, ready, with_world
+
+Run = Callable[[Callable[[World], Awaitable[None]]], None]
+PIDS = 40
+SETTINGS = {"podPidsLimit": PIDS, "cpuCFSQuotaPeriod": "50ms"}
+
+
+@pytest.fixture(params=engines.NAMES)
+def run(
+    request: pytest.FixtureRequest, netns: Callable[[str], Netns], cgroup_parent: str, tmp_path: Path
+) -> Iterator[Run]:
+    node = netns("kubelet")
+    with ExitStack() as stack:
+        if request.param == "docker":
+            engine = engines.shared(request.getfixturevalue("dockerd"))
+        else:
+            engine = stack.enter_context(engines.own(request.param, node))
+
+        def go(test: Callable[[World], Awaitable[None]]) -> None:
+            with kernel.enter(node.path):
+                asyncio.run(with_world(node, engine, cgroup_parent, tmp_path, test, settings=SETTINGS))
+
+        yield go
+
+
+def ended(pod: Pod, name: str) -> ContainerStateTerminated:
+    (status,) = [s for s in pod.status.container_statuses if s.name == name]
+    assert status.state.terminated is not None, status
+    assert status.container_id
+    assert status.image_id
+    return status.state.terminated
+
+
+async def _ends(world: World) -> None:
+    fallback = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+    await world.create(
+        "ends",
+        [
+            container("ok", "echo -n bye > /dev/termination-log"),
+            container("bad", "echo last words >&2; exit 3", **fallback),
+            container("quiet", "echo -n said > /dev/termination-log; echo logged; exit 4", **fallback),
+            container("greedy", "tail /dev/zero", resources={"limits": {"memory": "16Mi"}}),
+            {**container("absent", ""), "command": ["/does/not/exist"]},
+        ],
+        restartPolicy="Never",
+    )
+    pod = await world.until("ends", lambda p: p.status.phase == "Failed", "everything has ended")
+    found = {name: ended(pod, name) for name in ("ok", "bad", "quiet", "greedy", "absent")}
+    said = {
+        name: (one.reason, one.exit_code, one.message)
+        for name, one in found.items()
+        if name not in ("greedy", "absent")
+    }
+    assert said == {
+        "ok": ("Completed", 0, "bye"),
+        "bad": ("Error", 3, "last words\n"),
+        "quiet": ("Error", 4, "said"),
+    }
+    assert (found["greedy"].reason, found["greedy"].exit_code) == ("OOMKilled", 137)
+    assert found["absent"].reason in ("ContainerCannotRun", "StartError")
+    assert found["absent"].exit_code in (127, 128)
+    assert "/does/not/exist" in found["absent"].message
+    assert pod.status.pod_ip, "a pod that ended keeps its address"
+    assert [c.status for c in pod.status.conditions if c.type == "Ready"] == ["False"]
+
+
+async def _bomb(world: World) -> None:
+    """It has the pod's processes, and nobody else's."""
+    web = container("a", "sleep 1000", resources={"limits": {"cpu": "500m", "memory": "32Mi"}})
+    await world.create("beside", [web])
+    beside = await world.until("beside", ready, "a neighbour is ready")
+    assert _quota(cgroups_of(world.cgroups, beside.metadata.uid)) == ("25000", "50000")
+    await world.create("bomb", [container("a", "f() { f | f & }; f; sleep 1000")])
+    bomb = await world.until("bomb", lambda p: p.status.container_statuses, "it is known")
+    await world.until("bomb", lambda p: p.status.phase != "Pending", "it began")
+    (group,) = [g for g in cgroups_of(world.cgroups, bomb.metadata.uid) if _has(g, "pids.max")]
+    assert int((group / "pids.max").read_text()) == PIDS
+    await world.eventually(lambda: _refused(group), "processes were refused")
+    assert int((group / "pids.current").read_text()) <= PIDS
+    assert await world.healthy()
+    await world.client.delete(PODS, "bomb", "default")
+    await world.until_gone("bomb")
+    assert not cgroups_of(world.cgroups, bomb.metadata.uid)
+    again = await world.pod("beside")
+    assert again is not None
+    assert ready(again)
+    assert again.status.container_statuses[0].restart_count == 0
+
+
+def _quota(groups: list[Path]) -> tuple[str, ...]:
+    """The pod's microseconds of CPU, and of how many, on either version of cgroups."""
+    for group in groups:
+        if _has(group, "cpu.max"):
+            return tuple((group / "cpu.max").read_text().split())
+        if _has(group, "cpu.cfs_quota_us"):
+            return tuple((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    return ()
+
+
+def _has(group: Path, name: str) -> bool:
+    return (group / name).exists()
+
+
+def _refused(group: Path) -> bool:
+    """The counter is the group's whose limit was hit, or, on newer kernels, that of the process' own."""
+    counters = [group / "pids.events", *group.glob("*/pids.events")]
+    return any(int(line.split()[1]) > 0 for file in counters if file.exists() for line in file.read_text().splitlines())
+
+
+def test_ends_are_told_and_a_fork_bomb_is_held(run: Run) -> None:
+    async def test(world: World) -> None:
+        await _ends(world)
+        await _bomb(world)
+
+    run(test)
