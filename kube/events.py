@@ -28,15 +28,26 @@ _LONGEST_NAME = 253 - 17
 
 class Recorder:
     """`pause`: seconds before the first new attempt while the API server is away; the next ones are longer, up to 10. At most
-    `qps` events a second are written, above `burst` at once; 0 is no limit."""
+    `qps` events a second are written, above `burst` at once; 0 is no limit. `linger`: seconds an event waits before it is
+    written, so that what it tells of need not share the processor with telling."""
 
     def __init__(
-        self, client: Client, component: str, host: str = "", *, pause: float = 1.0, qps: float = 0.0, burst: int = 1
+        self,
+        client: Client,
+        component: str,
+        host: str = "",
+        *,
+        pause: float = 1.0,
+        qps: float = 0.0,
+        burst: int = 1,
+        linger: float = 0.0,
     ) -> None:
+        self._linger = linger
         self._pause = pause
         self._client = client
         self._source = {"component": component} | ({"host": host} if host else {})
-        self._queue: asyncio.Queue[Occurrence] = asyncio.Queue(maxsize=1000)
+        # When it may be written, when it happened, and what.
+        self._queue: asyncio.Queue[tuple[float, str, Occurrence]] = asyncio.Queue(maxsize=1000)
         self._correlator = Correlator()
         self._qps, self._burst = qps, float(max(1, burst))
         self._tokens, self._filled = self._burst, time.monotonic()
@@ -51,17 +62,19 @@ class Recorder:
         """Say something about an object; `message` is cut at 1,024 characters, the API's limit."""
         reference = about if isinstance(about, Reference) else Reference.of(about)
         try:
-            self._queue.put_nowait(Occurrence(reference, type, reason, _cut(message)))
+            due, stamp = time.monotonic() + self._linger, timestamp(now())
+            self._queue.put_nowait((due, stamp, Occurrence(reference, type, reason, _cut(message))))
         except asyncio.QueueFull:
             log.warning("event dropped, too many are waiting: %s %s: %s", reference.name, reason, message)
 
     async def run(self) -> Never:
         while True:
-            one = await self._queue.get()
-            found = self._correlator.observe(one, time.monotonic(), timestamp(now()))
+            due, stamp, one = await self._queue.get()
+            await asyncio.sleep(due - time.monotonic())
+            found = self._correlator.observe(one, time.monotonic(), stamp)
             if found is not None:
                 await self._turn()
-                await self._deliver(*found)
+                await self._deliver(*found, stamp)
 
     async def _turn(self) -> None:
         if self._qps <= 0:
@@ -72,10 +85,10 @@ class Recorder:
         if self._tokens < 0:
             await asyncio.sleep(-self._tokens / self._qps)
 
-    async def _deliver(self, one: Occurrence, record: Record) -> None:
+    async def _deliver(self, one: Occurrence, record: Record, stamp: str) -> None:
         for attempt in range(_ATTEMPTS):
             try:
-                await self._write(one, record)
+                await self._write(one, record, stamp)
             except (ApiUnreachable, ApiError) as error:
                 if isinstance(error, ApiError) and error.status != 429 and error.status < 500:
                     log.info("event about %s not taken: %s", one.about.name, error)
@@ -85,9 +98,8 @@ class Recorder:
                 return
         log.warning("event given up, the API server is away: %s %s: %s", one.about.name, one.reason, one.message)
 
-    async def _write(self, one: Occurrence, record: Record) -> None:
+    async def _write(self, one: Occurrence, record: Record, stamp: str) -> None:
         namespace = one.about.namespace or "default"
-        stamp = timestamp(now())
         if record.name:
             body = {"count": record.count, "lastTimestamp": stamp, "message": _cut(one.message)}
             try:

@@ -34,7 +34,7 @@ from kubelet.manifests import FILE, HTTP, Fetched, Manifests, Reader
 from kubelet.metrics import Metrics, Running, Wanted
 from kubelet.mirror import Mirrors
 from kubelet.objects import Objects
-from kubelet.observe import PodSource, RuntimeView
+from kubelet.observe import PodSource
 from kubelet.prober import Prober
 from kubelet.probes import Probes, Target
 from kubelet.publish import Publisher
@@ -45,6 +45,7 @@ from kubelet.speaker import Speaker
 from kubelet.sysctls import Allowlist
 from kubelet.tokens import Tokens
 from kubelet.upkeep import Upkeep, images_of
+from kubelet.view import RuntimeView
 from kubelet.wanted import PODS_WHOLE
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 
 RELIST, RELIST_HINTED = 1.0, 10.0
 LEFTOVERS = 60.0
+LINGER = 1.0  # seconds; a pod's start is not to wait for what is told of it
 ADDRESS_PAUSE = 1.0
 PATIENCE = 5.0  # seconds that telling about the node may wait for the runtime
 
@@ -106,7 +108,9 @@ class Wiring:
         self._client, self.runtime, self.metrics = client, runtime, metrics
         self.keys: Keys[str] = Keys()
         self.view = RuntimeView(runtime, self._news)
-        self.recorder = Recorder(client, "kubelet", name, qps=config.event_record_qps, burst=config.event_burst)
+        self.recorder = Recorder(
+            client, "kubelet", name, qps=config.event_record_qps, burst=config.event_burst, linger=LINGER
+        )
         self.told = Told(self.recorder)
         self.facts = machine.machine(config.root_dir)
         self.pods: Informer[Pod] = Informer(client, PODS_WHOLE, field_selector=f"spec.nodeName={name}")

@@ -27,10 +27,11 @@ class Prober:
         self._runtime = runtime
 
     async def attempt(self, target: Target) -> Outcome:
-        for _ in range(TRIES):
-            outcome = await self._once(target)
+        outcome = await self._once(target)
+        for _ in range(TRIES - 1):
             if outcome.healthy is not None:
                 break
+            outcome = await self._once(target)
         return outcome
 
     async def _once(self, target: Target) -> Outcome:
@@ -76,10 +77,11 @@ async def _tcp(target: Target, action: TCPSocketAction, timeout: float) -> Outco
     host = action.host or target.pod_ip
     try:
         port = port_number(action.port, target.container)
-        async with asyncio.timeout(timeout):
-            _, writer = await dial(host, port)
     except NoPort as error:
         return Outcome(None, str(error))
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await dial(host, port)
     except TimeoutError:
         return Outcome(False, f"dial tcp {address(host, port)}: i/o timeout")
     except NoAnswer as error:

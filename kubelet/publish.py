@@ -23,6 +23,10 @@ from kubelet.status import OURS
 
 log = logging.getLogger(__name__)
 
+# A pod that starts is told of when it runs, or after so many seconds: most run by then, and that is one request, not three.
+PATIENCE = 0.3
+ON_THE_WAY = ("ContainerCreating", "PodInitializing")
+
 
 # --- the wire form ----------------------------------------------------------------------------------------------------
 # Written out here and not left to the codec: it drops what equals a default, and upstream's clients require exitCode 0,
@@ -143,6 +147,14 @@ def status_patch(old: PodStatus, new: PodStatus) -> dict[str, Any] | None:
     return patch or None
 
 
+def _news(status: PodStatus) -> bool:
+    """Whether there is anything to say but that the pod is on its way."""
+    if status.phase != "Pending" or status.reason:
+        return True
+    everyone = (*status.init_container_statuses, *status.container_statuses)
+    return any(one.state.waiting is None or one.state.waiting.reason not in ON_THE_WAY for one in everyone)
+
+
 # --- the publisher ----------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +181,7 @@ class Publisher:
         word = _Word(status, finished)
         if self._words.get(uid) != word:
             self._words[uid] = word
-            self._keys.add(uid)
+            self._keys.add(uid, after=0.0 if finished or _news(status) else PATIENCE)
 
     def check(self, uid: str) -> None:
         """The API's object changed: compare again what it says with what is so."""

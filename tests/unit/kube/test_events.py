@@ -11,6 +11,7 @@ from kube.client import Client
 from kube.correlation import COMBINED, REMEMBERED, Correlator, Occurrence, Reference
 from kube.events import Recorder
 from kube.kubeconfig import Connection
+from kube.meta import now, timestamp
 from tests.unit.kube.http import Exchange, serving
 
 POD = Reference("v1", "Pod", "default", "p", "u1")
@@ -114,6 +115,16 @@ async def recording(store: Store, **options: Any) -> AsyncIterator[Recorder]:
                 yield recorder
             finally:
                 task.cancel()
+
+
+async def test_an_event_that_lingers_keeps_its_time() -> None:
+    store = Store()
+    async with recording(store, linger=1.2) as recorder:
+        before = timestamp(now())
+        recorder.event(POD, "Warning", "BackOff", "x")
+        (event,) = await store.until(1)
+    assert event["firstTimestamp"] == event["lastTimestamp"]
+    assert before <= event["firstTimestamp"] < timestamp(now())
 
 
 async def test_an_event_is_created_once_and_then_patched() -> None:
