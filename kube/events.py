@@ -14,6 +14,7 @@ from kube.client import Client, Patch
 from kube.correlation import Correlator, Occurrence, Record, Reference
 from kube.errors import ApiError, ApiUnreachable, NotFound
 from kube.meta import Typed, now, timestamp
+from kube.reconcile import Wake
 from kube.resources import EVENTS
 
 __all__ = ["Recorder", "Reference"]
@@ -28,8 +29,9 @@ _LONGEST_NAME = 253 - 17
 
 class Recorder:
     """`pause`: seconds before the first new attempt while the API server is away; the next ones are longer, up to 10. At most
-    `qps` events a second are written, above `burst` at once; 0 is no limit. `linger`: seconds an event waits before it is
-    written, so that what it tells of need not share the processor with telling."""
+    `qps` events a second are written, above `burst` at once; 0 is no limit. `linger`: seconds that events wait before they
+    are written, so that what they tell of need not share the processor with telling; a warning, and what came before it, does not
+    wait."""
 
     def __init__(
         self,
@@ -43,10 +45,11 @@ class Recorder:
         linger: float = 0.0,
     ) -> None:
         self._linger = linger
+        self._urgent, self._hurry = 0.0, Wake()  # when the last warning came
         self._pause = pause
         self._client = client
         self._source = {"component": component} | ({"host": host} if host else {})
-        # When it may be written, when it happened, and what.
+        # When it came, by two clocks, and what.
         self._queue: asyncio.Queue[tuple[float, str, Occurrence]] = asyncio.Queue(maxsize=1000)
         self._correlator = Correlator()
         self._qps, self._burst = qps, float(max(1, burst))
@@ -62,15 +65,21 @@ class Recorder:
         """Say something about an object; `message` is cut at 1,024 characters, the API's limit."""
         reference = about if isinstance(about, Reference) else Reference.of(about)
         try:
-            due, stamp = time.monotonic() + self._linger, timestamp(now())
-            self._queue.put_nowait((due, stamp, Occurrence(reference, type, reason, _cut(message))))
+            self._queue.put_nowait(
+                (time.monotonic(), timestamp(now()), Occurrence(reference, type, reason, _cut(message)))
+            )
         except asyncio.QueueFull:
             log.warning("event dropped, too many are waiting: %s %s: %s", reference.name, reason, message)
 
+        if type == "Warning":
+            self._urgent = time.monotonic()
+            self._hurry.set()
+
     async def run(self) -> Never:
         while True:
-            due, stamp, one = await self._queue.get()
-            await asyncio.sleep(due - time.monotonic())
+            came, stamp, one = await self._queue.get()
+            while came > self._urgent and (rest := came + self._linger - time.monotonic()) > 0:
+                await self._hurry.wait(timeout=rest)
             found = self._correlator.observe(one, time.monotonic(), stamp)
             if found is not None:
                 await self._turn()

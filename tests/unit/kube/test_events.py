@@ -119,12 +119,23 @@ async def recording(store: Store, **options: Any) -> AsyncIterator[Recorder]:
 
 async def test_an_event_that_lingers_keeps_its_time() -> None:
     store = Store()
-    async with recording(store, linger=1.2) as recorder:
+    async with recording(store, linger=1.1) as recorder:
         before = timestamp(now())
-        recorder.event(POD, "Warning", "BackOff", "x")
+        recorder.event(POD, "Normal", "Started", "x")
         (event,) = await store.until(1)
     assert event["firstTimestamp"] == event["lastTimestamp"]
     assert before <= event["firstTimestamp"] < timestamp(now())
+
+
+async def test_a_warning_does_not_linger_nor_does_what_came_before_it() -> None:
+    store = Store()
+    async with recording(store, linger=3600) as recorder:
+        for message in ("a", "b"):
+            recorder.event(POD, "Normal", "Started", message)
+        await asyncio.sleep(0)
+        recorder.event(POD, "Warning", "BackOff", "x")
+        recorder.event(POD, "Normal", "Started", "c")
+        assert [event["message"] for event in await store.until(1, 1, 1)] == ["a", "b", "x"]
 
 
 async def test_an_event_is_created_once_and_then_patched() -> None:
