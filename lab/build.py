@@ -101,9 +101,11 @@ def _etcd(wanted: bool) -> str:
 def _needed() -> tuple[str, ...]:
     """The directories of this machine that hold the interpreter, its libraries, our packages and those they need."""
     roots = ("/lib", "/lib32", "/lib64", "/libx32")
-    code = Path(kube.__file__).resolve().parent.parent
     found = {"/usr", *(root for root in roots if os.path.isdir(root) and not os.path.islink(root))}
-    found |= {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent), str(code)}
+    found |= {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
+    found |= {
+        os.path.abspath(path) for path in [*sys.path, str(Path(kube.__file__).parent.parent)] if os.path.isdir(path)
+    }
     return tuple(sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found)))
 
 

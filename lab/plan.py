@@ -236,6 +236,8 @@ def _centre_files(lab: Lab, centre: Node) -> dict[str, str]:
         "defaultNotReadyTolerationSeconds": TOLERATION_SECONDS,
         "defaultUnreachableTolerationSeconds": TOLERATION_SECONDS,
     }
+    # There is one copy of each: one that was killed goes on at once, and not when the dead one's Lease has run out.
+    alone = {"leaderElection": {"leaderElect": False}}
     controllers = {
         "apiVersion": "wherry.io/v1alpha1",
         "kind": "ControllersConfiguration",
@@ -247,11 +249,13 @@ def _centre_files(lab: Lab, centre: Node) -> dict[str, str]:
         "allocateNodeCIDRs": True,
         "clusterCIDR": [str(PODS)],
         "nodeMonitorGracePeriod": NODE_GRACE,
+        **alone,
     }
     scheduler = {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"kubeconfig": f"{pki}/kube-scheduler.kubeconfig"},
+        **alone,
     }
     documents = {"apiserver": apiserver, "controllers": controllers, "scheduler": scheduler}
     return {f"{centre.state}/{name}.yaml": _document(document) for name, document in documents.items()}

@@ -6,14 +6,14 @@ import os
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import orjson
 
 from kube.client import Client, Connection
 from kube.errors import AlreadyExists, ApiError, ApiUnreachable, UsageError
-from kube.resources import LEASES, NODES
+from kube.resources import LEASES, NODES, PODS
 from lab import containerd, dockerd, images, screen, static, supervisor
 from lab.manifests import apply
 from lab.model import Topology, Wish
@@ -43,7 +43,8 @@ async def finish(made: Topology, wish: Wish, since: datetime, *, fresh: bool) ->
             await client.patch(NODES, made.nodes[0].name, role)
         if made.lab.static:
             with screen.step("control plane Ready, as static pods"):
-                await _until(lambda: _control_plane(client, made), "the control plane's pods", state, seconds=60)
+                began = since.replace(microsecond=0) if fresh else datetime.min.replace(tzinfo=UTC)
+                await _until(lambda: _control_plane(client, made, began), "the control plane's pods", state, seconds=60)
         if wish.demo:
             # Not before: all its pods would run on the node that is Ready first.
             with screen.step("demo application"):
@@ -80,15 +81,18 @@ async def _ready(client: Client, wanted: int, since: datetime) -> bool:
     return len([n for n in ready if not n.spec.taints]) >= wanted
 
 
-async def _control_plane(client: Client, made: Topology) -> bool:
-    """Whether every mirror pod of the control plane is Ready."""
-    pods = await _json(client, "/api/v1/namespaces/kube-system/pods?labelSelector=tier%3Dcontrol-plane")
-    ready = [
-        pod
-        for pod in pods["items"]
-        if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
-    ]
-    return len(ready) >= len(static.names(made.lab))
+async def _control_plane(client: Client, made: Topology, since: datetime) -> bool:
+    """Whether every mirror pod of the control plane is Ready, in a life that began after `since`."""
+    pods = (await client.list(PODS, "kube-system")).items
+    wanted = {f"{name}-{made.nodes[0].name}" for name in static.names(made.lab)}
+    ready = [pod for pod in pods if any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)]
+    runs = {pod.metadata.name: [c.state.running for c in pod.status.container_statuses] for pod in ready}
+    fresh = {
+        name
+        for name, lives in runs.items()
+        if all(life and life.started_at and life.started_at >= since for life in lives)
+    }
+    return wanted <= fresh
 
 
 async def _available(client: Client) -> bool:
