@@ -35,6 +35,7 @@ class Containers:
         self._images = images
         self._details: dict[str, Details] = {}  # what does not change in a container's life
         self._processes: dict[str, Process] = {}  # of running ones
+        self._signals: dict[str, str] = {}  # stop signals of their own; "" where the image's is meant
 
     async def create(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
         config = await self._complete(config)
@@ -51,6 +52,7 @@ class Containers:
                 raise
             told = await self._client.call(calls.CREATE, request, subject=subject)
         self._hints.made(told.container_id, sandbox.pod.uid)
+        self._signals[told.container_id] = config.stop_signal
         return told.container_id
 
     async def _complete(self, config: ContainerConfig) -> ContainerConfig:
@@ -94,8 +96,10 @@ class Containers:
         runtimes before containerd 2.1 know only the image's."""
         if timeout <= 0:
             return 0.0
+        if self._signals.get(container_id) == "":
+            return timeout
         status = await self.status(container_id)
-        name = status.annotations.get(spec.STOP_SIGNAL, "")
+        name = self._signals[container_id] = status.annotations.get(spec.STOP_SIGNAL, "")
         if not name or status.state is not ContainerState.RUNNING:
             return timeout
         number, descriptor = _number(name), pidfd_of(status.pid, container_id)
@@ -164,8 +168,8 @@ class Containers:
         await self._client.call(calls.REOPEN_LOG, request, subject=container_id[:12])
 
     def forget(self, container_id: str) -> None:
-        self._details.pop(container_id, None)
-        self._processes.pop(container_id, None)
+        for memory in (self._details, self._processes, self._signals):
+            memory.pop(container_id, None)
 
 
 def _number(name: str) -> int | None:

@@ -111,7 +111,7 @@ class Health:
                         uid = event.pod_sandbox_status.metadata.uid
                         if uid:
                             hints.say(Hint(uid, event.container_id))
-                except Unimplemented:
+                except RuntimeRefused:  # Unimplemented, most of all
                     await presence
                 finally:
                     presence.cancel()

@@ -181,14 +181,16 @@ async def connect(url: str, options: StreamOptions) -> SpdyStream:
         )
     try:
         async with asyncio.timeout(_CONNECT):
-            reader, writer = await asyncio.open_connection(host, port, limit=_PIECE)
+            _, writer = await asyncio.open_connection(host, port)
             try:
-                await _upgrade(reader, writer, parts)
-                transport = writer.transport
-                transport.pause_reading()
-                reader, ears = await asyncio.open_connection(
-                    sock=_again(transport.get_extra_info("socket")), limit=_PIECE
-                )
+                writer.transport.pause_reading()  # nothing comes before we have asked
+                taken = writer.transport.get_extra_info("socket")
+                reader, ears = await asyncio.open_connection(sock=_again(taken), limit=_PIECE)
+                try:
+                    await _upgrade(reader, writer, parts)
+                except BaseException:
+                    ears.close()
+                    raise
             except BaseException:
                 writer.close()
                 raise

@@ -84,7 +84,7 @@ class DockerRuntime:
             self._containers, network, pause_image=options.pause_image, host_network=options.host_network
         )
         self._executions = Executions(self._containers, timeout=options.timeout)
-        self._images = Images(self._engine, self._wire)
+        self._images = Images(self._engine, self._wire, options.pause_image)
         self._fits = False
 
     # The runtime itself

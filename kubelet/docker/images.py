@@ -13,14 +13,15 @@ from kubelet.runtime import FsUsage, Image, NotFound, RegistryAuth, RuntimeRefus
 
 
 class Images:
-    def __init__(self, engine: Engine, wire: Wire) -> None:
+    def __init__(self, engine: Engine, wire: Wire, pause_image: str) -> None:
         self._engine = engine
+        self._pause_image = pause_image  # nobody may collect it
         self._wire = wire
         self._by_id: dict[str, Image] = {}  # for container statuses, which ask by id, often
 
     async def status(self, image: str) -> Image | None:
         def look(client: APIClient) -> Image:
-            return spec.image_of(client.inspect_image(image))  # type: ignore[no-untyped-call]
+            return spec.image_of(client.inspect_image(image), self._pause_image)  # type: ignore[no-untyped-call]
 
         try:
             return await self._engine.call("image_status", image, look)
@@ -37,7 +38,7 @@ class Images:
 
     async def list(self) -> list[Image]:
         def rows(client: APIClient) -> list[Image]:
-            return [spec.image_of(row) for row in client.images()]
+            return [spec.image_of(row, self._pause_image) for row in client.images()]
 
         try:
             return await self._engine.call("list_images", "", rows)

@@ -418,12 +418,13 @@ def _limits_of(host: Mapping[str, Any]) -> LinuxResources:
     )
 
 
-def image_of(document: Mapping[str, Any]) -> Image:
-    """Of an inspect or a list row; Docker writes absent names as `<none>`."""
+def image_of(document: Mapping[str, Any], pinned: str = "") -> Image:
+    """Of an inspect or a list row; Docker writes absent names as `<none>`. `pinned` is the tag that may not be collected."""
     return Image(
         id=document["Id"],
         tags=tuple(tag for tag in document.get("RepoTags") or () if "<none>" not in tag),
         digests=tuple(digest for digest in document.get("RepoDigests") or () if "<none>" not in digest),
         size=int(document.get("Size") or 0),
         user=str((document.get("Config") or {}).get("User") or ""),
+        pinned=bool(pinned) and pinned in (document.get("RepoTags") or ()),
     )
