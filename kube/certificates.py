@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _CLOCK_SKEW = timedelta(minutes=5)
@@ -65,6 +66,62 @@ def self_signed(common_name: str, sans: Iterable[str] = ()) -> KeyPair:
     ca = authority(f"{common_name}-ca@{int(datetime.now(UTC).timestamp())}", days=365)
     pair = issue(ca, common_name, sans=sans)
     return KeyPair(pair.certificate + ca.certificate, pair.key)
+
+
+def request(key: bytes, common_name: str, organizations: Iterable[str] = (), sans: Iterable[str] = ()) -> bytes:
+    """A certificate signing request in PEM; `key` is a private key in PEM."""
+    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, o) for o in organizations]
+    subject = x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    general = [_general_name(san) for san in sans]
+    if general:
+        builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+    return builder.sign(_private(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What the first certificate of a PEM text says of itself."""
+
+    begins: datetime
+    ends: datetime
+    common_name: str
+    public_key: bytes  # DER
+
+
+def leaf(pem: bytes) -> Leaf:
+    """Raises ValueError."""
+    found = x509.load_pem_x509_certificate(pem)
+    names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return Leaf(
+        begins=found.not_valid_before_utc,
+        ends=found.not_valid_after_utc,
+        common_name=str(names[0].value) if names else "",
+        public_key=_public(found.public_key()),
+    )
+
+
+def public_key(key: bytes) -> bytes:
+    """The public half, in DER, of a private key in PEM. Raises ValueError."""
+    return _public(serialization.load_pem_private_key(key, None).public_key())
+
+
+def belonging(certificate: bytes, key: bytes) -> KeyPair:
+    """Both in PEM as a pair. Raises ValueError when the key is another certificate's."""
+    if leaf(certificate).public_key != public_key(key):
+        raise ValueError("the key is another certificate's")
+    return KeyPair(certificate, key)
+
+
+def _private(key: bytes) -> ec.EllipticCurvePrivateKey:
+    found = serialization.load_pem_private_key(key, None)
+    if not isinstance(found, ec.EllipticCurvePrivateKey):
+        raise ValueError("not an elliptic curve key")  # noqa: TRY004  the value is wrong, as of any other bad PEM
+    return found
+
+
+def _public(key: CertificatePublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def signing_key() -> bytes:

@@ -133,6 +133,8 @@ class Client:
     ) -> bytes:
         """One request as bytes in, bytes out, for paths that no typed method covers."""
         assert self._session, "use the client as an async context manager"
+        if self._connection.pending:
+            raise ApiUnreachable(f"{method} {path} at {self._connection.server}: {self._connection.pending}")
         data = None if body is None else orjson.dumps(to_wire(body))
         headers = {"Content-Type": content_type} if data is not None else None
         begun, code = time.monotonic(), "<error>"
@@ -278,6 +280,8 @@ class Client:
         closed. Raises Expired when the version is older than the server's history, ApiUnreachable when the connection
         breaks or nothing, not even a bookmark, comes for `idle` seconds."""
         assert self._session, "use the client as an async context manager"
+        if self._connection.pending:
+            raise ApiUnreachable(f"watch of {resource.plural} at {self._connection.server}: {self._connection.pending}")
         query = _selection(label_selector, field_selector)
         query |= {
             "watch": "true",

@@ -30,6 +30,8 @@ class Connection:
     token: str | None = field(default=None, repr=False)
     insecure: bool = False
     server_name: str | None = None
+    pending: str = ""
+    """Why nobody can be spoken to yet: there is no proof of identity so far, and one is on its way."""
 
     @classmethod
     def from_files(cls, server: str, ca: str, certificate: str, key: str) -> "Connection":
@@ -150,6 +152,19 @@ def _token(user: dict[str, Any], where: str) -> str | None:
     return str(user["token"]) if user.get("token") else None
 
 
+def pointing(connection: Connection, path: str, user: str, *, cluster: str = "wherry") -> str:
+    """A kubeconfig for the connection's server, whose client certificate and key are in the file `path`."""
+    about: dict[str, Any] = {"server": connection.server}
+    if connection.ca:
+        about["certificate-authority-data"] = base64.b64encode(connection.ca).decode()
+    if connection.insecure:
+        about["insecure-skip-tls-verify"] = True
+    if connection.server_name:
+        about["tls-server-name"] = connection.server_name
+    proof = {"client-certificate": path, "client-key": path}
+    return _document(cluster, about, user, proof)
+
+
 def render(
     server: str, ca: bytes, certificate: bytes, key: bytes, *, cluster: str = "wherry", user: str = "admin"
 ) -> str:
@@ -158,15 +173,19 @@ def render(
     def inline(pem: bytes) -> str:
         return base64.b64encode(pem).decode()
 
+    about = {"server": server, "certificate-authority-data": inline(ca)}
+    proof = {"client-certificate-data": inline(certificate), "client-key-data": inline(key)}
+    return _document(cluster, about, user, proof)
+
+
+def _document(cluster: str, about: dict[str, Any], user: str, proof: dict[str, str]) -> str:
     context = f"{user}@{cluster}"
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": cluster, "cluster": {"server": server, "certificate-authority-data": inline(ca)}}],
-            "users": [
-                {"name": user, "user": {"client-certificate-data": inline(certificate), "client-key-data": inline(key)}}
-            ],
+            "clusters": [{"name": cluster, "cluster": about}],
+            "users": [{"name": user, "user": proof}],
             "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
             "current-context": context,
         },

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from kube import apps, coordination, core, discovery, pods, policy
+from kube import apps, coordination, core, discovery, pods, policy, signing
 from kube.meta import Typed
 
 T = TypeVar("T", bound=Typed)
@@ -53,3 +53,11 @@ PODDISRUPTIONBUDGETS = Resource(
     "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True, policy.PodDisruptionBudget
 )
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", True, coordination.Lease)
+SIGNINGREQUESTS = Resource(
+    "certificates.k8s.io",
+    "v1",
+    "certificatesigningrequests",
+    "CertificateSigningRequest",
+    False,
+    signing.SigningRequest,
+)

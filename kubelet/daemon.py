@@ -8,10 +8,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from prometheus_client import CollectorRegistry
@@ -49,6 +49,10 @@ from kubelet.view import RuntimeView
 from kubelet.wanted import PODS_WHOLE
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
+
+if TYPE_CHECKING:
+    from kubelet.certificates import Certificate
+    from kubelet.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +271,7 @@ class Wiring:
         self.workers.wake(uid)
 
     def _news(self, uid: str) -> None:
-        self.workers.look(uid)
+        self.workers.news(uid)
 
     def _objects_changed(self, uid: str) -> None:
         self.workers.objects_changed(uid)
@@ -324,12 +328,18 @@ class Wiring:
         age = time.monotonic() - self.relisted_at
         return f"no look at the runtime for {age:.0f} s" if age > 180 and not self._failing else None
 
-    async def run(self) -> None:
+    def switch(self, connection: Connection) -> None:
+        """Another certificate: from the next request on."""
+        self._client.switch(connection)
+        self.heartbeat.switch(connection)
+
+    async def run(self, *more: Coroutine[Any, Any, object]) -> None:
         self.recorder.event(self.about, "Normal", "Starting", "Starting kubelet.")
         self.checkpoint.recall()
         try:
             async with asyncio.TaskGroup() as group:
                 for work in (
+                    *more,
                     *(place.run() for place in self._manifests()),
                     self.mirrors.run(),
                     self.checkpoint.run(),
@@ -372,6 +382,16 @@ class Wiring:
             self.deeds.close()
 
 
+def _identity(config: Config, name: str) -> tuple[Connection, "Identity | None"]:
+    """The way to the API; and what is renewed, for which `cryptography` is read only where there is something to renew."""
+    if not (config.bootstrap_kubeconfig or config.rotate_certificates or config.server_tls_bootstrap):
+        return Connection.from_kubeconfig(config.kubeconfig), None
+    from kubelet.identity import identity
+
+    found = identity(config, name, clock())
+    return found.connection, found
+
+
 async def _found_address(config: Config, connection: Connection) -> None:
     """Until this machine has an address: one that has just booted may not have."""
     while not config.node_ips and not await asyncio.to_thread(machine.addresses_towards, connection.server):
@@ -385,7 +405,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         raise UsageError("the kubelet mounts volumes and writes cgroups: run it as root")
     host.check(config)
     name = node_name(config)
-    connection = Connection.from_kubeconfig(config.kubeconfig)
+    connection, found = _identity(config, name)
     host.settle(config)
     await _found_address(config, connection)
     metrics = Metrics(name)
@@ -410,5 +430,13 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             own_uid=wiring.source.own_uid,
             metrics=metrics,
         )
+        renewed: list[Certificate] = []
+        if found is not None:
+            from kubelet import identity
+
+            renewed = await stack.enter_async_context(
+                identity.renewals(config, name, wiring.ips, found, client, tls, wiring.switch)
+            )
+            metrics.registry.register(identity.Lifetimes(renewed, clock))
         ready()
-        await wiring.run()
+        await wiring.run(*(each.run() for each in renewed))
