@@ -29,6 +29,7 @@ from kube.pods import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, P
 from kube.selectors import Requirement
 from kube.taints import tolerated
 from kubelet import resources
+from kubelet.plan import is_sidecar, is_static
 from kubelet.sysctls import Allowlist
 
 MEMORY_PRESSURE_TAINT = Taint(key="node.kubernetes.io/memory-pressure", effect="NoSchedule")
@@ -130,7 +131,7 @@ def _failed_predicates(pod: Pod, others: tuple[Pod, ...], ground: Ground) -> Ite
     taken = {port for other in others for port in host_ports(other)}
     if any(_clash(mine, theirs) for mine in host_ports(pod) for theirs in taken):
         yield failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
-    if not resources.is_static(pod) and any(
+    if not is_static(pod) and any(
         taint.effect == "NoExecute" and not tolerated(taint, pod.spec.tolerations) for taint in ground.taints
     ):
         yield failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
@@ -218,13 +219,18 @@ Port = tuple[str, str, int]  # protocol, address, port
 
 
 def host_ports(pod: Pod) -> tuple[Port, ...]:
-    lasting = (*pod.spec.containers, *(c for c in pod.spec.init_containers if c.restart_policy == "Always"))
-    return tuple(
-        (port.protocol or "TCP", port.host_ip or "0.0.0.0", port.host_port)
+    """With the host's network a container's ports are the node's."""
+    lasting = (*pod.spec.containers, *(c for c in pod.spec.init_containers if is_sidecar(c)))
+    found = (
+        (
+            port.protocol or "TCP",
+            port.host_ip or "0.0.0.0",
+            port.host_port or pod.spec.host_network * port.container_port,
+        )
         for container in lasting
         for port in container.ports
-        if port.host_port
     )
+    return tuple(port for port in found if port[2])
 
 
 def _clash(one: Port, other: Port) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 from kube.core import Node
 from kube.informer import Informer
 from kube.pods import Pod
-from kubelet import preemption, resources
+from kubelet import preemption
 from kubelet.admission import Ground, Rejection, objection
 from kubelet.machine import Pressure
+from kubelet.plan import is_static
 
 
 def has_apparmor() -> bool:
@@ -33,7 +34,7 @@ class Gate:
 
     def ready(self, pod: Pod) -> bool:
         """Whether there is enough known to decide."""
-        return resources.is_static(pod) or self._nodes.synced.is_set()
+        return is_static(pod) or self._nodes.synced.is_set()
 
     def ground(self) -> Ground:
         now = self._pressure()

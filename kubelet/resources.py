@@ -15,6 +15,7 @@ from fractions import Fraction
 
 from kube import quantity
 from kube.pods import Container, Pod
+from kubelet.plan import is_sidecar, is_static
 from kubelet.runtime import LinuxResources
 from linux.cgroup.tree import Limits
 
@@ -73,7 +74,7 @@ def _total(pod: Pod, of: Callable[[Container], Mapping[str, str]]) -> Amounts:
     sidecars: Amounts = {}
     for container in pod.spec.init_containers:
         own = _parsed(of(container))
-        if container.restart_policy == "Always":
+        if is_sidecar(container):
             running, sidecars = _added(running, own), _added(sidecars, own)
             starting = _highest(starting, sidecars)
         else:
@@ -131,10 +132,6 @@ def qos_class(pod: Pod) -> str:
     return GUARANTEED if guaranteed and asked == held else BURSTABLE
 
 
-def is_static(pod: Pod) -> bool:
-    return pod.metadata.annotations.get("kubernetes.io/config.source", "api") != "api"
-
-
 def is_critical(pod: Pod) -> bool:
     """Let in at others' cost: static pods, mirrors, and what has a system priority (kubetypes.IsCriticalPod)."""
     mirror = "kubernetes.io/config.mirror" in pod.metadata.annotations
@@ -189,7 +186,7 @@ def oom_score_adj(pod: Pod, container: Container, node_memory: int) -> int:
             return 1000
         case _:
             asked = _bytes(_parsed(requests_of(container)))
-            if container.restart_policy == "Always" and any(container.name == c.name for c in pod.spec.init_containers):
+            if is_sidecar(container) and any(container.name == c.name for c in pod.spec.init_containers):
                 asked = max(asked, min(_bytes(_parsed(requests_of(c))) for c in pod.spec.containers))
             score = 1000 - 1000 * (asked + _spare(pod)) // max(1, node_memory)
             return max(1000 + LAST_TO_DIE, min(999, score))
@@ -200,7 +197,7 @@ def _spare(pod: Pod) -> int:
     own = _parsed(_own(pod)[0])
     if not own:
         return 0
-    lasting = [c for c in pod.spec.init_containers if c.restart_policy == "Always"]
+    lasting = [c for c in pod.spec.init_containers if is_sidecar(c)]
     left = _bytes(own) - _bytes(_total(pod, requests_of))
     return max(0, left) // max(1, len(pod.spec.containers) + len(lasting))
 

@@ -97,6 +97,13 @@ AFFINITY = {
         (a_pod(affinity=AFFINITY), (), GROUND, "NodeAffinity", "didn't match"),
         (
             a_pod(container=port(80)),
+            (a_pod("o", {"ports": [{"containerPort": 80}]}, hostNetwork=True),),
+            GROUND,
+            "NodePorts",
+            "didn't have free ports",
+        ),
+        (
+            a_pod(container=port(80)),
             (a_pod("o", port(80)),),
             GROUND,
             "NodePorts",
