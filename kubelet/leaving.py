@@ -36,10 +36,10 @@ from kubelet.model import (
     StopContainer,
     StopSandbox,
 )
-from kubelet.observe import RuntimeView
 from kubelet.plan.ending import LEAST_GRACE
 from kubelet.publish import Publisher
 from kubelet.runtime import RuntimeRefused
+from kubelet.view import RuntimeView
 from kubelet.volumes import MountFailed
 from kubelet.wording import Wording
 
@@ -85,6 +85,7 @@ class _Busy:
             # Also what succeeded is not begun again at once, should the runtime show it undone.
             self.failures[key] = self.failures.get(key, 0) + 1
             self.not_before[key] = now() + AGAIN.delay(self.failures[key])
+            self.life.news = True
             self.life.stirred.set()
 
     def next_try(self, now: float) -> float | None:
@@ -165,7 +166,7 @@ class Leaving:
 
     async def _look(self, life: Life) -> Seen | None:
         try:
-            seen = await self._view.look(life.uid)
+            seen = await (self._view.recall if life.knows_enough() else self._view.look)(life.uid)
         except (Retry, OSError) as error:
             log.warning("pod %s: %s", life.uid, error)
             return None
@@ -183,7 +184,7 @@ class Leaving:
         )
 
     def _begin(self, busy: _Busy, seen: Seen, action: Action, deadline: float) -> None:
-        life, deeds = busy.life, self._deeds
+        life = busy.life
         match action:
             case Farewell():
                 self._tell(life, action.id, action.name, f"Stopping container {action.name}")
@@ -191,13 +192,32 @@ class Leaving:
             case StopContainer():
                 self._tell(life, action.id, action.name, action.message)
                 grace = action.grace or LEAST_GRACE
-                busy.begin(("stop of", action.id), lambda: deeds.stops.stop(action.id, grace))
+                busy.begin(("stop of", action.id), lambda: self._stop(life, action.id, grace))
             case StartContainer():
                 busy.begin(("start of", action.container.name), lambda: self._start(life, seen, action))
             case StopSandbox() | RemoveContainer() | RemoveSandbox():
-                busy.begin(("tidying of", action.id), lambda: deeds.tidy(action))
+                busy.begin(("tidying of", action.id), lambda: self._tidy(life, action))
             case CreateSandbox():
                 raise AssertionError("a pod that is to go gets no sandbox")
+
+    async def _stop(self, life: Life, container_id: str, grace: float) -> None:
+        try:
+            await self._deeds.stops.stop(container_id, grace)
+        except BaseException:
+            self._view.doubt(life.uid)
+            raise
+        await self._view.learn(life.uid, container=container_id)
+
+    async def _tidy(self, life: Life, action: StopSandbox | RemoveContainer | RemoveSandbox) -> None:
+        try:
+            await self._deeds.tidy(action)
+        except BaseException:
+            self._view.doubt(life.uid)
+            raise
+        if isinstance(action, StopSandbox):
+            await self._view.learn(life.uid, sandbox=action.id)
+        else:
+            self._view.lose(life.uid, action.id)
 
     def _tell(self, life: Life, container_id: str, name: str, message: str) -> None:
         if container_id not in life.killed:
@@ -249,7 +269,7 @@ class Leaving:
 
     async def remove(self, life: Life) -> None:
         """All that is left of it on this node."""
-        seen = await self._view.look(life.uid)
+        seen = await self._view.recall(life.uid)
         for action in plan.removal_actions(seen):
             await self._deeds.tidy(action)
         await self._deeds.erase(life.uid)

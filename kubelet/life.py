@@ -39,7 +39,12 @@ class Life:
     over: bool = False  # its work is done: nothing runs that is to be kept, nothing is to be started
     evicted: bool = False  # by this node: nothing of it is kept for anybody to look at
     forgotten: bool = False  # its source had lost it: should it be named again, that is another life
+    # looking: a hint asks for a fresh look, news from elsewhere (the API, a probe) goes by what is known
+    hinted: bool = False
+    news: bool = False
     # starting
+    prepared: tuple[object, ...] | None = None  # what of the pod its volumes and cgroup were made from
+    prepared_at: float = 0.0
     backoffs: dict[str, backoff.Entry] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     doomed: set[str] = field(default_factory=set)  # ids of containers that were stopped to be started again
@@ -67,6 +72,12 @@ class Life:
         deadline = now + grace
         self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
         self.stirred.set()
+
+    def knows_enough(self) -> bool:
+        """Whether this pass can go by what is known of the runtime. A timer asks for a look, as a hint does."""
+        enough = self.news and not self.hinted
+        self.news = self.hinted = False
+        return enough
 
     def wish(self) -> int:
         """The grace that the pod itself asks for."""

@@ -8,6 +8,7 @@ to create or start.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -18,10 +19,23 @@ from kubelet.apply import Deeds, StartFailed, Told
 from kubelet.departure import Departed, Departure
 from kubelet.door import Door
 from kubelet.life import DEFAULT_GRACE, Facts, Life
-from kubelet.model import Action, CreateSandbox, Plan, Seen, StartContainer, StopContainer, Waiting
-from kubelet.observe import PodSource, RuntimeView
+from kubelet.model import (
+    Action,
+    CreateSandbox,
+    Farewell,
+    Plan,
+    RemoveContainer,
+    RemoveSandbox,
+    Seen,
+    StartContainer,
+    StopContainer,
+    StopSandbox,
+    Waiting,
+)
+from kubelet.observe import PodSource
 from kubelet.probes import Probes
 from kubelet.status import FAILED, Sentence
+from kubelet.view import RuntimeView
 from kubelet.volumes import MountFailed
 from kubelet.wording import Wording
 
@@ -30,6 +44,10 @@ log = logging.getLogger(__name__)
 ROUNDS = 50  # of plan, do, look in one pass; a pod that needs more yields to the others
 ROOM = 1.0  # seconds after which a pod that waits at the door looks again, should nobody have told it to
 JITTER = 1.5  # a resync comes between one and so many times syncFrequency after the last
+
+
+def _made_from(pod: Pod) -> tuple[object, ...]:
+    return pod.spec, pod.metadata.labels, pod.metadata.annotations
 
 
 class Living:
@@ -62,8 +80,8 @@ class Living:
         self._deeds.objects.need(life.uid, pod.metadata.namespace, self._deeds.references(pod))
         self._judge(life, pod)
         prepared = False
+        seen = await (self._view.recall if life.knows_enough() else self._view.look)(life.uid)
         for _ in range(ROUNDS):
-            seen = await self._view.look(life.uid)
             if not (life.admitted or life.sentence) and not self._door.admit(life, pod, seen):
                 return ROOM
             self._wording.track(life, pod, seen)
@@ -75,7 +93,7 @@ class Living:
             life.over = todo.finished
             if life.sentence or life.over:
                 return 0.0
-            if not prepared:
+            if not prepared and (todo.actions or self._outdated(life, pod)):
                 delay = await self._prepare(life, pod)
                 if delay is not None:
                     await self._stop(life, pod, todo.actions)
@@ -83,7 +101,12 @@ class Living:
                 prepared = True
             if not todo.actions:
                 return self._until(life, pod, todo)
-            await self._do(life, pod, seen, todo.actions)
+            try:
+                await self._do(life, pod, seen, todo.actions)
+            except BaseException:
+                self._view.doubt(life.uid)
+                raise
+            seen = await self._view.recall(life.uid)
             fresh = self._source.get(life.uid)
             if fresh is None or fresh.metadata.deletion_timestamp is not None or life.sentence:
                 return 0.0
@@ -146,20 +169,35 @@ class Living:
             self._told.pod(pod, "Warning", "FailedMount", str(error))
             return self._facts.sync_frequency
         life.mount_failures = 0
+        life.prepared, life.prepared_at = _made_from(pod), time.monotonic()
         return None
+
+    def _outdated(self, life: Life, pod: Pod) -> bool:
+        """Whether what was prepared may have to be made anew, or a token in it renewed."""
+        return life.prepared != _made_from(pod) or time.monotonic() > life.prepared_at + self._facts.sync_frequency
 
     async def _do(self, life: Life, pod: Pod, seen: Seen, actions: Sequence[Action]) -> None:
         await self._stop(life, pod, actions)
+        starts = sum(1 for action in actions if isinstance(action, StartContainer))
         for action in actions:
             match action:
                 case StartContainer():
                     await self.start(life, pod, seen, action, life.departure)
+                    starts -= 1
+                    if starts:  # the next one's image may take its time
+                        known = await self._view.recall(life.uid)
+                        self._wording.track(life, pod, known)
+                        self._wording.word(life, known, plan.pod_actions(self.situation(life, pod, known)))
                 case CreateSandbox():
                     await self._sandbox(life, pod, seen, action)
-                case StopContainer():
+                case StopContainer() | Farewell():
                     pass
-                case _:
+                case StopSandbox():
                     await self._deeds.tidy(action)
+                    await self._view.learn(life.uid, sandbox=action.id)
+                case RemoveContainer() | RemoveSandbox():
+                    await self._deeds.tidy(action)
+                    self._view.lose(life.uid, action.id)
 
     async def _stop(self, life: Life, pod: Pod, actions: Sequence[Action]) -> None:
         """All that is to be stopped, at once. A pod that is to go meanwhile has its own ways to stop the rest."""
@@ -173,11 +211,13 @@ class Living:
                     if action.again:
                         life.doomed.add(action.id)
                     grace = action.grace if action.grace is not None else DEFAULT_GRACE if whole is None else whole
-                    group.create_task(
-                        self._deeds.stops.part(pod, action, float(grace), life.status.pod_ip, life.farewells)
-                    )
+                    group.create_task(self._part(life, pod, action, float(grace)))
         except Departed:
             log.info("pod %s: stops are left to its end: it is to go", pod.metadata.key)
+
+    async def _part(self, life: Life, pod: Pod, action: StopContainer, grace: float) -> None:
+        await self._deeds.stops.part(pod, action, grace, life.status.pod_ip, life.farewells)
+        await self._view.learn(life.uid, container=action.id)
 
     async def start(self, life: Life, pod: Pod, seen: Seen, action: StartContainer, departure: Departure) -> None:
         """A start that fails holds the container back for a while."""
@@ -189,12 +229,15 @@ class Living:
             life.hold(name, "CreateContainerConfigError", refused, until)
             return
         try:
-            await self._deeds.start(pod, action, seen, departure)
+            identity = await self._deeds.start(pod, action, seen, departure)
         except Departed:
+            self._view.doubt(life.uid)
             log.info("pod %s: container %s is not waited for: the pod is to go", pod.metadata.key, name)
         except StartFailed as error:
+            self._view.doubt(life.uid)
             life.hold(name, error.reason, error.message, self._clock() + timedelta(seconds=error.retry_after))
         else:
+            await self._view.learn(life.uid, container=identity)
             life.held.pop(name, None)
             life.doomed.intersection_update(one.id for one in seen.containers if one.name != name)
 
@@ -202,10 +245,12 @@ class Living:
         if seen.sandboxes:
             self._told.pod(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
         try:
-            await self._deeds.create_sandbox(pod, action.attempt)
+            identity = await self._deeds.create_sandbox(pod, action.attempt)
         except StartFailed as error:
+            self._view.doubt(life.uid)
             life.hold("", error.reason, error.message, self._clock() + timedelta(seconds=error.retry_after))
         else:
+            await self._view.learn(life.uid, sandbox=identity)
             life.held.pop("", None)
 
     def _until(self, life: Life, pod: Pod, todo: Plan) -> float:

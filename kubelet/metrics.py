@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 
 from kube.pods import Pod
 from kube.version import GIT_VERSION, MAJOR, MINOR
-from kubelet.observe import RuntimeView
 from kubelet.runtime import ContainerState, SandboxState
+from kubelet.view import RuntimeView
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PULL_BUCKETS = (1, 5, 10, 20, 30, 60, 180, 300, 600, 900, 1200, 1800, 2700, 3600)

@@ -1,18 +1,11 @@
-"""What is wanted (of all sources of pods) and what is there (the runtime's), as values.
- The runtime is asked for everything at once, by one flight at a time: who needs a fresh look while one is under way
-gets the next, and all who wait share it. Details of a container are asked once for each state it is in: an exited one
-never changes again.
-"""
+"""What is wanted of this node, by all sources of pods, as values. What is there is `view`'s."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from kube.informer import Change, Informer
 from kube.pods import Pod
-from kubelet.model import Seen
-from kubelet.runtime import ContainerRecord, ContainerState, ContainerStatus, NotFound, PodIdentity, PodRecord, Runtime
 from kubelet.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
 
 
@@ -147,68 +140,3 @@ def _of_the_api(pod: Pod) -> Pod:
         return pod
     annotations = {**meta.annotations, CONFIG_SOURCE: "api"}
     return msgspec.structs.replace(pod, metadata=msgspec.structs.replace(meta, annotations=annotations))
-
-
-class RuntimeView:
-    """What the runtime has. `records` is the last look; `look` takes a fresh one at a pod. `changed(uid)` tells of the others."""
-
-    def __init__(self, runtime: Runtime, changed: Callable[[str], None]) -> None:
-        self._runtime = runtime
-        self._changed = changed
-        self._records: dict[str, PodRecord] = {}
-        self._details: dict[tuple[str, ContainerState], ContainerStatus] = {}
-        self._lock = asyncio.Lock()
-        self._begun = 0
-        self._finished = 0
-        self.listed = False
-
-    @property
-    def records(self) -> Iterable[PodRecord]:
-        return self._records.values()
-
-    def identity(self, uid: str) -> PodIdentity | None:
-        record = self._records.get(uid)
-        return record.pod if record else None
-
-    def forget(self, uid: str) -> None:
-        """The pod was removed from the runtime; should something of it be there after all, the next look tells."""
-        self._records.pop(uid, None)
-
-    async def relist(self, looking_at: str = "") -> None:
-        """Look at everything, in a look that begins after this call."""
-        ticket = self._begun
-        async with self._lock:
-            if self._finished > ticket:
-                return  # one that began after we asked has just ended
-            self._begun += 1
-            mine, before = self._begun, self._records
-            records = {record.pod.uid: record for record in await self._runtime.list_pods()}
-            self._records, self._finished, self.listed = records, mine, True
-            alive = {(c.id, c.state) for record in records.values() for c in record.containers}
-            self._details = {key: status for key, status in self._details.items() if key in alive}
-        for uid in before.keys() | records.keys():
-            if uid != looking_at and before.get(uid) != records.get(uid):
-                self._changed(uid)
-
-    async def look(self, uid: str) -> Seen:
-        """All there is of one pod, now."""
-        await self.relist(looking_at=uid)
-        record = self._records.get(uid)
-        if record is None:
-            return Seen()
-        found = await asyncio.gather(*(self._detail(container) for container in record.containers))
-        statuses = sorted((s for s in found if s is not None), key=lambda s: (s.created_at, s.attempt), reverse=True)
-        sandboxes = sorted(record.sandboxes, key=lambda s: (s.attempt, s.created_at), reverse=True)
-        return Seen(tuple(sandboxes), tuple(statuses))
-
-    async def _detail(self, record: ContainerRecord) -> ContainerStatus | None:
-        known = self._details.get((record.id, record.state))
-        if known is not None:
-            return known
-        try:
-            status = await self._runtime.container_status(record.id)
-        except NotFound:
-            return None
-        if status.state is ContainerState.EXITED or status.state is record.state:
-            self._details[record.id, status.state] = status
-        return status

@@ -29,10 +29,11 @@ from kubelet.leaving import Leaving
 from kubelet.life import ORPHAN_GRACE, Facts, Life
 from kubelet.living import Living
 from kubelet.model import Stage
-from kubelet.observe import PodSource, RuntimeView
+from kubelet.observe import PodSource
 from kubelet.probes import Probes
 from kubelet.publish import Publisher
 from kubelet.status import TERMINAL, Sentence
+from kubelet.view import RuntimeView
 from kubelet.wording import Wording
 
 __all__ = ["Facts", "Workers"]
@@ -75,7 +76,7 @@ class Workers:
         """Something about the pod changed. A shorter grace is taken at once, also by a stop that is under way."""
         life, pod = self._lives.get(uid), self._source.get(uid)
         if life is not None:
-            life.forgotten = life.forgotten or pod is None
+            life.news, life.forgotten = True, life.forgotten or pod is None
             if life.stage is Stage.TERMINATING:
                 self._hasten(life, pod)
             if pod is None or pod.metadata.deletion_timestamp is not None:
@@ -84,9 +85,18 @@ class Workers:
         self._keys.add(uid)
 
     def look(self, uid: str) -> None:
-        """The runtime or a probe has news of the pod."""
+        """The runtime hints at something: look."""
         life = self._lives.get(uid)
         if life is not None:
+            life.hinted = True
+            life.stirred.set()
+        self._keys.add(uid)
+
+    def news(self, uid: str) -> None:
+        """A probe has come to a verdict, or a look has shown more than was known."""
+        life = self._lives.get(uid)
+        if life is not None:
+            life.news = True
             life.stirred.set()
         self._keys.add(uid)
 
@@ -105,7 +115,7 @@ class Workers:
         life = self._lives.get(uid)
         if life is not None:
             life.held = {n: h for n, h in life.held.items() if h.waiting.reason != "CreateContainerConfigError"}
-            life.mount_failures = 0
+            life.mount_failures, life.prepared, life.news = 0, None, True
         self._keys.add(uid)
 
     def gone(self, uid: str) -> None:
@@ -180,6 +190,7 @@ class Workers:
             life.stage, life.forgotten = Stage.TERMINATING, True
             life.shrink(ORPHAN_GRACE, _now())
         else:
+            life.news = self._view.settled  # what is new to us is new to the runtime
             life.backoffs = plan.remembered_backoffs(pod)
         self._lives[uid] = life
         return life

@@ -158,7 +158,7 @@ class Rig:
         assert self.wiring is not None
         for _ in range(2):
             looks = self.runtime.calls.count(("list_pods", ""))
-            self.wiring.workers.wake(uid)
+            self.wiring.workers.look(uid)
             await eventually(lambda: self.runtime.calls.count(("list_pods", "")) > looks, "a pass")  # noqa: B023
 
     def starts(self) -> int:

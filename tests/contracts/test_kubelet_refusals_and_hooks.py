@@ -23,7 +23,7 @@ async def test_what_this_kubelet_cannot_do_is_said_in_words(node: Rig) -> None:
     assert state.message.startswith("spec.containers[0].volumeMounts[0].subPath: /v: not in this version")
     assert node.starts() == 0
     assert "create_sandbox" not in [operation for operation, _ in node.runtime.calls]
-    (event,) = await node.events("Failed")
+    event = await node.until_event("Failed")
     assert event.message == f"Error: {state.message}"
     assert event.count == 1
     await node.client.delete(PODS, "p", "default")
