@@ -34,18 +34,14 @@ from kubelet.runtime import (
     PodRecord,
     RegistryAuth,
     RuntimeStatus,
-    RuntimeUnavailable,
     RuntimeVersion,
     SandboxConfig,
     SandboxRecord,
-    SandboxState,
     SandboxStatus,
     Stream,
     StreamOptions,
     unobserved,
 )
-
-_SETTLE = (0.005, 0.01, 0.02, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 2.0, 4.0)  # containerd needs some 50 ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,19 +82,10 @@ class CriRuntime:
         await self._hints.run(notify, Source(follow, self._settled, self._pid))
 
     async def _settled(self, identity: str) -> None:
-        for pause in (*_SETTLE, 0.0):
-            if not await self._runs(identity):
-                return
-            await asyncio.sleep(pause)
-        raise RuntimeUnavailable(f"cri: container {identity[:12]} has exited, but the runtime does not admit it")
-
-    async def _runs(self, identity: str) -> bool:
         if self._sandboxes.known(identity):
-            try:
-                return (await self._sandboxes.status(identity)).state is SandboxState.READY
-            except NotFound:
-                return False
-        return await self._containers.runs(identity)
+            await self._sandboxes.settled(identity)
+        else:
+            await self._containers.settled(identity)
 
     async def _pid(self, identity: str) -> int:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import math
@@ -11,7 +12,7 @@ import signal
 from kubelet import peer
 from kubelet.cri import calls, spec
 from kubelet.cri import runtime_pb2 as pb
-from kubelet.cri.client import Client
+from kubelet.cri.client import SETTLE, Client
 from kubelet.cri.images import Images
 from kubelet.cri.processes import NOBODY, Details, Process, details_of
 from kubelet.exits import pidfd_of
@@ -23,6 +24,7 @@ from kubelet.runtime import (
     LinuxResources,
     NotFound,
     RuntimeRefused,
+    RuntimeUnavailable,
     SandboxConfig,
 )
 
@@ -89,6 +91,7 @@ class Containers:
             request = pb.StopContainerRequest(container_id=container_id, timeout=seconds)
             limit = self._client.timeout + seconds
             await self._client.ask(calls.STOP, request, subject=container_id[:12], timeout=limit)
+        await self.settled(container_id)  # containerd 1.6 comes back early from one that was ending by itself
         self._processes.pop(container_id, None)
 
     async def _signalled(self, container_id: str, timeout: float) -> float:
@@ -148,7 +151,15 @@ class Containers:
             found, pid=process.pid, cgroup=process.cgroup, resources=found.resources or process.resources
         )
 
-    async def runs(self, container_id: str) -> bool:
+    async def settled(self, container_id: str) -> None:
+        """Back when the runtime admits that it does not run."""
+        for pause in (*SETTLE, 0.0):
+            if not await self._runs(container_id):
+                return
+            await asyncio.sleep(pause)
+        raise RuntimeUnavailable(f"cri: container {container_id[:12]} has exited, but the runtime does not admit it")
+
+    async def _runs(self, container_id: str) -> bool:
         try:
             return (await self._look(container_id, verbose=False)).status.state == pb.CONTAINER_RUNNING
         except NotFound:

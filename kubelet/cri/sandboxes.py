@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 
 from kubelet import peer
 from kubelet.cri import calls, spec
 from kubelet.cri import runtime_pb2 as pb
-from kubelet.cri.client import Client
+from kubelet.cri.client import SETTLE, Client
 from kubelet.cri.processes import NOBODY, Process, details_of
 from kubelet.hints import Hints
 from kubelet.runtime import (
@@ -114,6 +115,17 @@ class Sandboxes:
             with contextlib.suppress(NotFound):
                 await self.status(told.id)
         return self._addresses.get(told.id, ())
+
+    async def settled(self, sandbox_id: str) -> None:
+        """Back when the runtime admits that it is not READY."""
+        for pause in (*SETTLE, 0.0):
+            try:
+                if (await self.status(sandbox_id)).state is not SandboxState.READY:
+                    return
+            except NotFound:
+                return
+            await asyncio.sleep(pause)
+        raise RuntimeUnavailable(f"cri: sandbox {sandbox_id[:12]} has ended, but the runtime does not admit it")
 
     def known(self, sandbox_id: str) -> bool:
         return sandbox_id in self._addresses
