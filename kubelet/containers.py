@@ -66,7 +66,7 @@ def container_config(
         stop_signal=(container.lifecycle.stop_signal or "") if container.lifecycle else "",
         target_id=target,
         resources=resources.container_resources(pod, container, furniture.memory, furniture.policy),
-        security=security(pod, container, image),
+        security=security(pod, container, image, confined=furniture.policy.seccomp),
     )
 
 
@@ -112,8 +112,8 @@ def _mount(pod: Pod, container: Container, wanted: VolumeMount, furniture: Furni
     )
 
 
-def security(pod: Pod, container: Container, image: Image) -> SecurityContext:
-    """The container's wishes over the pod's. Raises Invalid when runAsNonRoot would be broken."""
+def security(pod: Pod, container: Container, image: Image, *, confined: bool = False) -> SecurityContext:
+    """The container's wishes over the pod's; `confined`: seccompDefault. Raises Invalid when runAsNonRoot would be broken."""
     whole = pod.spec.security_context or PodSecurityContext()
     own = container.security_context or WantedSecurity()
     user = own.run_as_user if own.run_as_user is not None else whole.run_as_user
@@ -133,7 +133,7 @@ def security(pod: Pod, container: Container, image: Image) -> SecurityContext:
         read_only_root=bool(own.read_only_root_filesystem),
         add_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.add) if capabilities else (),
         drop_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.drop) if capabilities else (),
-        seccomp=UNCONFINED if profile is None or profile.type == UNCONFINED else RUNTIME_DEFAULT,
+        seccomp=RUNTIME_DEFAULT if (confined if profile is None else profile.type != UNCONFINED) else UNCONFINED,
     )
 
 

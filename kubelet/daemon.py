@@ -86,6 +86,7 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
             quota=config.cpu_cfs_quota,
             period=round(config.cpu_cfs_quota_period * 1_000_000),
             pids=max(0, config.pod_pids_limit),
+            seccomp=config.seccomp_default,
         ),
     )
 

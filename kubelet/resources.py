@@ -32,11 +32,13 @@ Amounts = dict[str, Fraction]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the node holds all pods to: cpuCFSQuota, cpuCFSQuotaPeriod (microseconds), podPidsLimit (0: no limit)."""
+    """What the node holds all pods to: cpuCFSQuota, cpuCFSQuotaPeriod (microseconds), podPidsLimit (0: no limit),
+    seccompDefault."""
 
     quota: bool = True
     period: int = PERIOD
     pids: int = 0
+    seccomp: bool = False
 
 
 UPSTREAMS = Policy()
@@ -48,6 +50,11 @@ UPSTREAMS = Policy()
 def requests_of(container: Container) -> dict[str, str]:
     """Requests, with limits standing in where there is no request, as API defaulting does."""
     return {**container.resources.limits, **container.resources.requests}
+
+
+def canonical(amounts: Mapping[str, str]) -> dict[str, str]:
+    """As the API server spells them: what a file of a static pod says must not differ from what comes back."""
+    return {name: quantity.canonical(amount) for name, amount in amounts.items()}
 
 
 def limits_of(container: Container) -> dict[str, str]:

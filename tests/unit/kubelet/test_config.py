@@ -253,7 +253,7 @@ def test_two_addresses_are_of_two_families() -> None:
 
 
 AWAITED = {
-    "seccomp_default",
+    
     "image_credential_provider_config", "image_credential_provider_bin_dir", "serialize_image_pulls",
     "max_parallel_image_pulls", "registry_pull_qps", "registry_burst", "image_minimum_gc_age", "image_maximum_gc_age",
     "image_gc_high_threshold_percent", "image_gc_low_threshold_percent", "read_only_port", "tls_cipher_suites",

@@ -97,3 +97,20 @@ def test_run_as_non_root(user: int | None, image_user: str, words: str) -> None:
             configured(container, image=Image(id="i", user=image_user))
     else:
         configured(container, image=Image(id="i", user=image_user))
+
+
+@pytest.mark.parametrize(
+    ("profile", "confined", "seccomp"),
+    [
+        (None, False, "Unconfined"),
+        (None, True, "RuntimeDefault"),
+        (SeccompProfile(type="Unconfined"), True, "Unconfined"),
+        (SeccompProfile(type="RuntimeDefault"), False, "RuntimeDefault"),
+    ],
+)
+def test_seccomp_default_is_for_those_who_name_none(
+    profile: SeccompProfile | None, confined: bool, seccomp: str
+) -> None:
+    pod = Pod(spec=PodSpec(security_context=PodSecurityContext(seccomp_profile=profile)))
+    found = containers.security(pod, Container(name="a"), Image(id="i"), confined=confined)
+    assert found.seccomp == seccomp
