@@ -5,6 +5,7 @@ import contextlib
 import os
 import pty
 import re
+import socket
 import struct
 import termios
 from collections.abc import AsyncIterator
@@ -12,6 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fcntl import ioctl
 from pathlib import Path
+
+from linux import netns
 
 SECONDS = 60.0
 
@@ -156,3 +159,23 @@ async def through(port: int, data: bytes) -> bytes:
         return answer.result()
     finally:
         writer.close()
+
+
+@asynccontextmanager
+async def echoing(namespace: str, port: int) -> AsyncIterator[None]:
+    """A server on the pod's own 127.0.0.1, and nowhere else; `namespace` is its network's."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    with netns.enter(namespace):
+        listener = socket.create_server(("127.0.0.1", port), backlog=100)
+    server = await asyncio.start_server(echo, sock=listener)
+    try:
+        yield
+    finally:
+        server.close()

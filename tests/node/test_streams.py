@@ -4,10 +4,9 @@ import asyncio
 import hashlib
 import json
 import random
-import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from tests.dockerd import IMAGE
 from tests.node import engines
 from tests.node.engines import Engine
 from tests.node.kubelet_world import ADDRESS, World, container, ready, with_world
-from tests.node.streams_world import Kubectl, through
+from tests.node.streams_world import Kubectl, echoing, through
 from tests.requirements import kubectls, requires
 
 requires("root", "docker", "nsenter")
@@ -190,26 +189,6 @@ async def _forwards(world: World, kubectl: Kubectl) -> None:
         assert "connection refused" in line, line
 
 
-@asynccontextmanager
-async def echoing(world: World, pod: str, port: int) -> AsyncIterator[None]:
-    """A server on the pod's own 127.0.0.1, and nowhere else."""
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    with kernel.enter(world.namespace_of(pod)):
-        listener = socket.create_server(("127.0.0.1", port), backlog=100)
-    server = await asyncio.start_server(echo, sock=listener)
-    try:
-        yield
-    finally:
-        server.close()
-
-
 def _python_client(world: World) -> None:
     """The official client: exec over v4 and v5 channels, port-forward over channels of a WebSocket."""
     made: Any = kubernetes.config
@@ -251,7 +230,7 @@ def _in_namespace(world: World, use: Callable[[World], None]) -> None:
 def test_port_forward(run: Run) -> None:
     async def test(world: World) -> None:
         await two_containers(world)
-        async with echoing(world, "p", 9000):
+        async with echoing(world.namespace_of("p"), 9000):
             await asyncio.to_thread(_in_namespace, world, _python_client)
             await each(world, _forwards)
 
