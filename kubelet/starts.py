@@ -61,7 +61,8 @@ class Starts:
             raise Retry(f"container {name} of pod {pod.metadata.key}: {error.message}") from error
         except RuntimeRefused as error:
             told.container(pod, name, "Warning", "Failed", f"Error: {error.message}")
-            raise StartFailed("RunContainerError", error.message) from error
+            # The runtime has a dead container now: the next try, and the back-off after it, are those of a crash.
+            raise StartFailed("RunContainerError", error.message, 1.0) from error
         told.container(pod, name, "Normal", "Started", f"Started container {name}")
         await self._post_start(pod, action, identity, str(around.pod_ips[0]) if around.pod_ips else "", departure)
         return identity

@@ -127,8 +127,12 @@ async def test_a_guest_comes_goes_and_does_not_come_again(node: Rig) -> None:
     waits = pod.status.ephemeral_container_statuses[1].state.waiting
     assert waits is not None
     assert waits.message == "unable to find target container b"
-    events = await node.events("Started")
-    assert {e.involved_object.field_path for e in events} >= {"spec.ephemeralContainers{guest}"}
+
+    async def told() -> bool:
+        events = await node.events("Started")
+        return "spec.ephemeralContainers{guest}" in {e.involved_object.field_path for e in events}
+
+    await eventually(told, "it is told of")
     node.runtime.exit(node.runtime.container_id("guest"), 3)
     await node.until(lambda pod: pod.status.ephemeral_container_statuses[0].state.terminated, "it has ended")
     await node.another_pass(pod.metadata.uid)
