@@ -103,9 +103,9 @@ def _needed() -> tuple[str, ...]:
     roots = ("/lib", "/lib32", "/lib64", "/libx32")
     found = {"/usr", *(root for root in roots if os.path.isdir(root) and not os.path.islink(root))}
     found |= {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
-    found |= {
-        os.path.abspath(path) for path in [*sys.path, str(Path(kube.__file__).parent.parent)] if os.path.isdir(path)
-    }
+    code = str(Path(kube.__file__).resolve().parent.parent)
+    # Not the first entry: that is where the user stands, or where a script is.
+    found |= {path for path in (*sys.path[1:], code) if os.path.isdir(path)}
     return tuple(sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found)))
 
 

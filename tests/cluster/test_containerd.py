@@ -191,16 +191,17 @@ def test_a_deleted_mirror_pod_comes_back_and_its_container_never_left(cri: Lab) 
 
 
 def test_a_killed_api_server_comes_back(cri: Lab) -> None:
-    pids = cri.shell("node1", "pgrep", "-f", f"apiserver --config {cri.state}/").split()
-    os.kill(int(pids[0]), signal.SIGKILL)
     name = "kube-apiserver-node1"
+    status = cri.get("pod", "-n", "kube-system", name)["status"]["containerStatuses"][0]
+    task = f"/run/containerd/io.containerd.runtime.v2.task/k8s.io/{status['containerID'].removeprefix('containerd://')}"
+    os.kill(int(cri.shell("node1", "cat", f"{task}/init.pid")), signal.SIGKILL)
 
     def counted() -> int:
         text = cri.kubectl("get", "pod", "-n", "kube-system", name, "-o", "json", check=False)
-        status = json_or_nothing(text).get("status", {})
-        return int(status.get("containerStatuses", [{}])[0].get("restartCount", 0)) if ready({"status": status}) else 0
+        now = json_or_nothing(text).get("status", {})
+        return int(now["containerStatuses"][0]["restartCount"]) if ready({"status": now}) else 0
 
-    until(counted, lambda restarts: restarts >= 1)
+    until(counted, lambda restarts: restarts == status["restartCount"] + 1)
 
 
 def json_or_nothing(text: str) -> dict[str, Any]:
