@@ -117,7 +117,8 @@ class Network:
         """False when the host's end of what our own plugin made is gone or off its bridge, because somebody has deleted one of
         them: only a new sandbox brings the pod back. Others' plugins name links that never were, so theirs are believed."""
         links = [each["name"] for each in (entry.result or {}).get("interfaces") or () if not each.get("sandbox")]
-        if len(links) != 2 or [each.type for each in cni.parse_network(entry.source).plugins] != ["wherry-cni"]:
+        chain = [each.type for each in cni.parse_network(entry.source).plugins]
+        if len(links) != 2 or chain not in (["wherry-cni"], ["wherry-cni", "portmap"]):  # portmap makes rules, no links
             return True
         with Socket() as host:
             bridge, port = (host.link(name) for name in links)
