@@ -1,14 +1,20 @@
 """Static pods and their mirrors through a whole kubelet, with our API server and the fake runtime."""
 
+import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from kube import serving
 from kube.core import Event
 from kube.pods import Pod
 from kube.resources import EVENTS, NODES, PODS
+from kubelet.manifests import HTTP, Fetched, Reader
+from kubelet.static import StaticPod
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
@@ -178,3 +184,35 @@ async def test_a_mirror_nobody_asks_for_is_deleted(node: Rig) -> None:
     )
     await node.until_gone(MIRROR)
     assert node.starts() == 0
+
+
+async def test_pods_from_a_web_server(tmp_path: Path) -> None:
+    """A list, an error that changes nothing, another list; the header is sent."""
+    answers = [json.dumps({"apiVersion": "v1", "kind": "PodList", "items": [json.loads(manifest())]}), "", ""]
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("X-Token", ""))
+        return web.Response(text=answers[0]) if answers[0] else web.Response(status=500)
+
+    async with serving.serve("127.0.0.1", 0, {"/pods": answer}) as port:
+        said: list[str] = []
+        told: list[list[str]] = []
+        reader = Reader("n", HTTP, said.append, lambda: datetime.now(UTC))
+        headers = {"X-Token": ("secret",)}
+
+        def tell(source: str, pods: list[StaticPod]) -> None:
+            assert source == HTTP
+            told.append([one.pod.metadata.name for one in pods])
+
+        async with asyncio.TaskGroup() as group:
+            url = f"http://127.0.0.1:{port}/pods"
+            task = group.create_task(Fetched(url, headers, reader, tell, 0.02).run())
+            await eventually(lambda: told == [["web-n"]], "the first")
+            answers[0] = ""
+            await eventually(lambda: said, "the error is said")
+            answers[0] = json.dumps({"apiVersion": "v1", "kind": "PodList", "items": []})
+            await eventually(lambda: told == [["web-n"], []], "the second")
+            task.cancel()
+    assert set(asked) == {"secret"}
+    assert said == [f"staticPodURL {url}: status 500; its pods stay as they are"]
