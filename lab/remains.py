@@ -119,8 +119,8 @@ def kill_groups(cgroup: str) -> None:
         pids = {
             int(pid)
             for group in _groups(cgroup)
-            for procs in group.rglob("cgroup.procs")
-            for pid in _read(procs).split()
+            for folder, _, _ in os.walk(group)  # which does not mind that groups vanish meanwhile
+            for pid in _read(Path(folder, "cgroup.procs")).split()
         } - {0}  # a process of another pid namespace shows as 0, and kill(0) would be ourselves
         if not pids:
             return
@@ -141,11 +141,9 @@ def _remove_cgroups(cgroup: str) -> None:
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         for group in _groups(cgroup):
-            for folder in sorted((p for p in group.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
+            for folder, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
-            with contextlib.suppress(OSError):
-                group.rmdir()
+                    os.rmdir(folder)
             with contextlib.suppress(OSError):
                 group.parent.rmdir()  # /wherry itself, when this was its last lab
         if not _groups(cgroup):

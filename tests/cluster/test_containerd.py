@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab.images import DEMO_IMAGE
+from lab.model import DEMO_IMAGE
 from tests.cluster.conftest import Lab, curl, ready, until, wherry
 from tests.leave_no_trace import Snapshot, settled
 from tests.requirements import requires

@@ -1,5 +1,6 @@
 """`wherry lab` itself: what up says and leaves alone, repeating it, and down after the worst."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from lab.model import DEMO_IMAGE
 from tests.cluster.conftest import Lab, curl, ready, until, wherry
 from tests.leave_no_trace import Snapshot
 from tests.requirements import requires
@@ -39,6 +41,25 @@ def test_no_default_route_inside(demo: Lab) -> None:
         assert demo.shell(node, "ip", "route", "show", "default") == ""
         said = demo.shell(node, "sh", "-c", "ip route get 10.244.200.1 2>&1 || true")
         assert "unreachable" in said.lower() or "No route" in said
+
+
+def test_host_ports_work_and_host_networks_name_the_remedy(demo: Lab) -> None:
+    """All nodes share a dockerd here: its network is no node's."""
+    door = {"name": "c", "image": DEMO_IMAGE, "ports": [{"containerPort": 8080, "hostPort": 8088}]}
+    for name, spec in {"door": {"containers": [door]}, "whole": {"hostNetwork": True, "containers": [door]}}.items():
+        spec |= {"nodeName": "node2", "terminationGracePeriodSeconds": 0}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        demo.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    try:
+        until(lambda: ready(demo.get("pod", "door")))
+        address = next(n["address"] for n in demo.topology["nodes"] if n["name"] == "node2")
+        assert "Hello from pod" in demo.shell("node1", "curl", "-s", "-m", "5", f"http://{address}:8088/")
+        words = ("events", "--field-selector", "involvedObject.name=whole")
+        events = until(lambda: [e for e in demo.get(*words)["items"] if "--runtime containerd" in e["message"]])
+        assert {event["type"] for event in events} == {"Warning"}
+        assert demo.get("pod", "whole")["status"]["phase"] == "Pending"
+    finally:
+        demo.kubectl("delete", "pod", "door", "whole")
 
 
 def test_another_number_of_nodes_is_refused(demo: Lab) -> None:

@@ -4,7 +4,7 @@ import random
 from types import TracebackType
 from typing import Self
 
-from lab.images import DEMO_IMAGE
+from lab.model import DEMO_IMAGE
 from tests.cluster.conftest import until
 from tests.cluster.world import Json, World
 
