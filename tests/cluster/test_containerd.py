@@ -4,6 +4,7 @@ One lab for the module. What its pods do is asked of kubectl, containerd's `ctr`
 asked of the kernel, also where other tests' labs are up.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -66,6 +67,15 @@ def _left(name: str, state: str) -> list[str]:
         except OSError:
             continue
     return found + ([state] if os.path.exists(state) else [])
+
+
+def _running(group: str) -> str:
+    """The processes of a cgroup and of those below, which may vanish meanwhile."""
+    found = ""
+    for folder, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            found += Path(folder, "cgroup.procs").read_text()
+    return found
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
@@ -229,8 +239,7 @@ def test_nothing_restarts_when_containerd_and_the_kubelets_are_killed(cri: Lab) 
 def test_a_node_without_power_and_with_it_again(cri: Lab) -> None:
     cri.wherry("stop", "node2")
     assert "stopped" in cri.wherry("status").stdout
-    groups = Path(f"/sys/fs/cgroup/pids/wherry/{NAME}/node2")
-    until(lambda: "".join(procs.read_text() for procs in groups.rglob("cgroup.procs")), lambda pids: pids == "")
+    until(lambda: _running(f"/sys/fs/cgroup/pids/wherry/{NAME}/node2"), lambda pids: pids == "")
     cri.wherry("start", "node2")
     until(lambda: cri.daemons()["node2/kubelet"]["state"], lambda state: state == "ready")
     until(lambda: [p for p in cri.pods("app=hello") if ready(p)], lambda found: len(found) == 3, seconds=40)
