@@ -19,8 +19,8 @@ from kube.kubeconfig import Connection
 from kube.pods import Pod
 from kube.resources import EVENTS, PODS
 from kubelet.config import Config
-from kubelet.daemon import Wiring
 from kubelet.metrics import Metrics
+from kubelet.wiring import Wiring
 from linux.cgroup.tree import Hierarchies
 from tests.fakes.runtime import IMAGE, FakeRuntime
 
