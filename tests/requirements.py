@@ -20,6 +20,10 @@ def every_version() -> None:
     _ALL_VERSIONS.append(True)
 
 
+def all_versions() -> bool:
+    return bool(_ALL_VERSIONS)
+
+
 def tool(name: str) -> str | None:
     """Where a program is, also in the system directories that PATH may lack."""
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(_PATHS))

@@ -17,11 +17,21 @@ from kube.errors import UsageError
 from kube.meta import to_wire
 from kube.pods import Pod
 from kubelet import logs
-from kubelet.runtime import ContainerState, ExecTimeout, NotFound, Runtime, RuntimeRefused, RuntimeUnavailable
+from kubelet.runtime import (
+    ContainerState,
+    ExecTimeout,
+    NotFound,
+    Runtime,
+    RuntimeRefused,
+    RuntimeUnavailable,
+    Stream,
+    StreamOptions,
+)
 from kubelet.server import debug, node_logs, whose
 from kubelet.server.access import Access
 from kubelet.streams import door
 from kubelet.streams.door import Refusal
+from kubelet.streams.lasting import Lasting
 
 Handler = serving.Handler
 # Around a request: its method, the root of its path, readwrite or readonly.
@@ -215,9 +225,13 @@ class Server:
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         identity = self._running(request)
-        return await door.command(
-            request, lambda options: self._runtime.attach(identity, options), self._pages.stream_patience
-        )
+        once = whose.stdin_once(self._pod(request), request.match_info["container"])
+
+        async def begin(options: StreamOptions) -> Stream:
+            stream = await self._runtime.attach(identity, options)
+            return stream if once else Lasting(stream)
+
+        return await door.command(request, begin, self._pages.stream_patience)
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
         identity = self._running(request)

@@ -11,6 +11,13 @@ def names_of(pod: Pod) -> set[str]:
     return {each.name for each in (*spec.containers, *spec.init_containers, *spec.ephemeral_containers)}
 
 
+def stdin_once(pod: Pod, container: str) -> bool:
+    """Whether the container's input ends with the first client's."""
+    spec = pod.spec
+    everyone = (*spec.containers, *spec.init_containers, *spec.ephemeral_containers)
+    return any(each.stdin_once for each in everyone if each.name == container)
+
+
 def status_of(pod: Pod, container: str) -> ContainerStatus | None:
     status = pod.status
     rows = (*status.container_statuses, *status.init_container_statuses, *status.ephemeral_container_statuses)

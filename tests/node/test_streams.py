@@ -23,7 +23,7 @@ from tests.node import engines
 from tests.node.engines import Engine
 from tests.node.kubelet_world import ADDRESS, World, container, ready, with_world
 from tests.node.streams_world import Kubectl, echoing, through
-from tests.requirements import kubectls, requires
+from tests.requirements import all_versions, kubectls, requires
 
 requires("root", "docker", "nsenter")
 
@@ -55,8 +55,9 @@ def run(
 
 
 def clients(world: World) -> list[Kubectl]:
+    """On containerd the newest alone, in a short run: what a client speaks ends in the kubelet, before any runtime."""
     found = []
-    for path in kubectls():
+    for path in kubectls() if world.engine.name == "docker" or all_versions() else kubectls()[-1:]:
         home = world.folder / f"home-{Path(path).name}"
         home.mkdir(exist_ok=True)
         found.append(Kubectl(path, world.server.kubeconfig, home))
@@ -225,6 +226,30 @@ def _python_client(world: World) -> None:
 def _in_namespace(world: World, use: Callable[[World], None]) -> None:
     with kernel.enter(world.node.path):
         use(world)
+
+
+async def _debugs(world: World, kubectl: Kubectl) -> None:
+    """A guest in a running container's PID namespace, and a copy of a pod."""
+    version = kubectl.version.replace(".", "-")
+    guest = ["debug", "p", f"--image={IMAGE}", "--target=a", "-i", f"--container=guest-{version}", "--quiet"]
+    told = await kubectl.says(*guest, "--", "sh", "-c", "read x; echo got $x; cat /proc/1/cmdline", stdin=b"abc\n")
+    assert "got abc" in told
+    assert "while :; do sleep 1; done" in told  # the target's own first process
+    pod = await world.until(
+        "p",
+        lambda pod: any(one.state.terminated for one in pod.status.ephemeral_container_statuses),
+        "the guest has ended",
+    )
+    assert ready(pod)
+    assert await kubectl.says("logs", "p", "-c", f"guest-{version}") == told
+
+
+def test_debug(run: Run) -> None:
+    async def test(world: World) -> None:
+        await two_containers(world)
+        await each(world, _debugs)
+
+    run(test)
 
 
 def test_port_forward(run: Run) -> None:

@@ -25,11 +25,14 @@ CA = certificates.authority()
 UPSTREAMS = Policy()
 
 
-def pod(name: str = "web", **status: object) -> Pod:
+def pod(name: str = "web", *, once: bool = True, **status: object) -> Pod:
     return msgspec.convert(
         {
             "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
-            "spec": {"containers": [{"name": "main", "image": IMAGE}], "initContainers": [{"name": "prepare"}]},
+            "spec": {
+                "containers": [{"name": "main", "image": IMAGE, "stdin": True, "stdinOnce": once}],
+                "initContainers": [{"name": "prepare"}],
+            },
             "status": status,
         },
         Pod,

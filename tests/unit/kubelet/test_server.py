@@ -12,9 +12,11 @@ import pytest
 
 from kube.errors import UsageError
 from kube.pods import Pod
-from kubelet.runtime import RuntimeRefused
+from kubelet.runtime import RuntimeRefused, StreamOptions
 from kubelet.server import Access, Pages, Policy, Server, locate, serve, tls_context
+from kubelet.server.whose import stdin_once
 from kubelet.streams.door import Refusal
+from kubelet.streams.lasting import Lasting
 from kubelet.streams.websocket import PROTOCOLS, Dialect
 from tests.unit.kubelet.serving import World, client_tls, pod, serving, with_status
 
@@ -214,6 +216,24 @@ async def test_attach(world: World) -> None:
     await world.start("cat")
     found = await world.talk("/attach/default/web/main?input=1&output=1", "v5.channel.k8s.io", (0, b"x"), (255, b"\0"))
     assert found[1] == (1, b"x")
+
+
+async def test_the_end_of_a_clients_input_is_nothing_to_a_container_that_outlives_it(world: World) -> None:
+    assert stdin_once(pod(once=True), "main")
+    assert not stdin_once(pod(once=False), "main")
+    await world.start("cat")
+    options = StreamOptions(stdin=True)
+    stream = Lasting(await world.runtime.attach(world.container_id, options))
+    await stream.write(b"this")
+    await stream.close_stdin()
+    await stream.write(b" and that")
+    heard = b""
+    async with asyncio.timeout(10):
+        while heard != b"this and that":
+            piece = await stream.read()
+            assert piece is not None
+            heard += piece[1]
+    await stream.close()
 
 
 async def test_a_client_that_goes_takes_the_stream_along(world: World) -> None:
