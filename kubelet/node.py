@@ -140,8 +140,8 @@ class Portrait:
                 "kubeProxyVersion": "",
                 "operatingSystem": "linux",
                 "architecture": architecture(machine.machine),
-                "swap": {"capacity": machine.swap},
-            },
+            }
+            | ({"swap": {"capacity": machine.swap}} if machine.swap else {}),
         }
         if config.cloud_provider != "external" or config.node_ips:  # else a controller of the cloud says them
             status["addresses"] = [
