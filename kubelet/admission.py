@@ -60,6 +60,13 @@ class Shortage:
     capacity: int
 
     @property
+    def words(self) -> str:
+        return (
+            f"Node didn't have enough resource: {self.resource}, requested: {self.requested}, used: {self.used}, "
+            f"capacity: {self.capacity}"
+        )
+
+    @property
     def missing(self) -> int:
         return self.requested - (self.capacity - self.used)
 
@@ -112,11 +119,7 @@ def _fit(pod: Pod, others: tuple[Pod, ...], ground: Ground) -> Rejection | None:
     failed = tuple(_failed_predicates(pod, others, ground))
     if lacking:
         first = lacking[0]
-        message = (
-            f"Node didn't have enough resource: {first.resource}, requested: {first.requested}, used: {first.used}, "
-            f"capacity: {first.capacity}"
-        )
-        return Rejection(f"OutOf{first.resource}", message, () if failed else lacking)
+        return Rejection(f"OutOf{first.resource}", first.words, () if failed else lacking)
     return failed[0] if failed else None
 
 
@@ -166,11 +169,14 @@ def _units(name: str, amount: Fraction) -> int:
     return -int(-scaled // 1)
 
 
+def room_of(ground: Ground) -> dict[str, int]:
+    return {name: _units(name, quantity.parse(amount)) for name, amount in ground.allocatable.items()}
+
+
 def shortages(pod: Pod, others: Sequence[Pod], ground: Ground) -> Iterator[Shortage]:
     """What there is too little of, in upstream's order. Extended resources that the node does not offer are the device
     plugins' matter."""
-    room = {name: _units(name, quantity.parse(amount)) for name, amount in ground.allocatable.items()}
-    wanted = counted(pod)
+    room, wanted = room_of(ground), counted(pod)
     ordered = ["pods", *NATIVE, *sorted(wanted.keys() - {"pods", *NATIVE})]
     takers = [counted(other) for other in others]
     for name in ordered:

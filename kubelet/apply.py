@@ -13,13 +13,20 @@ from pathlib import Path
 
 from kube.errors import Retry
 from kube.pods import Pod
-from kubelet import loglinks, resources, sandboxes, volumes
+from kubelet import loglinks, resize, resources, sandboxes, volumes
 from kubelet.departure import Departure
 from kubelet.environment import Surroundings
 from kubelet.hooks import Hooks
 from kubelet.means import Means, Place, StartFailed
 from kubelet.model import Action, RemoveContainer, RemoveSandbox, Seen, StartContainer, StopSandbox
-from kubelet.runtime import HostNetworkRefused, NetworkUnavailable, NotFound, RuntimeRefused, SandboxConfig
+from kubelet.runtime import (
+    HostNetworkRefused,
+    LinuxResources,
+    NetworkUnavailable,
+    NotFound,
+    RuntimeRefused,
+    SandboxConfig,
+)
 from kubelet.sandboxes import uid_of
 from kubelet.starts import Starts, resolver_of
 from kubelet.stops import Stops
@@ -53,13 +60,14 @@ class Deeds:
 
     # --- before a sandbox ---------------------------------------------------------------------------------------------
 
-    async def prepare(self, pod: Pod, everyone: Iterable[Pod]) -> None:
-        """Directories, cgroup, volumes, all up to date. Raises MountFailed and Invalid."""
+    async def prepare(self, pod: Pod, everyone: Iterable[Pod], before: Pod | None = None) -> None:
+        """Directories, cgroup, volumes, all up to date. While a resize is under way, `before` has to fit into the pod's group
+        as well. Raises MountFailed and Invalid."""
         around = await self._surroundings(pod)
         burstable = resources.burstable_shares(everyone)
 
         def work() -> dict[str, str]:
-            self._cgroup(pod, burstable)
+            self._cgroup(pod, burstable, before)
             if isinstance(around, Retry):
                 return self._standing(pod, around)
             (volumes.pod_directory(self._place.root, pod.metadata.uid) / "volumes").mkdir(
@@ -96,7 +104,7 @@ class Deeds:
         except OSError as error:
             raise volumes.MountFailed(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
 
-    def _cgroup(self, pod: Pod, burstable: int) -> None:
+    def _cgroup(self, pod: Pod, burstable: int, before: Pod | None) -> None:
         root = self._place.cgroup_root
         if not tree.exists(self._trees, resources.tier(root, resources.BEST_EFFORT)):
             self._burstable = 0
@@ -109,7 +117,32 @@ class Deeds:
             self._burstable = burstable
         there = tree.exists(self._trees, resources.pod_cgroup(root, pod))
         with self._means.metrics.cgroup("update" if there else "create"):
-            tree.create(self._trees, resources.pod_cgroup(root, pod), resources.pod_limits(pod, self._place.policy))
+            limits = resources.pod_limits(pod, self._place.policy)
+        if before is not None:
+            limits = resize.widest(resources.pod_limits(before, self._place.policy), limits)
+        tree.create(self._trees, resources.pod_cgroup(root, pod), limits)
+
+    # --- resizing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> Place:
+        return self._place
+
+    async def regroup(self, pod: Pod) -> None:
+        """Hold the pod as a whole to what it was allocated."""
+
+        def work() -> None:
+            limits = resources.pod_limits(pod, self._place.policy)
+            tree.create(self._trees, resources.pod_cgroup(self._place.cgroup_root, pod), limits)
+
+        await self._means.blocking(f"cgroup of pod {pod.metadata.key}", work)
+
+    async def update(self, container_id: str, wanted: LinuxResources) -> None:
+        await self._means.runtime.update_resources(container_id, wanted)
+
+    async def memory_in_use(self, cgroup: str) -> int:
+        """Bytes; 0 where nobody knows."""
+        return await self._means.blocking(f"memory of {cgroup}", lambda: tree.memory_in_use(self._trees, cgroup))
 
     def sandbox_config(self, pod: Pod, attempt: int) -> SandboxConfig:
         place = self._place
@@ -126,8 +159,12 @@ class Deeds:
 
     async def _create_sandbox(self, pod: Pod, attempt: int) -> str:
         config = self.sandbox_config(pod, attempt)
-        os.makedirs(config.log_directory, mode=0o755, exist_ok=True)
         told = self._means.told
+        try:
+            os.makedirs(config.log_directory, mode=0o755, exist_ok=True)
+        except OSError as error:
+            told.pod(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+            raise StartFailed("CreatePodSandboxError", str(error), 5.0) from error
         try:
             return await self._means.runtime.run_sandbox(config)
         except HostNetworkRefused as error:

@@ -1,11 +1,11 @@
 """Who of the pods that were bound here is let in, one after the other: each is held against those who are in already.
 
-    not decidable yet (the own Node is not known)           wait
-    started by an earlier kubelet, or has been told to      in, without a question
-    no objection                                            in
-    no room, but those of lower standing could make it      they are ended; it waits until they are gone, and nobody of no
-                                                            standing takes the room meanwhile
-    any other objection                                     sentenced: Failed, with upstream's reason, and an Event
+not decidable yet (the own Node is not known)           wait
+started by an earlier kubelet, or has been told to      in, without a question
+no objection                                            in
+no room, but those of lower standing could make it      they are ended; it waits until they are gone, and nobody of no
+                                                        standing takes the room meanwhile
+any other objection                                     sentenced: Failed, with upstream's reason, and an Event
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +45,7 @@ class Door:
             return True
         if not self._gate.ready(pod):
             return False
-        others = tuple(self._inside(life, pod))
+        others = tuple(self.inside(life, pod))
         found = self._gate.objection(pod, others)
         if found is None:
             self._in(life)
@@ -74,8 +74,8 @@ class Door:
     def _ending(self) -> Iterator[str]:
         return (uid for uid, life in self._lives.items() if life.sentence is not None)
 
-    def _inside(self, life: Life, pod: Pod) -> Iterator[Pod]:
-        """Everybody who has a place and has not given it back; of pods that no worker has looked at yet, those that an
+    def inside(self, life: Life, pod: Pod) -> Iterator[Pod]:
+        """Everybody else who has a place and has not given it back; of pods that no worker has looked at yet, those that an
         earlier kubelet let in."""
         for other in self._source.pods():
             uid = other.metadata.uid
@@ -85,6 +85,6 @@ class Door:
             if known is not None:
                 reserved = known.awaits_room and not resources.is_critical(pod)
                 if (known.admitted or reserved) and known.stage < Stage.TERMINATED:
-                    yield other
+                    yield known.pod or other
             elif was_let_in(other) and other.status.phase not in TERMINAL:
                 yield other

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from kube.pods import Pod, PodStatus
-from kubelet import backoff, plan
+from kube.pods import Pod, PodStatus, ResourceRequirements
+from kubelet import backoff, plan, resize
 from kubelet.departure import Departure
 from kubelet.messages import Messages
 from kubelet.model import Held, Stage, Waiting
@@ -39,6 +39,12 @@ class Life:
     over: bool = False  # its work is done: nothing runs that is to be kept, nothing is to be started
     evicted: bool = False  # by this node: nothing of it is kept for anybody to look at
     forgotten: bool = False  # its source had lost it: should it be named again, that is another life
+    # resizing: see `resize`
+    wanted: Pod | None = None  # as its source has it; `pod` is what of it was allocated
+    allocation: dict[str, ResourceRequirements] = field(default_factory=dict)  # by container name
+    pending: Waiting | None = None  # why what is wanted is not allocated
+    resizing: Waiting | None = None  # allocated, and not yet in force everywhere
+    before: Pod | None = None  # the pod whose resources are in force until then
     # looking: a hint asks for a fresh look, news from elsewhere (the API, a probe) goes by what is known
     hinted: bool = False
     news: bool = False
@@ -62,6 +68,12 @@ class Life:
     warned: set[str] = field(default_factory=set)  # of what the pod does not get
     first_seen: datetime = field(default_factory=lambda: datetime.now(UTC))
     ran: bool = False
+
+    def take(self, pod: Pod) -> None:
+        """What its source has of it now. What it was allocated stands until a resize is decided."""
+        if not self.allocation:
+            self.allocation = resize.remembered(pod)
+        self.wanted, self.pod = pod, resize.as_allocated(pod, self.allocation)
 
     def shrink(self, wish: int | None, now: float) -> None:
         """Whoever is ending the pod wants it within `wish` seconds of `now` (None: no wish)."""

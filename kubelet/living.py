@@ -34,6 +34,7 @@ from kubelet.model import (
 )
 from kubelet.observe import PodSource
 from kubelet.probes import Probes
+from kubelet.resizing import Resizing
 from kubelet.status import FAILED, Sentence
 from kubelet.view import RuntimeView
 from kubelet.volumes import MountFailed
@@ -62,6 +63,7 @@ class Living:
         told: Told,
         clock: Callable[[], datetime],
         door: Door,
+        resizing: Resizing,
     ) -> None:
         self._facts = facts
         self._source = source
@@ -72,6 +74,7 @@ class Living:
         self._told = told
         self._clock = clock
         self._door = door
+        self._resizing = resizing
 
     async def sync(self, life: Life) -> float:
         """One pass; the seconds after which time alone gives something to do, 0 when the pod's life is to end."""
@@ -84,6 +87,7 @@ class Living:
         for _ in range(ROUNDS):
             if not (life.admitted or life.sentence) and not self._door.admit(life, pod, seen):
                 return ROOM
+            pod = self._resizing.decide(life) or pod
             self._wording.track(life, pod, seen)
             if refused := self._refused(life, pod, seen):
                 self._wording.word(life, seen, refused)
@@ -99,10 +103,13 @@ class Living:
                     await self._stop(life, pod, todo.actions)
                     return delay
                 prepared = True
-            if not todo.actions:
+            if not todo.actions and life.before is None:
                 return self._until(life, pod, todo)
             try:
-                await self._do(life, pod, seen, todo.actions)
+                if not todo.actions:
+                    await self._resize(life, pod, seen)
+                else:
+                    await self._do(life, pod, seen, todo.actions)
             except BaseException:
                 self._view.doubt(life.uid)
                 raise
@@ -110,8 +117,14 @@ class Living:
             fresh = self._source.get(life.uid)
             if fresh is None or fresh.metadata.deletion_timestamp is not None or life.sentence:
                 return 0.0
-            pod = life.pod = fresh
+            life.take(fresh)
+            pod = life.pod or fresh
         return 0.0
+
+    async def _resize(self, life: Life, pod: Pod, seen: Seen) -> None:
+        stops = await self._resizing.carry_out(life, pod, seen)
+        if stops:
+            await self._stop(life, pod, stops)
 
     def situation(self, life: Life, pod: Pod, seen: Seen) -> plan.Situation:
         everyone = (*pod.spec.init_containers, *pod.spec.containers)
@@ -159,9 +172,13 @@ class Living:
     async def _prepare(self, life: Life, pod: Pod) -> float | None:
         """Volumes, directories and cgroups. Seconds to wait when something is missing; None when all is there."""
         try:
-            await self._deeds.prepare(pod, self._source.pods())
+            await self._deeds.prepare(pod, self._source.pods(), life.before)
         except MountFailed as error:
             self._told.pod(pod, "Warning", "FailedMount", str(error))
+            life.mount_failures += 1
+            return min(122.0, 0.5 * 2.0 ** min(life.mount_failures - 1, 8))
+        except OSError as error:
+            self._told.pod(pod, "Warning", "Failed", f"error making pod data directories: {error}")
             life.mount_failures += 1
             return min(122.0, 0.5 * 2.0 ** min(life.mount_failures - 1, 8))
         except Invalid as error:
@@ -194,7 +211,7 @@ class Living:
                     pass
                 case StopSandbox():
                     await self._deeds.tidy(action)
-                    await self._view.learn(life.uid, sandbox=action.id)
+                    self._view.stopped(life.uid, action.id)
                 case RemoveContainer() | RemoveSandbox():
                     await self._deeds.tidy(action)
                     self._view.lose(life.uid, action.id)

@@ -19,7 +19,7 @@ from kube.meta import Condition, timestamp
 from kube.pods import ContainerState, ContainerStatus, Pod, PodStatus, VolumeMountStatus
 from kube.reconcile import Keys, by_key
 from kube.resources import PODS
-from kubelet.status import OURS
+from kubelet.status import OURS, PASSING
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,8 @@ def status_patch(old: PodStatus, new: PodStatus) -> dict[str, Any] | None:
             patch[key] = [_container(s) for s in statuses] or None
     known = {condition.type: _condition(condition) for condition in old.conditions}
     changed = [_condition(c) for c in new.conditions if c.type in OURS and known.get(c.type) != _condition(c)]
+    there = {condition.type for condition in new.conditions}
+    changed += [{"$patch": "delete", "type": kind} for kind in PASSING if kind in known and kind not in there]
     if changed:
         patch["conditions"] = changed
     return patch or None

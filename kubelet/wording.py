@@ -58,6 +58,8 @@ class Wording:
                 host_ips=self._facts.host_ips,
                 scheme=self._facts.scheme(),
                 sentence=life.sentence,
+                pending=life.pending,
+                resizing=life.resizing,
                 over=todo.finished or life.stage is not Stage.SYNC,
                 now=self._clock(),
             )

@@ -32,6 +32,7 @@ from kubelet.model import Stage
 from kubelet.observe import PodSource
 from kubelet.probes import Probes
 from kubelet.publish import Publisher
+from kubelet.resizing import Resizing
 from kubelet.status import TERMINAL, Sentence
 from kubelet.view import RuntimeView
 from kubelet.wording import Wording
@@ -65,7 +66,8 @@ class Workers:
         wording = Wording(facts, probes, publisher, told, clock, started)
         self._lives: dict[str, Life] = {}
         door = Door(gate, self._lives, source, told, self.end)
-        self._living = Living(facts, source, view, deeds, probes, wording, told, clock, door)
+        resizing = Resizing(gate, deeds, view, told, door.inside)
+        self._living = Living(facts, source, view, deeds, probes, wording, told, clock, door, resizing)
         self._leaving = Leaving(view, deeds, self._living, publisher, wording, source.pods)
         self._leftovers: set[str] = set()
         self._keys = keys
@@ -166,7 +168,7 @@ class Workers:
         if life.stage is Stage.TERMINATED:
             await self._leaving.settle(life)
             for other in self._lives.values():
-                if other.awaits_room:
+                if other.awaits_room or other.pending:
                     self._keys.add(other.uid)
         if life.stage is Stage.FINISHED and (life.forgotten or self._source.get(uid) is None):
             await self._leaving.remove(life)
@@ -176,7 +178,8 @@ class Workers:
     def _enter(self, uid: str) -> Life | None:
         life, pod = self._lives.get(uid), self._source.get(uid)
         if life is not None:
-            life.pod = pod or life.pod
+            if pod is not None:
+                life.take(pod)
             return life
         if pod is None and (
             not self._source.synced or (self._view.identity(uid) is None and uid not in self._leftovers)
@@ -192,6 +195,7 @@ class Workers:
         else:
             life.news = self._view.settled  # what is new to us is new to the runtime
             life.backoffs = plan.remembered_backoffs(pod)
+            life.take(pod)
         self._lives[uid] = life
         return life
 

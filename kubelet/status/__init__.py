@@ -15,7 +15,7 @@ from kube.pods import HostIP, PodIP, PodStatus
 from kubelet.addresses import pod_addresses
 from kubelet.model import Stage
 from kubelet.resources import qos_class
-from kubelet.status.conditions import OURS, conditions
+from kubelet.status.conditions import OURS, PASSING, conditions
 from kubelet.status.containers import container_statuses
 from kubelet.status.phase import FAILED, PENDING, RUNNING, SUCCEEDED, TERMINAL, phase, phase_of
 from kubelet.status.report import Report, Sentence, second
@@ -23,6 +23,7 @@ from kubelet.status.report import Report, Sentence, second
 __all__ = [
     "FAILED",
     "OURS",
+    "PASSING",
     "PENDING",
     "RUNNING",
     "SUCCEEDED",

@@ -5,6 +5,7 @@ Initialized                 regular init containers are done, sidecars have star
 ContainersReady             sidecars and app containers are ready
 Ready                       these, and the pod's readiness gates, which others set
 PodScheduled                it is here
+PodResizePending, PodResizeInProgress   a resize waits, is under way: see `kubelet.resize`
 DisruptionTarget            the node ended the pod for its own sake; told together with the terminal phase, never before
 """
 
@@ -18,7 +19,11 @@ from kubelet.plan import is_sidecar, usable_sandbox
 from kubelet.status.phase import FAILED, SUCCEEDED, TERMINAL
 from kubelet.status.report import Report, second
 
-OURS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget")
+PASSING = ("PodResizePending", "PodResizeInProgress")  # there only while they are True
+OURS = (
+    *("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", "DisruptionTarget"),
+    *PASSING,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ def _verdicts(
     yield "Ready", _ready(pod, containers)
     yield "ContainersReady", containers
     yield "PodScheduled", _Verdict("True")
+    for kind, why in (("PodResizePending", report.pending), ("PodResizeInProgress", report.resizing)):
+        if why is not None and phase not in TERMINAL:
+            yield kind, _Verdict("True", why.reason, why.message)
     sentence = report.sentence
     if sentence is not None and sentence.disruption and phase in TERMINAL:
         yield "DisruptionTarget", _Verdict("True", "TerminationByKubelet", sentence.disruption)

@@ -7,7 +7,6 @@ not seen, told as running    lost: terminated as ContainerStatusUnknown with exi
 held back, refused, in back-off   waiting with the reason; the end it waits after moves to lastState
 """
 
-from collections.abc import Mapping
 from fractions import Fraction
 
 import msgspec
@@ -28,7 +27,7 @@ from kube.pods import (
 )
 from kubelet.model import Health, Stage, Verdict
 from kubelet.plan import is_sidecar, reported
-from kubelet.resources import container_resources
+from kubelet.resources import canonical, container_resources
 from kubelet.runtime import ContainerState as RuntimeState
 from kubelet.runtime import ContainerStatus as RuntimeContainer
 from kubelet.status.report import Report, second
@@ -103,7 +102,7 @@ def _known(
         started=started,
         volume_mounts=_volume_mounts(container),
         resources=None if once else _in_force(report, container, latest),
-        allocated_resources={} if once else _canonical(container.resources.requests),
+        allocated_resources={} if once else canonical(container.resources.requests),
         user=_user(latest),
     )
 
@@ -115,15 +114,10 @@ def _user(status: RuntimeContainer) -> ContainerUser | None:
     return ContainerUser(linux=LinuxContainerUser(uid=status.user.uid, gid=status.user.gid, supplemental_groups=groups))
 
 
-def _canonical(amounts: Mapping[str, str]) -> dict[str, str]:
-    """As the API server spells them: what a file of a static pod says must not differ from what comes back."""
-    return {name: quantity.canonical(amount) for name, amount in amounts.items()}
-
-
 def _in_force(report: Report, container: Container, status: RuntimeContainer) -> ResourceRequirements:
     """What the container was asked for, or, where it runs with other values (a resize is under way), those."""
     asked = container.resources
-    limits, requests = _canonical(asked.limits), _canonical(asked.requests)
+    limits, requests = canonical(asked.limits), canonical(asked.requests)
     real = status.resources
     if real is not None and status.state is RuntimeState.RUNNING:
         wanted = container_resources(report.pod, container, 1)

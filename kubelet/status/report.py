@@ -35,6 +35,8 @@ class Report:
     host_ips: tuple[str, ...] = ()
     scheme: str = "docker"
     sentence: Sentence | None = None
+    pending: Waiting | None = None  # why a resize has to wait
+    resizing: Waiting | None = None  # a resize is under way; what it fails at, if it does
     over: bool = False  # nothing will be started any more; until then no phase is terminal
     now: datetime
 

@@ -98,6 +98,19 @@ def create(trees: Hierarchies, path: str, limits: Limits) -> None:
             _write(_below(trees.controllers[controller], path) / file, value)
 
 
+def memory_in_use(trees: Hierarchies, path: str) -> int:
+    """Bytes charged to a group; 0 where there is no such group."""
+    base, name = trees.unified, "memory.current"
+    if base is None:
+        base, name = trees.controllers.get("memory"), "memory.usage_in_bytes"
+    if base is None or not path:
+        return 0
+    try:
+        return int((_below(base, path) / name).read_text())
+    except OSError:
+        return 0
+
+
 def _v1_values(limits: Limits) -> Iterator[tuple[str, str, str]]:
     if limits.cpu_shares is not None:
         yield "cpu", "cpu.shares", str(limits.cpu_shares)

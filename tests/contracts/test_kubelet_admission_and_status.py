@@ -211,3 +211,80 @@ async def test_a_critical_pod_gets_the_room_of_others(node: Rig) -> None:
     cheap = await node.pod("cheap")
     assert cheap is not None
     assert ready(cheap), "nobody goes in vain"
+
+
+# --- resizes ----------------------------------------------------------------------------------------------------------
+
+
+def resources_of(pod: Pod, name: str = "a") -> tuple[dict[str, str], dict[str, str]]:
+    (status,) = [s for s in pod.status.container_statuses if s.name == name]
+    assert status.resources is not None
+    return status.resources.requests, status.resources.limits
+
+
+async def resize(node: Rig, name: str, **resources: Any) -> None:
+    body = {"spec": {"containers": [{"name": "a", "resources": resources}]}}
+    await node.client.patch(PODS, name, body, "default", kind=Patch.STRATEGIC, subresource="resize")
+
+
+@with_a_node
+async def test_a_pod_is_resized_while_it_runs(node: Rig) -> None:
+    small = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}}
+    large = {"requests": {"cpu": "150m", "memory": "96Mi"}, "limits": {"cpu": "300m", "memory": "96Mi"}}
+    await node.create(containers=[container("a", resources=small)])
+    await node.until(ready, "ready")
+    await resize(node, "p", **large)
+    pod = await node.until(lambda p: resources_of(p) == (large["requests"], large["limits"]), "it is resized")
+    assert pod.status.container_statuses[0].allocated_resources == large["requests"]
+    (running,) = node.runtime._containers.values()
+    real = running.status.resources
+    assert real is not None
+    assert (real.cpu_shares, real.cpu_quota, real.memory_limit) == (153, 30_000, 96 << 20)
+    await node.until(lambda p: not condition(p, "PodResizeInProgress"), "nothing is under way any more")
+    assert (await node.until_event("ResizeCompleted")).message.startswith("Pod resize completed {")
+    assert node.starts() == 1
+    await resize(node, "p", **small)
+    await node.until(lambda p: resources_of(p) == (small["requests"], small["limits"]), "and back")
+    assert node.starts() == 1
+
+
+@with_a_node
+async def test_a_container_that_wants_it_is_restarted_for_a_resize(node: Rig) -> None:
+    policy = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
+    asked = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}
+    await node.create(containers=[container("a", resources=asked, resizePolicy=policy)])
+    await node.until(ready, "ready")
+    await resize(node, "p", requests={"memory": "96Mi"}, limits={"memory": "96Mi"})
+    pod = await node.until(lambda p: ready(p) and p.status.container_statuses[0].restart_count == 1, "it is restarted")
+    assert resources_of(pod)[1] == {"memory": "96Mi"}
+    assert (await node.until_event("Killing")).message == "Container a resize requires restart"
+
+
+@with_a_node
+async def test_a_resize_waits_for_room_and_one_that_never_fits_says_so(node: Rig) -> None:
+    room = int((await own_node(node)).status.allocatable["cpu"]) * 1000
+    await node.create("p", containers=[asking("a", cpu="100m")])
+    await node.create("q", containers=[asking("a", cpu=f"{room - 200}m")])
+    await node.until(ready, "ready")
+    await node.until(ready, "ready", "q")
+    await resize(node, "p", requests={"cpu": f"{room + 1}m"})
+    pod = await node.until(lambda p: condition(p, "PodResizePending") == "True", "it is pending")
+    (why,) = [c for c in pod.status.conditions if c.type == "PodResizePending"]
+    assert (why.reason, why.message) == (
+        "Infeasible",
+        f"Node didn't have enough capacity: cpu, requested: {room + 1}, capacity: {room}",
+    )
+    assert pod.status.container_statuses[0].allocated_resources == {"cpu": "100m"}
+    await resize(node, "p", requests={"cpu": "300m"})
+    await node.until(
+        lambda p: any(c.reason == "Deferred" for c in p.status.conditions), "it has to wait for somebody to go"
+    )
+    # what was promised outlives the kubelet
+    await node.kill()
+    await node.start()
+    pod = await node.until(lambda p: condition(p, "PodResizePending") == "True", "it still waits")
+    assert pod.status.container_statuses[0].allocated_resources == {"cpu": "100m"}
+    await node.client.delete(PODS, "q", "default")
+    pod = await node.until(lambda p: resources_of(p)[0] == {"cpu": "300m"}, "room was made")
+    await node.until(lambda p: not condition(p, "PodResizePending"), "it waits no more")
+    assert pod.status.container_statuses[0].restart_count == 0
