@@ -11,8 +11,8 @@ from kubelet.runtime import FsUsage, Image, RuntimeUnavailable
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def image(name: str, size: int = 10, **more: bool) -> Image:
-    return Image(id=f"sha256:{name}", tags=(f"docker.io/library/{name}:latest",), size=size, **more)
+def image(name: str, size: int = 10, *, pinned: bool = False) -> Image:
+    return Image(id=f"sha256:{name}", tags=(f"docker.io/library/{name}:latest",), size=size, pinned=pinned)
 
 
 class World:
