@@ -5,18 +5,23 @@
     its stream is (again) there ───────────────────────────────────────────> one hint about everything
 
 All of it may fail without harm, because the relist is the truth. Running containers that a list shows for the first time, as
-all do after a restart of the kubelet, are adopted: looked at once for their process, which is then watched.
+all do after a restart of the kubelet, are adopted: looked at once for their process, which is then watched. A process that is
+not to be found although the runtime believes it running has just died, most likely: the runtime is asked until it says so too.
+Else it is out of sight (in another PID namespace), and while there is such a container hints do not count as flowing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kubelet.exits import Exits
-from kubelet.runtime import EVERYTHING, Hint, NotFound
+from kubelet.runtime import EVERYTHING, Hint, NotFound, RuntimeUnavailable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +37,17 @@ class Source:
 
 class Hints:
     def __init__(self) -> None:
-        self.exits = Exits(self._exited)
+        self.exits = Exits(self.ended)
         self._notify: Callable[[Hint], None] | None = None
         self._pods: dict[str, str] = {}  # container id -> pod uid
         self._ended: Keys[str] = Keys()
         self._strangers: Keys[str] = Keys()
         self._seen: set[str] = set()
+        self._lost: set[str] = set()  # without a process that could be watched; those that run on are out of sight
         self._flowing = False
 
     def flowing(self) -> bool:
-        return self._flowing
+        return self._flowing and not self._lost
 
     def flows(self) -> None:
         self._flowing = True
@@ -56,15 +62,12 @@ class Hints:
         self._pods[container_id] = pod_uid
         self._seen.add(container_id)
 
-    def started(self, container_id: str) -> None:
-        """Its process is to be found and watched by the next list at the latest; a look at it may come first."""
-        self._seen.discard(container_id)
-
     def adopted(self, container_id: str, pid: int) -> None:
-        """Somebody has looked at it: its process is known."""
+        """Somebody has looked at it, and it runs, as process `pid` (0: not known)."""
         self._seen.add(container_id)
         if not self.exits.watch(container_id, pid):
-            self._tell(container_id)
+            self._lost.add(container_id)
+            self.ended(container_id)
 
     def known(self) -> set[str]:
         return set(self._pods)
@@ -75,10 +78,15 @@ class Hints:
             self._seen.add(container_id)
             self._strangers.add(container_id)
 
+    def ended(self, container_id: str) -> None:
+        """Somebody has seen that it does not run any more."""
+        self._ended.add(container_id)
+
     def forget(self, container_ids: Iterable[str]) -> None:
         for container_id in container_ids:
             self._pods.pop(container_id, None)
             self._seen.discard(container_id)
+            self._lost.discard(container_id)
             self.exits.forget(container_id)
 
     def close(self) -> None:
@@ -97,6 +105,13 @@ class Hints:
         async def settle(container_id: str) -> None:
             try:
                 await source.settled(container_id)
+                self._lost.discard(container_id)
+            except RuntimeUnavailable:
+                if container_id not in self._lost:
+                    raise
+                log.info(
+                    "container %s runs where its process cannot be seen: relists notice its end", container_id[:12]
+                )
             finally:
                 self._tell(container_id)
 
@@ -112,9 +127,6 @@ class Hints:
             group.create_task(forever(follow, Wake(), resync=1.0, backoff=patient, name="the runtime's events"))
             group.create_task(by_key(settle, self._ended, workers=8, name="exit of container"))
             group.create_task(by_key(adopt, self._strangers, workers=4, name="container"))
-
-    def _exited(self, container_id: str) -> None:
-        self._ended.add(container_id)
 
     def _tell(self, container_id: str) -> None:
         if container_id in self._pods:

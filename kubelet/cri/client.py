@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
+from kubelet.grpc import Channel, GRPCError, Lost, Status
 from kubelet.runtime import NotFound, Observer, RuntimeRefused, RuntimeUnavailable, unobserved
 
 Q = TypeVar("Q", bound=Message)
@@ -62,16 +60,16 @@ class Client:
         """`timeout` None means the runtimeRequestTimeout, NO_LIMIT none at all."""
         limit = self.timeout if timeout is None else timeout
         what = f"cri: {call.operation.replace('_', ' ')} {subject}".rstrip()
-        method = UnaryUnaryMethod(self._opened(), call.path, call.question, call.answer)
         begun, failed = time.monotonic(), True
         try:
-            answer = await method(question, timeout=limit or None)
+            told = await self._opened().ask(call.path, question.SerializeToString(), timeout=limit or None)
+            answer = call.answer.FromString(told)
             failed = False
         except GRPCError as error:
             raise refusal(error, what) from error
         except TimeoutError:
             raise RuntimeUnavailable(f"{what}: no answer within {limit:g} s") from None
-        except (StreamTerminatedError, ProtocolError, DecodeError, AssertionError) as error:
+        except (Lost, DecodeError) as error:
             raise RuntimeUnavailable(f"{what}: the connection was lost: {error}") from error
         except OSError as error:
             raise RuntimeUnavailable(f"{what}: {error.strerror or error} (socket {self.socket_path})") from error
@@ -91,15 +89,12 @@ class Client:
     async def follow(self, call: Call[Q, A], question: Q) -> AsyncIterator[A]:
         """The runtime's answers as they come, without end; Unimplemented where it has none to give."""
         what = f"cri: {call.operation.replace('_', ' ')}"
-        method = UnaryStreamMethod(self._opened(), call.path, call.question, call.answer)
         try:
-            async with method.open() as stream:
-                await stream.send_message(question, end=True)
-                async for answer in stream:
-                    yield answer
+            async for told in self._opened().follow(call.path, question.SerializeToString()):
+                yield call.answer.FromString(told)
         except GRPCError as error:
             raise refusal(error, what) from error
-        except (StreamTerminatedError, ProtocolError, DecodeError) as error:
+        except (Lost, DecodeError) as error:
             raise RuntimeUnavailable(f"{what}: the connection was lost: {error}") from error
         except OSError as error:
             raise RuntimeUnavailable(f"{what}: {error.strerror or error} (socket {self.socket_path})") from error

@@ -83,7 +83,9 @@ class Containers:
     async def start(self, container_id: str) -> None:
         request = pb.StartContainerRequest(container_id=container_id)
         await self._client.call(calls.START, request, subject=container_id[:12])
-        self._hints.started(container_id)
+        with contextlib.suppress(RuntimeUnavailable, NotFound):  # its process is found and watched, before it may end
+            if (await self.status(container_id)).state is not ContainerState.RUNNING:
+                self._hints.ended(container_id)
 
     async def stop(self, container_id: str, timeout: float) -> None:
         with contextlib.suppress(NotFound):
@@ -139,7 +141,7 @@ class Containers:
         if answer.info:
             details = details_of(answer.info)
             self._details[container_id] = details
-            if running and details.process.pid:
+            if running:
                 self._processes[container_id] = details.process
                 self._hints.adopted(container_id, details.process.pid)
         if not running:

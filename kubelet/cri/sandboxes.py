@@ -91,8 +91,8 @@ class Sandboxes:
         if state is SandboxState.READY:
             self._addresses[sandbox_id] = ips
             process = self._processes.get(sandbox_id, NOBODY)
-            if answer.info and (process := details_of(answer.info).process).pid:
-                self._processes[sandbox_id] = process
+            if answer.info:
+                process = self._processes[sandbox_id] = details_of(answer.info).process
                 self._hints.adopted(sandbox_id, process.pid)
         else:
             self.forget(sandbox_id)

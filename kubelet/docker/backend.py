@@ -79,7 +79,7 @@ class DockerRuntime:
         owner = spec.Owner(options.node, options.root)
         self._owner = owner
         self._events = Events(self._wire, owner, self._hints)
-        self._containers = Containers(self._engine, self._hints.exits, owner)
+        self._containers = Containers(self._engine, self._hints, owner)
         self._sandboxes = Sandboxes(
             self._containers, network, pause_image=options.pause_image, host_network=options.host_network
         )

@@ -19,7 +19,7 @@ from docker.api.client import APIClient
 from kubelet.docker import spec
 from kubelet.docker.engine import Conflict, Engine
 from kubelet.docker.spec import Owner
-from kubelet.exits import Exits
+from kubelet.hints import Hints
 from kubelet.runtime import ContainerState, NotFound, RuntimeRefused, RuntimeUnavailable
 
 T = TypeVar("T")
@@ -30,9 +30,10 @@ _SETTLE = (0.005, 0.01, 0.02, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 2.0, 4.0)
 
 
 class Containers:
-    def __init__(self, engine: Engine, exits: Exits, owner: Owner) -> None:
+    def __init__(self, engine: Engine, hints: Hints, owner: Owner) -> None:
         self.engine = engine
-        self.exits = exits
+        self._hints = hints
+        self.exits = hints.exits
         self.owner = owner
 
     async def create(self, operation: str, subject: str, body: dict[str, Any], name: str) -> str:
@@ -55,7 +56,8 @@ class Containers:
         """Start and look; its exit will be noticed."""
         await self.engine.call(operation, container_id[:12], lambda client: client.start(container_id))
         document = await self.inspect(operation, container_id)
-        self.exits.watch(container_id, document["State"]["Pid"])
+        if document["State"]["Running"]:
+            self._hints.adopted(container_id, document["State"]["Pid"])
         return document
 
     async def inspect(self, operation: str, container_id: str) -> dict[str, Any]:

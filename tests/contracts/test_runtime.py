@@ -243,6 +243,31 @@ async def test_hints_come_when_the_runtime_knows(world: World) -> None:
         watch.cancel()
 
 
+async def test_one_that_ends_at_once_is_hinted_too(world: World) -> None:
+    """Before anybody can watch its process."""
+    hints: list[Hint] = []
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(world.runtime.watch(hints.append))
+
+        async def flowing() -> bool:
+            return world.runtime.hinting()
+
+        await until(flowing, "hints flow")
+
+        async def seen(hint: Hint) -> bool:
+            if hint not in hints:
+                return False
+            hints.clear()
+            return (await world.runtime.container_status(hint.container_id)).state is ContainerState.EXITED
+
+        for _ in range(5):
+            config, _, container_id = await world.started("true")
+            expected = Hint(config.pod.uid, container_id)
+            await until(lambda hint=expected: seen(hint), "a hint, and a look that sees the exit", 5)  # type: ignore[misc]
+        await until(flowing, "and hints still flow")
+        watch.cancel()
+
+
 async def test_a_grace_period_can_be_cut_short(world: World) -> None:
     if isinstance(world.runtime, FakeRuntime):
         world.runtime.stubborn.add("main")
