@@ -267,6 +267,15 @@ def test_every_key_is_read_somewhere() -> None:
     assert set(unread) <= AWAITED
 
 
+def test_every_key_and_flag_is_in_the_documentation() -> None:
+    text = (ROOM.parent / "docs/kubelet-node.md").read_text()
+    words = set(re.findall(r"[\w-]+", text))
+    keys = set(settings.render(load("--provider-id", "x"))) | {"evictionHard", "maxParallelImagePulls"}
+    assert keys - words == set()
+    flags = {"--kubeconfig", "--bootstrap-kubeconfig", "--cert-dir", "--config-dir", "--cloud-provider", "--node-ip"}
+    assert {flag for flag in flags if flag not in text} == set()
+
+
 def test_help_is_quick() -> None:
     begun = time.monotonic()
     done = subprocess.run(
