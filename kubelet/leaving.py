@@ -215,7 +215,7 @@ class Leaving:
             self._view.doubt(life.uid)
             raise
         if isinstance(action, StopSandbox):
-            await self._view.learn(life.uid, sandbox=action.id)
+            self._view.stopped(life.uid, action.id)
         else:
             self._view.lose(life.uid, action.id)
 

@@ -43,10 +43,10 @@ class Starts:
             furniture = await self._furniture(pod, action, around)
             target = _target(action, seen)
             config = containers.container_config(pod, action, image, variables, furniture, target)
-        except (Missing, Invalid) as error:
+            os.makedirs(os.path.join(sandbox.log_directory, name), mode=0o755, exist_ok=True)
+        except (Missing, Invalid, OSError) as error:  # OSError: a full disk, for one
             told.container(pod, name, "Warning", "Failed", f"Error: {error}")
             raise StartFailed("CreateContainerConfigError", str(error)) from error
-        os.makedirs(os.path.join(sandbox.log_directory, name), mode=0o755, exist_ok=True)
         try:
             identity = await self._means.runtime.create_container(action.sandbox_id, config, sandbox)
         except NotFound as error:  # the sandbox or the image went meanwhile: look again

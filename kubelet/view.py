@@ -24,6 +24,7 @@ from kubelet.runtime import (
     PodRecord,
     Runtime,
     SandboxRecord,
+    SandboxState,
 )
 
 SETTLED = 10.0  # seconds after the first look: what an earlier kubelet had begun is there to be seen by then
@@ -131,6 +132,16 @@ class RuntimeView:
                 await self._take_sandbox(uid, sandbox)
         except (Retry, NotFound):
             self.doubt(uid)
+
+    def stopped(self, uid: str, sandbox_id: str) -> None:
+        """A sandbox was stopped, and said so."""
+        record = self._records.get(uid)
+        if record is not None:
+            ended = (
+                replace(one, state=SandboxState.NOT_READY, ips=()) if one.id == sandbox_id else one
+                for one in record.sandboxes
+            )
+            self._put(uid, replace(record, sandboxes=tuple(ended)))
 
     def _take_container(self, uid: str, status: ContainerStatus) -> None:
         found = ContainerRecord(

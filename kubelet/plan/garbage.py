@@ -30,8 +30,9 @@ def leavings(pod: Pod, seen: Seen) -> list[Action]:
 
 
 def removal_actions(seen: Seen) -> tuple[Action, ...]:
-    """Everything that is left of a pod whose object is gone."""
+    """Everything that is left of a pod whose object is gone; containers go with their sandbox."""
+    homes = {sandbox.id for sandbox in seen.sandboxes}
     return (
-        *(RemoveContainer(container.id) for container in seen.containers),
+        *(RemoveContainer(container.id) for container in seen.containers if container.sandbox_id not in homes),
         *(RemoveSandbox(sandbox.id) for sandbox in seen.sandboxes),
     )
