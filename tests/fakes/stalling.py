@@ -58,6 +58,8 @@ class Stalling:
     held: list[str] = field(default_factory=list)
     _chosen: set[tuple[str, str]] = field(default_factory=set)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
+    _channel: Channel | None = None
+    _connections: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     def stall(self, call: str, about: str = "") -> None:
         assert call in CRI
@@ -78,6 +80,22 @@ class Stalling:
 
     # --- Docker: HTTP, one request at a time on a connection ----------------------------------------------------------
 
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._http(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
+        finally:
+            self._connections.discard(task)
+
+    async def end(self) -> None:
+        for task in tuple(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
     async def _http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             theirs = await asyncio.open_unix_connection(self.behind)
@@ -91,8 +109,9 @@ class Stalling:
                 await answers
         except* OSError:
             pass  # one of the two is gone, and so is the other
-        for end in (writer, theirs[1]):
-            end.close()
+        finally:
+            for end in (writer, theirs[1]):
+                end.close()
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(1 << 16):
@@ -108,7 +127,7 @@ class Stalling:
     # --- CRI: gRPC, messages passed on as bytes -----------------------------------------------------------------------
 
     def __mapping__(self) -> dict[str, Handler]:
-        channel = Channel(path=self.behind, codec=Bytes())
+        channel = self._channel = Channel(path=self.behind, codec=Bytes())
         mapping: dict[str, Handler] = {}
         for service, methods in SERVICES.items():
             for name in methods:
@@ -160,15 +179,16 @@ async def stalling(behind: str, path: str, *, grpc: bool) -> AsyncIterator[Stall
     """A door at `path` before the runtime that listens at `behind`."""
     door = Stalling(behind, path)
     if not grpc:
-        server = await asyncio.start_unix_server(door._http, path)
+        server = await asyncio.start_unix_server(door._connected, path)
         try:
             yield door
         finally:
             door.release()
             server.close()
+            await door.end()
         return
     servers: Collection[Any] = [door]
-    rpc = Server(servers)
+    rpc = Server(servers, codec=Bytes())
     await rpc.start(path=path)
     try:
         yield door
@@ -176,3 +196,5 @@ async def stalling(behind: str, path: str, *, grpc: bool) -> AsyncIterator[Stall
         door.release()
         rpc.close()
         await rpc.wait_closed()
+        if door._channel is not None:
+            door._channel.close()

@@ -44,13 +44,15 @@ class World:
     """Keys of KubeletConfiguration that a test wants otherwise."""
     endpoint: str = ""
     """The runtime's, where it is not the engine's own: something stands in between."""
+    root_directory: Path | None = None
+    """The kubelet's, where a test wants it on a disk of its own."""
     process: "subprocess.Popen[bytes] | None" = None
     health_port: int = field(default_factory=apiserver.free_port)
     port: int = field(default_factory=apiserver.free_port)
 
     @property
     def root(self) -> Path:
-        return self.folder / "kubelet"
+        return self.root_directory or self.folder / "kubelet"
 
     def write_config(self) -> Path:
         chosen = kubelet_config.Config(
