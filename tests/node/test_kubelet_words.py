@@ -1,12 +1,14 @@
-"""What is said of containers that ended, and what holds a pod that multiplies: real processes, on Docker and containerd."""
+"""What is said of containers that ended, and what holds a pod that multiplies or is resized: real processes, both runtimes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kube.client import Patch
 from kube.pods import ContainerStateTerminated, Pod
 from kube.resources import PODS
 from linux import netns as kernel
@@ -121,9 +123,70 @@ def _refused(group: Path) -> bool:
     return any(int(line.split()[1]) > 0 for file in counters if file.exists() for line in file.read_text().splitlines())
 
 
-def test_ends_are_told_and_a_fork_bomb_is_held(run: Run) -> None:
+async def _resize(world: World) -> None:
+    """What the kernel holds the container to, and the pod around it, without a restart; less memory than is in use is
+    refused."""
+    small = {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}}
+    large = {"requests": {"cpu": "200m", "memory": "64Mi"}, "limits": {"cpu": "400m", "memory": "64Mi"}}
+    # the file's pages are memory that cannot be given back
+    hoard = container("a", "dd if=/dev/zero of=/m/x bs=1M count=20 2>/dev/null; sleep 1000", resources=small)
+    volume = {"name": "m", "emptyDir": {"medium": "Memory"}}
+    hoard["volumeMounts"] = [{"name": "m", "mountPath": "/m"}]
+    hoard["readinessProbe"] = {
+        "exec": {"command": ["sh", "-c", "test $(stat -c %s /m/x) = 20971520"]},
+        "periodSeconds": 1,
+    }
+    await world.create("resized", [hoard], volumes=[volume])
+    pod = await world.until("resized", ready, "ready")
+    uid, identity = pod.metadata.uid, pod.status.container_statuses[0].container_id.partition("://")[2]
+    await _ask(world, large)
+    await world.until("resized", lambda p: _in_force(p) == large["limits"], "it is larger")
+    await world.eventually(
+        lambda: _held(world, uid, identity) == {("20000", "50000", str(64 << 20))}, "by the kernel too"
+    )
+    tiny = {"requests": {"cpu": "100m", "memory": "8Mi"}, "limits": {"cpu": "200m", "memory": "8Mi"}}
+    await _ask(world, tiny)
+    pod = await world.until("resized", lambda p: _resizing(p).startswith("Error: attempting to set"), "it says why not")
+    await _ask(world, small)
+    pod = await world.until(
+        "resized", lambda p: _in_force(p) == small["limits"] and not _resizing(p), "it is small again"
+    )
+    await world.eventually(
+        lambda: _held(world, uid, identity) == {("10000", "50000", str(32 << 20))}, "by the kernel too"
+    )
+    assert pod.status.container_statuses[0].restart_count == 0
+    assert ready(pod)
+
+
+async def _ask(world: World, resources: dict[str, Any]) -> None:
+    body = {"spec": {"containers": [{"name": "a", "resources": resources}]}}
+    await world.client.patch(PODS, "resized", body, "default", kind=Patch.STRATEGIC, subresource="resize")
+
+
+def _in_force(pod: Pod) -> dict[str, str]:
+    (status,) = pod.status.container_statuses
+    return status.resources.limits if status.resources else {}
+
+
+def _resizing(pod: Pod) -> str:
+    return next((f"{c.reason}: {c.message}" for c in pod.status.conditions if c.type == "PodResizeInProgress"), "")
+
+
+def _held(world: World, uid: str, identity: str) -> set[tuple[str, ...]]:
+    """CPU quota, period and memory of the pod's group and of the container's: one value where they agree."""
+    groups = cgroups_of(world.cgroups, uid)
+    return {(*_quota(family), _memory(family)) for family in (groups, [group / identity for group in groups])}
+
+
+def _memory(groups: list[Path]) -> str:
+    files = (group / name for group in groups for name in ("memory.max", "memory.limit_in_bytes"))
+    return next((file.read_text().strip() for file in files if file.exists()), "")
+
+
+def test_ends_are_told_a_fork_bomb_is_held_and_a_pod_resized(run: Run) -> None:
     async def test(world: World) -> None:
         await _ends(world)
         await _bomb(world)
+        await _resize(world)
 
     run(test)
