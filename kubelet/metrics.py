@@ -7,6 +7,7 @@ Only what is measured has a family: there is none for evictions, devices or volu
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -15,10 +16,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from kube.errors import Invalid
 from kube.pods import Pod
 from kube.version import GIT_VERSION, MAJOR, MINOR
 from kubelet.runtime import ContainerState, SandboxState
 from kubelet.view import RuntimeView
+from kubelet.volumes import plugin_of
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 PULL_BUCKETS = (1, 5, 10, 20, 30, 60, 180, 300, 600, 900, 1200, 1800, 2700, 3600)
@@ -75,6 +78,32 @@ class Wanted(Collector):
             family.add_metric([""], static.count(False))
             family.add_metric(["true"], static.count(True))
             yield family
+
+
+class Mounted(Collector):
+    """The volumes of this node's pods: those that are there, and those that are to be. `paths` are by pod and name."""
+
+    def __init__(self, pods: Callable[[], Iterable[Pod]], paths: Mapping[str, Mapping[str, str]]) -> None:
+        self._pods = pods
+        self._paths = paths
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        counts: Counts[tuple[str, str]] = Counts()
+        for pod in self._pods():
+            there = self._paths.get(pod.metadata.uid, {})
+            for volume in pod.spec.volumes:
+                try:
+                    plugin = f"kubernetes.io/{plugin_of(volume)}"
+                except Invalid:  # a pod that is refused for it
+                    continue
+                counts[plugin, "desired_state_of_world"] += 1
+                counts[plugin, "actual_state_of_world"] += volume.name in there
+        found = GaugeMetricFamily(
+            "volume_manager_total_volumes", "Number of volumes in Volume Manager", labels=["plugin_name", "state"]
+        )
+        for labels, count in sorted(counts.items()):
+            found.add_metric(list(labels), count)
+        yield found
 
 
 def _static(pod: Pod) -> bool:

@@ -30,7 +30,7 @@ from kubelet.config import Config
 from kubelet.gate import Gate, has_apparmor
 from kubelet.lease import Heartbeat
 from kubelet.manifests import FILE, HTTP, Fetched, Manifests, Reader
-from kubelet.metrics import Metrics, Running, Wanted
+from kubelet.metrics import Metrics, Mounted, Running, Wanted
 from kubelet.mirror import Mirrors
 from kubelet.objects import Objects
 from kubelet.observe import PodSource
@@ -104,6 +104,7 @@ class Wiring:
             raise UsageError(f"--root-dir: cannot make {error.filename}: {error.strerror}") from error
         self.config, self.name, self.ips = config, name, ips
         self._client, self.runtime, self.metrics = client, runtime, metrics
+        self._seen_at: dict[str, float] = {}  # pods nobody has begun to work on; 0 for the others
         self.keys: Keys[str] = Keys()
         self.view = RuntimeView(runtime, self._news)
         self.recorder = Recorder(
@@ -162,6 +163,7 @@ class Wiring:
         self.probed.register(self.probes.tallies)
         metrics.registry.register(Running(self.view))
         metrics.registry.register(Wanted(self.source.pods, self.workers.pods))
+        metrics.registry.register(Mounted(self.source.pods, means.volumes))
         self.heartbeat = Heartbeat(connection, name, config.node_lease_duration_seconds)
         self.node_wake, self.relist_wake = Wake(), Wake()
         self.witness = Witness(config, name, ips, self.facts, runtime)
@@ -232,6 +234,7 @@ class Wiring:
         await self.heartbeat.keep()
 
     def _pod_changed(self, uid: str) -> None:
+        self._seen_at.setdefault(uid, time.monotonic())
         self.workers.wake(uid)
 
     def _news(self, uid: str) -> None:
@@ -241,6 +244,7 @@ class Wiring:
         self.workers.objects_changed(uid)
 
     def _gone(self, uid: str) -> None:
+        self._seen_at.pop(uid, None)
         self.workers.gone(uid)
 
     def _probe_told(self, target: Target, reason: str, message: str) -> None:
@@ -276,6 +280,9 @@ class Wiring:
 
     async def _pass(self, uid: str) -> float | None:
         begun = time.monotonic()
+        if seen_at := self._seen_at.get(uid):
+            self.metrics.pod_worker_start.observe(begun - seen_at)
+            self._seen_at[uid] = 0.0  # once a pod
         try:
             return await self.workers.sync(uid)
         finally:
