@@ -110,7 +110,7 @@ async def _http(target: Target, action: HTTPGetAction, timeout: float) -> Outcom
 
 
 async def _grpc(target: Target, action: GRPCAction, timeout: float) -> Outcome:
-    from kubelet.health import check  # grpclib and protobuf, for those who need them
+    from kubelet.health import check  # protobuf, for those who need it
 
     healthy, message = await check(target.pod_ip, action.port, action.service or "", timeout)
     return Outcome(healthy, message)

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
 
 from kubelet.cri import runtime_pb2 as pb
 from kubelet.cri import spec, streams
@@ -20,6 +18,7 @@ from kubelet.cri.client import Unimplemented, refusal
 from kubelet.cri.containers import _number as number_of
 from kubelet.cri.processes import NOBODY, Details, details_of
 from kubelet.cri.sandboxes import _NETWORK as NETWORK
+from kubelet.grpc import GRPCError, Status
 from kubelet.runtime import (
     DNS,
     NODE,
