@@ -33,6 +33,8 @@ async def build(wish: Wish, known: Topology | None) -> Topology:
     with screen.step(f"{len(made.nodes)} nodes: namespaces and links on an underlay bridge{views}"):
         await network.build(made.links, made.sysctls)
         await mounts.build(made.views)
+        if not made.lab.docker:
+            containerd.make_groups(made.nodes)
     with screen.step("supervisor and daemons"):
         process = _start_supervisor(made)
 

@@ -17,6 +17,7 @@ from kube.errors import UsageError
 from lab.model import PAUSE_IMAGE, Lab, Node
 from lab.network import inside
 from linux import process
+from linux.cgroup import tree
 
 ENDPOINT = "unix:///run/containerd/containerd.sock"
 STATE = "/run/containerd"
@@ -70,6 +71,17 @@ async def snapshotter(folder: str) -> str:
         shutil.rmtree(trial, ignore_errors=True)
 
 
+def make_groups(nodes: Sequence[Node]) -> None:
+    """On cgroup version 2 containerd wants to find the cgroup it is to be in; on version 1 it makes it."""
+    unified = tree.hierarchies().unified
+    for node in nodes if unified else ():
+        os.makedirs(f"{unified}{_group(node)}", exist_ok=True)
+
+
+def _group(node: Node) -> str:
+    return f"{node.cgroup}/runtime"
+
+
 def config(lab: Lab, node: Node) -> str:
     """config.toml of a node's containerd."""
     unused = ", ".join(json.dumps(name) for name in _UNUSED)
@@ -84,7 +96,7 @@ disabled_plugins = [{unused}]
   address = {json.dumps(ENDPOINT.removeprefix("unix://"))}
 
 [cgroup]
-  path = {json.dumps(f"{node.cgroup}/runtime")}
+  path = {json.dumps(_group(node))}
 
 [{cri}]
   sandbox_image = {json.dumps(PAUSE_IMAGE)}
