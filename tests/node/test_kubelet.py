@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import signal
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,7 +19,7 @@ from linux import netns as kernel
 from tests.conftest import Netns
 from tests.node import engines
 from tests.node.engines import end
-from tests.node.kubelet_world import World, cgroups_of, container, ready, with_world
+from tests.node.kubelet_world import ADDRESS, World, cgroups_of, container, ready, with_world
 
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
 
@@ -185,6 +186,41 @@ def test_a_killed_kubelet_finishes_what_it_was_deleting(run: Run) -> None:
         await world.eventually(lambda: not world.remains(), "no container is left")
         await world.eventually(lambda: not (world.root / "pods" / pod.metadata.uid).exists(), "no directory")
         assert mounts.below(str(world.root)) == ()
+
+    run(test)
+
+
+def test_what_ends_at_once_is_told_at_once(run: Run) -> None:
+    """Before its process could be watched, and without waiting for a relist, which comes each 10 s."""
+
+    async def test(world: World) -> None:
+        for number in range(4):
+            name = f"p{number}"
+            await world.create(name, [container("a", "exit 3")], restartPolicy="Never")
+            await world.until(name, lambda p: p.status.phase == "Failed", "failed", 5)
+
+    run(test)
+
+
+def test_the_nodes_network_where_the_runtime_is_in_it(run: Run) -> None:
+    async def test(world: World) -> None:
+        await world.create(
+            "p", [container("a", "cat /proc/net/route /proc/net/fib_trie; sleep 1000")], hostNetwork=True
+        )
+        if world.engine.name == "docker":
+
+            async def refused() -> bool:
+                return any(
+                    "--runtime containerd" in event.message for event in await world.events("FailedCreatePodSandBox")
+                )
+
+            await world.eventually(refused, "an Event names what to do")
+            return
+        pod = await world.until("p", ready, "ready")
+        assert (pod.status.pod_ip, pod.status.host_ip) == (ADDRESS, ADDRESS)
+        inside = os.stat(f"/proc/{world.row('p', 'a').pid}/ns/net")
+        assert inside.st_ino == os.stat(world.node.path).st_ino
+        assert pod.status.container_statuses[0].container_id.startswith("containerd://")
 
     run(test)
 
