@@ -6,6 +6,7 @@ import msgspec
 
 from kube.informer import Change, Informer
 from kube.pods import Pod
+from kubelet.runtime import PodIdentity
 from kubelet.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
 
 
@@ -100,6 +101,11 @@ class PodSource:
 
     def pods(self) -> list[Pod]:
         return [*self._static.values(), *self._pods.values()]
+
+    def superseded(self, pod: PodIdentity) -> bool:
+        """Whether a manifest names another pod under that name: it is an earlier content of it, whatever the API will say."""
+        found = self._names.get(f"{pod.namespace}/{pod.name}")
+        return found is not None and found.pod.metadata.uid != pod.uid
 
     def is_static(self, uid: str) -> bool:
         return uid in self._static

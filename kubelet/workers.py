@@ -153,6 +153,8 @@ class Workers:
     # --- a pass -------------------------------------------------------------------------------------------------------
 
     async def sync(self, uid: str) -> float | None:
+        if not self._view.listed and self._source.is_static(uid):
+            await self._view.relist()  # an earlier content of the manifest may run
         life = self._enter(uid)
         if life is None:
             return None
@@ -181,11 +183,9 @@ class Workers:
             if pod is not None:
                 life.take(pod)
             return life
-        if pod is None and (
-            not self._source.synced or (self._view.identity(uid) is None and uid not in self._leftovers)
-        ):
+        if pod is None and not self._to_end(uid):
             return None
-        if pod is not None and plan.is_static(pod) and self._namesake(pod) is not None:
+        if pod is not None and plan.is_static(pod) and self._in_the_way(pod):
             return None  # the one before it has to be gone first; `_left` comes back to it
         self._leftovers.discard(uid)
         life = Life(uid, pod, status=pod.status if pod else PodStatus())
@@ -199,21 +199,33 @@ class Workers:
         self._lives[uid] = life
         return life
 
-    def _namesake(self, pod: Pod) -> Life | None:
-        """Another pod of that name that is not gone yet: an earlier content of the same manifest."""
-        key = pod.metadata.key
-        others = (life for life in self._lives.values() if life.pod is not None and life.uid != pod.metadata.uid)
-        return next((life for life in others if life.pod and life.pod.metadata.key == key), None)
+    def _to_end(self, uid: str) -> bool:
+        """Whether a pod that no source names is an orphan: not before all sources have told theirs, unless a manifest names
+        another content under its name."""
+        identity = self._view.identity(uid)
+        if identity is not None and self._source.superseded(identity):
+            return True
+        return self._source.synced and (identity is not None or uid in self._leftovers)
+
+    def _in_the_way(self, pod: Pod) -> bool:
+        """Whether another pod of that name is not gone yet: an earlier content of the same manifest. Of one that an earlier
+        kubelet ran only the runtime knows; it is ended."""
+        key, uid = pod.metadata.key, pod.metadata.uid
+        known = [life.uid for life in self._lives.values() if life.pod and life.pod.metadata.key == key]
+        left = [r.pod.uid for r in self._view.records if f"{r.pod.namespace}/{r.pod.name}" == key]
+        left = [one for one in left if one != uid and self._source.get(one) is None]
+        for one in left:
+            self._keys.add(one)
+        return bool(left) or any(one != uid for one in known)
 
     def _left(self, life: Life) -> None:
         self._probes.forget(life.uid)
         del self._lives[life.uid]
         if self._source.get(life.uid) is not None:
             self._keys.add(life.uid)  # named again while it ended: another life
-        if life.pod is not None:
-            for pod in self._source.pods():
-                if pod.metadata.key == life.pod.metadata.key:
-                    self._keys.add(pod.metadata.uid)
+        for pod in self._source.pods():
+            if pod.metadata.uid not in self._lives and plan.is_static(pod):
+                self._keys.add(pod.metadata.uid)  # it may have waited for this one
 
     def _advance(self, life: Life) -> None:
         """SYNC ends when the pod is to be deleted, was forgotten by its source, was sentenced, or has ended."""

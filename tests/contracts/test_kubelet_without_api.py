@@ -49,6 +49,25 @@ async def test_static_pods_start_with_the_api_absent_and_are_shown_later(tmp_pat
             await node.kill()
 
 
+async def test_a_manifest_that_changed_meanwhile_is_another_pod_at_once(tmp_path: Path) -> None:
+    """Also while the API, which this may be, is away: the earlier content is ended first."""
+    async with lonely(tmp_path) as (node, _, _):
+        write(node, manifest())
+        await node.start()
+        await eventually(lambda: len(running(node)) == 1, "the first runs")
+        (first,) = running(node)
+        await node.kill()
+        write(node, manifest(container("b")))
+        node.runtime.hold("stop_container")
+        await node.start()
+        await eventually(
+            lambda: ("stop_container", node.runtime.container_id("a")) in node.runtime.calls, "it is ended"
+        )
+        assert running(node) == [first], "never both at once"
+        node.runtime.release("stop_container")
+        await eventually(lambda: len(running(node)) == 1 and running(node) != [first], "the second runs alone")
+
+
 async def test_pods_of_before_go_on_and_are_started_again(tmp_path: Path) -> None:
     async with lonely(tmp_path) as (node, folder, port):
         async with api(folder, port):
