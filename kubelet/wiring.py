@@ -335,7 +335,7 @@ class Wiring:
                     by_key(
                         self._pass,
                         self.keys,
-                        workers=self.config.max_pods,
+                        workers=2 * self.config.max_pods,  # those on their way out have theirs too
                         backoff=Backoff(first=0.5, most=10.0),
                         name="pod",
                     ),

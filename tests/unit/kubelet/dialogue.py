@@ -133,7 +133,12 @@ def speak(world: World, line: str) -> Iterator[str]:
         case "removed", []:
             for action in plan.removal_actions(world.seen()):
                 yield world.do(action)
-        case _ if world.cut and words and verb in ("exit", "created", "unknown") and not world.seen().of(words[0]):
+        case _ if (
+            (world.cut or world.lenient)
+            and words
+            and verb in ("exit", "created", "unknown")
+            and not world.seen().of(words[0])
+        ):
             pass  # it was killed before it could start that one
         case _:
             _happens(world, verb, words)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubelet import plan
 from kubelet.runtime import ContainerState
 from tests.unit.kubelet.dialogue import make_pod, speak, spoken
 from tests.unit.kubelet.world import World
@@ -106,11 +105,3 @@ def _comes_to_rest(world: World, policy: str, init: str) -> None:
     elif policy == "Always":
         assert running >= {"a", "b"}
         assert ("s" in running) == ("s+" in init)
-
-
-def test_grace_only_shrinks_and_never_below_a_second() -> None:
-    assert plan.shrunk(None, 30) == 30
-    assert plan.shrunk(30, 5) == 5
-    assert plan.shrunk(5, 30) == 5
-    assert plan.shrunk(5, 0) == 1
-    assert plan.shrunk(5, None) == 5
