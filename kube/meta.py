@@ -100,7 +100,12 @@ def micro_timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 def _wire(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, datetime):
         return micro_timestamp(value) if value.microsecond else timestamp(value)
     if isinstance(value, Struct):

@@ -124,6 +124,11 @@ def _computed(amounts: Mapping[str, str]) -> Amounts:
 
 
 def qos_class(pod: Pod) -> str:
+    """What the API says, which computes it when a pod is made; it never changes."""
+    return pod.status.qos_class or _computed_class(pod)
+
+
+def _computed_class(pod: Pod) -> str:
     if any(_own(pod)):
         asked, held = (_computed(amounts) for amounts in _own(pod))
         guaranteed = len(held) == 2
