@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _LASTING = 5.0
 """Seconds after which a watch was worth its while, even if nothing happened."""
+_REMINDER = 30.0
 _NOT_THE_VERSION = (401, 403, 429, 503)
 """Refusals that say nothing about the version a watch asked for."""
 
@@ -60,6 +61,7 @@ class Informer(Generic[T]):
         self._subscribers: list[Callable[[Change[T]], None]] = []
         self.synced = asyncio.Event()
         self.resource_version = ""
+        self._said = "", 0.0
 
     def get(self, name: str, namespace: str | None = None) -> T | None:
         return self._objects.get(f"{namespace}/{name}" if namespace else name)
@@ -104,10 +106,20 @@ class Informer(Generic[T]):
             failures = 0 if brought or time.monotonic() - started > _LASTING else failures + 1
             if refusal or failures > 1:
                 pause = max(asked, backoff.delay(max(failures, 1)))
-                log.warning(
-                    "%s: %s; again in %.1f s", self._resource.plural, refusal or "the watch ended at once", pause
-                )
+                self._say(refusal or "the watch ended at once", pause)
                 await asyncio.sleep(pause)
+            else:
+                self._said = "", 0.0
+
+    def _say(self, words: str, pause: float) -> None:
+        """The same words about a server that stays away are a warning every half minute only."""
+        now = time.monotonic()
+        fresh = self._said[0] != words or now - self._said[1] > _REMINDER
+        log.log(
+            logging.WARNING if fresh else logging.DEBUG, "%s: %s; again in %.1f s", self._resource.plural, words, pause
+        )
+        if fresh:
+            self._said = words, now
 
     async def _list(self) -> None:
         page = await self._client.list(
