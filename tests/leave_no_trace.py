@@ -137,16 +137,16 @@ def _mounts() -> list[str]:
 
 
 def _cgroups() -> list[str]:
+    """Walked by os.walk, which a group that goes meanwhile does not disturb."""
     root = Path("/sys/fs/cgroup")
     marks = ("wherry", "kubepods", "docker")
-    found: list[str] = []
+    foreign = os.environ.get(FOREIGN_CGROUPS, "")
+    found: set[str] = set()
     for controller in [root, *root.iterdir()] if root.is_dir() else []:
         if controller.is_dir() and not controller.is_symlink():
-            for entry in controller.iterdir():
-                if entry.is_dir() and any(mark in entry.name for mark in marks):
-                    found += [str(entry), *(str(p) for p in entry.rglob("*") if p.is_dir())]
-    foreign = os.environ.get(FOREIGN_CGROUPS, "")
-    return sorted({p for p in found if Path(p).name != "docker" and not (foreign and re.search(foreign, p))})
+            tops = [str(entry) for entry in controller.iterdir() if any(mark in entry.name for mark in marks)]
+            found |= {folder for top in tops for folder, _, _ in os.walk(top)}
+    return sorted(p for p in found if Path(p).name != "docker" and not (foreign and re.search(foreign, p)))
 
 
 def _containers(hosts: Iterable[str]) -> list[str]:
