@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kube import certificates, kubeconfig
 from kube.certificates import KeyPair
@@ -52,7 +53,7 @@ def sign(authority: KeyPair, request: SigningRequest, life: timedelta = timedelt
     )
     for extension in asked.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    uses = [x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH]
+    uses = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -204,6 +205,9 @@ async def test_a_certificate_is_renewed_before_it_ends(centre: Centre) -> None:
         store = Store(Path(centre.config.root_dir) / "pki", "kubelet-client")
         assert store.current() == wanted[0].pair
         assert len(list(store.folder.glob("kubelet-client-2*.pem"))) <= 2
+        told = {metric.name: metric.samples[0].value for metric in identity.Lifetimes(wanted, lambda: first).collect()}
+        assert told["kubelet_certificate_manager_client_ttl_seconds"] > 0
+        assert told["kubelet_certificate_manager_client_expiration_renew_errors"] == 0
 
 
 @with_a_centre(server_tls_bootstrap=True)

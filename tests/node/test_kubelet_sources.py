@@ -30,6 +30,7 @@ def run(
 ) -> Iterator[Run]:
     node = netns("sources")
     with ExitStack() as stack:
+        engine: engines.Engine
         if request.param == "docker":
             engine = engines.shared(request.getfixturevalue("dockerd"))
         else:
