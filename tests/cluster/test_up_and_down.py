@@ -45,10 +45,11 @@ def test_no_default_route_inside(demo: Lab) -> None:
 
 def test_host_ports_work_and_host_networks_name_the_remedy(demo: Lab) -> None:
     """All nodes share a dockerd here: its network is no node's."""
-    door = {"name": "c", "image": DEMO_IMAGE, "ports": [{"containerPort": 8080, "hostPort": 8088}]}
-    for name, spec in {"door": {"containers": [door]}, "whole": {"hostNetwork": True, "containers": [door]}}.items():
-        spec |= {"nodeName": "node2", "terminationGracePeriodSeconds": 0}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+    container = {"name": "c", "image": DEMO_IMAGE}
+    door = {"containers": [{**container, "ports": [{"containerPort": 8080, "hostPort": 8088}]}]}
+    for name, spec in {"door": door, "whole": {"hostNetwork": True, "containers": [container]}}.items():
+        more = {"nodeName": "node2", "terminationGracePeriodSeconds": 0}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {**spec, **more}}
         demo.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     try:
         until(lambda: ready(demo.get("pod", "door")))
