@@ -248,7 +248,7 @@ class _Link(asyncio.Protocol):
         self._block = None
         found, stream = decoded(block), self._streams.get(number)
         if stream is not None:
-            stream.headers |= found
+            stream.headers.update(found)
             if last:
                 self._ended(number, stream.verdict())
 

@@ -5,7 +5,8 @@ is the static table, of which only the names that gRPC answers with are kept, an
 lengths of its words are all there is to know of it (the RFC's appendix B).
 """
 
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 
 # 5 for A to 30 for Z, of the 256 bytes and the end of a string.
 _LENGTHS = (
@@ -85,8 +86,10 @@ def _text(block: bytes, at: int) -> tuple[str, int]:
     return (_expanded(raw) if packed else raw).decode("latin-1"), at + length
 
 
-def decoded(block: bytes) -> dict[str, str]:
-    """The headers of a block; those whose names are of no use to a gRPC client have none."""
+@lru_cache(maxsize=64)
+def decoded(block: bytes) -> Mapping[str, str]:
+    """The headers of a block; those whose names are of no use to a gRPC client have none. Remembered, as nearly all answers of a
+    server have the same."""
     found: dict[str, str] = {}
     at = 0
     try:
