@@ -130,6 +130,7 @@ def load(
     Raises UsageError; exits 0 after `--help` and `--version`.
     """
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    parser.foreign = foreign
     parser.add_argument("--version", action="version", version=f"{prog} {GIT_VERSION}")
     if document_kind:
         parser.add_argument(
@@ -170,9 +171,15 @@ def render(config: msgspec.Struct) -> dict[str, Any]:
 
 
 class _Parser(argparse.ArgumentParser):
+    foreign: Mapping[str, Foreign] = MappingProxyType({})
+
     def error(self, message: str) -> Never:
         match = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         if match:
+            name = match[1].replace("-", "")
+            other = next((other for key, other in self.foreign.items() if key.lower() == name), None)
+            if other is not None:  # most of the stock daemon's keys are flags too
+                raise UsageError(f"{match[1]}: {other.remedy}")
             known = difflib.get_close_matches(match[1], self._option_string_actions, 1)
             hint = f"did you mean {known[0]}?" if known else "see --help for the flags there are"
             raise UsageError(f"{match[1]}: unknown flag; {hint}")

@@ -10,7 +10,7 @@ not is in `kubelet.foreign`, with what to do about it: refused in words, never i
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -191,7 +191,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pods_per_core: Annotated[int, Option("--pods-per-core", "pods a core, within --max-pods; 0: no limit")] = 0
     kube_reserved: Annotated[dict[str, str], Option("--kube-reserved", "what Kubernetes' own daemons need")] = {}
     system_reserved: Annotated[dict[str, str], Option("--system-reserved", "what the system needs")] = {}
-    eviction_hard: dict[str, str] | None = None
+    eviction_hard: dict[str, str] = msgspec.field(default_factory=lambda: dict(EVICTION_HARD))
     merge_default_eviction_settings: bool = False
     eviction_pressure_transition_period: Duration = 300.0
     local_storage_capacity_isolation: bool = True
@@ -232,8 +232,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def thresholds(self) -> dict[str, str]:
         """The hard eviction thresholds in force, by signal."""
-        if self.eviction_hard is None:
-            return EVICTION_HARD
         return {**EVICTION_HARD, **self.eviction_hard} if self.merge_default_eviction_settings else self.eviction_hard
 
 
@@ -245,6 +243,12 @@ _ZERO_COUNTS = frozenset(
     }
 )  # fmt: skip
 """Fields of which a zero is a wish of its own (pointers, upstream)."""
+
+
+def shown(config: Config) -> dict[str, Any]:
+    """The whole KubeletConfiguration in force, as /configz has it: also what could not be asked for otherwise."""
+    fixed = {key: other.as_is[0] for key, other in FOREIGN.items() if other.as_is and "." not in key}
+    return {**fixed, **settings.render(config), "kind": KIND, "apiVersion": API_VERSION}
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -265,6 +269,7 @@ def load(argv: Sequence[str]) -> Config:
 
 
 _TAINT = re.compile(r"[^=:,\s]+(=[^=:,\s]*)?:(NoSchedule|PreferNoSchedule|NoExecute)")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _RESERVABLE = ("cpu", "memory", "ephemeral-storage", "pid")
 
 
@@ -312,6 +317,11 @@ def _check_node(config: Config) -> None:
                 "or NoExecute"
             )
     check_labels(config.node_labels)
+    name = config.hostname_override.strip().lower()
+    if name and (len(name) > 253 or not _NAME.fullmatch(name)):
+        raise UsageError(
+            f"--hostname-override: {config.hostname_override!r}: letters, digits, '-' and '.', as a host name"
+        )
     if config.max_pods < 1:
         raise UsageError(f"--max-pods: {config.max_pods}: a node carries at least one pod")
     if config.node_lease_duration_seconds < 4:
@@ -360,7 +370,7 @@ def _check_amounts(config: Config) -> None:
             if name not in _RESERVABLE:
                 raise UsageError(f"{key}.{name}: unknown resource; known are {', '.join(_RESERVABLE)}")
             _quantity(f"{key}.{name}", amount)
-    for signal, amount in (config.eviction_hard or {}).items():
+    for signal, amount in config.eviction_hard.items():
         if signal not in SIGNALS:
             raise UsageError(f"evictionHard.{signal}: unknown signal; known are {', '.join(SIGNALS)}")
         _threshold(f"evictionHard.{signal}", amount)

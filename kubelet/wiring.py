@@ -61,7 +61,7 @@ def clock() -> datetime:
 
 
 def node_name(config: Config) -> str:
-    return config.hostname_override or socket.gethostname().lower()
+    return (config.hostname_override.strip() or socket.gethostname()).lower()
 
 
 def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Place:

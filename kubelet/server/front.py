@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
 
-from kube import serving, settings
+from kube import serving
 from kube.errors import UsageError
-from kubelet.config import Config
+from kubelet.config import Config, shown
 from kubelet.metrics import Health, Metrics
 from kubelet.runtime import PodRecord, Runtime
 from kubelet.server.access import Access, Policy, Review
@@ -85,7 +85,7 @@ def pages(
             "/metrics/probes": serving.metrics(probes),
             "/metrics/slis": serving.metrics(health),
             **container_pages(records, runtime, site, config.pod_infra_container_image),
-            "/configz": serving.json(lambda: {"kubeletconfig": settings.render(config)}),
+            "/configz": serving.json(lambda: {"kubeletconfig": shown(config)}),
         },
         log_directory=os.path.dirname(config.pod_logs_dir.rstrip("/")) if config.enable_system_log_handler else "",
         log_query=config.enable_system_log_query,
