@@ -4,6 +4,7 @@ These tests freeze and end their containerd, so they have one of their own.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kubelet.cri import CriOptions, CriRuntime
+from kubelet.docker.pause import static_busybox
 from kubelet.runtime import (
     EVERYTHING,
     ContainerState,
@@ -156,3 +158,67 @@ async def test_words_of_refusals_are_the_runtimes_own(world: World) -> None:
     assert "rpc error" not in refused.value.message
     with pytest.raises(RuntimeRefused, match="pull"):
         await world.runtime.pull("wherry.invalid/absent:1")
+
+
+async def test_cancelled_anywhere_a_pod_start_converges(world: World) -> None:
+    """A start is cut short at many moments, as by a kubelet that is killed; a successor that asks for the very same pod gets
+    it, and no address leaks."""
+    runtime, config, container = world.runtime, world.sandbox(), await world.container("sleep", "3600")
+
+    async def start() -> str:
+        """As a kubelet would: what is there is used, and removed where it is of no use."""
+        record = await world.record(config.pod)
+        for each in record.containers if record is not None else ():
+            await runtime.remove_container(each.id)
+        ready = [each for each in (record.sandboxes if record is not None else ()) if each.state is SandboxState.READY]
+        for gone in record.sandboxes if record is not None else ():
+            if gone not in ready:
+                await runtime.remove_sandbox(gone.id)
+        sandbox_id = ready[0].id if ready else await runtime.run_sandbox(config)
+        container_id = await runtime.create_container(sandbox_id, container, config)
+        await runtime.start_container(container_id)
+        return container_id
+
+    for moment in range(10):
+        with contextlib.suppress(TimeoutError, RuntimeRefused, RuntimeUnavailable, NetworkUnavailable):
+            async with asyncio.timeout(0.02 * moment):
+                await start()
+
+    async def started() -> bool:
+        with contextlib.suppress(RuntimeRefused, RuntimeUnavailable, NetworkUnavailable):
+            return (await runtime.container_status(await start())).state is ContainerState.RUNNING
+        return False
+
+    await until(started, "the pod runs after all")
+    record = await world.record(config.pod)
+    assert record is not None
+    assert len([each for each in record.sandboxes if each.state is SandboxState.READY]) == 1
+    for sandbox in record.sandboxes:
+        await runtime.remove_sandbox(sandbox.id)
+    assert world.leases is not None
+    assert not list(world.leases.iterdir())
+
+
+async def test_ten_stops_at_once(world: World) -> None:
+    config = world.sandbox()
+    sandbox_id = await world.runtime.run_sandbox(config)
+    containers = []
+    for number in range(10):
+        container = await world.container("sleep", "3600", name=f"c{number}")
+        containers.append(await world.runtime.create_container(sandbox_id, container, config))
+        await world.runtime.start_container(containers[-1])
+    begun = time.monotonic()
+    await asyncio.gather(*(world.runtime.stop_container(each, 1.0) for each in containers))
+    assert time.monotonic() - begun < 6
+    assert {(await world.runtime.container_status(each)).state for each in containers} == {ContainerState.EXITED}
+
+
+async def test_more_output_than_a_message_holds(world: World) -> None:
+    """Ten megabytes of a command's output arrive; with more than fits a message the runtime says no, and nobody hangs."""
+    _, _, container_id = await world.started("sleep", "3600")
+    size = os.path.getsize(static_busybox())
+    command = ["sh", "-c", " ".join(["cat"] + ["/bin/busybox"] * 5)]
+    assert len((await world.runtime.exec_sync(container_id, command, 20)).stdout) == 5 * size
+    command = ["sh", "-c", " ".join(["cat"] + ["/bin/busybox"] * (17 * 1024 * 1024 // size + 1))]
+    with pytest.raises(RuntimeRefused, match="larger than max"):
+        await world.runtime.exec_sync(container_id, command, 20)
