@@ -189,6 +189,7 @@ def agent_files(bundle: Mapping[str, File], conflist: bytes) -> dict[str, File]:
         "authentication": {"x509": {"clientCAFile": f"{pki}/ca.crt"}},
         "tlsCertFile": f"{pki}/kubelet.crt",
         "tlsPrivateKeyFile": f"{pki}/kubelet.key",
+        "failSwapOn": False,  # a host keeps its swap; containers with a memory limit get none of it
     }
     proxy = {
         "clientConnection": {"kubeconfig": f"/{ETC}/proxy.kubeconfig"},
