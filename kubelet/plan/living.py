@@ -44,6 +44,7 @@ def _without_sandbox(draft: Draft) -> Plan:
     if once or initial.failed or (initial.done and not wanted):
         return draft.plan(finished=True)
     if draft.held("") is None:
+        draft.actions += leavings(at.pod, at.seen)  # each try that fails may leave a dead one
         draft.actions.append(CreateSandbox(at.seen.sandboxes[0].attempt + 1 if at.seen.sandboxes else 0))
     return draft.plan()
 

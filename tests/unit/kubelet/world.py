@@ -124,7 +124,15 @@ class World:
 
     def do(self, action: object) -> str:
         match action:
+            case CreateSandbox() if "network" in self.refusing:
+                dead = SandboxRecord(
+                    id=self._id("s"), attempt=action.attempt, state=SandboxState.NOT_READY, created_at=self.now
+                )
+                self.sandboxes.append(dead)
+                self.held[""] = Held(Waiting("CreatePodSandboxError", "no"), self.now + timedelta(seconds=1))
+                return f"create sandbox {dead.id} attempt={action.attempt}: no network"
             case CreateSandbox():
+                assert not any(s.attempt == action.attempt for s in self.sandboxes), "attempt reused"
                 sandbox = SandboxRecord(
                     id=self._id("s"),
                     attempt=action.attempt,
