@@ -74,7 +74,9 @@ class Hints:
 
     def listed(self, container_id: str, pod_uid: str, *, running: bool) -> None:
         self._pods[container_id] = pod_uid
-        if running and container_id not in self._seen:
+        if not running:
+            self._lost.discard(container_id)
+        elif container_id not in self._seen:
             self._seen.add(container_id)
             self._strangers.add(container_id)
 

@@ -22,6 +22,7 @@ import os
 import socket
 import urllib.parse
 from collections import deque
+from typing import cast
 
 from kube.spdy import UPGRADE, MalformedFrame
 from kube.spdy.frames import Data, Decoder, Encoder, Frame, GoAway, Ping, Reset, SynReply, SynStream
@@ -183,8 +184,9 @@ async def connect(url: str, options: StreamOptions) -> SpdyStream:
         async with asyncio.timeout(_CONNECT):
             _, writer = await asyncio.open_connection(host, port)
             try:
-                writer.transport.pause_reading()  # nothing comes before we have asked
-                taken = writer.transport.get_extra_info("socket")
+                transport = cast("asyncio.Transport", writer.transport)
+                transport.pause_reading()  # nothing comes before we have asked
+                taken = transport.get_extra_info("socket")
                 reader, ears = await asyncio.open_connection(sock=_again(taken), limit=_PIECE)
                 try:
                     await _upgrade(reader, writer, parts)
