@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kube.client import Client, Connection
 from kube.errors import UsageError
-from kubelet import host, machine, runtimes
+from kubelet import frugal, host, machine, runtimes
 from kubelet.config import Config
 from kubelet.metrics import Metrics
 from kubelet.server import front
@@ -46,6 +46,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     """The kubelet, until cancelled. Pods stay as they are."""
     if os.geteuid() != 0:
         raise UsageError("the kubelet mounts volumes and writes cgroups: run it as root")
+    frugal.begin()
     host.check(config)
     name = node_name(config)
     connection, found = _identity(config, name)
@@ -81,5 +82,6 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 identity.renewals(config, name, wiring.ips, found, client, tls, wiring.switch)
             )
             metrics.registry.register(identity.Lifetimes(renewed, clock))
+        frugal.settled()
         ready()
         await wiring.run(*(each.run() for each in renewed))

@@ -22,7 +22,7 @@ from kube.informer import Informer
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import NODES, SERVICES
-from kubelet import machine, node
+from kubelet import frugal, machine, node
 from kubelet.admission import Ground
 from kubelet.apply import Deeds, Means, Place, Told
 from kubelet.checkpoint import Checkpoint
@@ -276,6 +276,7 @@ class Wiring:
         if time.monotonic() >= self._leftovers_at and self.source.synced:
             self._leftovers_at = time.monotonic() + LEFTOVERS
             self.workers.leftovers()
+            frugal.give_back()
         return RELIST_HINTED if self.runtime.hinting() and self.source.synced else RELIST
 
     async def _pass(self, uid: str) -> float | None:
