@@ -138,14 +138,15 @@ def parse(line: bytes) -> Record | None:
     )
 
 
-def _ends_line(raw: bytes) -> bool:
-    """Whether a raw record is the end of an output line."""
+def _ends_line(raw: bytes, stream: str) -> bool:
+    """Whether a raw record is the end of an output line of `stream` (of either where it is empty)."""
     record = parse(raw)
-    return record is not None and not record.partial
+    return record is not None and not record.partial and stream in ("", record.stream)
 
 
-def tail_offset(file: io.BufferedIOBase, lines: int) -> int:
-    """Where the last `lines` lines of output begin; an unfinished one at the end counts as one."""
+def tail_offset(file: io.BufferedIOBase, lines: int, stream: str = "") -> int:
+    """Where the last `lines` lines of output begin; an unfinished one at the end counts as one. `stream`: only its lines
+    count."""
     end = position = file.seek(0, os.SEEK_END)
     if not lines:
         return end
@@ -157,7 +158,8 @@ def tail_offset(file: io.BufferedIOBase, lines: int) -> int:
         rest = file.read(size) + rest
         while (cut := rest.rfind(b"\n", 0, len(rest) - 1)) >= 0 or position == 0:
             raw, begin = rest[cut + 1 :], position + cut + 1
-            if _ends_line(raw.rstrip(b"\n")) or begin + len(raw) == end:
+            unfinished = not stream and begin + len(raw) == end
+            if unfinished or _ends_line(raw.rstrip(b"\n"), stream):
                 seen += 1
                 if seen > lines:
                     return begin + len(raw)
@@ -247,7 +249,8 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
     changes: _Changes | None = None
     try:
         yield b""
-        file.seek(tail_offset(file, options.tail_lines) if options.tail_lines is not None else 0)
+        if options.tail_lines is not None:
+            file.seek(tail_offset(file, options.tail_lines, options.stream))
         last_look = False  # one more read after the container has ended
         while not printer.full:
             if changes is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from kube import serving
 from kube.errors import UsageError
@@ -124,10 +124,11 @@ class Server:
 
     def _measured(self, server: str) -> Guard:
         async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
-            # A path that is none of ours has no series of its own: strangers could make any number of them.
+            # What is none of ours has no series of its own: strangers could make any number of them.
             resource = request.match_info.route.resource
             path = root_of(resource.canonical) if resource is not None else "other"
-            with self._measure(request.method, path, server):
+            method = request.method if request.method in hdrs.METH_ALL else "other"
+            with self._measure(method, path, server):
                 return await handler(request)
 
         return measured

@@ -43,6 +43,14 @@ async def test_one_stream_of_two(tmp_path: Path, stream: str, expected: bytes) -
     assert await whole(read(str(path), LogOptions(stream=stream), no)) == expected
 
 
+async def test_the_tail_of_one_stream(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    rows = [f"2026-01-02T03:04:05Z {'stderr' if n % 3 else 'stdout'} F {n}\n" for n in range(30)]
+    path.write_text("".join(rows))
+    options = LogOptions(stream="stdout", tail_lines=2)
+    assert await whole(read(str(path), options, no)) == b"24\n27\n"
+
+
 @pytest.mark.parametrize(
     ("line", "record"),
     [
