@@ -116,6 +116,8 @@ def _addresses(old: Sequence[str], new: Sequence[str]) -> list[dict[str, str]]:
 
 def status_patch(old: PodStatus, new: PodStatus) -> dict[str, Any] | None:
     """The strategic merge patch of `status` from what the API has to what is so; None when they say the same."""
+    if old == new:
+        return None
     patch: dict[str, Any] = {}
     simple: Mapping[str, tuple[Any, Any]] = {
         "observedGeneration": (old.observed_generation, new.observed_generation),

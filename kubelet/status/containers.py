@@ -136,8 +136,9 @@ def _id(report: Report, status: RuntimeContainer) -> str:
 
 def _terminated(report: Report, status: RuntimeContainer) -> ContainerState:
     reason = status.reason or ("Completed" if status.exit_code == 0 else "Error")
-    # The runtime's own words first, then what the container left; a message told before outlives its file.
-    words = ": ".join(filter(None, (status.message, report.messages.get(status.id)))) or _said_before(report, status)
+    # The runtime's own words first, then what the container left. What was told once stays: its file goes with the pod's
+    # directory, and the log must not speak in its stead then.
+    words = _said_before(report, status) or ": ".join(filter(None, (status.message, report.messages.get(status.id))))
     return ContainerState(
         terminated=ContainerStateTerminated(
             exit_code=status.exit_code,
@@ -162,7 +163,7 @@ def _cut(message: str, pod: Pod) -> str:
 
 
 def _said_before(report: Report, status: RuntimeContainer) -> str:
-    """The termination message as the API has it: its file goes with the pod's directory."""
+    """The termination message as the API has it."""
     before = reported(report.previous, status.name)
     for state in (before.state, before.last_state) if before else ():
         if state.terminated and state.terminated.container_id == _id(report, status):

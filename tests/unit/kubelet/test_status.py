@@ -247,6 +247,15 @@ def test_the_runtime_s_words_come_before_the_container_s() -> None:
     assert ended.message == "OCI runtime: bye"
 
 
+def test_a_message_that_was_told_stays() -> None:
+    """The file is gone with the pod's directory, and a kubelet that starts anew would read the log in its stead."""
+    first = pod_status(report(a_pod("a", policy="Never"), ran("a", 1), messages={"a0": "from the file"}))
+    again = report(a_pod("a", policy="Never"), ran("a", 1), messages={"a0": "from the log"}, previous=first)
+    ended = of(pod_status(again), "a").state.terminated
+    assert ended is not None
+    assert ended.message == "from the file"
+
+
 def test_mounts_resources_and_user() -> None:
     app = {
         "name": "a",
