@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cni.config import BRIDGE, DATA_DIR, SUBNET_FILE
 from cni.spec import NEWEST
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 NAME = "wherry-cni"
 CONFLIST = "10-wherry.conflist"
+STOCK_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
+"""Where the plugins of the reference project are: as its releases have it, and as Debian has it."""
 
 _PROGRAM = """\
 #!{python} -IS
@@ -46,6 +53,21 @@ def write_plugins(bin_dir: str | Path, python: str = sys.executable) -> Path:
     return _write(Path(bin_dir) / NAME, _PROGRAM.format(python=interpreter, root=root).encode(), 0o755)
 
 
+def stock_plugins() -> dict[str, str]:
+    """Paths of the reference plugins that nodes use beside ours, where they are installed: `loopback` (containerd calls it for
+    every pod) and `portmap` (hostPort)."""
+    found = {name: shutil.which(name, path=os.pathsep.join(STOCK_DIRS)) for name in ("loopback", "portmap")}
+    return {name: path for name, path in found.items() if path}
+
+
+def link_plugins(bin_dir: str | Path, plugins: Mapping[str, str]) -> None:
+    """Links to others' plugins beside ours: containerd looks in one directory only."""
+    for name, path in plugins.items():
+        link = Path(bin_dir) / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+
+
 def conflist(
     *,
     name: str = "wherry",
@@ -53,8 +75,10 @@ def conflist(
     subnet_file: str = SUBNET_FILE,
     data_dir: str = DATA_DIR,
     hairpin: bool = True,
+    portmap: bool = False,
 ) -> bytes:
-    """The network configuration of a node whose subnet the overlay decides, as the file's content."""
+    """The network configuration of a node whose subnet the overlay decides, as the file's content. `portmap`: hostPort works, by
+    rules that the reference plugin makes."""
     plugin = {
         "type": NAME,
         "bridge": bridge,
@@ -62,7 +86,9 @@ def conflist(
         "subnetFile": subnet_file,
         "dataDir": data_dir,
     }
-    return json.dumps({"cniVersion": NEWEST, "name": name, "plugins": [plugin]}, indent=2).encode() + b"\n"
+    ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
+    chain = [plugin, *([ports] if portmap else [])]
+    return json.dumps({"cniVersion": NEWEST, "name": name, "plugins": chain}, indent=2).encode() + b"\n"
 
 
 def write_conflist(conf_dir: str | Path, content: bytes) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 import kube
-from cni.launcher import write_plugins
+from cni.launcher import link_plugins, stock_plugins, write_plugins
 from kube.errors import UsageError
 from kube.version import WHERRY
 from lab import containerd, dockerd, forwarder, images, mounts, network, pki, readiness, remains, screen, supervisor
@@ -73,7 +73,7 @@ async def _lab(wish: Wish, known: Topology | None) -> Lab:
         prometheus_port=forwarder.free_port(9090) if wish.prometheus else 0,
         etcd=_etcd(wish.store == "etcd" or bool(known and known.lab.etcd)),
         snapshotter=await containerd.snapshotter(wish.state) if runtime == "containerd" else "",
-        plugins=containerd.stock_plugins(),
+        plugins=stock_plugins(),
         static=StaticImage(f"wherry.local/wherry:{WHERRY}", _needed()) if static else None,
     )
 
@@ -129,10 +129,8 @@ def _write(made: Topology) -> None:
         _write_prometheus(made)
     if not made.lab.docker:
         Path(containerd.archive(made.lab)).write_bytes(_images(made.lab))
-    plugins = write_plugins(str(state / "cni-bin"), made.lab.python).parent
-    for name, path in made.lab.plugins.items():
-        (plugins / name).unlink(missing_ok=True)
-        (plugins / name).symlink_to(path)
+    write_plugins(str(state / "cni-bin"), made.lab.python)
+    link_plugins(state / "cni-bin", made.lab.plugins)
     temporary = state / "topology.json.tmp"
     temporary.write_bytes(msgspec.json.encode(made, enc_hook=str))
     temporary.rename(state / "topology.json")

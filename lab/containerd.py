@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from cni import launcher
 from kube.errors import UsageError
 from lab.model import PAUSE_IMAGE, Lab, Node
 from lab.network import inside
@@ -22,7 +23,6 @@ from linux.cgroup import tree
 ENDPOINT = "unix:///run/containerd/containerd.sock"
 STATE = "/run/containerd"
 _PROGRAMS = {"containerd": "containerd", "containerd-shim-runc-v2": "containerd", "ctr": "containerd", "runc": "runc"}
-_STOCK_PLUGINS = ("/opt/cni/bin", "/usr/lib/cni")
 _UNUSED = (
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.tracing",
@@ -40,21 +40,15 @@ def check(state: str) -> None:
     for program, package in _PROGRAMS.items():
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
             raise UsageError(f"--runtime containerd: {program} is not on PATH; apt-get install {package}")
-    if "loopback" not in stock_plugins():
+    if "loopback" not in launcher.stock_plugins():
         raise UsageError(
-            f"--runtime containerd: no CNI plugin `loopback` in {' or '.join(_STOCK_PLUGINS)}; "
+            f"--runtime containerd: no CNI plugin `loopback` in {' or '.join(launcher.STOCK_DIRS)}; "
             "apt-get install containernetworking-plugins"
         )
     if os.path.realpath(state).startswith(("/run/", "/var/lib/cni/")):
         raise UsageError(
             f"--state-dir: {state} is hidden from the nodes, which have a /run of their own; choose another"
         )
-
-
-def stock_plugins() -> dict[str, str]:
-    """The plugins of others that a lab uses where they are installed, by name: `loopback`, `portmap`."""
-    found = {name: shutil.which(name, path=os.pathsep.join(_STOCK_PLUGINS)) for name in ("loopback", "portmap")}
-    return {name: path for name, path in found.items() if path}
 
 
 async def snapshotter(folder: str) -> str:

@@ -8,6 +8,7 @@ answers the Pod range itself with `unreachable`, behind the overlay's more speci
 import json
 from typing import Any
 
+from cni import launcher
 from lab import containerd, mounts, static
 from lab.model import (
     API_PORT,
@@ -289,28 +290,17 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
         "metricsBindAddress": "0.0.0.0:10249",
         "healthzBindAddress": "0.0.0.0:10256",
     }
-    portmap = "portmap" in lab.plugins
-    cni = {
-        "cniVersion": "1.0.0",
-        "name": "wherry",
-        "plugins": [
-            {
-                "type": "wherry-cni",
-                "bridge": "cni0",
-                "subnetFile": f"{home}/run/flannel/subnet.env",
-                "dataDir": f"{home}/cni/networks",
-                "hairpinMode": True,
-            },
-            # hostPort: rules in the node's namespace, by the reference plugin where it is installed.
-            *([{"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}] if portmap else []),
-        ],
-    }
+    cni = launcher.conflist(
+        subnet_file=f"{home}/run/flannel/subnet.env",
+        data_dir=f"{home}/cni/networks",
+        portmap="portmap" in lab.plugins,
+    )
     network = {"Network": str(PODS), "Backend": {"Type": "vxlan"}}
     return {
         f"{home}/kubelet.yaml": _document(kubelet),
         f"{home}/proxy.yaml": _document(proxy),
         f"{home}/net-conf.json": _document(network),
-        f"{home}/cni/net.d/10-wherry.conflist": _document(cni),
+        f"{home}/cni/net.d/{launcher.CONFLIST}": cni.decode(),
         **({} if lab.docker else {f"{home}/containerd.toml": containerd.config(lab, node)}),
     }
 

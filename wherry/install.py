@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from cni.launcher import conflist, write_plugins
+from cni.launcher import STOCK_DIRS, conflist, link_plugins, stock_plugins, write_plugins
 from kube import certificates, trust
 from kube.errors import UsageError
 from wherry import layout
@@ -28,6 +28,11 @@ _SOURCE = Path(__file__).resolve().parent.parent
 _SHIPPED = (_SOURCE / "systemd", Path(sys.prefix, "share", "wherry", "systemd"))
 _TARGET = "wherry.target"
 _FOLDERS = (PLUGINS, "opt/wherry/cni", "opt/wherry", "etc/cni/net.d", "etc/cni")
+_CONTAINERD_WORDS = f"""\
+containerd looks for network plugins in one directory: let its /etc/containerd/config.toml say
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/{PLUGINS}"
+and that an image for sandboxes is there (sandbox_image), then: systemctl restart containerd"""
 _STAGED = (UNITS, "etc/systemd", "etc", "opt", "var/lib", "var")
 """Those that every live host has and keeps; below a staging root they go when they are empty."""
 
@@ -38,7 +43,7 @@ def install(argv: Sequence[str]) -> int:
     try:
         if arguments.role == "server":
             return _server(root, arguments.address, arguments.node)
-        return _agent(root, arguments.bundle)
+        return _agent(root, arguments.bundle, arguments.runtime)
     except OSError as error:
         raise UsageError(
             f"--root {root}: {error.filename or ''}: {error.strerror}; run as root (sudo) or name another directory"
@@ -64,19 +69,29 @@ def _server(root: Path, address: str, nodes: Sequence[str]) -> int:
     return 0
 
 
-def _agent(root: Path, path: str) -> int:
+def _agent(root: Path, path: str, runtime: str) -> int:
     bundle = layout.read_bundle(_read(path))
     node = layout.about(bundle)
     _same_node(root, node, bundle["pki/ca.crt"])
+    runtime = _same_runtime(root, runtime)
+    plugins = stock_plugins()
+    if runtime == "containerd" and "loopback" not in plugins:
+        raise UsageError(
+            f"--runtime containerd: no CNI plugin `loopback` in {' or '.join(STOCK_DIRS)}; "
+            "apt-get install containernetworking-plugins"
+        )
     units = _units(AGENT_UNITS, {"wherry-kubelet": node.kubelet_flags})
-    files = layout.agent_files(bundle, conflist())
+    files = layout.agent_files(bundle, conflist(portmap="portmap" in plugins), runtime)
     try:
         write_plugins(root / PLUGINS)
+        link_plugins(root / PLUGINS, plugins)
     except ValueError as error:
         raise UsageError(f"{error}; install Wherry into a virtual environment such as /opt/wherry") from error
     written = _lay(root, files)
     _write_units(root, units)
     print(f"agent installed: {written} files written below {root}")
+    if runtime == "containerd":
+        print(_CONTAINERD_WORDS)
     print(_start_words(AGENT_UNITS))
     return 0
 
@@ -93,7 +108,8 @@ def uninstall(argv: Sequence[str]) -> int:
         _stop(found)
     for unit in found:
         (root / UNITS / unit).unlink()
-    for path in (f"{UNITS}/{_TARGET}", CONFLIST, f"{PLUGINS}/wherry-cni"):
+    plugins = [f"{PLUGINS}/{name}" for name in ("wherry-cni", "loopback", "portmap")]
+    for path in (f"{UNITS}/{_TARGET}", CONFLIST, *plugins):
         (root / path).unlink(missing_ok=True)
     for path in (ETC, *(["var/lib/wherry"] if arguments.purge else [])):
         if (root / path).is_dir():
@@ -119,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     agent = roles.add_parser("agent", help="a node: kubelet, proxy, overlay, metrics")
     agent.add_argument("--bundle", required=True, metavar="FILE", help="the node's bundle, from the server")
+    agent.add_argument(
+        "--runtime", choices=("docker", "containerd"), default="", help="what runs the pods (default: docker)"
+    )
     return parser
 
 
@@ -185,6 +204,26 @@ def _same_node(root: Path, node: About, ca: File) -> None:
     authority = root / ETC / "pki" / "ca.crt"
     if authority.exists() and authority.read_bytes() != ca.content:
         raise UsageError(f"--bundle: it comes from another cluster than {authority}; wherry uninstall first")
+
+
+def _same_runtime(root: Path, asked: str) -> str:
+    """docker or containerd: what is asked for, else what is installed. The kubelet's configuration is kept when it is there, so
+    asking for another one is refused."""
+    path = root / ETC / "kubelet.yaml"
+    if not path.exists():
+        return asked or "docker"
+    try:
+        endpoint = str(yaml.safe_load(path.read_bytes()).get("containerRuntimeEndpoint") or "docker://")
+    except (yaml.YAMLError, AttributeError) as error:
+        if not asked:
+            return "docker"
+        raise UsageError(f"{path}: not a configuration file; mend it, or wherry uninstall first") from error
+    there = "docker" if endpoint.startswith("docker://") else "containerd"
+    if asked not in ("", there):
+        raise UsageError(
+            f"--runtime {asked}: {path} says containerRuntimeEndpoint {endpoint}; change it there, or wherry uninstall first"
+        )
+    return there
 
 
 def _lay(root: Path, files: Mapping[str, File]) -> int:

@@ -23,6 +23,7 @@ ETC = "etc/wherry"
 UNITS = "etc/systemd/system"
 CONFLIST = "etc/cni/net.d/10-wherry.conflist"
 PLUGINS = "opt/wherry/cni/bin"
+CONTAINERD = "unix:///run/containerd/containerd.sock"
 
 PODS = IPv4Network("10.244.0.0/16")
 SERVICES = IPv4Network("10.96.0.0/16")
@@ -182,10 +183,12 @@ def about(bundle: Mapping[str, File]) -> About:
         raise UsageError(f"--bundle: node.json: {error}; {_REMEDY}") from error
 
 
-def agent_files(bundle: Mapping[str, File], conflist: bytes) -> dict[str, File]:
+def agent_files(bundle: Mapping[str, File], conflist: bytes, runtime: str = "docker") -> dict[str, File]:
+    """`runtime`: docker or containerd, where their packages put them."""
     node = about(bundle)
     pki = f"/{ETC}/pki"
     kubelet = {
+        **({"containerRuntimeEndpoint": CONTAINERD} if runtime == "containerd" else {}),
         "authentication": {"x509": {"clientCAFile": f"{pki}/ca.crt"}},
         "tlsCertFile": f"{pki}/kubelet.crt",
         "tlsPrivateKeyFile": f"{pki}/kubelet.key",
@@ -205,12 +208,14 @@ def agent_files(bundle: Mapping[str, File], conflist: bytes) -> dict[str, File]:
         "ipMasq": True,
     }
     network = {"Network": str(node.pods), "Backend": {"Type": "vxlan"}}
+    names = {"docker": "", "containerd": "/run/containerd"} if runtime == "containerd" else {}
+    metrics = {"nodeName": node.node, **names}
     return {
         **{f"{ETC}/{name}": file for name, file in bundle.items()},
         f"{ETC}/kubelet.yaml": _config("kubelet.config.k8s.io/v1beta1", "KubeletConfiguration", kubelet),
         f"{ETC}/proxy.yaml": _config("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", proxy),
         f"{ETC}/overlay.yaml": _config("wherry.io/v1alpha1", "OverlayConfiguration", overlay),
-        f"{ETC}/metrics.yaml": _config("wherry.io/v1alpha1", "MetricsConfiguration", {"nodeName": node.node}),
+        f"{ETC}/metrics.yaml": _config("wherry.io/v1alpha1", "MetricsConfiguration", metrics),
         f"{ETC}/net-conf.json": File(json.dumps(network, indent=2).encode() + b"\n"),
         CONFLIST: File(conflist),
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from cni.launcher import stock_plugins
 from kube.errors import UsageError
 from kube.kubeconfig import Connection
 from kubelet import config as kubelet_config
@@ -314,3 +315,29 @@ def test_the_commands_are_named_by_the_help(capsys: pytest.CaptureFixture[str]) 
 def test_the_version_names_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     assert capsys.readouterr().out.startswith("wherry 0.")
+
+
+def test_an_agent_on_containerd(installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kubelet and the exporter are told; the plugins that containerd needs are in one directory; another runtime later is
+    refused; nothing of it is left."""
+    path = installed / "etc/wherry/bundles/node2.tar"
+    words = ["--root", str(tmp_path), "agent", "--bundle", str(path)]
+    if "loopback" not in stock_plugins():
+        pytest.skip("containernetworking-plugins is not installed")
+    assert install([*words, "--runtime", "containerd"]) == 0
+    assert "bin_dir" in capsys.readouterr().out
+    etc = tmp_path / "etc/wherry"
+    assert json.loads((etc / "kubelet.yaml").read_text())["containerRuntimeEndpoint"].startswith(
+        "unix:///run/containerd/"
+    )
+    assert json.loads((etc / "metrics.yaml").read_text())["containerd"] == "/run/containerd"
+    assert {"wherry-cni", "loopback"} <= set(os.listdir(tmp_path / "opt/wherry/cni/bin"))
+    assert install(words) == 0, "as it was"
+    with pytest.raises(UsageError, match=r"--runtime docker: .* says containerRuntimeEndpoint unix://"):
+        install([*words, "--runtime", "docker"])
+    assert uninstall(["--root", str(tmp_path)]) == 0
+    assert tree(tmp_path) == {}
+
+
+def test_an_agent_on_docker_says_nothing_of_runtimes(installed: Path) -> None:
+    assert "containerRuntimeEndpoint" not in json.loads((installed / "etc/wherry/kubelet.yaml").read_text())
