@@ -44,7 +44,8 @@ def settle(directory: str, pod_logs_dir: str, records: Iterable[PodRecord]) -> N
     except FileNotFoundError:
         there = set()
         if wanted:
-            os.makedirs(directory, mode=0o755, exist_ok=True)
+            os.makedirs(directory, exist_ok=True)
+            os.chmod(directory, 0o755)  # whatever our umask: a collector may be another user
     for name in there - wanted.keys():
         path = os.path.join(directory, name)
         if _target(path).startswith(root + "/"):
