@@ -64,9 +64,16 @@ class Containers:
             user = (await self._images.user(config.image)).partition(":")[0] or "0"
             config = dataclasses.replace(config, security=dataclasses.replace(security, run_as_user=user))
         if resources.oom_score_adj < 0:
-            score = peer.oom_score(resources.oom_score_adj, self._client.socket_path)
+            score = await self._allowed(resources.oom_score_adj)
             config = dataclasses.replace(config, resources=dataclasses.replace(resources, oom_score_adj=score))
         return config
+
+    async def _allowed(self, score: int) -> int:
+        path = self._client.socket_path
+        try:
+            return await asyncio.to_thread(peer.oom_score, score, path)
+        except OSError as error:
+            raise RuntimeUnavailable(f"cri: {path}: {error.strerror or error}") from error
 
     async def _unreserved(self, sandbox_id: str, config: ContainerConfig) -> bool:
         """Whether the name was held by one that never started, which is gone now: left by a call that was cut short, by us or

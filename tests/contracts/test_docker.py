@@ -18,14 +18,11 @@ from kubelet.docker import DockerOptions, DockerRuntime
 from kubelet.docker.pause import PAUSE_IMAGE
 from kubelet.runtime import (
     EVERYTHING,
-    Channel,
     ContainerState,
     Hint,
     HostNetworkRefused,
-    RuntimeRefused,
     RuntimeUnavailable,
     SandboxState,
-    StreamOptions,
 )
 from tests import dockerd as daemons
 from tests.contracts.runtime_world import World, network, until
@@ -189,78 +186,6 @@ async def test_twenty_stops_at_once_hold_no_thread(world: World) -> None:
     await asyncio.gather(*(runtime.stop_container(each, 2.0) for each in containers))
     assert time.monotonic() - begun < 6
     assert {(await runtime.container_status(each)).state for each in containers} == {ContainerState.EXITED}
-
-
-async def test_a_terminal(world: World) -> None:
-    runtime = docker(world)
-    _, _, container_id = await world.started("sleep", "3600")
-    stream = await runtime.exec(container_id, ["sh"], StreamOptions(stdin=True, tty=True, stderr=False))
-    try:
-        await stream.resize(101, 33)
-        await stream.write(b"stty size; exit 7\n")
-        said = b""
-        while (piece := await stream.read()) is not None:
-            said += piece[1]
-        assert b"33 101" in said
-        assert await stream.exit_code() == 7
-    finally:
-        await stream.close()
-
-
-async def test_a_pipe_of_some_megabytes(world: World) -> None:
-    runtime = docker(world)
-    _, _, container_id = await world.started("sleep", "3600")
-    stream = await runtime.exec(container_id, ["cat"], StreamOptions(stdin=True))
-    data = os.urandom(1 << 20) * 4
-    received = bytearray()
-
-    async def send() -> None:
-        for start in range(0, len(data), 1 << 16):
-            await stream.write(data[start : start + (1 << 16)])
-        await stream.close_stdin()
-
-    try:
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            group.create_task(send())
-            while (piece := await stream.read()) is not None:
-                received += piece[1]
-        assert received == data
-    finally:
-        await stream.close()
-
-
-async def test_both_outputs_arrive_apart(world: World) -> None:
-    runtime = docker(world)
-    _, _, container_id = await world.started("sleep", "3600")
-    done = await runtime.exec_sync(container_id, ["sh", "-c", "echo out; echo err >&2"], 10)
-    assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
-    before = {entry for entry in os.listdir("/proc") if entry.isdigit()}
-    with pytest.raises(RuntimeRefused, match="timed out"):
-        await runtime.exec_sync(container_id, ["sleep", "4321"], 0.3)
-
-    async def killed() -> bool:
-        for entry in {entry for entry in os.listdir("/proc") if entry.isdigit()} - before:
-            try:
-                if b"4321" in Path(f"/proc/{entry}/cmdline").read_bytes():
-                    return False
-            except OSError:
-                continue
-        return True
-
-    await until(killed, "a command over its time is killed")
-
-
-async def test_attach_reaches_the_main_program(world: World) -> None:
-    runtime = docker(world)
-    _, _, container_id = await world.started("cat", stdin=True, stdin_once=True)
-    stream = await runtime.attach(container_id, StreamOptions(stdin=True))
-    try:
-        await stream.write(b"hello\n")
-        assert await stream.read() == (Channel.STDOUT, b"hello\n")
-        await stream.close_stdin()
-        assert await stream.read() is None
-    finally:
-        await stream.close()
 
 
 async def test_logs_are_followed_through_dockers_own_rotation(world: World, own: Dockerd) -> None:

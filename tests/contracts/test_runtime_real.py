@@ -18,7 +18,9 @@ from kubelet.runtime import (
     DNS,
     EVERYTHING,
     RUNTIME_DEFAULT,
+    Channel,
     ContainerState,
+    ExecTimeout,
     Hint,
     LinuxResources,
     Mount,
@@ -302,52 +304,71 @@ async def test_images_and_where_they_are(world: World) -> None:
     assert os.path.isdir(place.mountpoint)
 
 
-async def test_attach_and_terminal(world: World) -> None:
-    _, _, container_id = await world.started("sh", tty=True, stdin=True)
-    stream = await world.runtime.attach(container_id, StreamOptions(stdin=True, tty=True))
-    seen = b""
+async def test_a_terminal(world: World) -> None:
+    _, _, container_id = await world.started("sleep", "3600")
+    stream = await world.runtime.exec(container_id, ["sh"], StreamOptions(stdin=True, tty=True, stderr=False))
     try:
-        await stream.resize(97, 23)
-        await stream.write(b"stty size; exit\n")
+        await stream.resize(101, 33)
+        await stream.write(b"stty size; exit 7\n")
+        seen = b""
         async with asyncio.timeout(10):
             while (piece := await stream.read()) is not None:
                 seen += piece[1]
+        assert b"33 101" in seen
+        assert await stream.exit_code() == 7
     finally:
         await stream.close()
-    assert b"23 97" in seen
+
+
+async def test_attach_reaches_the_main_program(world: World) -> None:
+    _, _, container_id = await world.started("cat", stdin=True, stdin_once=True)
+    stream = await world.runtime.attach(container_id, StreamOptions(stdin=True))
+    try:
+        await stream.write(b"hello\n")
+        assert await stream.read() == (Channel.STDOUT, b"hello\n")
+        await stream.close_stdin()
+        async with asyncio.timeout(10):
+            assert await stream.read() is None
+    finally:
+        await stream.close()
     await ended(world, container_id)
 
 
-async def test_a_mebibyte_each_way_and_both_outputs(world: World) -> None:
+async def test_megabytes_each_way_and_both_outputs_apart(world: World) -> None:
     _, _, container_id = await world.started("sleep", "3600")
-    data, back = os.urandom(1 << 20), b""
-    stream = await world.runtime.exec(
-        container_id, ["sh", "-c", "cat; echo end >&2; exit 5"], StreamOptions(stdin=True)
-    )
+    data, received = os.urandom(4 << 20), {Channel.STDOUT: bytearray(), Channel.STDERR: bytearray()}
+    script = ["sh", "-c", "cat; echo end >&2; exit 5"]
+    stream = await world.runtime.exec(container_id, script, StreamOptions(stdin=True))
 
-    async def feed() -> None:
-        await stream.write(data)
+    async def send() -> None:
+        for start in range(0, len(data), 1 << 16):
+            await stream.write(data[start : start + (1 << 16)])
         await stream.close_stdin()
 
-    errors = b""
     try:
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            group.create_task(feed())
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(send())
             while (piece := await stream.read()) is not None:
-                if piece[0] == 1:
-                    back += piece[1]
-                else:
-                    errors += piece[1]
-        assert (back == data, errors, await stream.exit_code()) == (True, b"end\n", 5)
+                received[piece[0]] += piece[1]
+        assert received == {Channel.STDOUT: data, Channel.STDERR: b"end\n"}
+        assert await stream.exit_code() == 5
     finally:
         await stream.close()
 
 
-async def test_a_command_that_leaves_somebody_behind_still_times_out(world: World) -> None:
+async def test_a_command_over_its_time_is_killed(world: World) -> None:
     _, _, container_id = await world.started("sleep", "3600")
+    group = (await world.runtime.container_status(container_id)).cgroup
+    with pytest.raises(ExecTimeout, match="timed out after"):
+        await world.runtime.exec_sync(container_id, ["sleep", "4321"], 0.3)
+
+    async def killed() -> bool:
+        return len(controller(group, "memory", "cgroup.procs").split()) == 1
+
+    await until(killed, "a command over its time is killed")
     begun = time.monotonic()
-    with pytest.raises(Exception, match="timed out"):
-        await world.runtime.exec_sync(container_id, ["sh", "-c", "sleep 1000"], 0.5)
+    with pytest.raises(ExecTimeout):  # whose output somebody else still holds open
+        await world.runtime.exec_sync(container_id, ["sh", "-c", "sleep 4321 & sleep 4322"], 0.3)
     assert time.monotonic() - begun < 5
 
 
