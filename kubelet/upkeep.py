@@ -81,6 +81,8 @@ class Upkeep:
         self._rotation = None
         if not runtime.rotates_logs and limits.size >= 0:
             self._rotation = rotation.Rotation(runtime, config.pod_logs_dir, limits, records, now)
+        if 0 < config.image_maximum_gc_age <= config.image_minimum_gc_age:
+            raise UsageError("imageMaximumGCAge: must be longer than imageMinimumGCAge, or 0 for no limit")
         self._collection = imagegc.Collection(
             runtime,
             imagegc.Policy(

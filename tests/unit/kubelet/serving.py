@@ -119,7 +119,7 @@ def client_tls(folder: Path, name: str, *groups: str) -> ssl.SSLContext:
     pair = certificates.issue(CA, name, groups)
     path = folder / f"{name}.pem"
     path.write_bytes(pair.key + pair.certificate)
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.load_cert_chain(path)

@@ -126,7 +126,7 @@ async def test_a_denial_outweighs_a_yes() -> None:
 
 
 def anyone() -> aiohttp.TCPConnector:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return aiohttp.TCPConnector(ssl=context)
