@@ -37,11 +37,20 @@ def cri() -> Iterator[Lab]:
         yield made
     finally:
         if not KEEP:
+            _forget(made.state)
             wherry("lab", "--name", NAME, "down")
     if not KEEP:
         assert _left(NAME, made.state) == []
         left = settled(before)
         assert not left, f"the lab left traces: {left}"
+
+
+def _forget(state: str) -> None:
+    """Kill the supervisor and lose its file: `down` has to find everything by itself."""
+    found = subprocess.run(["pgrep", "-f", f"lab.supervisor {state}$"], capture_output=True, text=True, check=False)
+    for pid in found.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    Path(state, "topology.json").unlink(missing_ok=True)
 
 
 def _logs(state: str) -> str:
