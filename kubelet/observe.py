@@ -29,6 +29,7 @@ class PodSource:
         self._names: dict[str, StaticPod] = {}
         self._heard_of: set[str] = set()  # uids of static pods
         self._mirror_changed: list[Callable[[str], None]] = []
+        self._alone = False
         informer.subscribe(self._take)
 
     def _take(self, change: Change[Pod]) -> None:
@@ -95,6 +96,15 @@ class PodSource:
     def synced(self) -> bool:
         """Whether every source has told all its pods once: before that nothing may be taken for an orphan."""
         return self._informer.synced.is_set() and None not in self._local.values()
+
+    @property
+    def latest(self) -> bool:
+        """Whether there is no newer word to be had of pods and their statuses: the API has answered, or does not."""
+        return self._alone or self._informer.synced.is_set()
+
+    def give_up(self) -> None:
+        """The API does not answer: what was kept has to do."""
+        self._alone = True
 
     def get(self, uid: str) -> Pod | None:
         return self._static.get(uid) or self._pods.get(uid)

@@ -22,7 +22,7 @@ from kube.informer import Informer
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import NODES, SERVICES
-from kubelet import frugal, machine, node
+from kubelet import enforce, frugal, machine, node
 from kubelet.admission import Ground
 from kubelet.apply import Deeds, Means, Place, Told
 from kubelet.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ from kubelet.observe import PodSource
 from kubelet.prober import Prober
 from kubelet.probes import Probes, Target
 from kubelet.publish import Publisher
-from kubelet.resources import Policy
+from kubelet.resources import GUARANTEED, Policy, tier
 from kubelet.runtime import EVERYTHING, Hint, Runtime
 from kubelet.speaker import Speaker
 from kubelet.sysctls import Allowlist
@@ -52,6 +52,7 @@ from linux.cgroup import tree
 log = logging.getLogger(__name__)
 
 RELIST, RELIST_HINTED = 1.0, 10.0
+API_PATIENCE = 2.0  # seconds at the start after which what was kept of pods stands in for the API
 LEFTOVERS = 60.0
 LINGER = 1.0  # seconds; a pod's start is not to wait for what is told of it
 
@@ -112,6 +113,7 @@ class Wiring:
         )
         self.told = Told(self.recorder)
         self.facts = machine.machine(config.root_dir)
+        enforce.check(config, self.facts)
         self.pods: Informer[Pod] = Informer(client, PODS_WHOLE, field_selector=f"spec.nodeName={name}")
         self.services = Informer(client, SERVICES)
         local = [kind for kind, where in ((FILE, config.static_pod_path), (HTTP, config.static_pod_url)) if where]
@@ -168,6 +170,8 @@ class Wiring:
         self.node_wake, self.relist_wake = Wake(), Wake()
         self.witness = Witness(config, name, ips, self.facts, runtime)
         self.speaker = self._speaker(client)
+        group = tier(config.cgroup_root, GUARANTEED)
+        self.enforcer = enforce.Enforcer(trees, group, enforce.limits(config, self.facts), self._tell_of_node)
         self.mirrors = Mirrors(client, self.source, name, self.speaker.registered.wait)
         self._failing = False
         self._leftovers_at = 0.0
@@ -197,9 +201,17 @@ class Wiring:
 
     async def _answered(self) -> None:
         """What there was to say of pods while the API had not answered is said now."""
+        try:
+            async with asyncio.timeout(API_PATIENCE):
+                await self.source.answered()
+        except TimeoutError:
+            self.source.give_up()
         await self.source.answered()
         for pod in self.source.pods():
             self._pod_changed(pod.metadata.uid)
+
+    def _tell_of_node(self, kind: str, reason: str, message: str) -> None:
+        self.recorder.event(self.about, "Warning" if kind == "Warning" else "Normal", reason, message)
 
     def _node_warning(self, reason: str, message: str) -> None:
         self.recorder.event(self.about, "Warning", reason, message)
@@ -340,6 +352,7 @@ class Wiring:
                         backoff=Backoff(first=0.5, most=10.0),
                         name="pod",
                     ),
+                    forever(self.enforcer.sync, Wake(), resync=enforce.PERIOD, name="node allocatable"),
                     forever(
                         self.speaker.sync,
                         self.node_wake,

@@ -41,6 +41,8 @@ __all__ = ["Facts", "Workers"]
 
 log = logging.getLogger(__name__)
 
+SOON = 0.1
+
 
 class Workers:
     def __init__(
@@ -185,6 +187,9 @@ class Workers:
             return life
         if pod is None and not self._to_end(uid):
             return None
+        if pod is not None and not self._up_to_date(pod):
+            self._keys.add(uid, after=SOON)
+            return None
         if pod is not None and plan.is_static(pod) and self._in_the_way(pod):
             return None  # the one before it has to be gone first; `_left` comes back to it
         self._leftovers.discard(uid)
@@ -198,6 +203,13 @@ class Workers:
             life.take(pod)
         self._lives[uid] = life
         return life
+
+    def _up_to_date(self, pod: Pod) -> bool:
+        """Whether the pod's past is known. What an earlier kubelet kept of it may be older than what it told the API: a life
+        begun from that would take readiness back. What nothing runs of has no past."""
+        if self._source.latest:
+            return True
+        return plan.is_static(pod) and self._view.listed and self._view.identity(pod.metadata.uid) is None
 
     def _to_end(self, uid: str) -> bool:
         """Whether a pod that no source names is an orphan: not before all sources have told theirs, unless a manifest names

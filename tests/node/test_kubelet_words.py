@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kube.client import Patch
+from kube.informer import Change, Informer
 from kube.pods import ContainerStateTerminated, Pod
 from kube.resources import PODS
 from linux import netns as kernel
@@ -158,6 +160,28 @@ async def _resize(world: World) -> None:
     assert ready(pod)
 
 
+async def _restart(world: World) -> None:
+    """A kubelet that starts anew has nothing new to say of anybody."""
+    said: list[tuple[str, Any]] = []
+
+    def note(change: Change[Pod]) -> None:
+        if change.old is not None and change.new is not None:
+            before, after = (msgspec.to_builtins(pod.status) for pod in (change.old, change.new))
+            said.append((change.new.metadata.name, {k: v for k, v in after.items() if before.get(k) != v}))
+
+    pods = Informer(world.client, PODS, namespace="default")
+    pods.subscribe(note)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(pods.run())
+        await pods.synced.wait()
+        world.kill()
+        world.start()
+        await world.create("after", [container("a", "sleep 1000")])
+        await world.until("after", ready, "pods are run again")
+        task.cancel()
+    assert [words for words in said if words[0] != "after"] == []
+
+
 async def _ask(world: World, resources: dict[str, Any]) -> None:
     body = {"spec": {"containers": [{"name": "a", "resources": resources}]}}
     await world.client.patch(PODS, "resized", body, "default", kind=Patch.STRATEGIC, subresource="resize")
@@ -188,5 +212,6 @@ def test_ends_are_told_a_fork_bomb_is_held_and_a_pod_resized(run: Run) -> None:
         await _ends(world)
         await _bomb(world)
         await _resize(world)
+        await _restart(world)
 
     run(test)
