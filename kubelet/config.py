@@ -191,6 +191,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pods_per_core: Annotated[int, Option("--pods-per-core", "pods a core, within --max-pods; 0: no limit")] = 0
     kube_reserved: Annotated[dict[str, str], Option("--kube-reserved", "what Kubernetes' own daemons need")] = {}
     system_reserved: Annotated[dict[str, str], Option("--system-reserved", "what the system needs")] = {}
+    enforce_node_allocatable: tuple[str, ...] = ("pods",)
     eviction_hard: dict[str, str] = msgspec.field(default_factory=lambda: dict(EVICTION_HARD))
     merge_default_eviction_settings: bool = False
     eviction_pressure_transition_period: Duration = 300.0
@@ -374,6 +375,12 @@ def _check_amounts(config: Config) -> None:
         if signal not in SIGNALS:
             raise UsageError(f"evictionHard.{signal}: unknown signal; known are {', '.join(SIGNALS)}")
         _threshold(f"evictionHard.{signal}", amount)
+    for level in config.enforce_node_allocatable:
+        if level not in ("pods", "none"):
+            raise UsageError(
+                f"enforceNodeAllocatable: {level!r}: daemons are not moved between cgroups; write [pods] or [none], and let "
+                "their systemd units limit them"
+            )
     _quantity("containerLogMaxSize", config.container_log_max_size)
     if not 0.001 <= config.cpu_cfs_quota_period <= 1:
         raise UsageError(f"cpuCFSQuotaPeriod: {config.cpu_cfs_quota_period:g}s: between 1ms and 1s")

@@ -33,10 +33,6 @@ FOREIGN: Mapping[str, Foreign] = {
     "enableDebugFlagsHandler": Foreign("the log level is set by --v at start; write false or remove it", (True,)),
     "enableProfilingHandler": Foreign("Go's profiler is not here; write false or remove it", (True,)),
     "enableServer": Foreign("the kubelet's API is always served; write true or remove it", (True,)),
-    "enforceNodeAllocatable": Foreign(
-        "the kubepods group is not held to the node's allocatable by this version; write [none] or remove it",
-        (["none"],),
-    ),
     "evictionMaxPodGracePeriod": Foreign(_EVICTION),
     "evictionMinimumReclaim": Foreign(_EVICTION),
     "evictionSoft": Foreign(_EVICTION),

@@ -21,6 +21,7 @@ class Machine:
     memory: int
     storage: int
     swap: int = 0
+    pids: int = 0
     hugepages: Mapping[int, int] = field(default_factory=dict)
     machine: str
     kernel: str
@@ -79,6 +80,7 @@ def machine(root: str) -> Machine:
         memory=memory.get("MemTotal", 0),
         storage=storage.f_blocks * storage.f_frsize,
         swap=memory.get("SwapTotal", 0),
+        pids=int(_line("/proc/sys/kernel/pid_max") or 0),
         hugepages=_hugepages(),
         machine=names.machine,
         kernel=names.release,

@@ -60,6 +60,17 @@ async def kubectl(world: World, *argv: str) -> str:
     return done.stdout
 
 
+def held(root: str) -> list[int]:
+    """The memory that all pods may use together, in whichever hierarchy says it."""
+    files = (f"/sys/fs/cgroup/memory{root}/kubepods/memory.limit_in_bytes", f"/sys/fs/cgroup{root}/kubepods/memory.max")
+    return [int(Path(file).read_text()) for file in files if Path(file).exists()]
+
+
+def memory() -> int:
+    (line,) = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")]
+    return int(line.split()[1]) * 1024
+
+
 def readiness(pod: Pod) -> Condition:
     return next(condition for condition in pod.status.conditions if condition.type == "Ready")
 
@@ -71,6 +82,7 @@ def test_a_static_pod_and_its_mirror(run: Run) -> None:
         mirror = await world.until(name, ready, "the mirror is ready")
         uid = mirror.metadata.annotations["kubernetes.io/config.mirror"]
         assert {row.uid for row in world.running()} == {uid}
+        assert held(world.cgroups) == [memory()]
         assert await kubectl(world, "logs", name) == f"hello from {name}\n"
         assert await kubectl(world, "exec", name, "--", "echo", "inside") == "inside\n"
         assert "Started" in await kubectl(world, "describe", "pod", name)
