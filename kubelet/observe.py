@@ -53,7 +53,10 @@ class PodSource:
             tell(key)
         static = self._names.get(key)
         if static is not None:
-            self._changed(static.pod.metadata.uid)
+            uid, mirror = static.pod.metadata.uid, self._mirror_of(static)
+            if mirror is not None and not self.latest:  # of the API's first list: newer than what was kept
+                self._static[uid] = msgspec.structs.replace(static.pod, status=mirror.status)
+            self._changed(uid)
 
     def report(self, source: str, pods: list[StaticPod]) -> None:
         """All that a local source has now. Of two sources' pods with one name the first source's is taken."""
