@@ -280,9 +280,9 @@ class Health:
 
 
 @asynccontextmanager
-async def grpc(service: Health) -> AsyncIterator[int]:
+async def grpc(service: Health, host: str = "127.0.0.1") -> AsyncIterator[int]:
     server = Server([service])
-    await server.start("127.0.0.1", 0)
+    await server.start(host, 0)
     try:
         yield server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # grpclib has no other way
     finally:
