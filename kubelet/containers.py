@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kube.errors import Invalid
-from kube.pods import Container, Pod, PodSecurityContext, VolumeMount
+from kube.pods import Container, Pod, PodSecurityContext, SeccompProfile, VolumeMount
 from kube.pods import SecurityContext as WantedSecurity
 from kubelet import resources
 from kubelet.environment import command_line
@@ -66,7 +66,7 @@ def container_config(
         stop_signal=(container.lifecycle.stop_signal or "") if container.lifecycle else "",
         target_id=target,
         resources=resources.container_resources(pod, container, furniture.memory, furniture.policy),
-        security=security(pod, container, image, confined=furniture.policy.seccomp),
+        security=security(pod, container, image, furniture.policy),
     )
 
 
@@ -112,8 +112,8 @@ def _mount(pod: Pod, container: Container, wanted: VolumeMount, furniture: Furni
     )
 
 
-def security(pod: Pod, container: Container, image: Image, *, confined: bool = False) -> SecurityContext:
-    """The container's wishes over the pod's; `confined`: seccompDefault. Raises Invalid when runAsNonRoot would be broken."""
+def security(pod: Pod, container: Container, image: Image, policy: resources.Policy) -> SecurityContext:
+    """The container's wishes over the pod's. Raises Invalid when runAsNonRoot would be broken."""
     whole = pod.spec.security_context or PodSecurityContext()
     own = container.security_context or WantedSecurity()
     user = own.run_as_user if own.run_as_user is not None else whole.run_as_user
@@ -133,8 +133,19 @@ def security(pod: Pod, container: Container, image: Image, *, confined: bool = F
         read_only_root=bool(own.read_only_root_filesystem),
         add_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.add) if capabilities else (),
         drop_capabilities=tuple(c.removeprefix("CAP_") for c in capabilities.drop) if capabilities else (),
-        seccomp=RUNTIME_DEFAULT if (confined if profile is None else profile.type != UNCONFINED) else UNCONFINED,
+        seccomp=_seccomp(profile, policy),
     )
+
+
+def _seccomp(profile: SeccompProfile | None, policy: resources.Policy) -> str:
+    if profile is None:
+        return RUNTIME_DEFAULT if policy.seccomp else UNCONFINED
+    if profile.type != "Localhost":
+        return UNCONFINED if profile.type == UNCONFINED else RUNTIME_DEFAULT
+    name = profile.localhost_profile or ""
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise Invalid(f"seccompProfile.localhostProfile: {name!r}: name a file below {policy.profiles}")
+    return f"{policy.profiles}/{name}"
 
 
 def _check_non_root(pod: Pod, container: Container, user: int | None, image: Image) -> None:

@@ -47,11 +47,6 @@ def _of_pod(pod: Pod) -> Iterator[str]:
     spec = pod.spec
     if not isinstance(spec, wanted.PodSpec):
         return
-    if spec.runtime_class_name:
-        yield (
-            f'spec.runtimeClassName: "{spec.runtime_class_name}": RuntimeClasses are {NEXT}; '
-            "remove it to run under the node's runtime"
-        )
     if spec.host_users is False:
         yield f"spec.hostUsers: false: user namespaces are {NEXT}; remove it, or run as another user by runAsUser"
     if spec.resource_claims:
@@ -61,8 +56,6 @@ def _of_pod(pod: Pod) -> Iterator[str]:
 
 
 def _of_profiles(where: str, context: SecurityContext | PodSecurityContext) -> Iterator[str]:
-    if context.seccomp_profile is not None and context.seccomp_profile.type == "Localhost":
-        yield f"{where}.seccompProfile: Localhost profiles are {NEXT}; use type RuntimeDefault"
     if context.app_armor_profile is not None and context.app_armor_profile.type == "Localhost":
         yield f"{where}.appArmorProfile: Localhost profiles are {NEXT}; use type RuntimeDefault"
 

@@ -33,12 +33,13 @@ Amounts = dict[str, Fraction]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the node holds all pods to: cpuCFSQuota, cpuCFSQuotaPeriod (microseconds), podPidsLimit (0: no limit),
-    seccompDefault."""
+    seccompDefault, and the directory of seccomp profiles of type Localhost."""
 
     quota: bool = True
     period: int = PERIOD
     pids: int = 0
     seccomp: bool = False
+    profiles: str = "/var/lib/kubelet/seccomp"
 
 
 UPSTREAMS = Policy()

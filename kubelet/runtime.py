@@ -176,13 +176,6 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    host_path: str
-    container_path: str
-    permissions: str = "rwm"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LinuxResources:
     """Zero and "" mean: the runtime's default (cpu_shares, oom), or no limit (quota, memory, pids), or all (cpusets)."""
 
@@ -210,7 +203,6 @@ class SecurityContext:
     add_capabilities: tuple[str, ...] = ()  # without CAP_
     drop_capabilities: tuple[str, ...] = ()
     seccomp: str = UNCONFINED  # upstream's default profile
-    unmasked_proc: bool = False  # procMount: Unmasked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +216,6 @@ class ContainerConfig:
     working_dir: str = ""
     env: tuple[tuple[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()  # /etc/hosts, /etc/resolv.conf and /etc/hostname included
-    devices: tuple[Device, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     log_path: str = ""  # relative to SandboxConfig.log_directory: <ctr>/<n>.log

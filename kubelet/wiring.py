@@ -21,7 +21,7 @@ from kube.events import Recorder, Reference
 from kube.informer import Informer
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
-from kube.resources import NODES, SERVICES
+from kube.resources import NODES, RUNTIMECLASSES, SERVICES
 from kubelet import enforce, frugal, machine, node
 from kubelet.admission import Ground
 from kubelet.apply import Deeds, Means, Place, Told
@@ -81,6 +81,7 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
             period=round(config.cpu_cfs_quota_period * 1_000_000),
             pids=max(0, config.pod_pids_limit),
             seccomp=config.seccomp_default,
+            profiles=f"{config.root_dir}/seccomp",
         ),
     )
 
@@ -130,6 +131,7 @@ class Wiring:
             tell=self._probe_told,
         )
         self.publisher = Publisher(client, self.source.in_api, self._gone)
+        self.classes = Informer(client, RUNTIMECLASSES)
         self.nodes = Informer(client, NODES, field_selector=f"metadata.name={name}")
         place = place_of(config, self.ips, self.facts)
         means = Means(
@@ -137,6 +139,7 @@ class Wiring:
             runtime=runtime,
             objects=self.objects,
             services=self.services,
+            classes=self.classes,
             tokens=Tokens(client, clock),
             told=self.told,
             images=images_of(config, runtime, metrics, clock),
@@ -331,6 +334,7 @@ class Wiring:
                     self.pods.run(),
                     self.services.run(),
                     self.nodes.run(),
+                    self.classes.run(),
                     self.recorder.run(),
                     self.objects.run(),
                     self.probes.run(),

@@ -42,7 +42,7 @@ from kubelet.runtime import (
 EPOCH = datetime.fromtimestamp(0, UTC)
 STOP_SIGNAL = "io.wherry.container.stopSignal"  # annotation: for runtimes that do not know the field
 
-# Upstream's (pkg/securitycontext/util.go): what a container without procMount Unmasked does not see, or may not write.
+# Upstream's (pkg/securitycontext/util.go): what a container does not see, or may not write, unless it is privileged.
 MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
     "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
@@ -166,10 +166,6 @@ def container(config: ContainerConfig, sandbox_config: SandboxConfig, owner: Own
         working_dir=config.working_dir,
         envs=[pb.KeyValue(key=name, value=value) for name, value in config.env],
         mounts=[_mount(each) for each in config.mounts],
-        devices=[
-            pb.Device(container_path=each.container_path, host_path=each.host_path, permissions=each.permissions)
-            for each in config.devices
-        ],
         labels={**config.labels, **_identity(sandbox_config.pod, owner), CONTAINER_NAME: config.name},
         annotations=notes,
         log_path=config.log_path,
@@ -215,7 +211,6 @@ def resources(given: LinuxResources) -> pb.LinuxContainerResources:
 
 def _security(config: ContainerConfig, sandbox_config: SandboxConfig) -> pb.LinuxContainerSecurityContext:
     given: SecurityContext = config.security
-    bare = given.unmasked_proc or given.privileged
     context = pb.LinuxContainerSecurityContext(
         capabilities=pb.Capability(add_capabilities=given.add_capabilities, drop_capabilities=given.drop_capabilities),
         privileged=given.privileged,
@@ -223,8 +218,8 @@ def _security(config: ContainerConfig, sandbox_config: SandboxConfig) -> pb.Linu
         readonly_rootfs=given.read_only_root,
         supplemental_groups=given.supplemental_groups,
         no_new_privs=given.no_new_privileges,
-        masked_paths=() if bare else MASKED,
-        readonly_paths=() if bare else READ_ONLY,
+        masked_paths=() if given.privileged else MASKED,
+        readonly_paths=() if given.privileged else READ_ONLY,
         seccomp=_seccomp(UNCONFINED if given.privileged else given.seccomp),
     )
     if given.run_as_user.isdecimal():

@@ -32,7 +32,6 @@ from kubelet.runtime import (
     ContainerRecord,
     ContainerState,
     ContainerStatus,
-    Device,
     Image,
     LinuxResources,
     Mount,
@@ -179,7 +178,6 @@ def container_body(
             "RestartPolicy": {"Name": "no"},
             "LogConfig": logs.config(),
             "Mounts": [_mount(mount) for mount in config.mounts],
-            "Devices": [_device(device) for device in config.devices],
             **_handler(sandbox),
             **_resources(config.resources),
             **_security(config.security),
@@ -203,14 +201,6 @@ def _pid_mode(config: ContainerConfig, sandbox: SandboxConfig, sandbox_id: str) 
 
 def _handler(sandbox: SandboxConfig) -> dict[str, Any]:
     return {"Runtime": sandbox.handler} if sandbox.handler else {}
-
-
-def _device(device: Device) -> dict[str, Any]:
-    return {
-        "PathOnHost": device.host_path,
-        "PathInContainer": device.container_path,
-        "CgroupPermissions": device.permissions,
-    }
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
@@ -262,7 +252,7 @@ def _security(security: SecurityContext) -> dict[str, Any]:
     if security.no_new_privileges:
         options.append("no-new-privileges")
     options += _seccomp(UNCONFINED if security.privileged else security.seccomp)
-    found: dict[str, Any] = {
+    return {
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.read_only_root,
         "CapAdd": list(security.add_capabilities),
@@ -270,9 +260,6 @@ def _security(security: SecurityContext) -> dict[str, Any]:
         "GroupAdd": [str(group) for group in security.supplemental_groups],
         "SecurityOpt": options,
     }
-    if security.unmasked_proc:
-        found["MaskedPaths"] = found["ReadonlyPaths"] = []
-    return found
 
 
 def _seccomp(profile: str) -> list[str]:

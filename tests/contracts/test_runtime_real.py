@@ -198,6 +198,20 @@ async def test_identity_and_rights_are_as_asked(world: World) -> None:
     assert await said(world, container_id, "id -u; id -g") == ["0", "2000"]
 
 
+async def test_a_seccomp_profile_of_ones_own(world: World) -> None:
+    profile = world.folder / "no-mkdir.json"
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
+    _, _, container_id = await world.started("sleep", "3600", security=SecurityContext(seccomp=str(profile)))
+    done = await world.runtime.exec_sync(container_id, ["busybox", "mkdir", "/tmp/x"], 10)
+    assert (done.exit_code, b"not permitted" in done.stderr) == (1, True)
+    config = world.sandbox()
+    sandbox_id = await world.runtime.run_sandbox(config)
+    missing = await world.container("true", security=SecurityContext(seccomp=f"{world.folder}/missing.json"))
+    with pytest.raises(RuntimeRefused, match=r"missing\.json"):
+        await world.runtime.create_container(sandbox_id, missing, config)
+
+
 async def test_a_stop_signal_of_its_own(world: World) -> None:
     """SIGTERM is ignored, SIGUSR1 is the way out, and it is not SIGKILL that ends it."""
     script = "trap '' TERM; trap 'exit 7' USR1; echo set; while :; do sleep 0.05; done"

@@ -16,6 +16,7 @@ from kube.sources import EmptyDirVolumeSource, Volume
 from kubelet import containers
 from kubelet.containers import Furniture
 from kubelet.model import StartContainer
+from kubelet.resources import Policy
 from kubelet.runtime import ContainerConfig, Image
 
 FURNITURE = Furniture(
@@ -112,5 +113,26 @@ def test_seccomp_default_is_for_those_who_name_none(
     profile: SeccompProfile | None, confined: bool, seccomp: str
 ) -> None:
     pod = Pod(spec=PodSpec(security_context=PodSecurityContext(seccomp_profile=profile)))
-    found = containers.security(pod, Container(name="a"), Image(id="i"), confined=confined)
+    found = containers.security(pod, Container(name="a"), Image(id="i"), Policy(seccomp=confined))
     assert found.seccomp == seccomp
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("audit.json", "/k/seccomp/audit.json"),
+        ("team/a.json", "/k/seccomp/team/a.json"),
+        ("", ""),
+        ("../x", ""),
+        ("/x", ""),
+    ],
+)
+def test_a_local_seccomp_profile_is_a_file_below_the_kubelets_directory(name: str, path: str) -> None:
+    profile = SeccompProfile(type="Localhost", localhost_profile=name)
+    pod = Pod(spec=PodSpec(security_context=PodSecurityContext(seccomp_profile=profile)))
+    policy = Policy(profiles="/k/seccomp")
+    if path:
+        assert containers.security(pod, Container(name="a"), Image(id="i"), policy).seccomp == path
+        return
+    with pytest.raises(Invalid, match="name a file below /k/seccomp"):
+        containers.security(pod, Container(name="a"), Image(id="i"), policy)

@@ -153,7 +153,6 @@ def test_a_container_says_all_that_it_was_given() -> None:
         (SecurityContext(), True, pb.SecurityProfile.Unconfined),
         (SecurityContext(seccomp="RuntimeDefault"), True, pb.SecurityProfile.RuntimeDefault),
         (SecurityContext(seccomp="RuntimeDefault", privileged=True), False, pb.SecurityProfile.Unconfined),
-        (SecurityContext(unmasked_proc=True), False, pb.SecurityProfile.Unconfined),
         (SecurityContext(seccomp="/var/lib/kubelet/seccomp/a.json"), True, pb.SecurityProfile.Localhost),
     ],
 )
