@@ -303,6 +303,7 @@ class PodSpec(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
     set_hostname_as_fqdn: bool | None = msgspec.field(default=None, name="setHostnameAsFQDN")
     os: PodOS | None = None
+    runtime_class_name: str | None = None
     resources: ResourceRequirements | None = None
 
 

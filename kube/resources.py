@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
-from kube import apps, coordination, core, discovery, pods, policy, signing
+from kube import apps, coordination, core, discovery, pods, policy, runtimeclass, signing
 from kube.meta import Typed
 
 T = TypeVar("T", bound=Typed)
@@ -52,6 +52,7 @@ RESOURCEQUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota", True, pol
 PODDISRUPTIONBUDGETS = Resource(
     "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True, policy.PodDisruptionBudget
 )
+RUNTIMECLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", False, runtimeclass.RuntimeClass)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", True, coordination.Lease)
 SIGNINGREQUESTS = Resource(
     "certificates.k8s.io",

@@ -3,6 +3,7 @@
 `starts` and `stops` are the deeds for one container. Each deed can be done twice: a kubelet that died half-way does it again.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -118,9 +119,9 @@ class Deeds:
         there = tree.exists(self._trees, resources.pod_cgroup(root, pod))
         with self._means.metrics.cgroup("update" if there else "create"):
             limits = resources.pod_limits(pod, self._place.policy)
-        if before is not None:
-            limits = resize.widest(resources.pod_limits(before, self._place.policy), limits)
-        tree.create(self._trees, resources.pod_cgroup(root, pod), limits)
+            if before is not None:
+                limits = resize.widest(resources.pod_limits(before, self._place.policy), limits)
+            tree.create(self._trees, resources.pod_cgroup(root, pod), limits)
 
     # --- resizing -----------------------------------------------------------------------------------------------------
 
@@ -144,10 +145,25 @@ class Deeds:
         """Bytes; 0 where nobody knows."""
         return await self._means.blocking(f"memory of {cgroup}", lambda: tree.memory_in_use(self._trees, cgroup))
 
-    def sandbox_config(self, pod: Pod, attempt: int) -> SandboxConfig:
+    async def sandbox_config(self, pod: Pod, attempt: int) -> SandboxConfig:
+        """Raises StartFailed when the pod's RuntimeClass is not there."""
         place = self._place
         resolver = resolver_of(pod, place.resolv_conf, place.cluster_dns, place.cluster_domain)
-        return sandboxes.sandbox_config(pod, attempt, place, resolver)
+        return sandboxes.sandbox_config(pod, attempt, place, resolver, await self._handler(pod))
+
+    async def _handler(self, pod: Pod) -> str:
+        name, classes = pod.spec.runtime_class_name, self._means.classes
+        if not name:
+            return ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await classes.synced.wait()
+        found = classes.get(name)
+        if found is None:
+            why = f'runtimeclass.node.k8s.io "{name}" not found'
+            self._means.told.pod(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {why}")
+            raise StartFailed("CreatePodSandboxError", why, 5.0)
+        return found.handler
 
     async def create_sandbox(self, pod: Pod, attempt: int) -> str:
         self._means.metrics.starting("pod_sandbox")
@@ -158,7 +174,7 @@ class Deeds:
             raise
 
     async def _create_sandbox(self, pod: Pod, attempt: int) -> str:
-        config = self.sandbox_config(pod, attempt)
+        config = await self.sandbox_config(pod, attempt)
         told = self._means.told
         try:
             os.makedirs(config.log_directory, mode=0o755, exist_ok=True)
@@ -188,7 +204,7 @@ class Deeds:
         kind = _type_of(pod, action.container.name)
         self._means.metrics.starting(kind)
         try:
-            return await self._starts.start(pod, action, seen, self.sandbox_config(pod, attempt), departure)
+            return await self._starts.start(pod, action, seen, await self.sandbox_config(pod, attempt), departure)
         except StartFailed as error:
             self._means.metrics.start_failed(kind, error.reason)
             raise

@@ -15,6 +15,7 @@ from kube.core import Service
 from kube.errors import Retry
 from kube.informer import Informer
 from kube.pods import Pod
+from kube.runtimeclass import RuntimeClass
 from kubelet.addresses import pod_addresses
 from kubelet.environment import Surroundings
 from kubelet.images import Images
@@ -65,6 +66,7 @@ class Means:
     runtime: Runtime
     objects: Objects
     services: Informer[Service]
+    classes: Informer[RuntimeClass]
     tokens: Tokens
     told: Told
     images: Images

@@ -27,7 +27,8 @@ def uid_of(log_directory_name: str) -> str:
     return parts[2] if len(parts) == 3 and all(parts) else ""
 
 
-def sandbox_config(pod: Pod, attempt: int, place: Place, resolver: hosts.Resolver) -> SandboxConfig:
+def sandbox_config(pod: Pod, attempt: int, place: Place, resolver: hosts.Resolver, handler: str = "") -> SandboxConfig:
+    """`handler` is the one of the pod's RuntimeClass."""
     meta, spec, context = pod.metadata, pod.spec, pod.spec.security_context
     return SandboxConfig(
         pod=PodIdentity(meta.name, meta.namespace, meta.uid),
@@ -45,6 +46,7 @@ def sandbox_config(pod: Pod, attempt: int, place: Place, resolver: hosts.Resolve
         dns=DNS(servers=resolver.nameservers, searches=resolver.searches, options=resolver.options),
         port_mappings=() if spec.host_network else tuple(_port_mappings(pod)),
         security=_security(pod),
+        handler=handler,
     )
 
 

@@ -21,7 +21,6 @@ class Container(pods.Container, frozen=True, kw_only=True, rename="camel", omit_
 class PodSpec(pods.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
-    runtime_class_name: str | None = None
     host_users: bool | None = None
     resource_claims: tuple[Raw, ...] = ()
 
