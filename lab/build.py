@@ -19,6 +19,7 @@ from kube.version import WHERRY
 from lab import containerd, dockerd, forwarder, images, mounts, network, pki, readiness, remains, screen, supervisor
 from lab.model import API_PORT, DEMO_NODE_PORT, Lab, StaticImage, Topology, Wish
 from lab.plan import topology as planned
+from linux.process import CommandFailed
 
 
 async def build(wish: Wish, known: Topology | None) -> Topology:
@@ -31,10 +32,15 @@ async def build(wish: Wish, known: Topology | None) -> Topology:
         _write(made)
     views = ", each with its own mounts" if made.views else ""
     with screen.step(f"{len(made.nodes)} nodes: namespaces and links on an underlay bridge{views}"):
-        await network.build(made.links, made.sysctls)
-        await mounts.build(made.views)
-        if not made.lab.docker:
-            containerd.make_groups(made.nodes)
+        try:
+            await network.build(made.links, made.sysctls)
+            await mounts.build(made.views)
+            if not made.lab.docker:
+                containerd.make_groups(made.nodes)
+        except (CommandFailed, OSError) as error:
+            raise UsageError(
+                f"{error}; a lab needs a kernel, and rights, that let it make namespaces and mounts"
+            ) from error
     with screen.step("supervisor and daemons"):
         process = _start_supervisor(made)
 

@@ -6,7 +6,6 @@ on any host: `wherry lab shell node1 -- ctr -n k8s.io containers ls`. From outsi
 where `down` finds them; they outlive it, so a containerd that was killed comes back to running pods.
 """
 
-import asyncio
 import json
 import os
 import shutil
@@ -120,7 +119,5 @@ def importing(lab: Lab) -> tuple[str, ...]:
 
 async def load(lab: Lab, nodes: Sequence[Node]) -> None:
     """The lab's images into every node's containerd once more, all at once. Raises CommandFailed."""
-    async with asyncio.TaskGroup() as group:
-        for node in nodes:
-            argv = [*inside(node.namespace, node.spaces), *importing(lab)]
-            group.create_task(process.run(argv, timeout=120.0))
+    commands = [[*inside(node.namespace, node.spaces), *importing(lab)] for node in nodes]
+    await process.run_all(commands, timeout=120.0)

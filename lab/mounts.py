@@ -13,7 +13,6 @@ finds its containers' mounts again, and `down` finds it in the kernel's mount ta
 the kernel takes every mount in it away. Beside it is a UTS namespace, so that pods with the node's network have its name too.
 """
 
-import asyncio
 import contextlib
 import os
 import shlex
@@ -56,21 +55,14 @@ async def build(views: Mapping[str, Sequence[str]]) -> None:
     # The kernel takes such names on private mounts only: one that spreads could end up inside itself.
     script = f"mount --bind {shlex.quote(folder)} {shlex.quote(folder)} && mount --make-private {shlex.quote(folder)}"
     await process.run(["sh", "-ec", script])
-    async with asyncio.TaskGroup() as group:
-        for path, lines in views.items():
-            os.makedirs(path, exist_ok=True)
-            for file in ("mnt", "uts"):
-                Path(path, file).touch()
-            argv = [
-                "unshare",
-                f"--mount={path}/mnt",
-                f"--uts={path}/uts",
-                "--propagation=slave",
-                "sh",
-                "-ec",
-                "\n".join(lines),
-            ]
-            group.create_task(process.run(argv))
+    commands = []
+    for path, lines in views.items():
+        os.makedirs(path, exist_ok=True)
+        for file in ("mnt", "uts"):
+            Path(path, file).touch()
+        names = (f"--mount={path}/mnt", f"--uts={path}/uts")
+        commands.append(["unshare", *names, "--propagation=slave", "sh", "-ec", "\n".join(lines)])
+    await process.run_all(commands)
 
 
 def unmake(state: str) -> None:

@@ -65,8 +65,8 @@ async def _images(made: Topology, fresh: bool) -> None:
     try:
         if not fresh:
             await containerd.load(made.lab, made.nodes)
-    except* CommandFailed as failed:
-        raise UsageError(f"{failed.exceptions[0]}; the log is in {state}/*/log/containerd.log") from failed
+    except CommandFailed as failed:
+        raise UsageError(f"{failed}; the log is in {state}/*/log/containerd.log") from failed
     await until(started, "containerd and its images", state, seconds=60)
 
 

@@ -11,9 +11,19 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
+
+
+async def run_all(commands: Iterable[Sequence[str]], *, timeout: float = 30.0) -> None:
+    """Run programs to their ends, side by side. Raises CommandFailed for the first that fails, when the others are ended too."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for argv in commands:
+                group.create_task(run(argv, timeout=timeout))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 @dataclass(frozen=True, slots=True)

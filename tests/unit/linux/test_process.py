@@ -3,11 +3,12 @@
 import asyncio
 import os
 import time
+from pathlib import Path
 
 import pytest
 import uvloop
 
-from linux.process import CommandFailed, run
+from linux.process import CommandFailed, run, run_all
 
 
 async def test_input_output_and_exit_code() -> None:
@@ -47,3 +48,10 @@ async def test_cancelled_is_killed() -> None:
 
 def test_on_uvloop() -> None:
     assert uvloop.run(run(["echo", "x"])).stdout == b"x\n"
+
+
+async def test_several_at_once_fail_as_one_does(tmp_path: Path) -> None:
+    await run_all([["true"], ["sh", "-c", f"echo done > {tmp_path}/it"]])
+    assert (tmp_path / "it").read_text() == "done\n"
+    with pytest.raises(CommandFailed, match="exit status 3: no"):
+        await run_all([["sleep", "60"], ["sh", "-c", "echo no >&2; exit 3"]])
