@@ -393,7 +393,8 @@ def _from_flag(field: _Field, text: Any) -> Any:
     if origin is tuple:
         return [part for chunk in text for part in chunk.split(",") if part]
     if origin is dict:
-        pairs = [part.partition("=") for chunk in text for part in chunk.split(",") if part]
+        # thresholds are written signal<amount
+        pairs = [part.partition("<" if "<" in part else "=") for chunk in text for part in chunk.split(",") if part]
         bad = next((key for key, sign, _ in pairs if not sign), None)
         if bad:
             raise UsageError(f"{field.flag}: {bad!r} is not of the form key=value")

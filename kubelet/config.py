@@ -128,24 +128,35 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     static_pod_url: Annotated[str, Option("--manifest-url", "where Pods to run are fetched", key="staticPodURL")] = ""
     static_pod_url_header: Annotated[dict[str, tuple[str, ...]], Option(None, key="staticPodURLHeader")] = {}
-    file_check_frequency: Duration = 20.0
+    file_check_frequency: Annotated[
+        Duration, Option("--file-check-frequency", "how often --pod-manifest-path is read, whatever is heard of it")
+    ] = 20.0
     http_check_frequency: Duration = 20.0
 
     # the runtime
     container_runtime_endpoint: Annotated[
         str, Option("--container-runtime-endpoint", "docker:///path/to/docker.sock or unix:///path/to/cri.sock")
     ] = "docker:///var/run/docker.sock"
-    runtime_request_timeout: Duration = 120.0
+    runtime_request_timeout: Annotated[
+        Duration, Option("--runtime-request-timeout", "for the runtime's answers, pulls and streams apart")
+    ] = 120.0
     serialize_image_pulls: Annotated[bool, Option("--serialize-image-pulls", "pull one image at a time")] = True
     max_parallel_image_pulls: int | None = None
     registry_pull_qps: Annotated[
         int, Option("--registry-qps", "pulls a second; 0: no limit", key="registryPullQPS")
     ] = 5
     registry_burst: Annotated[int, Option("--registry-burst", "pulls at once above that")] = 10
-    image_minimum_gc_age: Annotated[Duration, Option(None, key="imageMinimumGCAge")] = 120.0
+    image_minimum_gc_age: Annotated[
+        Duration, Option("--minimum-image-ttl-duration", "no unused image goes before", key="imageMinimumGCAge")
+    ] = 120.0
     image_maximum_gc_age: Annotated[Duration, Option(None, key="imageMaximumGCAge")] = 0.0
-    image_gc_high_threshold_percent: Annotated[int, Option(None, key="imageGCHighThresholdPercent")] = 85
-    image_gc_low_threshold_percent: Annotated[int, Option(None, key="imageGCLowThresholdPercent")] = 80
+    image_gc_high_threshold_percent: Annotated[
+        int,
+        Option("--image-gc-high-threshold", "how full the disk is when images go", key="imageGCHighThresholdPercent"),
+    ] = 85
+    image_gc_low_threshold_percent: Annotated[
+        int, Option("--image-gc-low-threshold", "and down to what", key="imageGCLowThresholdPercent")
+    ] = 80
 
     # what it serves
     address: Annotated[str, Option("--address", "where the kubelet's API listens")] = "0.0.0.0"
@@ -165,7 +176,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     server_tls_bootstrap: Annotated[bool, Option(None, key="serverTLSBootstrap")] = False
     authentication: Authentication = Authentication()
     authorization: Authorization = Authorization()
-    streaming_connection_idle_timeout: Duration = 14400.0
+    streaming_connection_idle_timeout: Annotated[
+        Duration, Option("--streaming-connection-idle-timeout", "how long a silent exec or port-forward is kept")
+    ] = 14400.0
     enable_debugging_handlers: bool = True
     enable_system_log_handler: bool = True
     enable_system_log_query: bool = False
@@ -191,14 +204,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pods_per_core: Annotated[int, Option("--pods-per-core", "pods a core, within --max-pods; 0: no limit")] = 0
     kube_reserved: Annotated[dict[str, str], Option("--kube-reserved", "what Kubernetes' own daemons need")] = {}
     system_reserved: Annotated[dict[str, str], Option("--system-reserved", "what the system needs")] = {}
-    enforce_node_allocatable: tuple[str, ...] = ("pods",)
-    eviction_hard: dict[str, str] = msgspec.field(default_factory=lambda: dict(EVICTION_HARD))
+    enforce_node_allocatable: Annotated[
+        tuple[str, ...],
+        Option("--enforce-node-allocatable", "pods: hold them together to what is not reserved; or none"),
+    ] = ("pods",)
+    eviction_hard: Annotated[
+        dict[str, str], Option("--eviction-hard", "thresholds of the node's pressures, like memory.available<100Mi")
+    ] = msgspec.field(default_factory=lambda: dict(EVICTION_HARD))
     merge_default_eviction_settings: bool = False
     eviction_pressure_transition_period: Duration = 300.0
     local_storage_capacity_isolation: bool = True
     fail_swap_on: Annotated[bool, Option("--fail-swap-on", "refuse to start while there is swap")] = True
     fail_cgroup_v1: Annotated[bool, Option(None, key="failCgroupV1")] = False
-    protect_kernel_defaults: bool = False
+    protect_kernel_defaults: Annotated[
+        bool, Option("--protect-kernel-defaults", "refuse to start where kernel parameters are not as needed")
+    ] = False
     oom_score_adj: Annotated[int, Option("--oom-score-adj", "the kubelet's own", key="oomScoreAdj")] = -999
     max_open_files: int = 1_000_000
 
@@ -207,8 +227,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Duration, Option("--sync-frequency", "how often a pod is looked at when nothing happens")
     ] = 60.0
     pod_logs_dir: Annotated[str, Option("--pod-logs-dir", "where containers' logs are")] = "/var/log/pods"
-    container_log_max_size: str = "10Mi"
-    container_log_max_files: int = 5
+    container_log_max_size: Annotated[str, Option("--container-log-max-size", "of a log, until it is rotated")] = "10Mi"
+    container_log_max_files: Annotated[
+        int, Option("--container-log-max-files", "of a container, the rotated ones too")
+    ] = 5
     container_log_max_workers: int = 1
     container_log_monitor_interval: Duration = 10.0
     cgroup_root: Annotated[str, Option("--cgroup-root", "the group below which kubepods lives")] = "/"

@@ -255,6 +255,13 @@ def test_a_node_labels_itself_only_with_its_own(labels: str, fine: bool) -> None
             load("--node-labels", labels)
 
 
+def test_thresholds_by_flag_are_written_as_upstream_writes_them() -> None:
+    assert load("--eviction-hard", "memory.available<1Gi,nodefs.available<5%").thresholds == {
+        "memory.available": "1Gi",
+        "nodefs.available": "5%",
+    }
+
+
 def test_two_addresses_are_of_two_families() -> None:
     assert load("--node-ip", "10.0.0.1,fd00::1").node_ips == ("10.0.0.1", "fd00::1")
     with pytest.raises(UsageError, match="one address, or two"):
