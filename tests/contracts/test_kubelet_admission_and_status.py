@@ -10,7 +10,7 @@ from kube.client import Patch
 from kube.core import Node
 from kube.informer import Change, Informer
 from kube.pods import Pod
-from kube.resources import NODES, PODS
+from kube.resources import NODES, PODS, RUNTIMECLASSES
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, rig, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
@@ -288,3 +288,26 @@ async def test_a_resize_waits_for_room_and_one_that_never_fits_says_so(node: Rig
     pod = await node.until(lambda p: resources_of(p)[0] == {"cpu": "300m"}, "room was made")
     await node.until(lambda p: not condition(p, "PodResizePending"), "it waits no more")
     assert pod.status.container_statuses[0].restart_count == 0
+
+
+@with_a_node
+async def test_a_runtime_class_names_the_handler(node: Rig) -> None:
+    await node.client.create(RUNTIMECLASSES, {"metadata": {"name": "fast"}, "handler": "crun"})
+    await node.create("p", runtimeClassName="fast")
+    await node.until(ready, "ready")
+    assert [node.runtime.sandbox_configuration(one).handler for one in node.runtime._sandboxes] == ["crun"]
+    # a class that is gone by the time the sandbox is made
+    await node.client.create(RUNTIMECLASSES, {"metadata": {"name": "gone"}, "handler": "x"})
+    pod = await node.client.create(
+        PODS,
+        {"metadata": {"name": "q"}, "spec": {"containers": [container("a")], "runtimeClassName": "gone"}},
+        "default",
+    )
+    await node.client.delete(RUNTIMECLASSES, "gone")
+    assert node.wiring is not None
+    await eventually(lambda: [c.metadata.name for c in node.wiring.classes.items()] == ["fast"], "it is gone")  # type: ignore[union-attr]
+    binding = {"metadata": {"name": "q"}, "target": {"kind": "Node", "name": NODE}}
+    await node.client.request("POST", PODS.path("default", "q", "binding"), body=binding)
+    event = await node.until_event("FailedCreatePodSandBox")
+    assert event.message == 'Failed to create pod sandbox: runtimeclass.node.k8s.io "gone" not found'
+    assert event.involved_object.uid == pod.metadata.uid
