@@ -80,9 +80,15 @@ def test_modules_open_with_their_theory() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in modules(*PACKAGES)
-        if path.name not in ("__init__.py", "__main__.py") and ast.get_docstring(tree(path)) is None
+        if path.name not in ("__init__.py", "__main__.py") and not _opens_with_words(path.read_text())
     ]
     assert silent == []
+
+
+def _opens_with_words(text: str) -> bool:
+    """Told without parsing four hundred modules: a docstring is the first thing that is no comment."""
+    lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    return next(lines, "").startswith(('"""', 'r"""'))
 
 
 def test_nothing_is_mocked() -> None:
