@@ -5,8 +5,8 @@
     0.log.20260102-020304.gz     older ones
 
 Together at most containerLogMaxFiles. A kubelet that died between renaming and reopening left a container that writes into a
-file of another name and no file of its own: whoever finds that says "reopen" again. A full disk keeps the older ones
-uncompressed and takes away what is too many, so that the logs of a container never need more than they may.
+file of another name and no file of its own: whoever finds that says "reopen" again. On a full disk older ones stay
+uncompressed until there is room, and what is too many goes all the same.
 (Upstream: pkg/kubelet/logs/container_log_manager.go.)
 """
 

@@ -4,6 +4,7 @@ On Docker and on containerd; clients are a certificate of system:masters, a Serv
 """
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,9 +26,11 @@ from kube import certificates
 from kube.resources import PODS, SERVICEACCOUNTS
 from kube.spdy import Session
 from kubelet import loglinks
-from kubelet.runtime import PodIdentity
+from kubelet.rotation import Limits, Rotation
+from kubelet.runtime import ContainerRecord, ContainerState, PodIdentity, PodRecord
 from kubelet.streams import forward
 from kubelet.streams.websocket import Dialect
+from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
 from tests.node import engines
@@ -36,6 +40,7 @@ from tests.node.kubelet_world import World, container, ready, with_world
 from tests.node.streams_world import echoing
 from tests.requirements import requires
 from tests.unit.kube.test_spdy import read_all
+from tests.unit.kubelet.test_rotation import Writer
 
 requires("root", "docker", "nsenter")
 
@@ -343,3 +348,48 @@ def test_a_log_that_is_rotated_loses_nothing(run: Run) -> None:
         await world.eventually(lambda: not (links / name).is_symlink(), "the link is gone")
 
     run(test)
+
+
+def test_rotation_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    root = tmp_path / "pods"
+    root.mkdir()
+    mounts.tmpfs(str(root), size_bytes=256 << 10)
+    try:
+        asyncio.run(_filled(root))
+    finally:
+        mounts.unmount(str(root))
+
+
+async def _filled(root: Path) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    running = ContainerRecord(
+        id="a", sandbox_id="s", name="a", attempt=0, image="i", state=ContainerState.RUNNING, created_at=now
+    )
+    record = PodRecord(pod=PodIdentity("p", "default", "u1"), containers=(running,))
+    writer = Writer(root / "default_p_u1" / "a" / "0.log")
+    rotation = Rotation(writer, str(root), Limits(size=32 << 10, files=4), lambda: [record], lambda: now)  # type: ignore[arg-type]
+    noise, refused = random.Random(1), 0
+
+    async def a_while() -> None:
+        nonlocal now, refused
+        for _ in range(4):
+            for _ in range(60):
+                try:
+                    writer.write(noise.randbytes(500).hex())
+                except OSError:
+                    refused += 1
+            now += timedelta(seconds=10)
+            await rotation.sync()
+
+    with contextlib.closing(writer.file):
+        (root / "others").write_bytes(bytes(150 << 10))
+        await a_while()
+        assert refused > 0, "the disk was never full"
+        (root / "others").unlink()
+        refused = 0
+        await a_while()
+        assert refused == 0
+    names = sorted(os.listdir(writer.path.parent))
+    assert names[0] == "0.log"
+    assert [name.endswith(".gz") for name in names[1:]] == [True, True, False]
+    writer.file.close()
