@@ -12,7 +12,7 @@ import pytest
 from kube.client import Patch
 from kube.informer import Change, Informer
 from kube.pods import ContainerStateTerminated, Pod
-from kube.resources import PODS
+from kube.resources import PODS, RUNTIMECLASSES
 from linux import netns as kernel
 from tests.conftest import Netns
 from tests.node import engines
@@ -125,6 +125,21 @@ def _refused(group: Path) -> bool:
     return any(int(line.split()[1]) > 0 for file in counters if file.exists() for line in file.read_text().splitlines())
 
 
+async def _classes(world: World) -> None:
+    """The handler that every runtime has by name, and one that none has."""
+    for name, handler in (("known", "runc"), ("unknown", "no-such-handler")):
+        await world.client.create(RUNTIMECLASSES, {"metadata": {"name": name}, "handler": handler})
+        await world.create(name, [container("a", "sleep 1000")], runtimeClassName=name)
+    await world.until("known", ready, "ready")
+    await world.eventually(lambda: world.events("FailedCreatePodSandBox"), "the runtime says no")
+    (event, *_) = await world.events("FailedCreatePodSandBox")
+    assert "no-such-handler" in event.message
+    assert event.involved_object.name == "unknown"
+    for name in ("known", "unknown"):
+        await world.client.delete(PODS, name, "default")
+        await world.until_gone(name)
+
+
 async def _resize(world: World) -> None:
     """What the kernel holds the container to, and the pod around it, without a restart; less memory than is in use is
     refused."""
@@ -211,6 +226,7 @@ def test_ends_are_told_a_fork_bomb_is_held_and_a_pod_resized(run: Run) -> None:
     async def test(world: World) -> None:
         await _ends(world)
         await _bomb(world)
+        await _classes(world)
         await _resize(world)
         await _restart(world)
 
