@@ -23,9 +23,14 @@ def peer(socket_path: str) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_PATIENCE)
         connection.connect(socket_path)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return process(connection) or 1
+
+
+def process(connection: socket.socket) -> int:
+    """The id of the process at the other end of a unix socket's connection; 0 when it cannot be seen."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, _, _ = struct.unpack("3i", credentials)
-    return pid or 1
+    return int(pid)
 
 
 def shares_network(socket_path: str) -> bool:

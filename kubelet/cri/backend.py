@@ -158,8 +158,8 @@ class CriRuntime:
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
         return await self._containers.create(sandbox_id, config, sandbox)
 
-    async def start_container(self, container_id: str) -> None:
-        await self._containers.start(container_id)
+    async def start_container(self, container_id: str) -> ContainerStatus | None:
+        return await self._containers.start(container_id)
 
     async def stop_container(self, container_id: str, timeout: float) -> None:
         await self._containers.stop(container_id, timeout)

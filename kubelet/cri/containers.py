@@ -87,12 +87,16 @@ class Containers:
                 return True
         return False
 
-    async def start(self, container_id: str) -> None:
+    async def start(self, container_id: str) -> ContainerStatus | None:
         request = pb.StartContainerRequest(container_id=container_id)
         await self._client.call(calls.START, request, subject=container_id[:12])
-        with contextlib.suppress(RuntimeUnavailable, NotFound):  # its process is found and watched, before it may end
-            if (await self.status(container_id)).state is not ContainerState.RUNNING:
-                self._hints.ended(container_id)
+        try:  # its process is found and watched, before it may end
+            status = await self.status(container_id)
+        except (RuntimeUnavailable, NotFound):
+            return None
+        if status.state is not ContainerState.RUNNING:
+            self._hints.ended(container_id)
+        return status
 
     async def stop(self, container_id: str, timeout: float) -> None:
         with contextlib.suppress(NotFound):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from typing import Any
 
+from kubelet import peer
 from kubelet.cri import calls
 from kubelet.cri import runtime_pb2 as pb
 from kubelet.cri.client import Client, Unimplemented
@@ -21,6 +23,7 @@ from kubelet.runtime import (
 )
 
 PROMPT = 3.0  # seconds in which status() has an answer
+_BRIEF = 1.0  # seconds
 
 
 class Health:
@@ -119,17 +122,24 @@ class Health:
             raise gone.exceptions[0] from None
 
     async def _presence(self, hints: Hints) -> None:
-        """Until the runtime closes a connection that says nothing: it has ended, or (a gRPC server's patience being 2 minutes)
-        it has not, and the next one says so."""
-        path = self._client.socket_path
-        try:
-            reader, writer = await asyncio.open_unix_connection(path)
-        except OSError as error:
-            raise RuntimeUnavailable(f"cri: {path}: {error.strerror or error}") from error
-        try:
-            hints.flows()
-            with contextlib.suppress(OSError):
-                while await reader.read(1024):
-                    pass
-        finally:
-            writer.close()
+        """Hold a connection that says nothing. It ends with the runtime, or when a gRPC server's patience does (2 minutes):
+        then the next one finds the same process behind it, and nothing was missed."""
+        path, known = self._client.socket_path, -1
+        while True:
+            begun = time.monotonic()
+            try:
+                reader, writer = await asyncio.open_unix_connection(path)
+            except OSError as error:
+                raise RuntimeUnavailable(f"cri: {path}: {error.strerror or error}") from error
+            try:
+                process = peer.process(writer.get_extra_info("socket"))
+                if process != known:
+                    known = process
+                    hints.flows()
+                with contextlib.suppress(OSError):
+                    while await reader.read(1024):
+                        pass
+            finally:
+                writer.close()
+            if time.monotonic() - begun < _BRIEF:
+                raise RuntimeUnavailable(f"cri: {path}: the connection was closed at once")

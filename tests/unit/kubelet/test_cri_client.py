@@ -14,6 +14,8 @@ from grpclib.server import Server, Stream
 from kubelet.cri import CriOptions, CriRuntime, calls
 from kubelet.cri import runtime_pb2 as pb
 from kubelet.cri.client import Call, Client
+from kubelet.cri.health import Health
+from kubelet.hints import Hints
 from kubelet.runtime import EVERYTHING, ExecTimeout, Hint, NotFound, RuntimeRefused, RuntimeUnavailable
 
 Answer = Callable[[Any], Any]
@@ -147,6 +149,30 @@ async def test_events_are_hints_where_a_runtime_has_them(tmp_path: Path) -> None
             assert await hints.get() == Hint("u", "c")
         watch.cancel()
     await runtime.close()
+
+
+async def test_a_connection_that_the_runtime_tires_of_is_no_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made anew, and nothing is said as long as the same process is behind it."""
+    monkeypatch.setattr("kubelet.cri.health._BRIEF", 0.0)
+    connections: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+
+    hints: list[Hint] = []
+    health, kept = Health(Client(str(tmp_path / "s"))), Hints()
+    server = await asyncio.start_unix_server(accept, tmp_path / "s")
+    async with server, asyncio.TaskGroup() as group, asyncio.timeout(5):
+        kept._notify = hints.append
+        task = group.create_task(health._presence(kept))
+        for number in range(1, 4):
+            while len(connections) < number:
+                await asyncio.sleep(0.001)
+            assert hints == [EVERYTHING]
+            connections[-1].close()
+        task.cancel()
 
 
 @pytest.mark.parametrize(
