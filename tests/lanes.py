@@ -14,6 +14,7 @@ more, one lane after the other: what passes then is flaky and wants mending.
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTHING_COLLECTED = 5
 REPORT_SECONDS = 30.0
 
-_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+_NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),  # a lane does not outlive this program, however that ends
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
 # The shell stays as the lane's first process, and reaps what daemons leave to it.
 _INSIDE = 'mount -t tmpfs -o mode=755 tmpfs /run/netns && "$@"; exit $?'
 
@@ -127,6 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lanes", description="contracts, node and cluster tests")
     parser.add_argument("--again", action="store_true", help="what failed last time, one lane after the other")
     arguments, words = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     memory = ROOT / ".pytest_cache" / "lanes-failed"
     if arguments.again:
         names = memory.read_text().split() if memory.exists() else []
