@@ -37,8 +37,8 @@ from tests.node import engines
 from tests.node.apiserver import free_port
 from tests.node.engines import Engine
 from tests.node.kubelet_world import World, container, ready, with_world
-from tests.node.streams_world import echoing
-from tests.requirements import requires
+from tests.node.streams_world import Kubectl, echoing
+from tests.requirements import kubectls, requires
 from tests.unit.kube.test_spdy import read_all
 from tests.unit.kubelet.test_rotation import Writer
 
@@ -73,7 +73,8 @@ def run(
 
         def go(test: Callable[[World], Awaitable[None]]) -> None:
             with kernel.enter(node.path):
-                asyncio.run(with_world(node, engine, cgroup_parent, tmp_path, test, settings=SETTINGS))
+                settings = {**SETTINGS, "staticPodPath": str(tmp_path / "manifests")}
+                asyncio.run(with_world(node, engine, cgroup_parent, tmp_path, test, settings=settings))
 
         yield go
 
@@ -346,6 +347,38 @@ def test_a_log_that_is_rotated_loses_nothing(run: Run) -> None:
         await world.client.delete(PODS, "p", "default")
         await world.until_gone("p")
         await world.eventually(lambda: not (links / name).is_symlink(), "the link is gone")
+
+    run(test)
+
+
+def test_a_static_pod_is_spoken_to_by_its_mirror(run: Run) -> None:
+    async def test(world: World) -> None:
+        kubectl = Kubectl(kubectls()[-1], world.server.kubeconfig, world.folder)
+        script = f"echo static; {SHELL}"
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "static"},
+            "spec": {"containers": [container("a", script)], "terminationGracePeriodSeconds": 1},
+        }
+        (world.folder / "manifests").mkdir(exist_ok=True)
+        path = world.folder / "manifests" / "static.json"
+        path.write_text(json.dumps(manifest))
+        name = f"static-{world.node.name}"
+        await world.until(name, ready, "ready")
+        assert await kubectl.says("logs", name) == "static\n"
+        assert await kubectl.says("exec", name, "--", "busybox", "echo", "hello") == "hello\n"
+        async with client(world, "system:masters") as us:
+            (pod,) = (await us.json("/pods"))["items"]
+            mirror = await world.pod(name)
+            assert mirror is not None
+            assert mirror.metadata.uid != pod["metadata"]["uid"]
+            query = "command=busybox&command=true&output=1"
+            for uid in (mirror.metadata.uid, pod["metadata"]["uid"]):
+                found = await us.talk(f"/exec/default/{name}/{uid}/a?{query}", "v5.channel.k8s.io")
+                assert json.loads(found[-1][1])["status"] == "Success"
+        path.unlink()
+        await world.until_gone(name)
 
     run(test)
 
