@@ -7,7 +7,6 @@ Event that differs each time is not counted up but written again.
 """
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
 import os
@@ -89,9 +88,17 @@ def _unverified() -> ssl.SSLContext:
     return context
 
 
-async def _literal(host: str) -> str:
-    with contextlib.suppress(ValueError):
+@functools.lru_cache(maxsize=1024)
+def _is_address(host: str) -> bool:
+    try:
         ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+async def _literal(host: str) -> str:
+    if _is_address(host):
         return host
     look = functools.partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
     try:

@@ -320,10 +320,11 @@ async def _probes(bench: Bench, name: str) -> list[Row]:
     names = [f"pod{number}" for number in range(13)]
     await bench.start(names, command=SERVES)
     targets = {pod: (bench.pods[pod].status.pod_ip, bench.world.row(pod, "main").id) for pod in names}
-    unprobed = await bench.share(WINDOW / 2)
+    await asyncio.sleep(5)
+    unprobed = await bench.share(WINDOW)
     floor = await _bare_probes(bench.bare, list(targets.values()))  # type: ignore[arg-type]
     await bench.end(names)
-    http = {"readinessProbe": {"httpGet": {"port": 8080, "path": "/bin/"}, "periodSeconds": PERIOD}}
+    http = {"readinessProbe": {"httpGet": {"port": 8080, "path": "/etc/hostname"}, "periodSeconds": PERIOD}}
     both = http | {"livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": PERIOD}}
     await bench.start(names[:1], command=SERVES, **http)
     await bench.start(names[1:], command=SERVES, **both)
@@ -340,8 +341,8 @@ async def _bare_probes(bare: "Cri", targets: list[tuple[str, str]]) -> float:
 
     async def http(ip: str) -> None:
         reader, writer = await asyncio.open_connection(ip, 8080)
-        writer.write(b"GET /bin/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert b" " in await reader.read(10_240)
+        writer.write(b"GET /etc/hostname HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b" 200 " in await reader.read(10_240)
         writer.close()
 
     begun, before = time.perf_counter(), cpu_seconds(os.getpid())
