@@ -79,6 +79,7 @@ async def _lab(wish: Wish, known: Topology | None) -> Lab:
         prometheus_port=forwarder.free_port(9090) if wish.prometheus else 0,
         etcd=_etcd(wish.store == "etcd" or bool(known and known.lab.etcd)),
         snapshotter=await containerd.snapshotter(wish.state) if runtime == "containerd" else "",
+        handlers=containerd.handlers() if runtime == "containerd" else {},
         plugins=stock_plugins(),
         static=StaticImage(f"wherry.local/wherry:{WHERRY}", _needed()) if static else None,
     )

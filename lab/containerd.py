@@ -102,7 +102,25 @@ disabled_plugins = [{unused}]
 
 [{cri}.containerd]
   snapshotter = {json.dumps(lab.snapshotter)}
+{"".join(_handler(name, program) for name, program in {"runc": "runc", **lab.handlers}.items())}"""
+
+
+def _handler(name: str, program: str) -> str:
+    """What a RuntimeClass may name."""
+    table = f'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}'
+    return f"""
+[{table}]
+  runtime_type = "io.containerd.runc.v2"
+
+[{table}.options]
+  BinaryName = {json.dumps(program)}
 """
+
+
+def handlers() -> dict[str, str]:
+    """More OCI runtimes than runc that this machine has: path by name."""
+    path = shutil.which("crun")
+    return {"crun": path} if path else {}
 
 
 def archive(lab: Lab) -> str:

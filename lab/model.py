@@ -70,6 +70,8 @@ class Lab:
 
     snapshotter: str = ""
     """How containerd stacks an image's layers: overlayfs or native."""
+    handlers: dict[str, str] = field(default_factory=dict)
+    """Paths of OCI runtimes beside runc, by the name that a RuntimeClass gives as its handler."""
     plugins: dict[str, str] = field(default_factory=dict)
     """Paths of others' CNI plugins that this machine has, by name: loopback, portmap."""
     static: "StaticImage | None" = None
@@ -125,10 +127,10 @@ class Topology:
     lab: Lab
     nodes: tuple[Node, ...]
     links: dict[str, tuple[str, ...]]
-    views: dict[str, tuple[str, ...]]
-    """Nodes' mount and UTS namespaces by the directory that names them, with the shell lines that furnish them."""
     sysctls: dict[str, dict[str, str]]
     files: dict[str, str]
     daemons: tuple[Daemon, ...]
     forwards: tuple[tuple[int, str, int], ...]
     """(port on 127.0.0.1, address inside, port inside)"""
+    views: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Nodes' mount and UTS namespaces by the directory that names them, with the shell lines that furnish them."""

@@ -41,6 +41,8 @@ def view(name: str, home: str) -> tuple[str, ...]:
         "mount --make-rprivate /run",
         "mount --make-rshared /run",
         f"mount --bind {cache} {CNI_CACHE}",
+        # crun takes a version 2 tree beside version 1 for the one to use, and finds its controllers missing.
+        "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi",
         f"echo {name} > /proc/sys/kernel/hostname",
     )
 

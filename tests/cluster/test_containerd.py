@@ -7,6 +7,7 @@ asked of the kernel, also where other tests' labs are up.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -176,6 +177,16 @@ def test_a_host_port(cri: Lab, run: Callable[[dict[str, Any]], dict[str, Any]]) 
     assert "Hello from pod" in cri.shell("node1", "curl", "-s", "-m", "5", url)
     cri.kubectl("delete", "pod", "door")
     assert cri.shell("node1", "curl", "-s", "-m", "2", url, check=False) == ""
+
+
+def test_a_runtime_class_chooses_the_oci_runtime(cri: Lab, run: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    handler = "crun" if shutil.which("crun") else "runc"
+    named = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "other"}, "handler": handler}
+    cri.kubectl("create", "-f", "-", stdin=json.dumps(named))
+    made = run(pod("chosen", nodeName="node1", runtimeClassName="other"))
+    container = made["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    task = f"/run/containerd/io.containerd.runtime.v2.task/k8s.io/{container}"
+    assert cri.shell("node1", "cat", f"{task}/runtime").endswith(handler)
 
 
 def test_the_control_plane_is_static_pods(cri: Lab) -> None:

@@ -56,6 +56,16 @@ def test_a_containerds_configuration() -> None:
         assert cri["restrict_oom_score_adj"] is True
 
 
+def test_what_a_runtime_class_may_name() -> None:
+    made = topology(replace(ON_CONTAINERD, handlers={"crun": "/opt/a b/crun"}))
+    config = tomllib.loads(made.files[f"{made.nodes[0].state}/containerd.toml"])
+    runtimes = config["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]
+    assert {name: found["options"]["BinaryName"] for name, found in runtimes.items()} == {
+        "runc": "runc",
+        "crun": "/opt/a b/crun",
+    }
+
+
 def test_host_ports_are_chained_where_there_is_a_plugin() -> None:
     def chain(plugins: dict[str, str]) -> list[str]:
         made = topology(replace(LAB, plugins=plugins))
