@@ -12,7 +12,7 @@ from aiohttp import web
 from kube import serving
 from kube.core import Event
 from kube.pods import Pod
-from kube.resources import EVENTS, NODES, PODS
+from kube.resources import EVENTS, NAMESPACES, NODES, PODS
 from kubelet.manifests import HTTP, Fetched, Reader
 from kubelet.static import StaticPod
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, with_a_node
@@ -184,6 +184,21 @@ async def test_a_mirror_nobody_asks_for_is_deleted(node: Rig) -> None:
     )
     await node.until_gone(MIRROR)
     assert node.starts() == 0
+
+
+@with_a_node
+async def test_a_mirror_waits_for_its_namespace_and_the_pod_does_not(node: Rig) -> None:
+    body = json.loads(manifest())
+    body["metadata"]["namespace"] = "later"
+    write(node, json.dumps(body))
+    await eventually(lambda: len(running(node)) == 1, "the pod runs")
+    await node.client.create(NAMESPACES, {"metadata": {"name": "later"}})
+
+    async def shown() -> bool:
+        return any(ready(pod) for pod in (await node.client.list(PODS, "later")).items)
+
+    await eventually(shown, "its mirror is there", 15)
+    assert node.starts() == 1
 
 
 async def test_pods_from_a_web_server(tmp_path: Path) -> None:
