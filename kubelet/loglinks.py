@@ -28,10 +28,11 @@ def name_of(pod: PodIdentity, container: str, container_id: str) -> str:
     return f"{pod.name}_{pod.namespace}_{container}-{container_id}"[:_LONGEST] + ".log"
 
 
-def settle(directory: str, pod_logs_dir: str, records: Iterable[PodRecord]) -> None:
-    """Blocking. OSError when the directory cannot be written."""
+def settle(directory: str, pod_logs_dir: str, records: Iterable[PodRecord]) -> bool:
+    """Whether that was all: False when a container has no log yet. Blocking. OSError when the directory cannot be
+    written."""
     root = pod_logs_dir.rstrip("/")
-    wanted = {}
+    wanted, whole = {}, True
     for record in records:
         pod = record.pod
         home = f"{root}/{pod.namespace}_{pod.name}_{pod.uid}"
@@ -39,6 +40,8 @@ def settle(directory: str, pod_logs_dir: str, records: Iterable[PodRecord]) -> N
             log = f"{home}/{container.name}/{container.attempt}.log"
             if os.path.lexists(log):
                 wanted[name_of(pod, container.name, container.id)] = log
+            else:
+                whole = False
     try:
         there = set(os.listdir(directory))
     except FileNotFoundError:
@@ -54,6 +57,7 @@ def settle(directory: str, pod_logs_dir: str, records: Iterable[PodRecord]) -> N
     for name in wanted.keys() - there:
         with contextlib.suppress(FileExistsError):
             os.symlink(wanted[name], os.path.join(directory, name))
+    return whole
 
 
 def _target(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -75,6 +76,8 @@ class Upkeep:
         self._records = records
         self._pods = pods
         self._wake = Wake()
+        self._linked: frozenset[str] | None = None  # containers that have their links
+        self._linked_at = 0.0
         limits = rotation.Limits(
             size=log_size(config), files=config.container_log_max_files, workers=config.container_log_max_workers
         )
@@ -111,8 +114,14 @@ class Upkeep:
             yield forever(self._collection.sync, Wake(), resync=IMAGES_EVERY, backoff=_BACKOFF, name="image collection")
 
     async def _links(self) -> None:
+        records = list(self._records())
+        containers = frozenset(container.id for record in records for container in record.containers)
+        now = time.monotonic()
+        if containers == self._linked and now - self._linked_at < LINKS_EVERY:
+            return
         root = self._config.pod_logs_dir
-        await asyncio.to_thread(loglinks.settle, loglinks.directory_of(root), root, list(self._records()))
+        whole = await asyncio.to_thread(loglinks.settle, loglinks.directory_of(root), root, records)
+        self._linked, self._linked_at = (containers if whole else None), now
 
     def _images(self) -> Iterator[str]:
         """What containers, pods and the sandboxes are made of."""

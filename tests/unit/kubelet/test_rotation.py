@@ -213,10 +213,10 @@ def test_links_are_what_the_containers_make_them(tmp_path: Path) -> None:
     main = tmp_path / "pods" / "default_web_u1" / "main"
     main.mkdir(parents=True)
     (main / "0.log").touch()
-    loglinks.settle(directory, root, [])
+    assert loglinks.settle(directory, root, [])
     assert not (tmp_path / "containers").exists()
     both = record(("main", 0, ContainerState.EXITED), ("main", 1, ContainerState.RUNNING))
-    loglinks.settle(directory, root, [both])
+    assert not loglinks.settle(directory, root, [both])
     assert links(tmp_path) == {"web_default_main-id-main-0.log": str(main / "0.log")}  # the other has no log yet
     (main / "1.log").symlink_to("/docker/x-json.log")  # as Docker has it
     (tmp_path / "containers" / "others.log").symlink_to("/var/log/others.log")
