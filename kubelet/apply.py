@@ -29,7 +29,7 @@ from kubelet.runtime import (
     SandboxConfig,
 )
 from kubelet.sandboxes import uid_of
-from kubelet.starts import Starts, resolver_of
+from kubelet.starts import Started, Starts, resolver_of
 from kubelet.stops import Stops
 from kubelet.told import Told
 from kubelet.volumes import References
@@ -198,8 +198,8 @@ class Deeds:
 
     # --- containers ---------------------------------------------------------------------------------------------------
 
-    async def start(self, pod: Pod, action: StartContainer, seen: Seen, departure: Departure) -> str:
-        """The id of the container that runs now. Raises StartFailed and Departed."""
+    async def start(self, pod: Pod, action: StartContainer, seen: Seen, departure: Departure) -> Started:
+        """Raises StartFailed and Departed."""
         attempt = next((s.attempt for s in seen.sandboxes if s.id == action.sandbox_id), 0)
         kind = _type_of(pod, action.container.name)
         self._means.metrics.starting(kind)

@@ -246,7 +246,7 @@ class Living:
             life.hold(name, "CreateContainerConfigError", refused, until)
             return
         try:
-            identity = await self._deeds.start(pod, action, seen, departure)
+            started = await self._deeds.start(pod, action, seen, departure)
         except Departed:
             self._view.doubt(life.uid)
             log.info("pod %s: container %s is not waited for: the pod is to go", pod.metadata.key, name)
@@ -254,7 +254,7 @@ class Living:
             self._view.doubt(life.uid)
             life.hold(name, error.reason, error.message, self._clock() + timedelta(seconds=error.retry_after))
         else:
-            await self._view.learn(life.uid, container=identity)
+            await self._view.learn(life.uid, container=started.id, status=started.status)
             life.held.pop(name, None)
             life.doomed.intersection_update(one.id for one in seen.containers if one.name != name)
 

@@ -440,7 +440,8 @@ class Runtime(Protocol):
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str: ...
 
-    async def start_container(self, container_id: str) -> None: ...
+    async def start_container(self, container_id: str) -> ContainerStatus | None:
+        """How it is right after; None when the runtime was asked and did not answer. Started it is in either case."""
 
     async def stop_container(self, container_id: str, timeout: float) -> None:
         """The image's STOPSIGNAL or SIGTERM, SIGKILL after `timeout` seconds; back when the runtime shows the exit.

@@ -3,6 +3,7 @@ waiting reason. A deed that was half done by a kubelet that died is done again b
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from kube.errors import Invalid, Retry
@@ -16,13 +17,19 @@ from kubelet.hooks import HookFailed, Hooks
 from kubelet.images import ImageRefused
 from kubelet.means import Means, StartFailed
 from kubelet.model import Seen, StartContainer, StopContainer
-from kubelet.runtime import Image, NotFound, RuntimeRefused, SandboxConfig
+from kubelet.runtime import ContainerStatus, Image, NotFound, RuntimeRefused, SandboxConfig
 from kubelet.stops import Stops
 
 log = logging.getLogger(__name__)
 
 # Seconds until another try. ErrImagePull is shown for a moment; the look after it finds the back-off and says so.
 _RETRY_AFTER = {"ErrImagePull": 2.0, "InvalidImageName": 300.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    id: str
+    status: ContainerStatus | None  # right after, where that is still news
 
 
 class Starts:
@@ -33,8 +40,8 @@ class Starts:
 
     async def start(
         self, pod: Pod, action: StartContainer, seen: Seen, sandbox: SandboxConfig, departure: Departure
-    ) -> str:
-        """The id of the container that runs now. Raises StartFailed with what the status shall say, and Departed."""
+    ) -> Started:
+        """Raises StartFailed with what the status shall say, and Departed."""
         name, told = action.container.name, self._means.told
         around = await self._means.around(pod, seen, volumes.references_of_containers(pod))
         image = await self._image(pod, action, around, departure)
@@ -56,7 +63,7 @@ class Starts:
             raise StartFailed("CreateContainerError", error.message) from error
         told.container(pod, name, "Normal", "Created", f"Created container: {name}")
         try:
-            await self._means.runtime.start_container(identity)
+            status = await self._means.runtime.start_container(identity)
         except NotFound as error:
             raise Retry(f"container {name} of pod {pod.metadata.key}: {error.message}") from error
         except RuntimeRefused as error:
@@ -64,8 +71,9 @@ class Starts:
             # The runtime has a dead container now: the next try, and the back-off after it, are those of a crash.
             raise StartFailed("RunContainerError", error.message, 1.0) from error
         told.container(pod, name, "Normal", "Started", f"Started container {name}")
-        await self._post_start(pod, action, identity, str(around.pod_ips[0]) if around.pod_ips else "", departure)
-        return identity
+        pod_ip = str(around.pod_ips[0]) if around.pod_ips else ""
+        waited = await self._post_start(pod, action, identity, pod_ip, departure)
+        return Started(identity, None if waited else status)
 
     async def _image(self, pod: Pod, action: StartContainer, around: Surroundings, departure: Departure) -> Image:
         container = action.container
@@ -88,12 +96,12 @@ class Starts:
 
     async def _post_start(
         self, pod: Pod, action: StartContainer, identity: str, pod_ip: str, departure: Departure
-    ) -> None:
-        """The container runs: the next one waits until this hook is done."""
+    ) -> bool:
+        """The container runs: the next one waits until this hook is done. Whether there is one."""
         container = action.container
         hook = container.lifecycle.post_start if container.lifecycle else None
         if hook is None:
-            return
+            return False
 
         def fell_back(at: str) -> None:
             self._stops.fell_back(pod, container.name, at)
@@ -109,6 +117,7 @@ class Starts:
             async with departure.cuts():
                 await self._stops.part(pod, stop, 30.0 if grace is None else float(grace), pod_ip, set())
             raise StartFailed("PostStartHookError", str(error), 0.0) from error
+        return True
 
     async def _furniture(self, pod: Pod, action: StartContainer, around: Surroundings) -> Furniture:
         """The files the kubelet itself puts into a container."""

@@ -123,11 +123,14 @@ class RuntimeView:
         """Something was done with an outcome that is not known: the next recall is a look."""
         self._stale.add(uid)
 
-    async def learn(self, uid: str, *, container: str = "", sandbox: str = "") -> None:
-        """See what has become of one thing that was just made, started or stopped."""
+    async def learn(
+        self, uid: str, *, container: str = "", sandbox: str = "", status: ContainerStatus | None = None
+    ) -> None:
+        """See what has become of one thing that was just made, started or stopped; `status` is the container's, where it is
+        known already."""
         try:
             if container:
-                self._take_container(uid, await self._runtime.container_status(container))
+                self._take_container(uid, status or await self._runtime.container_status(container))
             if sandbox:
                 await self._take_sandbox(uid, sandbox)
         except (Retry, NotFound):

@@ -233,7 +233,7 @@ class DockerRuntime:
             user = (image.user if image is not None else "").partition(":")[0]
         return f"{user or 0}:{group}"
 
-    async def start_container(self, container_id: str) -> None:
+    async def start_container(self, container_id: str) -> ContainerStatus | None:
         document = await self._containers.inspect("start_container", container_id)
         if spec.container_status(document, None).state is not ContainerState.CREATED:
             raise RuntimeRefused(f"container {container_id} has been started before")
@@ -241,6 +241,7 @@ class DockerRuntime:
         link, target = document["Config"]["Labels"].get(spec.LOG_PATH, ""), document.get("LogPath", "")
         if link and target:
             link_log(link, target)
+        return await self._status(document)
 
     async def stop_container(self, container_id: str, timeout: float) -> None:
         with contextlib.suppress(NotFound):
@@ -256,7 +257,9 @@ class DockerRuntime:
         self._hints.forget({container_id})
 
     async def container_status(self, container_id: str) -> ContainerStatus:
-        document = await self._containers.inspect("container_status", container_id)
+        return await self._status(await self._containers.inspect("container_status", container_id))
+
+    async def _status(self, document: dict[str, Any]) -> ContainerStatus:
         status = spec.container_status(document, await self._images.by_id(str(document["Image"])))
         if status.log_path and not os.path.exists(status.log_path):  # the link is gone: Docker's own file is not
             return dataclasses.replace(status, log_path=document.get("LogPath", ""))

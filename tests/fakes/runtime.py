@@ -331,7 +331,7 @@ class FakeRuntime:
         self._hint(sandbox.pod.uid, identity)
         return identity
 
-    async def start_container(self, container_id: str) -> None:
+    async def start_container(self, container_id: str) -> ContainerStatus | None:
         await self._call("start_container", container_id)
         container = self._find(container_id)
         if container.status.state is not ContainerState.CREATED:
@@ -351,6 +351,7 @@ class FakeRuntime:
         self._hint(container.pod.uid, container_id)
         if code is not None:
             self.exit(container_id, code)
+        return container.status
 
     async def stop_container(self, container_id: str, timeout: float) -> None:
         await self._call("stop_container", container_id)
