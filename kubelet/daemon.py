@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ADDRESS_PAUSE = 1.0
+LAST_WORDS = 2.0  # seconds
 
 
 def _identity(config: Config, name: str) -> tuple[Connection, "Identity | None"]:
@@ -84,4 +85,8 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             metrics.registry.register(identity.Lifetimes(renewed, clock))
         frugal.settled()
         ready()
-        await wiring.run(*(each.run() for each in renewed))
+        try:
+            await wiring.run(*(each.run() for each in renewed))
+        except asyncio.CancelledError:  # to be stopped: what was seen is said, and everything is left running
+            await wiring.publisher.flush(LAST_WORDS)
+            raise

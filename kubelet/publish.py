@@ -8,13 +8,15 @@ its uid as the precondition, so that a namesake is never hit. Of a static pod th
 another uid and is never deleted here. (pkg/kubelet/status/status_manager.go)
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kube.client import Client, Patch
-from kube.errors import Conflict, NotFound
+from kube.errors import ApiError, ApiUnreachable, Conflict, NotFound
 from kube.meta import Condition, timestamp
 from kube.pods import ContainerState, ContainerStatus, Pod, PodStatus, VolumeMountStatus
 from kube.reconcile import Keys, by_key
@@ -198,6 +200,14 @@ class Publisher:
 
     async def run(self) -> None:
         await by_key(self._tell, self._keys, workers=8, name="pod status")
+
+    async def flush(self, seconds: float) -> None:
+        """Say at once what is still to be said, as far as the API takes it in so many seconds; `run` has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for uid in list(self._words):
+                    with contextlib.suppress(ApiError, ApiUnreachable):
+                        await self._tell(uid)
 
     def _known(self, uid: str) -> Pod | None:
         """The newest the API has told us: by the watch, or in answer to our own patch, which is often earlier."""

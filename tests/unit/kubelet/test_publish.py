@@ -1,10 +1,12 @@
+import asyncio
 from datetime import UTC, datetime
 
 import msgspec
 
-from kube.meta import Condition
-from kube.pods import ContainerState, ContainerStateTerminated, ContainerStatus, PodIP, PodStatus
-from kubelet.publish import status_patch
+from kube.errors import NotFound
+from kube.meta import Condition, ObjectMeta
+from kube.pods import ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodIP, PodStatus
+from kubelet.publish import Publisher, status_patch
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -58,3 +60,30 @@ def test_what_clients_require_is_written_even_when_it_is_zero() -> None:
 def test_an_address_that_is_gone_is_named() -> None:
     patch = status_patch(status(pod_ips=(PodIP(ip="10.0.0.2"),)), status(pod_ips=(PodIP(ip="10.0.0.3"),)))
     assert patch == {"podIPs": [{"ip": "10.0.0.3"}, {"$patch": "delete", "ip": "10.0.0.2"}]}
+
+
+class _Api:
+    """Takes patches, refuses those of one pod, and never answers for another."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def patch(self, _resource: object, name: str, *_: object, **__: object) -> Pod:
+        if name == "refused":
+            raise NotFound(404, "NotFound", name)
+        if name == "hung":
+            await asyncio.Event().wait()
+        self.told.append(name)
+        return Pod(metadata=ObjectMeta(name=name, uid=name))
+
+
+async def test_what_is_still_to_be_said_is_said_at_the_end_and_not_waited_for_long() -> None:
+    api = _Api()
+    known = {
+        name: Pod(metadata=ObjectMeta(name=name, namespace="d", uid=name)) for name in ("refused", "a", "b", "hung")
+    }
+    publisher = Publisher(api, known.get, lambda _uid: None)  # type: ignore[arg-type]  # what it uses of a client
+    for name in known:
+        publisher.say(name, status())
+    await publisher.flush(0.05)
+    assert api.told == ["a", "b"]
