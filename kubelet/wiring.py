@@ -212,6 +212,9 @@ class Wiring:
         await self.source.answered()
         for pod in self.source.pods():
             self._pod_changed(pod.metadata.uid)
+        await self.nodes.synced.wait()  # pods may be waiting at the door for it
+        for pod in self.source.pods():
+            self._pod_changed(pod.metadata.uid)
 
     def _tell_of_node(self, kind: str, reason: str, message: str) -> None:
         self.recorder.event(self.about, "Warning" if kind == "Warning" else "Normal", reason, message)
