@@ -21,6 +21,7 @@ from kubelet.network import Network
 from kubelet.runtime import (
     CONTAINER_HASH,
     ContainerConfig,
+    ContainerState,
     NetworkUnavailable,
     PodIdentity,
     PodRecord,
@@ -201,3 +202,23 @@ def network(folder: Path) -> tuple[Network, Path]:
         )
     )
     return Network(str(configurations), [str(binaries)], str(folder / "cache"), timeout=20), leases
+
+
+async def said(world: World, container_id: str, script: str) -> list[str]:
+    done = await world.runtime.exec_sync(container_id, ["sh", "-c", script], 10)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout.decode().splitlines()
+
+
+async def ended(world: World, container_id: str) -> None:
+    async def exited() -> bool:
+        return (await world.runtime.container_status(container_id)).state is ContainerState.EXITED
+
+    await until(exited, "the container exits")
+
+
+def controller(group: str, name: str, file: str) -> str:
+    """A file of a container's cgroup, on cgroup v1 below its controller, else at the root."""
+    top = Path("/sys/fs/cgroup")
+    base = top / name if (top / name).is_dir() else top
+    return (base / group.lstrip("/") / file).read_text().strip()

@@ -18,9 +18,7 @@ from kubelet.runtime import (
     DNS,
     EVERYTHING,
     RUNTIME_DEFAULT,
-    Channel,
     ContainerState,
-    ExecTimeout,
     Hint,
     LinuxResources,
     Mount,
@@ -28,9 +26,8 @@ from kubelet.runtime import (
     RuntimeRefused,
     SandboxState,
     SecurityContext,
-    StreamOptions,
 )
-from tests.contracts.runtime_world import World, on_containerd, until, worlds
+from tests.contracts.runtime_world import World, controller, ended, on_containerd, said, until, worlds
 from tests.dockerd import IMAGE
 from tests.requirements import requires
 
@@ -51,26 +48,6 @@ def cri(world: World) -> CriRuntime:
     if not isinstance(world.runtime, CriRuntime):
         pytest.skip("a fact about CRI")
     return world.runtime
-
-
-async def said(world: World, container_id: str, script: str) -> list[str]:
-    done = await world.runtime.exec_sync(container_id, ["sh", "-c", script], 10)
-    assert done.exit_code == 0, done.stderr
-    return done.stdout.decode().splitlines()
-
-
-async def ended(world: World, container_id: str) -> None:
-    async def exited() -> bool:
-        return (await world.runtime.container_status(container_id)).state is ContainerState.EXITED
-
-    await until(exited, "the container exits")
-
-
-def controller(group: str, name: str, file: str) -> str:
-    """A file of a container's cgroup, on cgroup v1 below its controller, else at the root."""
-    top = Path("/sys/fs/cgroup")
-    base = top / name if (top / name).is_dir() else top
-    return (base / group.lstrip("/") / file).read_text().strip()
 
 
 async def test_the_containers_of_a_pod_share_network_and_ipc(world: World) -> None:
@@ -316,74 +293,6 @@ async def test_images_and_where_they_are(world: World) -> None:
     await until(pinned, "nobody may collect the sandbox image")
     place = await world.runtime.image_fs()
     assert os.path.isdir(place.mountpoint)
-
-
-async def test_a_terminal(world: World) -> None:
-    _, _, container_id = await world.started("sleep", "3600")
-    stream = await world.runtime.exec(container_id, ["sh"], StreamOptions(stdin=True, tty=True, stderr=False))
-    try:
-        await stream.resize(101, 33)
-        await stream.write(b"stty size; exit 7\n")
-        seen = b""
-        async with asyncio.timeout(10):
-            while (piece := await stream.read()) is not None:
-                seen += piece[1]
-        assert b"33 101" in seen
-        assert await stream.exit_code() == 7
-    finally:
-        await stream.close()
-
-
-async def test_attach_reaches_the_main_program(world: World) -> None:
-    _, _, container_id = await world.started("cat", stdin=True, stdin_once=True)
-    stream = await world.runtime.attach(container_id, StreamOptions(stdin=True))
-    try:
-        await stream.write(b"hello\n")
-        assert await stream.read() == (Channel.STDOUT, b"hello\n")
-        await stream.close_stdin()
-        async with asyncio.timeout(10):
-            assert await stream.read() is None
-    finally:
-        await stream.close()
-    await ended(world, container_id)
-
-
-async def test_megabytes_each_way_and_both_outputs_apart(world: World) -> None:
-    _, _, container_id = await world.started("sleep", "3600")
-    data, received = os.urandom(4 << 20), {Channel.STDOUT: bytearray(), Channel.STDERR: bytearray()}
-    script = ["sh", "-c", "cat; echo end >&2; exit 5"]
-    stream = await world.runtime.exec(container_id, script, StreamOptions(stdin=True))
-
-    async def send() -> None:
-        for start in range(0, len(data), 1 << 16):
-            await stream.write(data[start : start + (1 << 16)])
-        await stream.close_stdin()
-
-    try:
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            group.create_task(send())
-            while (piece := await stream.read()) is not None:
-                received[piece[0]] += piece[1]
-        assert received == {Channel.STDOUT: data, Channel.STDERR: b"end\n"}
-        assert await stream.exit_code() == 5
-    finally:
-        await stream.close()
-
-
-async def test_a_command_over_its_time_is_killed(world: World) -> None:
-    _, _, container_id = await world.started("sleep", "3600")
-    group = (await world.runtime.container_status(container_id)).cgroup
-    with pytest.raises(ExecTimeout, match="timed out after"):
-        await world.runtime.exec_sync(container_id, ["sleep", "4321"], 0.3)
-
-    async def killed() -> bool:
-        return len(controller(group, "memory", "cgroup.procs").split()) == 1
-
-    await until(killed, "a command over its time is killed")
-    begun = time.monotonic()
-    with pytest.raises(ExecTimeout):  # whose output somebody else still holds open
-        await world.runtime.exec_sync(container_id, ["sh", "-c", "sleep 4321 & sleep 4322"], 0.3)
-    assert time.monotonic() - begun < 5
 
 
 async def test_kubelets_share_a_runtime_without_seeing_each_other(world: World) -> None:
