@@ -5,11 +5,11 @@ empty and the exit code is not 0, the log's last 80 lines, of them the last 2,04
 more, so each is read once. (pkg/kubelet/kuberuntime/kuberuntime_container.go, getTerminationMessage)
 """
 
-import json
 import os
 import stat
 from pathlib import Path
 
+from kubelet.logs import parse
 from kubelet.model import Seen
 from kubelet.runtime import TERMINATION_MESSAGE_PATH, TERMINATION_MESSAGE_POLICY, ContainerState, ContainerStatus
 
@@ -67,15 +67,5 @@ def log_tail(path: str, lines: int = TAIL_LINES, size: int = TAIL_BYTES) -> str:
             raw = file.read().splitlines()
     except OSError:
         return ""
-    text = b"".join(_line(line) for line in raw).splitlines(keepends=True)[-lines:]
+    text = b"".join(record.text for line in raw if (record := parse(line))).splitlines(keepends=True)[-lines:]
     return b"".join(text)[-size:].decode(errors="replace")
-
-
-def _line(line: bytes) -> bytes:
-    if line.startswith(b"{"):
-        try:
-            return str(json.loads(line).get("log", "")).encode()
-        except ValueError:
-            return b""
-    fields = line.split(b" ", 3)
-    return fields[3] + (b"\n" if fields[2] == b"F" else b"") if len(fields) == 4 else b""
