@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -117,7 +118,7 @@ def test_a_start_without_the_api(run: Run) -> None:
         kept = world.root / "seen/pods" / f"{before.metadata.uid}.json"
         await world.eventually(lambda: kept.exists() and b'"Ready","status":"True"' in kept.read_bytes(), "it is kept")
         world.server.kill()
-        world.kill()
+        assert world.kill(signal.SIGTERM) == 0, "it waits for nobody"
         write(world, container("a", LOOP))
         world.start()
         await world.eventually(lambda: {row.pod for row in world.running()} == {"plain", name}, "both run")
@@ -135,5 +136,6 @@ def test_a_start_without_the_api(run: Run) -> None:
         assert readiness(after).type == "Ready"
         await world.client.delete(PODS, "plain", "default")
         await world.until_gone("plain")
+        assert world.kill(signal.SIGTERM) == 0
 
     run(test)
