@@ -77,7 +77,7 @@ class CriRuntime:
 
     async def watch(self, notify: Callable[[Hint], None]) -> None:
         async def follow() -> None:
-            await self._health.follow(self._hints)
+            await self._health.follow(self._hints, self._owner)
 
         await self._hints.run(notify, Source(follow, self._settled, self._pid))
 

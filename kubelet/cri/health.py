@@ -12,6 +12,7 @@ from kubelet import peer
 from kubelet.cri import calls
 from kubelet.cri import runtime_pb2 as pb
 from kubelet.cri.client import Client, Unimplemented
+from kubelet.cri.spec import Owner
 from kubelet.hints import Hints
 from kubelet.runtime import (
     Hint,
@@ -103,17 +104,17 @@ class Health:
         except (KeyError, TypeError, ValueError, AttributeError):
             self._driver = ""
 
-    async def follow(self, hints: Hints) -> None:
-        """The runtime's events where it has a stream of them; else just its presence."""
+    async def follow(self, hints: Hints, owner: Owner) -> None:
+        """The runtime's events about what is the owner's, where it has a stream of them; else just its presence."""
         self._driver = None  # it may have been configured anew
         try:
             async with asyncio.TaskGroup() as group:
                 presence = group.create_task(self._presence(hints))
                 try:
                     async for event in self._client.follow(calls.EVENTS, pb.GetEventsRequest()):
-                        uid = event.pod_sandbox_status.metadata.uid
-                        if uid:
-                            hints.say(Hint(uid, event.container_id))
+                        told = event.pod_sandbox_status
+                        if owner.owns(told.labels):
+                            hints.say(Hint(told.metadata.uid, event.container_id))
                 except RuntimeRefused:  # Unimplemented, most of all
                     await presence
                 finally:

@@ -16,7 +16,16 @@ from kubelet.cri import runtime_pb2 as pb
 from kubelet.cri.client import Call, Client
 from kubelet.cri.health import Health
 from kubelet.hints import Hints
-from kubelet.runtime import EVERYTHING, ExecTimeout, Hint, NotFound, RuntimeRefused, RuntimeUnavailable
+from kubelet.runtime import (
+    EVERYTHING,
+    NODE,
+    POD_UID,
+    ExecTimeout,
+    Hint,
+    NotFound,
+    RuntimeRefused,
+    RuntimeUnavailable,
+)
 
 Answer = Callable[[Any], Any]
 
@@ -144,9 +153,11 @@ async def test_events_are_hints_where_a_runtime_has_them(tmp_path: Path) -> None
         async with asyncio.timeout(5):
             assert await hints.get() == EVERYTHING
             assert runtime.hinting()
-            status = pb.PodSandboxStatus(metadata=pb.PodSandboxMetadata(uid="u"))
-            more.put_nowait(pb.ContainerEventResponse(container_id="c", pod_sandbox_status=status))
+            for node in ("m", "n"):  # another kubelet's, ours
+                status = pb.PodSandboxStatus(metadata=pb.PodSandboxMetadata(uid="u"), labels={POD_UID: "u", NODE: node})
+                more.put_nowait(pb.ContainerEventResponse(container_id="c", pod_sandbox_status=status))
             assert await hints.get() == Hint("u", "c")
+            assert hints.empty()
         watch.cancel()
     await runtime.close()
 
