@@ -22,7 +22,7 @@ A = TypeVar("A", bound=Message)
 
 NO_LIMIT = 0.0
 # Between the death of a process and the runtime's admission, seconds: containerd needs some 50 ms.
-SETTLE = (0.005, 0.01, 0.02, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 2.0, 4.0)
+SETTLE = (0.005, 0.01, 0.015, 0.01, 0.01, 0.01, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 2.0, 4.0)
 _AWAY = frozenset({Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED, Status.ABORTED})
 
 

@@ -26,7 +26,24 @@ T = TypeVar("T")
 
 KILLED = 30.0  # seconds after SIGKILL in which a process has to be gone
 _POLL = 0.2  # where the process cannot be seen from here
-_SETTLE = (0.005, 0.01, 0.02, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 2.0, 4.0)  # Docker needs some 40 ms
+_SETTLE = (
+    0.005,
+    0.01,
+    0.015,
+    0.01,
+    0.01,
+    0.01,
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.0,
+    2.0,
+    4.0,
+)  # Docker needs some 40 ms
 
 
 class Containers:
