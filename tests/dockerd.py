@@ -28,6 +28,7 @@ from docker.api.client import APIClient
 from kubelet.docker.pause import static_busybox
 from kubelet.exits import pidfd_of
 from linux import netns
+from tests.leave_no_trace import LANE
 from tests.requirements import requires
 
 IMAGE = "wherry.local/busybox:dev"
@@ -215,7 +216,7 @@ def dockerd() -> Iterator[Dockerd]:
 @contextlib.contextmanager
 def a_cgroup_parent() -> Iterator[str]:
     """A cgroup parent for pods, below the mount of every controller; removed when the pods are gone."""
-    name = f"/wherry-test-{uuid.uuid4().hex[:8]}"
+    name = f"/wherry-test-{os.environ.get(LANE, 'run')}-{uuid.uuid4().hex[:8]}"
     yield name
     for controller in Path("/sys/fs/cgroup").iterdir():
         remove_cgroups(controller / name.lstrip("/"))

@@ -3,7 +3,7 @@
 These tests wait more than they compute (for kernels, graces, leases), so a second lane is nearly free; but they prove that
 nothing is left behind, and each would take the other's processes and mounts for its own. So a lane is a process tree in a PID
 and a mount namespace of its own, with a /run/netns of its own: it sees what it made, and when it ends the kernel ends what it
-left. What namespaces do not part is told apart otherwise: cgroups by their names (`foreign`, read by `tests.leave_no_trace`);
+left. What namespaces do not part is told apart otherwise: cgroups by their names (tests/leave_no_trace.py reads `cgroups`);
 the root namespace's network is nobody's to change, so all watch the whole of it; ports and lab names are taken where free. The
 whole machine is compared once more around all lanes.
 
@@ -14,6 +14,7 @@ more, one lane after the other: what passes then is flaky and wants mending.
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.leave_no_trace import FOREIGN_CGROUPS, Snapshot, settled
+from tests.leave_no_trace import LANE, LANE_CGROUPS, Snapshot, settled
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTHING_COLLECTED = 5
@@ -42,8 +43,8 @@ class Lane:
     name: str
     paths: tuple[str, ...]
     """Directories, or patterns of files."""
-    foreign: str
-    """A pattern of the cgroups that other lanes make and remove."""
+    cgroups: str
+    """A pattern of those that this lane makes: it looks at no others."""
     without: tuple[str, ...] = ()
     """Patterns of files that are another lane's."""
     marks: str = "not alone"
@@ -53,18 +54,12 @@ class Lane:
         return ["-m", self.marks, *(f"--ignore-glob={ROOT}/{pattern}" for pattern in self.without), *paths]
 
 
-_API = tuple(
-    f"tests/node/test_{name}*.py"
-    for name in (
-        *("access", "api", "client_patterns", "controllers", "drain", "informer", "kinds", "kube_client", "kubectl"),
-        *("limits", "operators", "store_disk", "store_etcd", "store_kills", "store_power", "store_restarts", "two_api"),
-    )
-)
-"""The centre's programs alone: they make no cgroup, link or mount."""
+_KUBELET = ("tests/node/test_kubelet*.py", "tests/node/test_streams*.py", "tests/node/test_sandbox*.py")
+_BRIEF_LAB = r"/wherry/t[0-9a-f]{5}\b"
 LANES = (
-    Lane("cluster", ("tests/cluster",), r"/wherry-|/wherry/t[0-9a-f]{5}|/docker/|/kubepods"),
-    Lane("node", ("tests/contracts", "tests/node"), r"/wherry(/(?!t[0-9a-f]{5}\b).*)?$", without=_API),
-    Lane("api", _API, "."),
+    Lane("cluster", ("tests/cluster",), rf"/wherry/(?!{_BRIEF_LAB.removeprefix('/wherry/')})"),
+    Lane("kubelet", ("tests/contracts", *_KUBELET), "/wherry-test-kubelet-"),
+    Lane("node", ("tests/node",), rf"/wherry-test-node-|{_BRIEF_LAB}", without=_KUBELET),
 )
 ALONE = Lane("alone", ("tests/contracts", "tests/node", "tests/cluster"), "", marks="alone")
 
@@ -81,7 +76,11 @@ class Run:
             sys.executable, "-m", "pytest", "-q", "--durations", "10", "-o", f"cache_dir={cache}",
             *words, *lane.argv(),
         ]  # fmt: skip
-        environment = {**os.environ, FOREIGN_CGROUPS: lane.foreign}
+        # pytest clears away what earlier sessions left, and two that do it at once fail each other.
+        self.temporary = tempfile.mkdtemp(prefix="lane-", dir="/tmp")
+        environment = {
+            **os.environ, LANE: lane.name, LANE_CGROUPS: lane.cgroups, "PYTEST_DEBUG_TEMPROOT": self.temporary,
+        }  # fmt: skip
         self.process = subprocess.Popen(
             [*_NAMESPACES, "bash", "-c", _INSIDE, "lane", *pytest],
             cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT,
@@ -97,6 +96,8 @@ class Run:
         return f"{self.lane.name} {last.rpartition('[')[2].partition(']')[0].strip() if ']' in last else '0%'}"
 
     def told(self) -> None:
+        if self.passed:
+            shutil.rmtree(self.temporary, ignore_errors=True)
         with self.output:
             self.output.seek(0)
             word = "passed" if self.passed else f"FAILED (exit {self.process.returncode})"

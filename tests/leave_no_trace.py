@@ -31,8 +31,9 @@ _SYSCTLS = (
 )
 
 
-FOREIGN_CGROUPS = "WHERRY_TEST_FOREIGN_CGROUPS"
-"""In the environment: a pattern of cgroups that another lane of this run makes and removes (tests/lanes.py)."""
+LANE = "WHERRY_TEST_LANE"
+LANE_CGROUPS = "WHERRY_TEST_LANE_CGROUPS"
+"""In the environment of a lane (tests/lanes.py): its name, and a pattern of the cgroups that are its own."""
 
 _ROOT_NETWORK = ("links", "addresses", "routes", "rules", "sysctls")
 
@@ -140,13 +141,13 @@ def _cgroups() -> list[str]:
     """Walked by os.walk, which a group that goes meanwhile does not disturb."""
     root = Path("/sys/fs/cgroup")
     marks = ("wherry", "kubepods", "docker")
-    foreign = os.environ.get(FOREIGN_CGROUPS, "")
+    own = os.environ.get(LANE_CGROUPS, "")
     found: set[str] = set()
     for controller in [root, *root.iterdir()] if root.is_dir() else []:
         if controller.is_dir() and not controller.is_symlink():
             tops = [str(entry) for entry in controller.iterdir() if any(mark in entry.name for mark in marks)]
             found |= {folder for top in tops for folder, _, _ in os.walk(top)}
-    return sorted(p for p in found if Path(p).name != "docker" and not (foreign and re.search(foreign, p)))
+    return sorted(p for p in found if Path(p).name != "docker" and re.search(own, p))
 
 
 def _containers(hosts: Iterable[str]) -> list[str]:
