@@ -85,7 +85,6 @@ class _Busy:
             # Also what succeeded is not begun again at once, should the runtime show it undone.
             self.failures[key] = self.failures.get(key, 0) + 1
             self.not_before[key] = now() + AGAIN.delay(self.failures[key])
-            self.life.news = True
             self.life.stirred.set()
 
     def next_try(self, now: float) -> float | None:

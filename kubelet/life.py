@@ -45,9 +45,7 @@ class Life:
     pending: Waiting | None = None  # why what is wanted is not allocated
     resizing: Waiting | None = None  # allocated, and not yet in force everywhere
     before: Pod | None = None  # the pod whose resources are in force until then
-    # looking: a hint asks for a fresh look, news from elsewhere (the API, a probe) goes by what is known
-    hinted: bool = False
-    news: bool = False
+    hinted: bool = False  # the runtime has more to tell than is known: look; all else goes by what is known
     # starting
     prepared: tuple[object, ...] | None = None  # what of the pod its volumes and cgroup were made from
     prepared_at: float = 0.0
@@ -86,10 +84,9 @@ class Life:
         self.stirred.set()
 
     def knows_enough(self) -> bool:
-        """Whether this pass can go by what is known of the runtime. A timer asks for a look, as a hint does."""
-        enough = self.news and not self.hinted
-        self.news = self.hinted = False
-        return enough
+        """Whether this pass can go by what is known of the runtime: a regular look at everything tells what else there is."""
+        hinted, self.hinted = self.hinted, False
+        return not hinted
 
     def wish(self) -> int:
         """The grace that the pod itself asks for."""

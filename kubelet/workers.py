@@ -80,7 +80,7 @@ class Workers:
         """Something about the pod changed. A shorter grace is taken at once, also by a stop that is under way."""
         life, pod = self._lives.get(uid), self._source.get(uid)
         if life is not None:
-            life.news, life.forgotten = True, life.forgotten or pod is None
+            life.forgotten = life.forgotten or pod is None
             if life.stage is Stage.TERMINATING:
                 self._hasten(life, pod)
             if pod is None or pod.metadata.deletion_timestamp is not None:
@@ -100,7 +100,6 @@ class Workers:
         """A probe has come to a verdict, or a look has shown more than was known."""
         life = self._lives.get(uid)
         if life is not None:
-            life.news = True
             life.stirred.set()
         self._keys.add(uid)
 
@@ -119,7 +118,7 @@ class Workers:
         life = self._lives.get(uid)
         if life is not None:
             life.held = {n: h for n, h in life.held.items() if h.waiting.reason != "CreateContainerConfigError"}
-            life.mount_failures, life.prepared, life.news = 0, None, True
+            life.mount_failures, life.prepared = 0, None
         self._keys.add(uid)
 
     def gone(self, uid: str) -> None:
@@ -198,7 +197,7 @@ class Workers:
             life.stage, life.forgotten = Stage.TERMINATING, True
             life.shrink(ORPHAN_GRACE, _now())
         else:
-            life.news = self._view.settled  # what is new to us is new to the runtime
+            life.hinted = not self._view.settled  # later on, what is new to us is new to the runtime
             life.backoffs = plan.remembered_backoffs(pod)
             life.take(pod)
         self._lives[uid] = life
