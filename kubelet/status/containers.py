@@ -125,6 +125,8 @@ def _in_force(report: Report, container: Container, status: RuntimeContainer) ->
             limits["cpu"] = quantity.decimal(Fraction(real.cpu_quota, real.cpu_period))
         if "memory" in limits and real.memory_limit > 0 and real.memory_limit != wanted.memory_limit:
             limits["memory"] = quantity.binary(real.memory_limit)
+            if "memory" in requests and quantity.parse(requests["memory"]) > real.memory_limit:
+                requests["memory"] = limits["memory"]  # what is promised and not yet given cannot be in force
         if "cpu" in requests and real.cpu_shares > 0 and real.cpu_shares != wanted.cpu_shares:
             requests["cpu"] = quantity.decimal(Fraction(-(-real.cpu_shares * 1000 // 1024), 1000))
     return ResourceRequirements(limits=limits, requests=requests)

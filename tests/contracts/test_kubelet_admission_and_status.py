@@ -11,6 +11,7 @@ from kube.core import Node
 from kube.informer import Change, Informer
 from kube.pods import Pod
 from kube.resources import NODES, PODS, RUNTIMECLASSES
+from kubelet.runtime import RuntimeRefused
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, rig, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
@@ -245,6 +246,29 @@ async def test_a_pod_is_resized_while_it_runs(node: Rig) -> None:
     assert node.starts() == 1
     await resize(node, "p", **small)
     await node.until(lambda p: resources_of(p) == (small["requests"], small["limits"]), "and back")
+    assert node.starts() == 1
+
+
+@with_a_node
+async def test_a_resize_that_fails_says_why_and_is_tried_again_also_by_the_next_kubelet(node: Rig) -> None:
+    asked = {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}
+    await node.create(containers=[container("a", resources=asked)])
+    await node.until(ready, "ready")
+    node.runtime.fail("update_resources", RuntimeRefused("device or resource busy"))
+    await resize(node, "p", requests={"memory": "96Mi"}, limits={"memory": "96Mi"})
+    assert (await node.until_event("ResizeError")).message.startswith("Pod resize error: device or resource busy {")
+    pod = await node.until(lambda p: resources_of(p)[1] == {"memory": "96Mi"}, "it is tried again")
+    await node.until(lambda p: not condition(p, "PodResizeInProgress"), "and is over")
+    # a kubelet that dies before the runtime has done it
+    node.runtime.hold("update_resources")
+    await resize(node, "p", requests={"memory": "128Mi"}, limits={"memory": "128Mi"})
+    await node.until(lambda p: condition(p, "PodResizeInProgress") == "True", "it is under way")
+    await node.kill()
+    node.runtime.release("update_resources")
+    await node.start()
+    pod = await node.until(lambda p: resources_of(p)[1] == {"memory": "128Mi"}, "the next one does it")
+    await node.until(lambda p: not condition(p, "PodResizeInProgress"), "and it is over")
+    assert pod.status.container_statuses[0].restart_count == 0
     assert node.starts() == 1
 
 
