@@ -27,6 +27,8 @@ from pathlib import Path
 from tests.leave_no_trace import LANE, LANE_CGROUPS, Snapshot, settled
 
 ROOT = Path(__file__).resolve().parents[1]
+MEMORY = ROOT / ".pytest_cache" / "lanes-failed"
+MACHINE = "machine"
 NOTHING_COLLECTED = 5
 REPORT_SECONDS = 30.0
 
@@ -133,25 +135,30 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="what failed last time, one lane after the other")
     arguments, words = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    memory = ROOT / ".pytest_cache" / "lanes-failed"
-    if arguments.again:
-        names = memory.read_text().split() if memory.exists() else []
-        failed = [lane for lane in (*LANES, ALONE) if lane.name in names]
-        failed = [lane for lane in failed if together([lane], ["--last-failed", *words])]
+    if arguments.again and MEMORY.exists():
+        names = MEMORY.read_text().split()
+        failed = [name for name in names if name == MACHINE]  # what is left behind does not go by itself
+        lanes = [lane for lane in (*LANES, ALONE) if lane.name in names]
+        failed += [lane.name for lane in lanes if together([lane], ["--last-failed", *words])]
     else:
-        Path("/run/netns").mkdir(exist_ok=True)
-        before = Snapshot.take()
-        failed = together(LANES, words) + together([ALONE], words)
-        left = settled(before)
-        for kind, lines in left.items():
-            print(f"left behind by the lanes: {kind}:", *lines, sep="\n  ")
-        if left:
-            failed = failed or list(LANES)
-        memory.parent.mkdir(exist_ok=True)
-        memory.write_text(" ".join(lane.name for lane in failed))
+        MEMORY.unlink(missing_ok=True)
+        failed = everything(words)
+        MEMORY.parent.mkdir(exist_ok=True)
+        MEMORY.write_text(" ".join(failed))
     if failed:
-        print("failed:", shlex.join(lane.name for lane in failed))
+        print("failed:", shlex.join(failed))
     return 1 if failed else 0
+
+
+def everything(words: Sequence[str]) -> list[str]:
+    """Names of the lanes that failed, and MACHINE when something stays behind."""
+    Path("/run/netns").mkdir(exist_ok=True)
+    before = Snapshot.take()
+    failed = [lane.name for lane in together(LANES, words) + together([ALONE], words)]
+    left = settled(before)
+    for kind, lines in left.items():
+        print(f"left behind by the lanes: {kind}:", *lines, sep="\n  ")
+    return failed + ([MACHINE] if left else [])
 
 
 if __name__ == "__main__":
