@@ -45,9 +45,7 @@ class Checkpoint:
         self._wake = Wake()
 
     def recall(self) -> None:
-        """Raises OSError when the directory cannot be made."""
-        for folder in (self._folder, self._folder / "pods"):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        """To be called before the informers run."""
         pods = [pod for path in sorted(self._folder.glob("pods/*.json")) if (pod := _read(path, wanted.Pod))]
         services = _read(self._folder / "services.json", list[Service]) or []
         if pods:
@@ -90,7 +88,12 @@ class Checkpoint:
         self._dirty, self._services_dirty = set(), False
         return pods, services
 
+    def _make(self) -> None:
+        for folder in (self._folder, self._folder / "pods"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
     def _keep(self, pods: Mapping[str, Pod | None], services: list[Service] | None) -> None:
+        self._make()
         for uid, pod in pods.items():
             path = self._folder / "pods" / f"{uid}.json"
             if pod is None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kubelet import machine
 from kubelet.config import Config
@@ -25,6 +26,8 @@ class Witness:
     runtime: Runtime
     version: RuntimeVersion | None = None
     _images_on: str | None = None
+    _looking: "asyncio.Future[Pressure] | None" = None
+    _felt: Pressure = Pressure()  # noqa: RUF009  a value
 
     async def portrait(self) -> Portrait:
         if self.version is None:
@@ -38,7 +41,8 @@ class Witness:
         )
 
     async def pressure(self) -> Pressure:
-        """Filesystems are asked in a thread: one may hang. A runtime that has not said its version is not asked more."""
+        """Filesystems are asked in a thread: one may hang; then there is one thread that hangs, and what was last seen is
+        told. A runtime that has not said its version is not asked more."""
         if self._images_on is None and self.version is not None:
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -46,7 +50,16 @@ class Witness:
             except (RuntimeUnavailable, TimeoutError):
                 log.debug("the runtime does not say where its images are")
         root, thresholds = self.config.root_dir, self.config.thresholds
-        return await asyncio.to_thread(machine.pressure, thresholds, root, self._images_on or root)
+        if self._looking is None:
+            look = partial(machine.pressure, thresholds, root, self._images_on or root)
+            self._looking = asyncio.get_running_loop().run_in_executor(None, look)
+        done, _ = await asyncio.wait({self._looking}, timeout=PATIENCE)
+        if done:
+            looked, self._looking = self._looking, None
+            self._felt = looked.result()
+        else:
+            log.warning("the filesystem of %s or of images does not answer", root)
+        return self._felt
 
     async def images(self) -> Sequence[Image]:
         try:
