@@ -10,6 +10,7 @@ said once, in the log and in an Event about the Node. Of two files with the same
 """
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 FILE, HTTP = "file", "http"
 SETTLE = 0.05  # seconds that writing a file may take from its first change to its last
-_LARGEST = 10 << 20
+_LARGEST = 1 << 20  # bytes; no API server takes a larger pod
 _FETCH_TIMEOUT = 10.0
 
 Tell = Callable[[str, list[StaticPod]], None]
@@ -134,7 +135,7 @@ def _content(place: str) -> bytes:
     with open(place, "rb") as file:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:
-        raise OSError(0, f"larger than {_LARGEST} bytes")
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST} bytes")
     return content
 
 
@@ -202,6 +203,8 @@ class Fetched:
             content = await answer.read()
         if answer.status != 200:
             raise Invalid(f"status {answer.status}")
+        if len(content) > _LARGEST:
+            raise Invalid(f"more than {_LARGEST} bytes")
         if not content:
             raise Invalid("an empty answer; an empty PodList says that there are no pods")
         return content

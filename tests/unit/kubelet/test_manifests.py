@@ -38,6 +38,10 @@ def test_a_directory_is_its_files_without_dotfiles_and_directories(tmp_path: Pat
     assert contents(str(tmp_path)) == {str(tmp_path / "b.yaml"): b"b", str(tmp_path / "link.yaml"): b"b"}
     assert contents(str(tmp_path / "b.yaml")) == {str(tmp_path / "b.yaml"): b"b"}
     assert contents(str(tmp_path / "absent")) == {}
+    (tmp_path / "large.yaml").write_bytes(b" " * ((1 << 20) + 1))
+    refusal = contents(str(tmp_path))[str(tmp_path / "large.yaml")]
+    assert isinstance(refusal, OSError)
+    assert refusal.strerror == "larger than 1048576 bytes"
 
 
 @pytest.mark.parametrize(
