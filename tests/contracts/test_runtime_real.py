@@ -24,6 +24,7 @@ from kubelet.runtime import (
     Mount,
     PortMapping,
     RuntimeRefused,
+    SandboxSecurity,
     SandboxState,
     SecurityContext,
 )
@@ -68,8 +69,12 @@ async def test_the_containers_of_a_pod_share_network_and_ipc(world: World) -> No
 
 async def test_a_shared_pid_namespace_and_a_targets(world: World) -> None:
     runtime = world.runtime
-    config = world.sandbox(share_pid=True)
+    holder = SandboxSecurity(run_as_user=1000, run_as_group=2000, supplemental_groups=(3000,))
+    config = world.sandbox(share_pid=True, security=holder)
     sandbox_id = await runtime.run_sandbox(config)
+    told = Path(f"/proc/{(await runtime.sandbox_status(sandbox_id)).pid}/status").read_text().splitlines()
+    facts = {line.partition(":")[0]: line.partition(":")[2].split() for line in told}
+    assert (facts["Uid"][0], facts["Gid"][0]) == ("1000", "2000")
     one = await runtime.create_container(sandbox_id, await world.container("sleep", "3600"), config)
     await runtime.start_container(one)
     spaces = [(await runtime.sandbox_status(sandbox_id)).pid, (await runtime.container_status(one)).pid]
