@@ -48,6 +48,7 @@ class Deeds:
         self._place = means.place
         self._trees = trees
         hooks = Hooks(means.runtime)
+        means.metrics.fallbacks(lambda: hooks.fallbacks)
         self.objects = means.objects
         self.stops = Stops(means, hooks)
         self._starts = Starts(means, hooks, self.stops)

@@ -232,6 +232,12 @@ class Metrics:
     def _gauge(self, name: str, text: str, labels: Iterable[str] = ()) -> Gauge:
         return Gauge(name, text, list(labels), registry=self.registry)
 
+    def fallbacks(self, count: Callable[[], float]) -> None:
+        """Where to ask how many https hooks were answered in plain HTTP."""
+        text = "The number of times lifecycle handlers successfully fell back to http from https."
+        found = Gauge("kubelet_lifecycle_handler_http_fallbacks_total", text, registry=self.registry)
+        found.set_function(count)
+
     def operation(self, kind: str, seconds: float, failed: bool) -> None:
         """One call of the runtime."""
         self.operations.labels(kind).inc()

@@ -30,6 +30,7 @@ def test_what_is_counted_where_it_happens() -> None:
     metrics.image_collected("space")
     metrics.asked("GET", "api:6443", "200", 0.01)
     metrics.relisted(0.01, 1.0)
+    metrics.fallbacks(lambda: 3)
     with metrics.cgroup("create"), metrics.request("GET", "exec", "readwrite"):
         assert (
             'kubelet_http_inflight_requests{long_running="true",method="GET",path="exec",server_type="readwrite"} 1.0'
@@ -52,6 +53,7 @@ def test_what_is_counted_where_it_happens() -> None:
         'kubelet_cgroup_manager_duration_seconds_count{operation_type="destroy"} 1.0',
         'kubelet_http_requests_total{long_running="true",method="GET",path="exec",server_type="readwrite"} 1.0',
         "kubelet_pleg_relist_interval_seconds_count 1.0",
+        "kubelet_lifecycle_handler_http_fallbacks_total 3.0",
     } <= lines(metrics.registry)
 
 
