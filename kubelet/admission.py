@@ -165,8 +165,8 @@ def counted(pod: Pod) -> dict[str, int]:
 
 
 def _units(name: str, amount: Fraction) -> int:
-    scaled = amount * 1000 if name == "cpu" else amount
-    return -int(-scaled // 1)
+    top, bottom = amount.numerator, amount.denominator
+    return -(-(top * 1000 if name == "cpu" else top) // bottom)
 
 
 def room_of(ground: Ground) -> dict[str, int]:

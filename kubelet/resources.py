@@ -77,7 +77,11 @@ def _highest(one: Amounts, other: Amounts) -> Amounts:
 def _total(pod: Pod, of: Callable[[Container], Mapping[str, str]]) -> Amounts:
     running: Amounts = {}
     for container in pod.spec.containers:
-        running = _added(running, _parsed(of(container)))
+        for name, amount in of(container).items():
+            parsed = quantity.parse(amount)
+            running[name] = running[name] + parsed if name in running else parsed
+    if not pod.spec.init_containers:
+        return running
     starting: Amounts = {}
     sidecars: Amounts = {}
     for container in pod.spec.init_containers:
@@ -98,8 +102,10 @@ def _own(pod: Pod) -> tuple[dict[str, str], dict[str, str]]:
 
 def requests(pod: Pod) -> Amounts:
     """What the scheduler counted: cores, bytes, pieces."""
-    total = {**_total(pod, requests_of), **_parsed(_own(pod)[0])}
-    return _added(total, _parsed(pod.spec.overhead))
+    total = _total(pod, requests_of)
+    if pod.spec.resources:
+        total |= _parsed(_own(pod)[0])
+    return _added(total, _parsed(pod.spec.overhead)) if pod.spec.overhead else total
 
 
 def pod_requests(pod: Pod) -> dict[str, int]:
