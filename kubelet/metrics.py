@@ -106,6 +106,18 @@ class Mounted(Collector):
         yield found
 
 
+class _Fallbacks(Collector):
+    def __init__(self, count: Callable[[], float]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "kubelet_lifecycle_handler_http_fallbacks",
+            "The number of times lifecycle handlers successfully fell back to http from https.",
+            value=self._count(),
+        )
+
+
 def _static(pod: Pod) -> bool:
     return pod.metadata.annotations.get(SOURCE, "api") != "api"
 
@@ -234,9 +246,7 @@ class Metrics:
 
     def fallbacks(self, count: Callable[[], float]) -> None:
         """Where to ask how many https hooks were answered in plain HTTP."""
-        text = "The number of times lifecycle handlers successfully fell back to http from https."
-        found = Gauge("kubelet_lifecycle_handler_http_fallbacks_total", text, registry=self.registry)
-        found.set_function(count)
+        self.registry.register(_Fallbacks(count))
 
     def operation(self, kind: str, seconds: float, failed: bool) -> None:
         """One call of the runtime."""
