@@ -7,6 +7,7 @@ Event that differs each time is not counted up but written again.
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import os
@@ -22,10 +23,11 @@ from kube.pods import Container, HTTPGetAction
 from kube.version import MAJOR, MINOR
 
 BODY = 10 * 1024  # bytes
-HEAD_LINES = 1000
+HEAD = 64 * 1024  # bytes of headers
 REDIRECTS = 10
 FOLLOWED = (301, 302, 303, 307, 308)
 _ODD = re.compile(r"[^!-~]")  # what must not stand in a request line as it is
+_END = re.compile(rb"\r?\n\r?\n")  # of headers
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 
@@ -134,8 +136,10 @@ def cause(error: OSError) -> str:
 # --- a request --------------------------------------------------------------------------------------------------------
 
 
-def _headers(action: HTTPGetAction, purpose: str) -> tuple[str, list[tuple[str, str]]]:
-    """The Host that was asked for ("" = the URL's), and the other headers; raises NoAnswer for what HTTP cannot carry."""
+@functools.lru_cache(maxsize=1024)
+def _headers(action: HTTPGetAction, purpose: str) -> tuple[str, str]:
+    """The Host that was asked for ("" = the URL's), and the other headers as they are sent; raises NoAnswer for what HTTP
+    cannot carry."""
     lines = [(header.name, header.value) for header in action.http_headers]
     for name, value in lines:
         if not _TOKEN.fullmatch(name):
@@ -149,11 +153,18 @@ def _headers(action: HTTPGetAction, purpose: str) -> tuple[str, list[tuple[str, 
     if agent is None:
         agent = f"kube-{purpose}/{MAJOR}.{MINOR}"
     kept = ([("User-Agent", agent)] if agent else []) + kept + ([("Accept", "*/*")] if accept is None else [])
-    return host, kept
+    return host, "".join(f"{name}: {value}\r\n" for name, value in kept)
 
 
 def _first(lines: Iterable[tuple[str, str]], name: str) -> str | None:
     return next((value for known, value in lines if known.lower() == name), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _url(action: HTTPGetAction, host: str, port: int) -> str:
+    path = action.path if action.path.startswith("/") else f"/{action.path}"
+    path = _ODD.sub(lambda odd: "".join(f"%{byte:02X}" for byte in odd[0].encode()), path)
+    return f"{action.scheme.lower() or 'http'}://{address(host, port)}{path}"
 
 
 async def fetch(
@@ -161,9 +172,7 @@ async def fetch(
 ) -> Answer:
     """The answer to the last of the redirects. Raises NoPort, NoAnswer, BodyMissing."""
     port, host = port_number(action.port, container), action.host or pod_ip
-    path = action.path if action.path.startswith("/") else f"/{action.path}"
-    path = _ODD.sub(lambda odd: "".join(f"%{byte:02X}" for byte in odd[0].encode()), path)
-    way = _Way(f"{action.scheme.lower() or 'http'}://{address(host, port)}{path}")
+    way = _Way(_url(action, host, port))
     try:
         named, lines = _headers(action, purpose)
         async with asyncio.timeout(timeout):
@@ -187,19 +196,20 @@ class _Way:
     answered: bool = False
 
 
-async def _followed(way: _Way, named: str, lines: Iterable[tuple[str, str]]) -> Answer:
+async def _followed(way: _Way, named: str, lines: str) -> Answer:
     for _ in range(REDIRECTS):
         status, location, body = await _exchange(way, named, lines)
+        if status not in FOLLOWED or not location:
+            return Answer(status, body)
         following = urljoin(way.url, location)
-        here = urlsplit(following).hostname == urlsplit(way.url).hostname and following.startswith("http")
-        if status not in FOLLOWED or not location or not here:
+        if urlsplit(following).hostname != urlsplit(way.url).hostname or not following.startswith("http"):
             return Answer(status, body)
         named = named if not urlsplit(location).scheme else ""
         way.url = following
     raise NoAnswer(f"stopped after {REDIRECTS} redirects")
 
 
-async def _exchange(way: _Way, named: str, lines: Iterable[tuple[str, str]]) -> tuple[int, str, str]:
+async def _exchange(way: _Way, named: str, lines: str) -> tuple[int, str, str]:
     """Status, Location and the beginning of the body."""
     way.dialed = way.answered = False
     url = urlsplit(way.url)
@@ -211,17 +221,15 @@ async def _exchange(way: _Way, named: str, lines: Iterable[tuple[str, str]]) -> 
     reader, writer = await dial(host, port, tls=tls)
     way.dialed = True
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    head = [f"GET {target} HTTP/1.1", f"Host: {named or url.netloc.rpartition('@')[2]}"]
-    head += [f"{name}: {value}" for name, value in lines]
+    host_line = f"Host: {named or url.netloc.rpartition('@')[2]}"
     try:
-        writer.write("\r\n".join([*head, "Connection: close", "", ""]).encode())
-        while True:
-            status, answered = await _head(reader)
-            if status == 101 or status >= 200:
-                break  # 1xx comes before the answer
+        writer.write(f"GET {target} HTTP/1.1\r\n{host_line}\r\n{lines}Connection: close\r\n\r\n".encode())
+        status, answered, spare = await _head(reader, b"")
+        while 100 <= status < 200 and status != 101:  # comes before the answer
+            status, answered, spare = await _head(reader, spare)
         way.answered = True
-        return status, answered.get("location", ""), await _body(reader, answered)
-    except (EOFError, asyncio.LimitOverrunError):
+        return status, answered.get("location", ""), await _body(reader, answered, spare)
+    except EOFError:
         raise NoAnswer("EOF") from None
     except ssl.SSLError as error:
         raise NoAnswer(f"remote error: tls: {(error.reason or str(error)).lower().replace('_', ' ')}") from None
@@ -231,39 +239,54 @@ async def _exchange(way: _Way, named: str, lines: Iterable[tuple[str, str]]) -> 
         writer.transport.abort()
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    first = await reader.readuntil(b"\n")
+async def _head(reader: asyncio.StreamReader, spare: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers, and what has come of the body; `spare` is what had come before."""
+    while not (end := _END.search(spare)):
+        if len(spare) > HEAD:
+            raise NoAnswer("net/http: HTTP/1.x transport connection broken: too many headers")
+        piece = await reader.read(BODY)
+        if not piece:
+            if spare and not spare.startswith(b"HTTP/"):
+                break
+            raise EOFError
+        spare += piece
+    first, *lines = spare[: end.start() if end else len(spare)].splitlines() or [b""]
     words = first.decode("latin-1").split(None, 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/") or not (words[1].isdigit() and len(words[1]) == 3):
+    if not end or len(words) < 2 or not words[0].startswith("HTTP/") or not (words[1].isdigit() and len(words[1]) == 3):
         shown = first[:64].decode(errors="replace").strip()
         raise NoAnswer(f'net/http: HTTP/1.x transport connection broken: malformed HTTP response "{shown}"')
     found: dict[str, str] = {}
-    for _ in range(HEAD_LINES):
-        line = (await reader.readuntil(b"\n")).decode("latin-1").strip()
-        if not line:
-            return int(words[1]), found
-        name, _, value = line.partition(":")
+    for line in lines:
+        name, _, value = line.decode("latin-1").partition(":")
         found.setdefault(name.strip().lower(), value.strip())
-    raise NoAnswer("net/http: HTTP/1.x transport connection broken: too many headers")
+    return int(words[1]), found, spare[end.end() :]
 
 
-async def _body(reader: asyncio.StreamReader, head: dict[str, str]) -> str:
+async def _body(reader: asyncio.StreamReader, head: dict[str, str], body: bytes) -> str:
     """Its first 10 KiB; what there was, when the connection ends early."""
-    body = b""
-    try:
-        if "chunked" in head.get("transfer-encoding", "").lower():
-            while len(body) < BODY:
-                size = int((await reader.readuntil(b"\n")).split(b";")[0], 16)
-                if size == 0:
-                    break
-                body += await reader.readexactly(min(size, BODY - len(body)))
-                if len(body) < BODY:
-                    await reader.readuntil(b"\n")
-        else:
-            length = head.get("content-length", "")
-            wanted = min(int(length), BODY) if length.isdigit() else BODY
-            while len(body) < wanted and (piece := await reader.read(wanted - len(body))):
-                body += piece
-    except (ValueError, EOFError, OSError, asyncio.LimitOverrunError):
-        pass
-    return body.decode(errors="replace")
+    chunked = "chunked" in head.get("transfer-encoding", "").lower()
+    length = head.get("content-length", "")
+    wanted = 2 * BODY if chunked else min(int(length), BODY) if length.isdigit() else BODY
+    with contextlib.suppress(OSError):
+        while len(body) < wanted and not (chunked and body.endswith(b"0\r\n\r\n")):
+            piece = await reader.read(BODY)
+            if not piece:
+                break
+            body += piece
+    return (_joined(body) if chunked else body)[: min(wanted, BODY)].decode(errors="replace")
+
+
+def _joined(chunks: bytes) -> bytes:
+    """Of a body that comes in chunks, the chunks that have come."""
+    out, at = b"", 0
+    while (line := chunks.find(b"\n", at)) > 0:
+        size = chunks[at:line].split(b";")[0].strip()
+        try:
+            length = int(size, 16)
+        except ValueError:
+            break
+        if length <= 0:
+            break
+        out += chunks[line + 1 : line + 1 + length]
+        at = line + 1 + length + 2
+    return out

@@ -231,7 +231,8 @@ class Probes:
         watched.due = asyncio.get_running_loop().time() + delay
         self._count += 1
         heapq.heappush(self._heap, (watched.due, self._count, key))
-        self._wake.set()
+        if self._heap[0][1] == self._count:
+            self._wake.set()  # it comes before what is waited for
 
     def _on_hold(self, watched: _Watched) -> bool:
         """It has done its work, or the startup probe has not: not to be tried until something else happens."""
