@@ -78,12 +78,13 @@ class World:
         path.write_text(json.dumps(document))
         return path
 
-    def start(self) -> None:
+    def start(self, *flags: str) -> None:
+        """`flags` come last, and win."""
         argv = [
             sys.executable, "-m", "kubelet", "--config", str(self.write_config()),
             "--kubeconfig", str(self.server.kubeconfig), "--hostname-override", self.node.name, "--node-ip", ADDRESS,
             "--root-dir", str(self.root), "--cni-conf-dir", str(self.folder / "net.d"),
-            "--cni-bin-dir", str(self.folder / "bin"), "--cni-cache-dir", str(self.folder / "cache"),
+            "--cni-bin-dir", str(self.folder / "bin"), "--cni-cache-dir", str(self.folder / "cache"), *flags,
         ]  # fmt: skip
         with (self.folder / "kubelet.log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)

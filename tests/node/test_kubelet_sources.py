@@ -1,6 +1,7 @@
 """Static pods and a start without the API server: the kubelet as a process, real containers, kubectl."""
 
 import asyncio
+import base64
 import json
 import signal
 import subprocess
@@ -13,9 +14,11 @@ import pytest
 
 from kube.meta import Condition
 from kube.pods import Pod
-from kube.resources import PODS
+from kube.resources import NODES, PODS, SIGNINGREQUESTS
+from kube.signing import SigningRequest
 from linux import netns as kernel
 from tests.conftest import Netns
+from tests.contracts.test_kubelet_certificates import sign
 from tests.node import engines
 from tests.node.kubelet_world import World, container, ready, with_world
 from tests.requirements import kubectls
@@ -137,5 +140,37 @@ def test_a_start_without_the_api(run: Run) -> None:
         await world.client.delete(PODS, "plain", "default")
         await world.until_gone("plain")
         assert world.kill(signal.SIGTERM) == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("run", ["docker"], indirect=True)
+def test_a_node_joins_with_a_certificate_that_somebody_approves(run: Run) -> None:
+    """As kubeadm join does it: a bootstrap kubeconfig, a request, `kubectl certificate approve`, a signer."""
+
+    async def test(world: World) -> None:
+        assert world.kill(signal.SIGTERM) == 0
+        await world.client.delete(NODES, world.node.name)
+        write(world, container("a", LOOP))
+        mine = world.folder / "kubelet.conf"
+        world.start(
+            "--kubeconfig", str(mine), "--bootstrap-kubeconfig", str(world.server.kubeconfig), "--rotate-certificates"
+        )
+        await world.eventually(lambda: len(world.running()) == 2, "the static pod waits for nobody")
+
+        async def asked() -> list[SigningRequest]:
+            return list((await world.client.list(SIGNINGREQUESTS)).items)
+
+        await world.eventually(asked, "it asks")
+        (request,) = await asked()
+        assert not mine.exists()
+        await kubectl(world, "certificate", "approve", request.metadata.name)
+        issued = {"status": {"certificate": base64.b64encode(sign(world.server.authority(), request)).decode()}}
+        path = SIGNINGREQUESTS.path(None, request.metadata.name, "status")
+        await world.client.request("PATCH", path, body=issued, content_type="application/merge-patch+json")
+        await world.eventually(lambda: world.node_is("True"), "the node is ready")
+        assert (world.root / "pki/kubelet-client-current.pem").exists()
+        assert str(world.root / "pki/kubelet-client-current.pem") in mine.read_text()
+        await world.until(f"web-{world.node.name}", ready, "the mirror")
 
     run(test)
