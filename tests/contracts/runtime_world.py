@@ -39,10 +39,12 @@ case $CNI_COMMAND in
 ADD)
     request=$(cat)
     [ ! -e {leases}/refuse ] || {{ echo '{{"cniVersion":"1.0.0","code":11,"msg":"try again later"}}'; exit 1; }}
+    new=$leases/.$CNI_CONTAINERID
+    mkdir -p $new
+    echo $CNI_CONTAINERID > $new/owner
+    echo "$request" > $new/request
     n=$(ls $leases | wc -l)
-    while ! mkdir $leases/$n 2>/dev/null; do n=$((n + 1)); done
-    echo $CNI_CONTAINERID > $leases/$n/owner
-    echo "$request" > $leases/$n/request
+    while ! mv -T $new $leases/$n 2>/dev/null; do n=$((n + 1)); done
     nsenter --net=$CNI_NETNS ip link add $CNI_IFNAME type veth peer name other
     nsenter --net=$CNI_NETNS ip addr add 10.77.0.$((n + 10))/24 dev $CNI_IFNAME
     nsenter --net=$CNI_NETNS ip link set $CNI_IFNAME up
@@ -51,6 +53,7 @@ ADD)
     ;;
 DEL)
     cat > /dev/null
+    rm -rf $leases/.$CNI_CONTAINERID
     for lease in $leases/*; do
         [ "$(cat $lease/owner 2>/dev/null)" != $CNI_CONTAINERID ] || rm -r $lease
     done
