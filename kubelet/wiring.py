@@ -209,7 +209,8 @@ class Wiring:
                 await self.source.answered()
         except TimeoutError:
             self.source.give_up()
-        await self.source.answered()
+            await self.source.answered()
+            self.workers.answered()
         for pod in self.source.pods():
             self._pod_changed(pod.metadata.uid)
         await self.nodes.synced.wait()  # pods may be waiting at the door for it

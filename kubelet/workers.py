@@ -113,6 +113,15 @@ class Workers:
         life.departure.set()
         self._keys.add(uid)
 
+    def answered(self) -> None:
+        """The API speaks at last. What was worded of its pods went on from what was kept of them: it is worded anew, on what
+        the API was told last."""
+        for uid, life in self._lives.items():
+            pod = self._source.get(uid)
+            if pod is not None and life.stage is Stage.SYNC and not self._source.is_static(uid):
+                life.status = pod.status
+                self._publisher.forget(uid)
+
     def objects_changed(self, uid: str) -> None:
         """A ConfigMap or Secret of the pod came or changed: what waited for one is tried again now."""
         life = self._lives.get(uid)
