@@ -68,6 +68,9 @@ def _of_container(where: str, container: Container) -> Iterator[str]:
             yield f"{place}.{field}: {mount.mount_path}: {NEXT}; mount the whole volume"
         if mount.recursive_read_only == "Enabled":
             yield f"{place}.recursiveReadOnly: Enabled is {NEXT}; use readOnly"
+    for index, rule in enumerate(container.restart_policy_rules):
+        if rule.action != "Restart":
+            yield f"{where}.restartPolicyRules[{index}].action: {rule.action} is {NEXT}; use Restart"
     if container.security_context is not None:
         if container.security_context.proc_mount == "Unmasked":
             yield f"{where}.securityContext.procMount: Unmasked is {NEXT}; leave it at Default"

@@ -27,6 +27,11 @@ RULES = {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart"}]
         (pod({"volumeMounts": [{"mountPath": "/x", "subPathExpr": "y"}]}), "a", "volumeMounts[0].subPathExpr: /x"),
         (pod({"volumeMounts": [{"recursiveReadOnly": "Enabled"}]}), "a", "recursiveReadOnly: Enabled"),
         (pod({"volumeDevices": [{"name": "x"}]}), "a", "spec.containers[0].volumeDevices"),
+        (
+            pod({"restartPolicy": "Never", "restartPolicyRules": [{"action": "RestartAllContainers"}]}),
+            "a",
+            "spec.containers[0].restartPolicyRules[0].action: RestartAllContainers",
+        ),
         (pod({"securityContext": {"procMount": "Unmasked"}}), "a", "spec.containers[0].securityContext.procMount"),
         (pod({"securityContext": {"appArmorProfile": {"type": "Localhost"}}}), "a", "securityContext.appArmorProfile"),
         (pod(securityContext={"appArmorProfile": {"type": "Localhost"}}), "", "spec.securityContext.appArmorProfile"),
