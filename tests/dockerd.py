@@ -130,7 +130,8 @@ def forget_dead(pid_file: Path) -> None:
 
 
 def kill_left(folder: Path) -> None:
-    """End the containers that a dockerd which died before us has left, and their shims with them."""
+    """End the containers that a dockerd which died before us has left, their shims with them, and what shims leave in
+    /run/containerd/s."""
     for pid_file in (folder / "exec").glob("containerd/daemon/*/moby/*/init.pid"):
         descriptor = pidfd_of(int(pid_file.read_text() or 0), pid_file.parent.name)
         if descriptor is not None:
@@ -140,6 +141,9 @@ def kill_left(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and f"{folder}/exec/".encode() in (entry / "cmdline").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
+    for address in (folder / "exec").glob("containerd/daemon/*/moby/*/address"):
+        with contextlib.suppress(OSError):
+            Path(address.read_text().removeprefix("unix://")).unlink()
 
 
 def _answers(found: Dockerd) -> bool:
