@@ -3,7 +3,7 @@ node to the pod's address.
 
 The words are upstream's (pkg/probe, pkg/kubelet/prober), because people search for them; where upstream's leave out the
 reason, it is added. What could not be tried at all (the runtime is away, a port has no number) is tried three times and
-then says nothing about the container.
+then says nothing about the container. Neither does a command that outlives its time while the runtime itself hangs.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ SHOWN = 256  # characters of a refusing server's body
 TRIES = 3
 LATE = 2.0  # seconds after which a runtime that was to end a command itself is not waited for
 
+SILENT = Outcome(None, "the container runtime does not answer")
+
 
 class Prober:
     def __init__(self, runtime: Runtime) -> None:
@@ -29,7 +31,7 @@ class Prober:
     async def attempt(self, target: Target) -> Outcome:
         outcome = await self._once(target)
         for _ in range(TRIES - 1):
-            if outcome.healthy is not None:
+            if outcome.healthy is not None or outcome is SILENT:
                 break
             outcome = await self._once(target)
         return outcome
@@ -53,11 +55,9 @@ class Prober:
         try:
             async with asyncio.timeout(timeout + LATE):
                 result = await self._runtime.exec_sync(target.container_id, command, timeout)
-        except ExecTimeout:
-            return late
-        except TimeoutError:
-            # A child that holds the output open can make a runtime wait for ever; one that hangs itself says nothing.
-            return late if await self._answers() else Outcome(None, "the container runtime does not answer")
+        except (ExecTimeout, TimeoutError):
+            # Of a runtime that hangs itself no container is to die (upstream's kills them all once it goes on).
+            return late if await self._answers() else SILENT
         except (Retry, RuntimeRefused) as error:
             return Outcome(None, str(error))
         text = (result.stdout + result.stderr)[:OUTPUT].decode(errors="replace")

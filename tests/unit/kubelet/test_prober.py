@@ -31,7 +31,7 @@ from kube.pods import (
 from kubelet.health.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from kubelet.prober import Prober
 from kubelet.probes import Kind, Outcome, Target
-from kubelet.runtime import ExecResult, ExecTimeout
+from kubelet.runtime import ExecResult, ExecTimeout, RuntimeStatus
 from tests.fakes.runtime import FakeRuntime
 
 
@@ -227,6 +227,10 @@ class Answering:
     def __init__(self, *answers: ExecResult | Exception) -> None:
         self.answers = list(answers)
         self.commands: list[tuple[str, ...]] = []
+        self.alive = True
+
+    async def status(self) -> RuntimeStatus:
+        return RuntimeStatus(runtime_ready=self.alive)
 
     async def exec_sync(self, _id: str, command: tuple[str, ...], _timeout: float) -> ExecResult:
         self.commands.append(command)
@@ -250,6 +254,14 @@ async def test_exec() -> None:
     assert len((await prober.attempt(target(probe))).message) == 10 * 1024
     late = 'command timed out: "cat /x $(OTHER)" timed out after 1s'
     assert await prober.attempt(target(probe)) == Outcome(False, late)
+
+
+async def test_a_runtime_that_hangs_condemns_nobody() -> None:
+    runtime = Answering(ExecTimeout("slow"))
+    runtime.alive = False
+    found = await Prober(runtime).attempt(target(Probe(exec=ExecAction(command=("true",)))))  # type: ignore[arg-type]
+    assert found == Outcome(None, "the container runtime does not answer")
+    assert len(runtime.commands) == 1
 
 
 async def test_a_runtime_that_is_away_is_asked_three_times_and_says_nothing() -> None:
