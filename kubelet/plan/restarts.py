@@ -8,6 +8,7 @@ Numbers never fall: one more than the newest that the runtime knows; where the r
 what the log files say.
 """
 
+import functools
 import hashlib
 import json
 
@@ -21,8 +22,9 @@ from kubelet.runtime import CONTAINER_HASH, ContainerState, ContainerStatus
 ALWAYS, ON_FAILURE, NEVER = "Always", "OnFailure", "Never"
 
 
-def _hashed(*parts: object) -> str:
-    text = json.dumps(parts, separators=(",", ":"), sort_keys=True)
+@functools.lru_cache(1024)
+def _hashed(*parts: str) -> str:
+    text = json.dumps(parts, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -38,9 +40,10 @@ def changed(container: Container, status: ContainerStatus) -> bool:
 
 def backoff_key(pod: Pod, container: Container) -> str:
     """Another image or other resources may mend a crash loop, and start it over."""
-    return f"{pod.metadata.uid}/{container.name}/" + _hashed(
-        container.image, container.resources.limits, container.resources.requests
-    )
+    wants = container.resources
+    groups = (("limits", wants.limits), ("requests", wants.requests))
+    amounts = (f"{kind}.{name}={amount}" for kind, group in groups for name, amount in sorted(group.items()))
+    return f"{pod.metadata.uid}/{container.name}/{_hashed(container.image, *amounts)}"
 
 
 def remembered_backoffs(pod: Pod) -> dict[str, Entry]:
