@@ -352,6 +352,6 @@ async def _bare_probes(bare: "Cri", targets: list[tuple[str, str]]) -> float:
                 group.create_task(http(ip))
                 await asyncio.sleep(PERIOD / 25)
                 if number:
-                    group.create_task(bare.exec(container, ["true"]))  # type: ignore[arg-type]
+                    group.create_task(bare.exec(container, ["true"]))
                     await asyncio.sleep(PERIOD / 25)
     return (cpu_seconds(os.getpid()) - before) / (time.perf_counter() - begun)

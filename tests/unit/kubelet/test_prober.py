@@ -18,7 +18,6 @@ from kube.meta import ObjectMeta
 from kube.pods import (
     Container,
     ContainerPort,
-    EnvVar,
     ExecAction,
     GRPCAction,
     HTTPGetAction,
@@ -28,6 +27,7 @@ from kube.pods import (
     Probe,
     TCPSocketAction,
 )
+from kube.sources import EnvVar
 from kubelet.health.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from kubelet.prober import Prober
 from kubelet.probes import Kind, Outcome, Target

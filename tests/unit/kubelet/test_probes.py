@@ -237,7 +237,11 @@ async def test_the_initial_delay_counts_from_the_containers_start(rig: Rig) -> N
 
 @timed
 async def test_of_a_pod_that_is_to_go_only_readiness_is_probed(rig: Rig) -> None:
-    every = {"liveness_probe": probe(), "readiness_probe": probe(), "startup_probe": probe(failure_threshold=9)}
+    every: dict[str, Any] = {
+        "liveness_probe": probe(),
+        "readiness_probe": probe(),
+        "startup_probe": probe(failure_threshold=9),
+    }
     rig.answers |= {Kind.STARTUP: BAD, Kind.LIVENESS: BAD}
     rig.track(**every)
     await asyncio.sleep(5)
@@ -371,7 +375,8 @@ def test_any_outcomes_give_upstreams_verdicts(
         async with rigged() as rig:
             left = {kind: list(outcomes) for kind, outcomes in given_outcomes.items()}
             rig.answers = dict(left)
-            rig.track(**{f"{kind.lower()}_probe": wanted for kind, wanted in thresholds.items()})
+            named: dict[str, Any] = {f"{kind.lower()}_probe": wanted for kind, wanted in thresholds.items()}
+            rig.track(**named)
             await asyncio.sleep(500)
             found = rig.health()
             verdicts = {
