@@ -7,6 +7,7 @@ left on the node are taken over, as it takes over ours. Unlike Docker, CRI keeps
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -278,9 +279,17 @@ def container_record(told: pb.Container) -> ContainerRecord:
     )
 
 
+# A start whose caller went away (a kubelet killed in the middle of it) is given up by containerd, which kills the shim that it
+# was launching and notes an exit of 128. Nothing of the container ran: for us it was never started, or a pod that runs once
+# would have failed for it.
+_ABANDONED = re.compile(r"context canceled|failed to start shim: .*signal: killed")
+
+
 def container_status(told: pb.ContainerStatus, sandbox_id: str, tty: bool) -> ContainerStatus:
     """What only the verbose answer knows (process, cgroup, limits) is added by the caller."""
     state = _STATES.get(told.state, ContainerState.UNKNOWN)
+    if state is ContainerState.EXITED and told.reason == "StartError" and _ABANDONED.search(told.message):
+        state = ContainerState.CREATED
     exited = state is ContainerState.EXITED
     created, started = moment(told.created_at), moment(told.started_at)
     finished = moment(told.finished_at)

@@ -336,3 +336,16 @@ async def test_a_connection_that_breaks_ends_the_output_and_has_no_code() -> Non
         with pytest.raises(RuntimeUnavailable):
             await stream.exit_code()
         await stream.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "state"),
+    [
+        ("failed to create containerd task: failed to start shim: start failed: : signal: killed: unknown", "created"),
+        ("failed to create containerd task: context canceled: unknown", "created"),
+        ('failed to create containerd task: exec: "/none": stat /none: no such file or directory: unknown', "exited"),
+    ],
+)
+def test_a_start_that_its_caller_abandoned_has_not_been(message: str, state: str) -> None:
+    told = pb.ContainerStatus(id="c", state=pb.CONTAINER_EXITED, exit_code=128, reason="StartError", message=message)
+    assert spec.container_status(told, "s", False).state == state
