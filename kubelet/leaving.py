@@ -152,7 +152,8 @@ class Leaving:
                     continue
                 todo = plan.termination(self._ending(life, seen, deadline))
                 busy.lapse({container.id for container in seen.live})
-                self._wording.word(life, seen, todo)
+                if not todo.finished:  # then there is a last word to say, in a moment
+                    self._wording.word(life, seen, todo)
                 starting = any(kind == "start of" for kind, _ in busy.tasks)
                 if todo.finished and not starting:
                     await busy.cancel("preStop of")
