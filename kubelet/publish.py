@@ -26,7 +26,7 @@ from kubelet.status import OURS, PASSING
 log = logging.getLogger(__name__)
 
 # A pod that starts is told of when it runs, or after so many seconds: most run by then, and that is one request, not three.
-PATIENCE = 0.3
+PATIENCE = 0.8
 ON_THE_WAY = ("ContainerCreating", "PodInitializing")
 
 
