@@ -22,6 +22,8 @@ from tests.requirements import kubectls, requires
 T = TypeVar("T")
 NAME = os.environ.get("WHERRY_TEST_LAB") or "test"
 """The lab's name; two runs at the same time need two names."""
+RUNTIME = os.environ.get("WHERRY_TEST_RUNTIME") or "docker"
+"""What runs the lab's pods; each of the tier's tests holds on containerd too, but for those that hurt a dockerd."""
 KEEP = bool(os.environ.get("WHERRY_KEEP_LAB"))
 """Use the lab of an earlier run when it is up, and leave it up: for whoever works on a test."""
 
@@ -126,11 +128,11 @@ def curl(url: str, timeout: float = 3.0) -> str:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    requires("root", "netns", "iptables", "dockerd", "kubectl", "prometheus")
+    requires("root", "netns", "iptables", "dockerd" if RUNTIME == "docker" else RUNTIME, "kubectl", "prometheus")
     if not KEEP:
         wherry("lab", "--name", NAME, "down")
     before = Snapshot.take()
-    done = wherry("lab", "--name", NAME, "up", "--nodes", "3", "--prometheus", check=False)
+    done = wherry("lab", "--name", NAME, "up", "--nodes", "3", "--prometheus", "--runtime", RUNTIME, check=False)
     made = Lab(NAME, done.stdout)
     try:
         if done.returncode:  # said once, not by every test

@@ -2,7 +2,7 @@
 
     API         nodes Ready and open, replicas there and Ready, nobody's children gone, endpoints = ready pods, addresses
                 unique and of their node's range
-    dockerd     of each pod one sandbox and each container once, with the id that its status names; of nobody else any
+    runtime     of each pod one sandbox and each container once, with the id that its status names; of nobody else any
     kernel      one veth a pod on cni0, the ledger of addresses and the CNI cache, routes, neighbours and FDB towards the other
                 nodes, chains of Services and endpoints, mounts, cgroups, directories, shims
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from linux import mounts
+from tests.cluster import runtimes
 from tests.cluster.conftest import Lab, ready
 from tests.cluster.world import NODES, Container, Json, World, answers, settle
 
@@ -41,7 +42,7 @@ def wrong(world: World) -> list[str]:
     if found:
         return found  # what is below cannot be right while this is not
     containers = world.containers()
-    found += [*_containers(pods, containers), *_processes(world, containers), *_docker_mounts(world, containers)]
+    found += [*_containers(pods, containers), *_shims(world, containers), *_roots(world, containers)]
     chains = _wanted_chains(world)
     for node in nodes:
         name = node["metadata"]["name"]
@@ -155,7 +156,7 @@ def _selected(pod: Json, namespace: str, selector: Json) -> bool:
     return pod["metadata"]["namespace"] == namespace and all(labels.get(k) == v for k, v in selector.items())
 
 
-# --- dockerd ----------------------------------------------------------------------------------------------------------
+# --- the runtime ------------------------------------------------------------------------------------------------------
 
 
 def _containers(pods: list[Json], containers: list[Container]) -> Iterator[str]:
@@ -177,30 +178,19 @@ def _containers(pods: list[Json], containers: list[Container]) -> Iterator[str]:
                 yield f"pod {_label(pod)} has {count} dead containers {name}; one is kept"
 
 
-def _processes(world: World, containers: list[Container]) -> Iterator[str]:
-    """The shims of containerd: one a running container, none besides."""
-    mark = f"{world.lab.state}/docker/exec/"
-    seen = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if "containerd-shim" in argv[0] and any(word.startswith(mark) for word in argv) and "-id" in argv:
-            seen.append(argv[argv.index("-id") + 1])
-    if world.lab.topology["lab"]["own_docker"]:
-        yield from _differs("containerd's shim", (c.id for c in containers if c.running), seen)
+def _shims(world: World, containers: list[Container]) -> Iterator[str]:
+    """Docker has one a running container, containerd one a pod; none besides."""
+    seen = runtimes.shims(world.lab)
+    if seen is not None:
+        each = [c.id for c in containers if c.running and (c.sandbox or world.lab.docker)]
+        yield from _differs("shim", each, seen)
 
 
-def _docker_mounts(world: World, containers: list[Container]) -> Iterator[str]:
+def _roots(world: World, containers: list[Container]) -> Iterator[str]:
     """The root filesystems of running containers, and of nobody else."""
-    points = [m.point for m in mounts.below(f"{world.lab.state}/docker/data")]
-    merged = [p for p in points if p.endswith("/merged")]
-    running = [c for c in containers if c.running]
-    if world.lab.topology["lab"]["own_docker"] and len(merged) != len(running):
-        yield f"dockerd has {len(merged)} root filesystems mounted for {len(running)} running containers"
+    mounted, running = runtimes.roots(world.lab), len([c for c in containers if c.running])
+    if mounted is not None and mounted != running:
+        yield f"{mounted} root filesystems are mounted for {running} running containers"
 
 
 # --- a node -----------------------------------------------------------------------------------------------------------
@@ -228,8 +218,9 @@ def _ledger(world: World, node: str, pods: list[Json], containers: list[Containe
         if re.fullmatch(r"[\d.]+", file.name):
             held.add((file.name, _text(file).split("\r\n")[0]))
     yield from _differs("IPAM", wanted, held)
-    cache = Path(world.state(node), "cni/cache/results")
-    files = [file.name for file in cache.iterdir()] if cache.is_dir() else []
+    # Docker's networks are the kubelet's to make, containerd's its own; it gives pods a loopback by a plugin, too.
+    cache = Path(world.state(node), "cni/cache/results" if world.lab.docker else "cni/lib/results")
+    files = [file.name for file in cache.iterdir() if not file.name.endswith("-lo")] if cache.is_dir() else []
     yield from _differs("CNI cache", (f"wherry-{i}-eth0" for i in sandboxes.values()), files)
 
 
@@ -295,7 +286,7 @@ def _traces(world: World, node: str, pods: list[Json], containers: list[Containe
     yield from _differs("pod directory", uids, _names(f"{home}/kubelet/pods"))
     logs = (f"{p['metadata']['namespace']}_{p['metadata']['name']}_{p['metadata']['uid']}" for p in pods)
     yield from _differs("log directory", logs, _names(f"{home}/log/pods"))
-    for mount in mounts.below(f"{home}/kubelet"):
+    for mount in mounts.below(f"{home}/kubelet", runtimes.node_mounts(world.topology_node(node))):
         if not any(uid in mount.point for uid in uids):
             yield f"mount {mount.point} belongs to no pod"
     running = defaultdict(set)

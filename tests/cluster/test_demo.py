@@ -1,11 +1,11 @@
 """The demo application, as its reader tries it: reachable pod to pod, by ClusterIP and by NodePort, and it heals."""
 
 import re
-import subprocess
 
 import pytest
 
 from tests.cluster.conftest import Lab, curl, ready, until
+from tests.cluster.world import World
 
 
 def _fetch(lab: Lab, pod: str, url: str) -> str:
@@ -49,8 +49,8 @@ def test_a_killed_container_is_restarted(demo: Lab) -> None:
     pod = demo.pods("app=hello")[0]
     name = pod["metadata"]["name"]
     before = pod["status"]["containerStatuses"][0]
-    container = before["containerID"].removeprefix("docker://")
-    subprocess.run(["docker", "-H", demo.docker, "kill", container], check=True, capture_output=True)
+    world = World(demo)
+    world.end(world.running()[before["containerID"].partition("://")[2]])
 
     def restarted() -> bool:
         status = demo.get("pod", name)["status"]["containerStatuses"][0]

@@ -1,4 +1,5 @@
-"""A lab seen from outside its programs: the API as plain JSON, containers as dockerd has them, nodes as the kernel has them.
+"""A lab seen from outside its programs: the API as plain JSON, containers as their runtime has them, nodes as the kernel has
+them.
 
 The tests of faults compare these three, and break things in each of them; nothing here asks a Wherry daemon what it thinks.
 """
@@ -11,25 +12,18 @@ import signal
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from docker.api.client import APIClient
-
 from kube.kubeconfig import Connection
 from tests.cluster.conftest import Lab, until
-
-Json = dict[str, Any]
+from tests.cluster.runtimes import Container, Json, containers
 
 NODES = ("node1", "node2", "node3")
 NODE_DAEMONS = ("kubelet", "proxy", "overlay", "metrics")
 CENTRE_DAEMONS = ("apiserver", "controllers", "scheduler")
-
-_SANDBOX = "podsandbox"
 
 
 class Unanswered(OSError):
@@ -42,27 +36,6 @@ class Refused(Exception):
     def __init__(self, status: int, body: str) -> None:
         super().__init__(f"{status}: {body[:300]}")
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """What dockerd says, and whose it is."""
-
-    id: str
-    running: bool
-    pid: int
-    started: str
-    node: str
-    pod: str
-    """Its pod's uid."""
-    name: str
-    """Its name in the pod; "POD" for a sandbox."""
-    sandbox: bool
-    cgroup: str
-
-    @property
-    def netns(self) -> str:
-        return f"/proc/{self.pid}/ns/net"
 
 
 class World:
@@ -138,21 +111,13 @@ class World:
 
     # --- containers ---------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def engine(self) -> Iterator[APIClient]:
-        client = APIClient(base_url=self.lab.docker, version="auto", timeout=30)
-        try:
-            yield client
-        finally:
-            client.close()
-
     def containers(self) -> list[Container]:
         """Every container of the lab, also those that have ended."""
-        top = f"/wherry/{self.lab.name}/"
-        with self.engine() as client:
-            rows = client.containers(all=True, filters={"label": "io.wherry.node"})
-            seen = [entry for row in rows if (entry := _inspected(client, row["Id"])) is not None]
-        return [_container(entry) for entry in seen if entry["HostConfig"]["CgroupParent"].startswith(top)]
+        return containers(self.lab)
+
+    def end(self, container: Container) -> None:
+        """Kill its first process."""
+        os.kill(container.pid, signal.SIGKILL)
 
     def running(self) -> dict[str, Container]:
         return {c.id: c for c in self.containers() if c.running}
@@ -170,6 +135,10 @@ class World:
 
     def links(self, node: str) -> list[Json]:
         found: list[Json] = json.loads(self.inside(node, "ip", "-j", "link", "show") or "[]")
+        return found
+
+    def topology_node(self, node: str) -> Json:
+        found: Json = next(each for each in self.lab.topology["nodes"] if each["name"] == node)
         return found
 
     def state(self, node: str) -> str:
@@ -201,31 +170,6 @@ class World:
             seconds=seconds,
         )
         return int(now["pid"])
-
-
-def _inspected(client: APIClient, identity: str) -> Json | None:
-    import docker.errors
-
-    try:
-        found: Json = client.inspect_container(identity)
-    except docker.errors.NotFound:  # removed in between
-        return None
-    return found
-
-
-def _container(entry: Json) -> Container:
-    labels: Mapping[str, str] = entry["Config"]["Labels"]
-    return Container(
-        id=entry["Id"],
-        running=bool(entry["State"]["Running"]),
-        pid=int(entry["State"]["Pid"]),
-        started=str(entry["State"]["StartedAt"]),
-        node=labels["io.wherry.node"],
-        pod=labels["io.kubernetes.pod.uid"],
-        name=labels["io.kubernetes.container.name"],
-        sandbox=labels["io.kubernetes.docker.type"] == _SANDBOX,
-        cgroup=entry["HostConfig"]["CgroupParent"],
-    )
 
 
 def within(namespace: str, *argv: str, check: bool = True, timeout: float = 20.0) -> str:
