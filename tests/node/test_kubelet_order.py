@@ -92,7 +92,9 @@ async def _debugged(world: World) -> None:
         return statuses and statuses[0].state.terminated
 
     pod = await world.until("p", ended, "the guest has come and gone")
-    assert pod.status.ephemeral_container_statuses[0].state.terminated.exit_code == 7
+    end = pod.status.ephemeral_container_statuses[0].state.terminated
+    assert end is not None
+    assert end.exit_code == 7
     (log,) = (world.folder / "logs").rglob("guest/0.log")
     assert "app begins" in log.read_text()
 

@@ -278,8 +278,8 @@ class World:
             case Farewell():
                 if ("hook", action.id) in busy:
                     return None
-                takes = timedelta(seconds=self.hooks.get(action.name, 0))
-                busy["hook", action.id] = min(self.now + takes, max(self.now, deadline))
+                done = self.now + timedelta(seconds=self.hooks.get(action.name, 0))
+                busy["hook", action.id] = min(done, max(self.now, deadline))
                 return f"preStop {action.name} {action.id}"
             case StopContainer():
                 if ("stop", action.id) in busy:
