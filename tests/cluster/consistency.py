@@ -22,7 +22,8 @@ from typing import Any
 from linux import mounts
 from tests.cluster import runtimes
 from tests.cluster.conftest import Lab, ready
-from tests.cluster.world import NODES, Container, Json, World, answers, settle
+from tests.cluster.runtimes import Container, Json
+from tests.cluster.world import NODES, World, answers, settle
 
 _QOS = {"Guaranteed": "", "Burstable": "burstable/", "BestEffort": "besteffort/"}
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -8,8 +8,9 @@ import pytest
 
 from tests.cluster.conftest import Lab, ready, until
 from tests.cluster.consistency import consistent, unreachable, wrong
+from tests.cluster.runtimes import Json
 from tests.cluster.workload import Workload, pod_spec
-from tests.cluster.world import CENTRE_DAEMONS, NODE_DAEMONS, NODES, Json, World
+from tests.cluster.world import CENTRE_DAEMONS, NODE_DAEMONS, NODES, World
 
 Trial = Callable[[int, int], int]
 

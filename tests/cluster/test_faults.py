@@ -9,7 +9,8 @@ import pytest
 
 from tests.cluster.conftest import Lab, ready, until
 from tests.cluster.consistency import consistent, unreachable
-from tests.cluster.world import NODES, Json, World, answers, settle
+from tests.cluster.runtimes import Json
+from tests.cluster.world import NODES, World, answers, settle
 
 Trial = Callable[[int, int], int]
 

@@ -16,7 +16,8 @@ from kube.informer import Change, Informer
 from kube.resources import CONFIGMAPS
 from tests.cluster.conftest import Lab, until
 from tests.cluster.consistency import consistent
-from tests.cluster.world import Container, Json, World, answers
+from tests.cluster.runtimes import Container, Json
+from tests.cluster.world import World, answers
 
 Trial = Callable[[int, int], int]
 

@@ -48,10 +48,13 @@ def test_host_ports_work_and_host_networks_name_the_remedy(demo: Lab) -> None:
     if not demo.docker:
         pytest.skip("nodes with a containerd have their network in it (test_containerd)")
     container = {"name": "c", "image": DEMO_IMAGE}
-    door = {"containers": [{**container, "ports": [{"containerPort": 8080, "hostPort": 8088}]}]}
-    for name, spec in {"door": door, "whole": {"hostNetwork": True, "containers": [container]}}.items():
-        more = {"nodeName": "node2", "terminationGracePeriodSeconds": 0}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {**spec, **more}}
+    more = {"nodeName": "node2", "terminationGracePeriodSeconds": 0}
+    specs = {
+        "door": {"containers": [{**container, "ports": [{"containerPort": 8080, "hostPort": 8088}]}], **more},
+        "whole": {"hostNetwork": True, "containers": [container], **more},
+    }
+    for name, spec in specs.items():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
         demo.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     try:
         until(lambda: ready(demo.get("pod", "door")))

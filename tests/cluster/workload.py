@@ -6,7 +6,8 @@ from typing import Self
 
 from lab.model import DEMO_IMAGE
 from tests.cluster.conftest import until
-from tests.cluster.world import Json, World
+from tests.cluster.runtimes import Json
+from tests.cluster.world import World
 
 _DEPLOYMENTS = ("red", "green")
 
