@@ -45,7 +45,18 @@ class Standing:
 
     def run(self, test: Test) -> None:
         with kernel.enter(self.world.node.path):
-            self.loop.run_until_complete(test(self.world))
+            try:
+                self.loop.run_until_complete(test(self.world))
+            except BaseException:
+                self.loop.run_until_complete(_cleared(self.world))
+                raise
+
+
+async def _cleared(world: World) -> None:
+    """After a test that failed: its pods are not the next one's."""
+    names = [pod.metadata.name for pod in (await world.client.list(PODS, "default")).items]
+    with contextlib.suppress(AssertionError):
+        await deleted(world, *names, grace=0)
 
 
 @contextmanager
@@ -146,6 +157,17 @@ async def _others_live(world: World, lives: int, enough: asyncio.Event, over: as
             enough.set()
         if over.is_set():
             return
+
+
+async def renewed(world: World) -> None:
+    """The Lease is renewed after this call: a kubelet that was ended and started again is there."""
+    begun = datetime.now(UTC)
+
+    async def later() -> bool:
+        lease = await world.client.get(LEASES, world.node.name, "kube-node-lease")
+        return lease.spec.renew_time is not None and lease.spec.renew_time > begun
+
+    await world.eventually(later, "the Lease is renewed")
 
 
 async def _leases(world: World, over: asyncio.Event) -> None:

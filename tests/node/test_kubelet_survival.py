@@ -28,6 +28,7 @@ from tests.node.kubelet_trials import (
     ended,
     first,
     nobody_notices,
+    renewed,
     standing,
     told,
     waiting,
@@ -138,14 +139,14 @@ async def behind_a_door(world: World) -> AsyncIterator[Stalling]:
         world.endpoint = f"{world.engine.endpoint.partition('://')[0]}://{path}"
         world.start()
         try:
-            await world.eventually(world.healthy, "the kubelet is back", 20)
+            await renewed(world)
             yield door
         finally:
             door.release()
             await asyncio.to_thread(world.kill, signal.SIGTERM)
             world.endpoint = ""
             world.start()
-            await world.eventually(world.healthy, "the kubelet is back", 20)
+            await renewed(world)
 
 
 def test_a_call_that_hangs_for_one_pod(place: Standing) -> None:
@@ -155,7 +156,7 @@ def test_a_call_that_hangs_for_one_pod(place: Standing) -> None:
             async with nobody_notices(world, lives=2):
                 await world.create("stuck", [container("c", POLITE)])
                 await world.eventually(lambda: door.held, "its call is held")
-                assert waiting(await _of(world, "stuck")).reason == "ContainerCreating"
+                await world.until("stuck", lambda p: waiting(p).reason == "ContainerCreating", "ContainerCreating")
             door.release()
             pod = await world.until("stuck", ready, "it starts when the runtime goes on", 60)
             assert first(pod).restart_count == 0
@@ -313,7 +314,7 @@ async def small_disk(world: World) -> AsyncIterator[Path]:
     world.root_directory = disk / "kubelet"
     world.start()
     try:
-        await world.eventually(world.healthy, "the kubelet is back", 20)
+        await renewed(world)
         yield disk
     finally:
         await asyncio.to_thread(world.kill, signal.SIGTERM)
@@ -322,7 +323,7 @@ async def small_disk(world: World) -> AsyncIterator[Path]:
         mounts.unmount(str(disk), lazy=True)
         world.root_directory = None
         world.start()
-        await world.eventually(world.healthy, "the kubelet is back", 20)
+        await renewed(world)
 
 
 def test_a_full_disk(place: Standing) -> None:
