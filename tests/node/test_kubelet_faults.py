@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,7 +208,7 @@ def test_a_probe_that_hangs(place: Standing, kind: str) -> None:
     """It is given up after its time, its Event says so, liveness restarts the container; the next pods' probes go on."""
 
     async def test(world: World) -> None:
-        hangs = {
+        hangs: dict[str, Any] = {
             "exec": {"exec": {"command": ["sleep", "1000"]}},
             "httpGet": {"httpGet": {"path": "/", "port": 8080}},
         }[kind]

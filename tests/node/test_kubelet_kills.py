@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ class Story:
             return self.begun(name) == first(pod).restart_count + 1
 
         for name in [name for name, kind in self.alive.items() if kind == "crashes"]:
-            await world.eventually(lambda name=name: counted(name), f"each start of {name} is counted", 30)
+            await world.eventually(partial(counted, name), f"each start of {name} is counted", 30)
         asleep = [name for name, kind in self.alive.items() if kind in ("sleeps", "stubborn")]
         wanted = Counter({(name, each): 1 for name in ["stays", *asleep] for each in (engines.SANDBOX, "a")})
 
