@@ -208,10 +208,11 @@ def test_a_probe_that_hangs(place: Standing, kind: str) -> None:
     """It is given up after its time, its Event says so, liveness restarts the container; the next pods' probes go on."""
 
     async def test(world: World) -> None:
-        hangs: dict[str, Any] = {
+        ways: dict[str, dict[str, Any]] = {
             "exec": {"exec": {"command": ["sleep", "1000"]}},
             "httpGet": {"httpGet": {"path": "/", "port": 8080}},
-        }[kind]
+        }
+        hangs = ways[kind]
         how = {"periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 2}
         words = {"exec": "timed out", "httpGet": "deadline exceeded"}[kind]
         mute = f"nc -l -p 8080 -e sleep 1000 & {POLITE}" if kind == "httpGet" else POLITE
