@@ -114,3 +114,5 @@ async def _a_job_and_a_signal(world: World) -> None:
     await world.until("usr", ready, "ready")
     await world.client.delete(PODS, "usr", "default")
     await world.until_gone("usr", 10)
+    await world.client.delete(PODS, "job", "default")
+    await world.until_gone("job")
