@@ -15,14 +15,14 @@ The place with the longest path that matches comes first; all that match are tri
 from __future__ import annotations
 
 import base64
-import binascii
 import fnmatch
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from kube.core import Secret
 from kube.pods import Pod
@@ -64,7 +64,7 @@ def matching(tables: Iterable[Table], image: str) -> list[RegistryAuth]:
     found: list[RegistryAuth] = []
     for table in tables:
         places = {_place(server): auth for server, auth in table.items()}
-        here = [places[place] for place in sorted(places, reverse=True) if matches(place, image)]
+        here = [places[place] for place in sorted(places, reverse=True) if place and matches(place, image)]
         if not here and _names_no_registry(image) and _DEFAULT in places:
             here = [places[_DEFAULT]]
         found += [auth for auth in here if auth not in found]
@@ -93,9 +93,13 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def _place(server: str) -> str:
-    """A key of a table without scheme; /v1/ and /v2/ are what old clients wrote for the registry itself."""
+    """A key of a table without scheme; /v1/ and /v2/ are what old clients wrote for the registry itself. Empty when it is no
+    address at all, which matches no image."""
     text = server if "://" in server else "https://" + server
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return ""
     path = url.path[3:] if url.path.startswith(("/v1/", "/v2/")) else url.path
     return url.netloc + path if path not in ("", "/") else url.netloc
 
@@ -107,13 +111,23 @@ def _names_no_registry(image: str) -> bool:
     return first in ("docker.io", "index.docker.io") or not any(char in first for char in ".:")
 
 
+class _Entry(msgspec.Struct, frozen=True):
+    username: str | None = None
+    password: str | None = None
+    auth: str | None = None
+
+
+class _Nested(msgspec.Struct, frozen=True):
+    auths: dict[str, _Entry] | None = None
+
+
 def _of_secret(secret: Secret, where: str) -> Table:
     for key, nested in ((".dockerconfigjson", True), (".dockercfg", False)):
         encoded = secret.data.get(key, "")
         if encoded:
             try:
                 text = base64.b64decode(encoded).decode(errors="replace")
-            except (binascii.Error, ValueError):
+            except ValueError:
                 log.warning("%s: %s is not base64", where, key)
                 return {}
             return _parsed(text, where, nested=nested)
@@ -121,17 +135,20 @@ def _of_secret(secret: Secret, where: str) -> Table:
 
 
 def _parsed(text: str, where: str, *, nested: bool) -> Table:
+    """Whoever may write a Secret writes this text: what is wrong with it costs him his credentials, and nobody anything else."""
     try:
-        document: Any = json.loads(text)
-        entries = document.get("auths", {}) if nested else document
+        if nested:
+            entries = msgspec.json.decode(text, type=_Nested).auths or {}
+        else:
+            entries = msgspec.json.decode(text, type=dict[str, _Entry])
         return {server: _auth(entry) for server, entry in entries.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors, as is what is no base64
         log.warning("%s: not a table of registry credentials: %s", where, error)
         return {}
 
 
-def _auth(entry: Mapping[str, str]) -> RegistryAuth:
-    user, password = entry.get("username", ""), entry.get("password", "")
-    if entry.get("auth"):
-        user, _, password = base64.b64decode(entry["auth"]).decode(errors="replace").partition(":")
+def _auth(entry: _Entry) -> RegistryAuth:
+    user, password = entry.username or "", entry.password or ""
+    if entry.auth:
+        user, _, password = base64.b64decode(entry.auth).decode(errors="replace").partition(":")
     return RegistryAuth(username=user, password=password.strip("\x00"))

@@ -81,6 +81,39 @@ def test_secrets_of_both_kinds() -> None:
     assert missing_secrets(asked, secrets) == ["absent"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"auths": {"https://[": {"username": "u", "password": "p"}}}',
+        '{"auths": {"registry.example": {"username": 5, "password": "p"}}}',
+        '{"auths": {"registry.example": {"username": "\\ud800", "password": "p"}}}',
+        '{"auths": {"registry.example": {"auth": "abc"}}}',
+        '{"auths": {"registry.example": 7}}',
+        '{"auths": [1]}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"auths": {"registry.example": {"x": ' + "[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("key", [".dockerconfigjson", ".dockercfg"])
+def test_what_a_secret_holds_costs_nobody_else_anything(key: str, text: str) -> None:
+    data = {key: base64.b64encode(text.encode()).decode()}
+    good = secret(".dockercfg", {"registry.example": {"username": "you", "password": "p"}})
+    secrets = {"odd": msgspec.convert({"metadata": {"name": "s"}, "data": data}, Secret), "good": good}
+    assert pull_secrets(pod("odd", "good"), secrets, "registry.example/a") == [auth("you")]
+
+
+def test_one_key_that_is_no_address_leaves_the_others() -> None:
+    table = {"https://[": auth("no"), "registry.example": auth("you")}
+    assert matching([table], "registry.example/a") == [auth("you")]
+    assert matching([table], "a") == []
+
+
+def test_null_is_nothing() -> None:
+    secrets = {"s": secret(".dockerconfigjson", {"auths": None})}
+    assert pull_secrets(pod("s"), secrets, "registry.example/a") == []
+
+
 def test_the_nodes_own_file(tmp_path: Path) -> None:
     assert node_config(str(tmp_path), "registry.example/a") == []
     document = {"auths": {"registry.example": {"username": "node", "password": "p"}}}
