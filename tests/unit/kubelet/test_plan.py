@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kube.pods import Container
+from kubelet.plan import container_hash
 from kubelet.runtime import ContainerState
 from tests.unit.kubelet.dialogue import make_pod, speak, spoken
 from tests.unit.kubelet.world import World
@@ -105,3 +107,8 @@ def _comes_to_rest(world: World, policy: str, init: str) -> None:
     elif policy == "Always":
         assert running >= {"a", "b"}
         assert ("s" in running) == ("s+" in init)
+
+
+def test_the_hash_of_a_container_is_a_stock_kubelets() -> None:
+    """The value that upstream's own TestHashContainer has."""
+    assert container_hash(Container(name="test_container", image="foo/image:v1")) == "8e45cbd0"
