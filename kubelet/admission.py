@@ -3,7 +3,6 @@
 Binding is a wish. The scheduler may have been mistaken, or somebody wrote spec.nodeName by hand; so the node asks once more,
 before anything of the pod is started, and in upstream's order:
 
-    shutting down         NodeShutdown
     pressure              Evicted: all but critical pods for disk and PIDs, BestEffort ones for memory
     sysctls               SysctlForbidden
     operating system      PodOSSelectorNodeLabelDoesNotMatch, PodOSNotSupported
@@ -47,7 +46,6 @@ class Ground:
     pressure: Sequence[str] = ()
     sysctls: Allowlist = field(default_factory=Allowlist)
     apparmor: bool = True
-    shutting_down: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,6 @@ def objection(pod: Pod, others: Iterable[Pod], ground: Ground) -> Rejection | No
 
 
 def _at_the_door(pod: Pod, ground: Ground) -> Rejection | None:
-    if ground.shutting_down:
-        return Rejection("NodeShutdown", "Pod was rejected as the node is shutting down.")
     if ground.pressure and not resources.is_critical(pod):
         only_memory = tuple(ground.pressure) == ("MemoryPressure",)
         spared = resources.qos_class(pod) != resources.BEST_EFFORT or tolerated(

@@ -38,7 +38,6 @@ class Gate:
         self._nodes = nodes
         self._pressure = pressure
         self._patience: float | None = None
-        self.shutting_down = False
 
     def ready(self, pod: Pod) -> bool:
         """Whether there is enough known to decide; who is asked for long enough says yes."""
@@ -54,11 +53,7 @@ class Gate:
     def ground(self) -> Ground:
         now = self._pressure()
         conditions = (("MemoryPressure", now.memory), ("DiskPressure", now.disk), ("PIDPressure", now.pids))
-        ground = replace(
-            self._own,
-            pressure=tuple(name for name, there in conditions if there),
-            shutting_down=self.shutting_down,
-        )
+        ground = replace(self._own, pressure=tuple(name for name, there in conditions if there))
         node = next((node for node in self._nodes.items() if node.metadata.name == ground.name), None)
         if node is None:
             return ground

@@ -124,7 +124,6 @@ AFFINITY = {
             "PodOSSelectorNodeLabelDoesNotMatch",
             "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
         ),
-        (a_pod(), (), replace(GROUND, shutting_down=True), "NodeShutdown", "the node is shutting down"),
         (
             a_pod(),
             (),
