@@ -3,7 +3,8 @@
     volume/..2026_01_31_12_00_00.x7k2/key    the files of one version
     volume/..data -> ..2026_01_31_...        renaming this link over the old one is the only commit point
     volume/key -> ..data/key                 what containers open
- Order (pkg/volume/util/atomic_writer.go): files, modes and owners first; then the rename; then links of new names; then
+
+Order (pkg/volume/util/atomic_writer.go): files, modes and owners first; then the rename; then links of new names; then
 links of names that are gone; then the old version. An equal payload writes nothing, or every pass would wake whoever
 watches the files. Being killed at any point leaves a whole version visible and litter that the next write removes.
 """

@@ -1,5 +1,6 @@
 """How long a crashed container, or an image that would not come, waits.
- The first restart is immediate; it opens an entry of `initial` seconds. Every further exit is restarted no sooner than
+
+The first restart is immediate; it opens an entry of `initial` seconds. Every further exit is restarted no sooner than
 the entry's delay after the container *finished*, and doubles the delay up to `cap`. An exit that comes more than twice
 the cap after the entry was last used starts over. (Upstream: client-go/util/flowcontrol/backoff.go as used by
 kuberuntime's doBackOff.)

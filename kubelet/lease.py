@@ -1,5 +1,6 @@
 """The node's Lease: the heartbeat by which the centre knows that this node lives.
- It beats in a thread with an event loop and a connection of its own: whatever hangs in the kubelet's loop (a dead NFS
+
+It beats in a thread with an event loop and a connection of its own: whatever hangs in the kubelet's loop (a dead NFS
 server behind an unmount, a library that blocks), the node is not declared dead for it. If this thread dies, the daemon
 dies with it. (k8s.io/component-helpers/apimachinery/lease)
 """

@@ -1,5 +1,6 @@
 """The values of this room: what was seen of a pod, what may be done to it, and where in its life it stands.
- A pod's life goes SYNC -> TERMINATING -> TERMINATED -> FINISHED and never back. In SYNC its containers are started and
+
+A pod's life goes SYNC -> TERMINATING -> TERMINATED -> FINISHED and never back. In SYNC its containers are started and
 restarted; in TERMINATING they are stopped, with a grace that only shrinks; in TERMINATED nothing runs any more and its
 volumes, cgroup and status are settled; FINISHED pods are forgotten once the API has forgotten them.
 """

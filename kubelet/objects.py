@@ -1,5 +1,6 @@
 """The ConfigMaps and Secrets that this node's pods refer to: each watched by name, for as long as a pod needs it.
- Watching single objects is what a node may do (upstream's Watch strategy, and all that the Node authorizer allows), and
+
+Watching single objects is what a node may do (upstream's Watch strategy, and all that the Node authorizer allows), and
 it makes updates arrive at once. What was last known stays known while the API is away.
 """
 

@@ -1,5 +1,6 @@
 """Wiring: informers, the runtime, probes, workers, the node's voice, and the servers; one TaskGroup owns them all.
- What wakes a pod: the API's watch, the runtime's hints, a probe's verdict, a ConfigMap or Secret, a timer of its own,
+
+What wakes a pod: the API's watch, the runtime's hints, a probe's verdict, a ConfigMap or Secret, a timer of its own,
 and the relist, which is the truth and comes each second, or each ten while hints flow.
 """
 

@@ -1,11 +1,14 @@
 """Control-group directories: where they are, making them, limiting them, removing them.
- Version 2 is one tree; version 1 is a directory per controller (some mounted together), beside which a machine may
+
+Version 2 is one tree; version 1 is a directory per controller (some mounted together), beside which a machine may
 carry the version 2 tree without controllers ("hybrid"). A *path* here is what Kubernetes and Docker call a cgroup
 parent, `/kubepods/burstable/pod1234`: relative to every hierarchy's mount point.
- Limits are written where their controllers live and nowhere else; the other hierarchies' directories are made by the
+
+Limits are written where their controllers live and nowhere else; the other hierarchies' directories are made by the
 runtime when it needs them, and removed here, because a directory left in one hierarchy is a leak that no listing of
 another one shows.
- The weight on version 2 is the kubelet's linear formula (KEP-2254); what runtimes apply to containers differs and is
+
+The weight on version 2 is the kubelet's linear formula (KEP-2254); what runtimes apply to containers differs and is
 theirs.
 """
 
