@@ -40,8 +40,9 @@ def checked(path: str) -> str:
         or "" in parts
         or parts[0].startswith("..")
         or len(path) > 4096
+        or "\0" in path
     ):
-        raise Invalid(f"path {path!r} of a volume's item must be relative and may not contain '..'")
+        raise Invalid(f"path {path!r} of a volume's item must be relative and may not contain '..' or a zero byte")
     return path
 
 

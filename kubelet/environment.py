@@ -144,7 +144,7 @@ def command_line(container: Container, known: Mapping[str, str]) -> tuple[tuple[
 def _text(secret: str, key: str, encoded: str) -> str:
     try:
         return base64.b64decode(encoded).decode()
-    except UnicodeDecodeError:
+    except ValueError:  # also of what is no base64
         raise Invalid(
             f"key {key} of secret {secret} is not UTF-8 and cannot be a variable; mount it as a volume"
         ) from None
@@ -217,7 +217,8 @@ def _quoted(text: str) -> str:
 def resource_value(
     pod: Pod, container: Container, selector: ResourceFieldSelector, allocatable: Mapping[str, str]
 ) -> str:
-    """A limit or request, divided and rounded up; a limit that is not set is the pod's own, or what the node can give."""
+    """A limit or request, divided and rounded up; a limit that is not set is the pod's own, or what the node can give.
+    Raises Invalid."""
     owner = container
     if selector.container_name:
         everyone = (*pod.spec.containers, *pod.spec.init_containers)
@@ -234,13 +235,20 @@ def resource_value(
             amount = requests.get(name) or limits.get(name) or "0"
         case _:
             raise Invalid(f"resourceFieldRef.resource {selector.resource!r} is neither limits.* nor requests.*")
-    divisor = quantity.parse(selector.divisor) if selector.divisor else Fraction(1)
-    return str(ceil(quantity.parse(amount) / (divisor or Fraction(1))))
+    divisor = _amount("resourceFieldRef.divisor", selector.divisor or "1")
+    return str(ceil(_amount(selector.resource, amount) / (divisor or Fraction(1))))
+
+
+def _amount(field: str, text: str) -> Fraction:
+    try:
+        return quantity.parse(text)
+    except ValueError:
+        raise Invalid(f"{field}: {text!r} is no quantity; write it like 100m or 256Mi") from None
 
 
 def _positive(amounts: Mapping[str, str], name: str) -> str:
     amount = amounts.get(name, "0")
-    return amount if quantity.parse(amount) > 0 else ""
+    return amount if _amount(f"limits.{name}", amount) > 0 else ""
 
 
 def _bound(pod: Pod, name: str, allocatable: Mapping[str, str]) -> str:

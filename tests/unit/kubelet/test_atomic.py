@@ -55,7 +55,7 @@ def test_an_update_removes_what_is_gone_and_the_old_version(tmp_path: Path) -> N
     assert len([e for e in os.listdir(tmp_path) if e.startswith("..20")]) == 1
 
 
-@pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", "..x", "a//b"])
+@pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", "..x", "a//b", "a\0b"])
 def test_paths_that_leave_the_volume_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(Invalid):
         atomic.write(tmp_path, {path: File(b"")})

@@ -239,6 +239,23 @@ def test_an_unknown_field_is_the_authors_fault() -> None:
         environment(POD, Container(env=(EnvVar(name="V", value_from=source),)), around())
 
 
+def test_what_an_api_should_have_refused_is_the_authors_fault() -> None:
+    much = ResourceRequirements(limits={"cpu": "much"})
+    none = ResourceRequirements()
+    for resources, resource, divisor in (
+        (none, "limits.cpu", "abc"),
+        (much, "limits.cpu", ""),
+        (much, "requests.cpu", ""),
+    ):
+        field = ResourceFieldSelector(resource=resource, divisor=divisor)
+        variable = EnvVar(name="A", value_from=value(resource_field_ref=field))
+        with pytest.raises(Invalid, match="is no quantity"):
+            environment(POD, Container(resources=resources, env=(variable,)), around())
+    secrets = {"s": Secret(data={"k": "abc"})}
+    with pytest.raises(Invalid, match="key k of secret s"):
+        environment(POD, Container(env_from=(EnvFromSource(secret_ref=EnvSource(name="s")),)), around(secrets=secrets))
+
+
 def test_command_and_args_see_everything() -> None:
     container = Container(command=("sh", "$(A)"), args=("$$(A)", "$(NO)"))
     assert command_line(container, {"A": "1"}) == (("sh", "1"), ("$(A)", "$(NO)"))

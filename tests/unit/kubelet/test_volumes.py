@@ -3,6 +3,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kube.core import ConfigMap, Secret
@@ -51,6 +52,39 @@ def test_config_map() -> None:
         "k": File(b"v", 0o400),
         "b": File(b"\0\xff", 0o400),
     }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"host_path": HostPathVolumeSource(path="/tmp/a\0b")},
+        {"config_map": ConfigMapVolumeSource(name="cm", items=(KeyToPath(key="k", path="a\0b"),))},
+        {"config_map": ConfigMapVolumeSource(name="cm", default_mode=1 << 40)},
+        {"config_map": ConfigMapVolumeSource(name="cm", default_mode=-1 << 40)},
+        {"empty_dir": EmptyDirVolumeSource(medium="Memory", size_limit="foo")},
+    ],
+)
+def test_what_no_file_can_be_is_refused(tmp_path: Path, source: dict[str, object]) -> None:
+    with pytest.raises(Invalid):
+        volumes.set_up(str(tmp_path), POD, Volume(name="v", **source), AROUND)  # type: ignore[arg-type]
+
+
+def test_a_group_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    pod = msgspec.structs.replace(POD, spec=PodSpec(security_context=PodSecurityContext(fs_group=1 << 40)))
+    with pytest.raises(Invalid, match="volume 'v'"):
+        volumes.set_up(str(tmp_path), pod, Volume(name="v", empty_dir=EmptyDirVolumeSource()), AROUND)
+
+
+def test_what_is_no_base64_is_waited_for() -> None:
+    around = replace(
+        AROUND, secrets={"s": Secret(data={"pw": "abc"})}, config_maps={"cm": ConfigMap(binary_data={"b": "a"})}
+    )
+    for source in (
+        Volume(secret=SecretVolumeSource(secret_name="s")),
+        Volume(config_map=ConfigMapVolumeSource(name="cm")),
+    ):
+        with pytest.raises(MountFailed, match="is not base64"):
+            volumes.payload(POD, source, around)
 
 
 def test_items_choose_rename_and_set_modes() -> None:
