@@ -159,19 +159,12 @@ def image_list(images: Sequence[Image], most: int) -> list[dict[str, Any]]:
 
 
 def runtime_facts(runtime: RuntimeStatus) -> dict[str, Any]:
-    """What the runtime says of itself and RuntimeClasses, recursive read-only mounts and groups depend on."""
-    handlers = [
-        {
-            "name": handler.name,
-            "features": {
-                "recursiveReadOnlyMounts": handler.recursive_read_only_mounts,
-                "userNamespaces": handler.user_namespaces,
-            },
-        }
-        for handler in sorted(runtime.handlers, key=lambda handler: handler.name)
-    ]
+    """The runtime's handlers, which RuntimeClasses name. A feature is what runtime and kubelet do together, and this kubelet
+    refuses pods that ask for one of these (`kubelet.refusals`, admission): no runtime can make them true."""
+    none = {"recursiveReadOnlyMounts": False, "userNamespaces": False}
+    handlers = [{"name": name, "features": none} for name in sorted(runtime.handlers)]
     facts: dict[str, Any] = {"runtimeHandlers": handlers} if handlers else {}
-    return facts | {"features": {"supplementalGroupsPolicy": runtime.supplemental_groups_policy}}
+    return facts | {"features": {"supplementalGroupsPolicy": False}}
 
 
 # --- how it fares -----------------------------------------------------------------------------------------------------

@@ -371,22 +371,12 @@ class RuntimeVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeHandler:
-    """A name that a RuntimeClass may use; "" is the default one."""
-
-    name: str = ""
-    recursive_read_only_mounts: bool = False
-    user_namespaces: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeStatus:
     runtime_ready: bool
     runtime_message: str = ""
     network_ready: bool = False
     network_message: str = ""
-    handlers: tuple[RuntimeHandler, ...] = ()  # () where the runtime does not say
-    supplemental_groups_policy: bool = False  # it knows the policy Strict
+    handlers: tuple[str, ...] = ()  # names for RuntimeClasses, "" the default one; () where the runtime does not say
     cgroup_driver: str = ""  # cgroupfs | systemd; "" where the runtime does not say
 
 

@@ -16,7 +16,6 @@ from kubelet.cri.spec import Owner
 from kubelet.hints import Hints
 from kubelet.runtime import (
     Hint,
-    RuntimeHandler,
     RuntimeRefused,
     RuntimeStatus,
     RuntimeUnavailable,
@@ -57,15 +56,7 @@ class Health:
             runtime_message=message,
             network_ready=ready,
             network_message="" if ready or network is None else network.message,
-            handlers=tuple(
-                RuntimeHandler(
-                    name=each.name,
-                    recursive_read_only_mounts=each.features.recursive_read_only_mounts,
-                    user_namespaces=each.features.user_namespaces,
-                )
-                for each in told.runtime_handlers
-            ),
-            supplemental_groups_policy=told.features.supplemental_groups_policy,
+            handlers=tuple(each.name for each in told.runtime_handlers),
             cgroup_driver=self._driver or "",
         )
 

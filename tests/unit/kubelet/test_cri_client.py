@@ -201,11 +201,9 @@ async def test_status_tells_driver_handlers_and_conditions(
         pb.RuntimeCondition(type="RuntimeReady", status=True),
         pb.RuntimeCondition(type="NetworkReady", status=False, reason="X", message="cni plugin not initialized"),
     ]
-    features = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True)
     told = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=conditions),
-        runtime_handlers=[pb.RuntimeHandler(name="", features=features)],
-        features=pb.RuntimeFeatures(supplemental_groups_policy=True),
+        runtime_handlers=[pb.RuntimeHandler(name=""), pb.RuntimeHandler(name="crun")],
     )
     answers: dict[Any, Answer] = {calls.STATUS: lambda _: told}
     if config is not None:
@@ -215,8 +213,7 @@ async def test_status_tells_driver_handlers_and_conditions(
         status = await runtime.status()
     assert (status.cgroup_driver, status.runtime_ready) == (driver, ready)
     assert (status.network_ready, status.network_message) == (False, "cni plugin not initialized")
-    assert [(each.name, each.recursive_read_only_mounts) for each in status.handlers] == [("", True)]
-    assert status.supplemental_groups_policy
+    assert status.handlers == ("", "crun")
     if not ready:
         assert "SystemdCgroup = false" in status.runtime_message
     await runtime.close()

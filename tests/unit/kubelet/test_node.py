@@ -14,7 +14,7 @@ from kube.meta import Condition, ObjectMeta
 from kubelet import node
 from kubelet.config import Config, Taint
 from kubelet.machine import Machine, Pressure, amount, available_memory
-from kubelet.runtime import Image, RuntimeHandler, RuntimeStatus, RuntimeVersion
+from kubelet.runtime import Image, RuntimeStatus, RuntimeVersion
 from kubelet.speaker import Speaker
 
 GI = 1 << 30
@@ -142,12 +142,12 @@ def test_images_are_the_largest() -> None:
     assert len(node.image_list(images, -1)) == 5
 
 
-def test_what_the_runtime_says_of_itself() -> None:
-    handlers = (RuntimeHandler(name="runc", recursive_read_only_mounts=True), RuntimeHandler())
-    said = node.runtime_facts(RuntimeStatus(runtime_ready=True, handlers=handlers, supplemental_groups_policy=True))
+def test_the_runtimes_handlers_without_features_that_pods_are_refused_for() -> None:
+    said = node.runtime_facts(RuntimeStatus(runtime_ready=True, handlers=("runc", "")))
     assert [entry["name"] for entry in said["runtimeHandlers"]] == ["", "runc"]
-    assert said["runtimeHandlers"][1]["features"]["recursiveReadOnlyMounts"] is True
-    assert said["features"] == {"supplementalGroupsPolicy": True}
+    features = [*(entry["features"] for entry in said["runtimeHandlers"]), said["features"]]
+    assert not any(value for each in features for value in each.values())
+    assert node.runtime_facts(RuntimeStatus(runtime_ready=True)) == {"features": {"supplementalGroupsPolicy": False}}
 
 
 # --- how it fares
