@@ -251,9 +251,9 @@ def test_what_an_api_should_have_refused_is_the_authors_fault() -> None:
         variable = EnvVar(name="A", value_from=value(resource_field_ref=field))
         with pytest.raises(Invalid, match="is no quantity"):
             environment(POD, Container(resources=resources, env=(variable,)), around())
-    secrets = {"s": Secret(data={"k": "abc"})}
+    world = replace(around(), secrets={"s": Secret(data={"k": "abc"})})
     with pytest.raises(Invalid, match="key k of secret s"):
-        environment(POD, Container(env_from=(EnvFromSource(secret_ref=EnvSource(name="s")),)), around(secrets=secrets))
+        environment(POD, Container(env_from=(EnvFromSource(secret_ref=EnvSource(name="s")),)), world)
 
 
 def test_command_and_args_see_everything() -> None:
