@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.fakes.cutter import cutting
 from tests.fakes.reflector import Obj, Reflector, key_of
@@ -60,6 +61,7 @@ class Writer:
             self.writes += response.status in (200, 201)
 
 
+@pytest.mark.alone  # it wants more writes than a watch cache holds while a client naps
 async def test_informers_never_drift(tmp_path: Path, trial: Callable[[int, int], int]) -> None:
     seconds, kills = trial(12, 600), trial(2, 60)
     seed = random.randrange(1 << 30)
