@@ -12,6 +12,7 @@ said once, in the log and in an Event about the Node. Of two files with the same
 import asyncio
 import errno
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 FILE, HTTP = "file", "http"
 SETTLE = 0.05  # seconds that writing a file may take from its first change to its last
 _LARGEST = 1 << 20  # bytes; no API server takes a larger pod
+_DEEPEST = 64  # levels of one thing within another; a Pod has about a dozen
+_MOST = 1 << 17  # values in one document
+_TOO_DEEP = f"more than {_DEEPEST} levels of one thing within another"
 _FETCH_TIMEOUT = 10.0
 
 Tell = Callable[[str, list[StaticPod]], None]
@@ -42,11 +46,39 @@ def parse(content: bytes) -> Any:
     """The one document of a YAML or JSON text. Raises Invalid."""
     try:
         documents = [document for document in yaml.safe_load_all(content) if document is not None]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise Invalid(_TOO_DEEP) from error
+    except KeyError as error:  # as PyYAML says that `!!bool x` is none
+        raise Invalid(f"{error} is not what its tag says") from error
+    except (yaml.YAMLError, ValueError) as error:  # `2024-13-45` is a date to YAML
         raise Invalid(one_line(error)) from error
     if len(documents) != 1:
         raise Invalid(f"{len(documents)} documents: write one Pod to a file")
+    _check(documents[0])
     return documents[0]
+
+
+def _check(document: Any) -> None:
+    """Raises Invalid on what JSON, and so the API, cannot say. YAML's aliases can make a little text a cycle or a giant."""
+    left, seen = [(document, 1)], 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if depth > _DEEPEST:
+            raise Invalid(_TOO_DEEP)
+        if seen > _MOST:
+            raise Invalid(f"more than {_MOST} values: write out what its aliases stand for")
+        match value:
+            case dict():
+                left += [(each, depth + 1) for pair in value.items() for each in pair]
+            case list() | tuple() | set():
+                left += [(each, depth + 1) for each in value]
+            case str() if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise Invalid(f"{value!r} has half a character in it: write UTF-8")
+            case int() if value.bit_length() > 64:
+                raise Invalid("a number of more than 64 bits: put quotes around it if it is text")
+            case float() if not math.isfinite(value):
+                raise Invalid(f"{value} is no number to JSON: put quotes around it if it is text")
 
 
 @dataclass(slots=True)
@@ -122,13 +154,24 @@ def contents(path: str) -> dict[str, bytes | OSError]:
     for name in names:
         place = os.path.join(path, name)
         try:
-            if os.path.isfile(place):
+            if not _is_text(name):
+                shown = os.fsencode(place).decode(errors="replace")
+                found[shown] = OSError(errno.EILSEQ, "its name is not UTF-8: rename it")
+            elif os.path.isfile(place):
                 found[place] = _content(place)
         except FileNotFoundError:
             continue
         except OSError as error:
             found[place] = error
     return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _content(place: str) -> bytes:

@@ -1,6 +1,7 @@
 """Places of static pods: what is told, what is kept, and what is said once."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def test_a_directory_is_its_files_without_dotfiles_and_directories(tmp_path: Pat
     refusal = contents(str(tmp_path))[str(tmp_path / "large.yaml")]
     assert isinstance(refusal, OSError)
     assert refusal.strerror == "larger than 1048576 bytes"
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml")).write_bytes(b"x")
+    refusal = contents(str(tmp_path))[str(tmp_path / "\ufffd.yaml")]
+    assert isinstance(refusal, OSError)
+    assert refusal.strerror == "its name is not UTF-8: rename it"
+
+
+ALIASES = b"".join(
+    b"%c: &%c [%s]\n" % (letter, letter, b", ".join([b"*%c" % (letter - 1)] * 10)) for letter in b"bcdefgh"
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +61,18 @@ def test_a_directory_is_its_files_without_dotfiles_and_directories(tmp_path: Pat
         (b"a: 1\n---\nb: 2\n", "2 documents: write one Pod to a file"),
         (b"a: [1\n", "line 2, column 1"),
         (b"\xff\xfe\x00", ""),
+        (b"released: 2024-13-45", "month must be in 1..12"),
+        (b"x: !!int abc", "invalid literal for int()"),
+        (b"x: !!bool abc", "'abc' is not what its tag says"),
+        (b"x: " + b"9" * 5000, "Exceeds the limit"),
+        (b"x: 0x" + b"f" * 5000, "a number of more than 64 bits"),
+        (b"x: .nan", "nan is no number to JSON"),
+        (b"a: &a\n  b: *a\n", "more than 64 levels"),
+        (b"&a [*a, *a]", "more than 64 levels"),
+        (b"[" * 1200, "more than 64 levels"),
+        (b"[" * 100 + b"]" * 100, "more than 64 levels"),
+        (b"a: &a [1,1,1,1,1,1,1,1,1,1]\n" + ALIASES, "more than 131072 values"),
+        (b'"\\ud800": 1', "'\\ud800' has half a character in it"),
     ],
 )
 def test_what_is_no_document(text: bytes, words: str) -> None:
