@@ -71,8 +71,10 @@ def _check(document: Any) -> None:
         match value:
             case dict():
                 left += [(each, depth + 1) for pair in value.items() for each in pair]
-            case list() | tuple() | set():
+            case list():
                 left += [(each, depth + 1) for each in value]
+            case set() | tuple() | bytes():
+                raise Invalid(f"a {type(value).__name__}: write it without YAML's tag")
             case str() if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise Invalid(f"{value!r} has half a character in it: write UTF-8")
             case int() if value.bit_length() > 64:
@@ -269,5 +271,7 @@ class Fetched:
         document = parse(content)
         listed = isinstance(document, dict) and document.get("kind") in ("PodList", "List")
         items = document.get("items") or [] if listed else [document]
+        if not isinstance(items, list):
+            raise Invalid("items: required, as a list of Pods")
         reader = self._reader
         return reader.distinct(static_pod(item, reader.node, self._url, HTTP, reader.clock()) for item in items)

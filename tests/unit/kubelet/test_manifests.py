@@ -66,6 +66,7 @@ ALIASES = b"".join(
         (b"x: !!bool abc", "'abc' is not what its tag says"),
         (b"x: " + b"9" * 5000, "Exceeds the limit"),
         (b"x: 0x" + b"f" * 5000, "a number of more than 64 bits"),
+        (b"x: !!set {a, 1}", "a set: write it without YAML's tag"),
         (b"x: .nan", "nan is no number to JSON"),
         (b"a: &a\n  b: *a\n", "more than 64 levels"),
         (b"&a [*a, *a]", "more than 64 levels"),
