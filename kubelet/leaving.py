@@ -73,19 +73,21 @@ class _Busy:
         """Unless it is under way, or has just been tried."""
         if key not in self.tasks and self.not_before.get(key, 0.0) <= asyncio.get_running_loop().time():
             self.tasks[key] = self.group.create_task(self._one(key, work))
+            # Not in a `finally` of the task: one that is cancelled before its first step never gets to it.
+            self.tasks[key].add_done_callback(lambda _: self._ended(key))
 
     async def _one(self, key: Key, work: Callable[[], Awaitable[None]]) -> None:
-        now = asyncio.get_running_loop().time
         try:
             await work()
         except (Retry, OSError, RuntimeRefused) as error:
             log.warning("pod %s: %s %s: %s", self.life.uid, *key, error)
-        finally:
-            self.tasks.pop(key, None)
-            # Also what succeeded is not begun again at once, should the runtime show it undone.
-            self.failures[key] = self.failures.get(key, 0) + 1
-            self.not_before[key] = now() + AGAIN.delay(self.failures[key])
-            self.life.stirred.set()
+
+    def _ended(self, key: Key) -> None:
+        """Also what succeeded is not begun again at once, should the runtime show it undone."""
+        self.tasks.pop(key, None)
+        self.failures[key] = self.failures.get(key, 0) + 1
+        self.not_before[key] = asyncio.get_running_loop().time() + AGAIN.delay(self.failures[key])
+        self.life.stirred.set()
 
     def next_try(self, now: float) -> float | None:
         return min((moment for moment in self.not_before.values() if moment > now), default=None)
@@ -159,7 +161,7 @@ class Leaving:
                     await busy.cancel("preStop of")
                     break
                 for action in todo.actions:
-                    self._begin(busy, seen, action, deadline)
+                    self._begin(busy, seen, action)
                 await _stirred(life, _patience(busy, todo, loop.time()))
         life.stage = Stage.TERMINATED
         self._wording.word(life, seen, Plan())
@@ -183,12 +185,12 @@ class Leaving:
             farewells=life.farewells,
         )
 
-    def _begin(self, busy: _Busy, seen: Seen, action: Action, deadline: float) -> None:
+    def _begin(self, busy: _Busy, seen: Seen, action: Action) -> None:
         life = busy.life
         match action:
             case Farewell():
                 self._tell(life, action.id, action.name, f"Stopping container {action.name}")
-                busy.begin(("preStop of", action.id), lambda: self._farewell(busy, action, deadline))
+                busy.begin(("preStop of", action.id), lambda: self._farewell(busy, action))
             case StopContainer():
                 self._tell(life, action.id, action.name, action.message)
                 grace = action.grace or LEAST_GRACE
@@ -224,11 +226,11 @@ class Leaving:
             life.killed.add(container_id)
             self._deeds.stops.tell(life.pod, name, message)
 
-    async def _farewell(self, busy: _Busy, action: Farewell, deadline: float) -> None:
+    async def _farewell(self, busy: _Busy, action: Farewell) -> None:
         life = busy.life
         assert life.pod is not None
         try:
-            async with asyncio.timeout_at(deadline) as limit:
+            async with asyncio.timeout_at(life.deadline) as limit:  # it may be nearer than when this was begun
                 busy.hooks[action.id] = limit
                 await self._deeds.stops.farewell(life.pod, action.id, action.name, life.status.pod_ip, limit)
         except TimeoutError:
