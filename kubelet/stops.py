@@ -31,11 +31,11 @@ class Stops:
         """The whole of it for one container whose pod goes on."""
         self.tell(pod, action.name, action.message)
         if hooked(pod, action.name) is not None and action.id not in farewells:
-            farewells.add(action.id)
             begun = time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace) as limit:
                     await self.farewell(pod, action.id, action.name, pod_ip, limit)
+            farewells.add(action.id)  # a hook that was cut short, for the pod is to go, is run again in its end
             grace -= time.monotonic() - begun
         await self.stop(action.id, max(LEAST_GRACE, grace))
 
