@@ -115,7 +115,7 @@ class Living:
                 raise
             seen = await self._view.recall(life.uid)
             fresh = self._source.get(life.uid)
-            if fresh is None or fresh.metadata.deletion_timestamp is not None or life.sentence:
+            if fresh is None or fresh.metadata.deletion_timestamp is not None or life.sentence or life.forgotten:
                 return 0.0
             life.take(fresh)
             pod = life.pod or fresh

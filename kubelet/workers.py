@@ -256,7 +256,7 @@ class Workers:
             life.status = msgspec.structs.replace(
                 life.status, phase=ended.phase, reason=ended.reason, message=ended.message
             )
-        going = pod is None or pod.metadata.deletion_timestamp is not None
+        going = life.forgotten or pod is None or pod.metadata.deletion_timestamp is not None
         if life.stage is Stage.SYNC and (going or life.sentence or life.status.phase in TERMINAL):
             self._terminating(life)
         if life.stage is Stage.TERMINATING:
