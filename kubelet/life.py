@@ -2,7 +2,7 @@
 runtime, and enters each life where it stands."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ from kube.pods import Pod, PodStatus, ResourceRequirements
 from kubelet import backoff, plan, resize
 from kubelet.departure import Departure
 from kubelet.messages import Messages
-from kubelet.model import Held, Stage, Waiting
+from kubelet.model import Health, Held, Plan, Seen, Stage, Waiting
 from kubelet.status import Sentence
 
 DEFAULT_GRACE = 30
@@ -61,6 +61,7 @@ class Life:
     killed: set[str] = field(default_factory=set)  # ids of those of whose end was told
     stirred: asyncio.Event = field(default_factory=asyncio.Event)  # something happened while it ends
     # telling
+    worded: tuple[Seen, Plan, Mapping[str, Health]] | None = None  # what the status was worded from last
     messages: Messages = field(default_factory=Messages)
     told: set[tuple[str, str]] = field(default_factory=set)  # back-offs that were told, by container id
     warned: set[str] = field(default_factory=set)  # of what the pod does not get

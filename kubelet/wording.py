@@ -46,12 +46,14 @@ class Wording:
         pod = life.pod
         if pod is None:
             return
+        health = self._probes.health(life.uid)
+        life.worded = seen, todo, health
         status = pod_status(
             Report(
                 pod=pod,
                 seen=seen,
                 previous=life.status,
-                health=self._probes.health(life.uid),
+                health=health,
                 waiting=todo.waiting,
                 messages=life.messages.of(seen),
                 stage=life.stage,
@@ -71,6 +73,14 @@ class Wording:
                 self._started((self._clock() - life.first_seen).total_seconds())
         life.status = status
         self._publisher.say(life.uid, status)
+
+    def verdict(self, life: Life) -> None:
+        """A probe has spoken: what was said last is said again with that. A pass over the pod may be busy for long, with a
+        pull or a stop, and traffic goes by what was said. (SetContainerReadiness, SetContainerStartup)"""
+        if life.worded is not None:
+            seen, todo, health = life.worded
+            if health != self._probes.health(life.uid):
+                self.word(life, seen, todo)
 
     def warn(self, life: Life, pod: Pod, reason: str, messages: Sequence[str]) -> None:
         """Once each."""

@@ -65,7 +65,7 @@ class Workers:
         self._deeds = deeds
         self._probes = probes
         self._publisher = publisher
-        wording = Wording(facts, probes, publisher, told, clock, started)
+        wording = self._wording = Wording(facts, probes, publisher, told, clock, started)
         self._lives: dict[str, Life] = {}
         door = Door(gate, self._lives, source, told, self.end)
         resizing = Resizing(gate, deeds, view, told, door.inside)
@@ -101,6 +101,8 @@ class Workers:
         life = self._lives.get(uid)
         if life is not None:
             life.stirred.set()
+            if life.stage is Stage.SYNC:
+                self._wording.verdict(life)
         self._keys.add(uid)
 
     def end(self, uid: str, sentence: Sentence, grace: int | None = None) -> None:
