@@ -107,7 +107,7 @@ class Wiring:
             raise UsageError(f"--root-dir: cannot make {error.filename}: {error.strerror}") from error
         self.config, self.name, self.ips = config, name, ips
         self._client, self.runtime, self.metrics = client, runtime, metrics
-        self._seen_at: dict[str, float] = {}  # pods nobody has begun to work on; 0 for the others
+        self._seen_at: dict[str, float] = {}  # pods nobody has begun to work on
         self.keys: Keys[str] = Keys()
         self.view = RuntimeView(runtime, self._news)
         self.recorder = Recorder(
@@ -254,7 +254,8 @@ class Wiring:
         await self.heartbeat.keep()
 
     def _pod_changed(self, uid: str) -> None:
-        self._seen_at.setdefault(uid, time.monotonic())
+        if self.source.get(uid) is not None and not self.workers.knows(uid):
+            self._seen_at.setdefault(uid, time.monotonic())
         self.workers.wake(uid)
 
     def _news(self, uid: str) -> None:
@@ -264,7 +265,6 @@ class Wiring:
         self.workers.objects_changed(uid)
 
     def _gone(self, uid: str) -> None:
-        self._seen_at.pop(uid, None)
         self.workers.gone(uid)
 
     def _probe_told(self, target: Target, reason: str, message: str) -> None:
@@ -301,9 +301,8 @@ class Wiring:
 
     async def _pass(self, uid: str) -> float | None:
         begun = time.monotonic()
-        if seen_at := self._seen_at.get(uid):
+        if (seen_at := self._seen_at.pop(uid, None)) is not None:
             self.metrics.pod_worker_start.observe(begun - seen_at)
-            self._seen_at[uid] = 0.0  # once a pod
         try:
             return await self.workers.sync(uid)
         finally:

@@ -136,6 +136,9 @@ class Workers:
         """The API said, in answer to us, that the pod is no more; the watch says it too, perhaps later."""
         self._keys.add(uid, after=1.0)
 
+    def knows(self, uid: str) -> bool:
+        return uid in self._lives
+
     def wake_all(self) -> None:
         for uid in self._lives:
             self.look(uid)
