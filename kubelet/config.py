@@ -269,9 +269,21 @@ _ZERO_COUNTS = frozenset(
 
 
 def shown(config: Config) -> dict[str, Any]:
-    """The whole KubeletConfiguration in force, as /configz has it: also what could not be asked for otherwise."""
+    """The whole KubeletConfiguration in force, as /configz has it: also what could not be asked for otherwise. What the web
+    server of static pods is shown to be let in is not for everybody who may see this."""
     fixed = {key: other.as_is[0] for key, other in FOREIGN.items() if other.as_is and "." not in key}
-    return {**fixed, **settings.render(config), "kind": KIND, "apiVersion": API_VERSION}
+    found = {**fixed, **settings.render(config), "kind": KIND, "apiVersion": API_VERSION}
+    found["staticPodURL"] = without_userinfo(config.static_pod_url)
+    found["staticPodURLHeader"] = {
+        name: ["<masked>"] * len(each) for name, each in config.static_pod_url_header.items()
+    }
+    return found
+
+
+def without_userinfo(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return scheme + slashes + authority.rpartition("@")[2] + slash + path
 
 
 def load(argv: Sequence[str]) -> Config:

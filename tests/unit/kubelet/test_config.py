@@ -305,3 +305,11 @@ def test_nobody_to_talk_to_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "/does/not/exist" in done.stderr
+
+
+def test_what_opens_the_web_server_of_static_pods_is_not_shown(tmp_path: Path) -> None:
+    text = "staticPodURL: https://user:pw@x:8/a@b\nstaticPodURLHeader: {Authorization: [Bearer SECRET], Empty: []}\n"
+    shown = config.shown(from_file(tmp_path, text))
+    assert shown["staticPodURL"] == "https://x:8/a@b"
+    assert shown["staticPodURLHeader"] == {"Authorization": ["<masked>"], "Empty": []}
+    assert config.shown(load())["staticPodURL"] == ""
