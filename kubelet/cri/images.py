@@ -34,9 +34,12 @@ class Images:
         return image
 
     async def user(self, image_id: str) -> str:
+        """Raises NotFound: an image that went meanwhile is no image without a user, whose containers would be root's."""
         if image_id not in self._users:
             image = await self.status(image_id)
-            self._users[image_id] = image.user if image is not None else ""
+            if image is None:
+                raise NotFound(f"image {image_id} is gone")
+            self._users[image_id] = image.user
         return self._users[image_id]
 
     async def list(self) -> list[Image]:

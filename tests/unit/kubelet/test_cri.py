@@ -14,8 +14,10 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto,
 
 from kubelet.cri import runtime_pb2 as pb
 from kubelet.cri import spec, streams
-from kubelet.cri.client import Unimplemented, refusal
+from kubelet.cri.client import Client, Unimplemented, refusal
 from kubelet.cri.containers import _number as number_of
+from kubelet.cri.health import Health
+from kubelet.cri.images import Images
 from kubelet.cri.processes import NOBODY, Details, details_of
 from kubelet.cri.sandboxes import _NETWORK as NETWORK
 from kubelet.grpc import GRPCError, Status
@@ -349,3 +351,20 @@ async def test_a_connection_that_breaks_ends_the_output_and_has_no_code() -> Non
 def test_a_start_that_its_caller_abandoned_has_not_been(message: str, state: str) -> None:
     told = pb.ContainerStatus(id="c", state=pb.CONTAINER_EXITED, exit_code=128, reason="StartError", message=message)
     assert spec.container_status(told, "s", False).state == state
+
+
+async def test_an_image_that_is_gone_has_no_user_and_is_not_remembered() -> None:
+    there: list[pb.Image] = []
+
+    class Runtime(Client):
+        async def call(self, *_args: object, **_more: object) -> pb.ImageStatusResponse:  # type: ignore[override]
+            return pb.ImageStatusResponse(image=there[0]) if there else pb.ImageStatusResponse()
+
+    client = Runtime("/nowhere")
+    images = Images(client, Health(client))
+    with pytest.raises(NotFound):
+        await images.user("sha256:a")
+    there.append(pb.Image(id="sha256:a", uid=pb.Int64Value(value=7)))
+    assert await images.user("sha256:a") == "7"
+    there.clear()
+    assert await images.user("sha256:a") == "7"
