@@ -55,7 +55,7 @@ class Deeds:
         self._burstable = 0
 
     def close(self) -> None:
-        self._means.pool.shutdown(wait=False, cancel_futures=True)
+        self._means.threads.close()
 
     def references(self, pod: Pod) -> References:
         return volumes.references(pod)

@@ -1,12 +1,7 @@
-"""What deeds for pods are done with: the place, the runtime, objects of the API, and threads.
-
-Blocking work (mounts, trees of files, cgroups) happens in a small thread pool of its own with a timeout, so that a hung
-filesystem holds up one pod and not the node.
-"""
+"""What deeds for pods are done with: the place, the runtime, objects of the API, and threads."""
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -25,13 +20,12 @@ from kubelet.objects import Objects
 from kubelet.plan import is_static
 from kubelet.resources import UPSTREAMS, Policy
 from kubelet.runtime import Runtime
+from kubelet.threads import Threads
 from kubelet.tokens import Tokens
 from kubelet.told import Told
 from kubelet.volumes import References
 
 T = TypeVar("T")
-
-VOLUME_TIMEOUT = 123.0
 
 
 class StartFailed(Exception):
@@ -72,15 +66,11 @@ class Means:
     images: Images
     metrics: Metrics
     clock: Callable[[], datetime]
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="volumes"))
+    threads: Threads = field(default_factory=Threads)
     volumes: dict[str, Mapping[str, str]] = field(default_factory=dict)  # paths by volume name, by pod uid
 
     async def blocking(self, what: str, work: Callable[[], T]) -> T:
-        try:
-            async with asyncio.timeout(VOLUME_TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-        except TimeoutError:
-            raise Retry(f"{what}: not done within {VOLUME_TIMEOUT:g} s; is a filesystem hanging?") from None
+        return await self.threads.do(what, work)
 
     async def around(self, pod: Pod, seen: Seen, only: References | None = None) -> Surroundings:
         """What environment and volumes are made of. While the API is away, Services that an earlier kubelet knew will do."""
