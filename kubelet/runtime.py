@@ -247,6 +247,7 @@ class ContainerRecord:
     image: str
     state: ContainerState
     created_at: datetime
+    image_id: str = ""  # what it was made from, whatever its name means by now: an id, or repo@sha256:...
     annotations: Mapping[str, str] = field(default_factory=dict)  # at least those it was created with
 
 

@@ -59,6 +59,18 @@ def images_of(config: Config, runtime: Runtime, metrics: Metrics, now: Callable[
     )
 
 
+def images_in_use(records: Iterable[PodRecord], pods: Iterable[Pod]) -> Iterator[str]:
+    """What containers were made from, under whatever name, and what pods will ask for."""
+    for record in records:
+        for container in record.containers:
+            yield container.image
+            yield container.image_id
+    for pod in pods:
+        spec = pod.spec
+        for each in (*spec.containers, *spec.init_containers, *spec.ephemeral_containers):
+            yield each.image
+
+
 class Upkeep:
     """`changed()` says that containers may have come or gone."""
 
@@ -124,12 +136,5 @@ class Upkeep:
         self._linked, self._linked_at = (containers if whole else None), now
 
     def _images(self) -> Iterator[str]:
-        """What containers, pods and the sandboxes are made of."""
         yield self._config.pod_infra_container_image
-        for record in list(self._records()):
-            for container in record.containers:
-                yield container.image
-        for pod in self._pods():
-            spec = pod.spec
-            for each in (*spec.containers, *spec.init_containers, *spec.ephemeral_containers):
-                yield each.image
+        yield from images_in_use(list(self._records()), self._pods())

@@ -153,6 +153,7 @@ class RuntimeView:
             name=status.name,
             attempt=status.attempt,
             image=status.image,
+            image_id=status.image_id,
             state=status.state,
             created_at=status.created_at,
             annotations=status.annotations,

@@ -273,6 +273,7 @@ def container_record(told: pb.Container) -> ContainerRecord:
         name=told.metadata.name,
         attempt=told.metadata.attempt,
         image=told.image.user_specified_image or told.image.image,
+        image_id=told.image_ref,
         state=_STATES.get(told.state, ContainerState.UNKNOWN),
         created_at=moment(told.created_at) or EPOCH,
         annotations=dict(told.annotations),

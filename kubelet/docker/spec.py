@@ -307,6 +307,7 @@ def container_record(row: Mapping[str, Any]) -> ContainerRecord:
         name=labels.get(CONTAINER_NAME, ""),
         attempt=attempt_of(labels),
         image=row["Image"],
+        image_id=row["ImageID"],
         state=listed_state(row),
         created_at=datetime.fromtimestamp(row["Created"], UTC),
         annotations=annotations_of(labels),

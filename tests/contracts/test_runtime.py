@@ -64,6 +64,9 @@ async def test_a_pod_from_birth_to_removal(world: World) -> None:
         (container_id, ContainerState.RUNNING, "main")
     ]
     assert record.containers[0].annotations[CONTAINER_HASH] == "1a2b3c"
+    image = await runtime.image_status(IMAGE)
+    assert image is not None
+    assert record.containers[0].image_id in (image.id, *image.digests)
 
     await runtime.stop_container(container_id, 0)
     ended = await runtime.container_status(container_id)

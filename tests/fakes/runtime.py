@@ -281,6 +281,7 @@ class FakeRuntime:
                     name=status.name,
                     attempt=status.attempt,
                     image=status.image,
+                    image_id=status.image_id,
                     state=status.state,
                     created_at=status.created_at,
                     annotations=container.config.annotations,

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kubelet.imagegc import Collection, Policy, candidates, normal, remember, to_free
-from kubelet.runtime import FsUsage, Image, RuntimeUnavailable
+from kubelet.runtime import (
+    ContainerRecord,
+    ContainerState,
+    FsUsage,
+    Image,
+    PodIdentity,
+    PodRecord,
+    RuntimeUnavailable,
+)
+from kubelet.upkeep import images_in_use
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -76,6 +85,25 @@ async def test_the_longest_unused_goes_first_and_no_more_than_needed() -> None:
     assert await world.sync() == ["busy", "old"]
     assert world.collected == ["space"]
     assert world.told == []
+
+
+def test_an_image_whose_name_moved_on_is_still_its_containers() -> None:
+    old, new = Image(id="sha256:old"), Image(id="sha256:new", tags=("web:1",))  # web:1 was pulled anew
+    container = ContainerRecord(
+        id="c",
+        sandbox_id="s",
+        name="c",
+        attempt=0,
+        image="web:1",
+        image_id="sha256:old",
+        state=ContainerState.RUNNING,
+        created_at=START,
+    )
+    record = PodRecord(pod=PodIdentity("p", "d", "u"), containers=(container,))
+    known = remember({}, [old, new], images_in_use([record], []), START)
+    assert candidates(known.values(), Policy(least_age=0), START) == []
+    known = remember({}, [old, new], images_in_use([], []), START)
+    assert len(candidates(known.values(), Policy(least_age=0), START)) == 2
 
 
 async def test_what_is_used_pinned_or_new_stays() -> None:
