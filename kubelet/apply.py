@@ -14,7 +14,8 @@ from pathlib import Path
 
 from kube.errors import Retry
 from kube.pods import Pod
-from kubelet import loglinks, resize, resources, sandboxes, volumes
+from kubelet import resize, resources, sandboxes, volumes
+from kubelet.containerlogs import loglinks
 from kubelet.departure import Departure
 from kubelet.environment import Surroundings
 from kubelet.hooks import Hooks

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from kube.client import Client, Connection
 from kube.errors import UsageError
-from kubelet import frugal, host, machine, runtimes
+from kubelet import frugal, runtimes
 from kubelet.config import Config
 from kubelet.metrics import Metrics
+from kubelet.nodestatus import host, machine
 from kubelet.server import front
 from kubelet.wiring import Wiring, clock, node_name
 from linux.cgroup import tree
 
 if TYPE_CHECKING:
-    from kubelet.certificates import Certificate
-    from kubelet.identity import Identity
+    from kubelet.certificate.certificates import Certificate
+    from kubelet.certificate.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def _identity(config: Config, name: str) -> tuple[Connection, "Identity | None"]
     """The way to the API; and what is renewed, for which `cryptography` is read only where there is something to renew."""
     if not (config.bootstrap_kubeconfig or config.rotate_certificates or config.server_tls_bootstrap):
         return Connection.from_kubeconfig(config.kubeconfig), None
-    from kubelet.identity import identity
+    from kubelet.certificate.identity import identity
 
     found = identity(config, name, clock())
     return found.connection, found
@@ -77,7 +78,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         )
         renewed: list[Certificate] = []
         if found is not None:
-            from kubelet import identity
+            from kubelet.certificate import identity
 
             renewed = await stack.enter_async_context(
                 identity.renewals(config, name, wiring.ips, found, client, tls, wiring.switch)

@@ -1,8 +1,8 @@
 """Memory that is not needed is given back.
 
-A kubelet sits beside the pods it runs, and what it holds they cannot have. Three things make CPython hold more than it uses: glibc
-keeps an arena for each of a process' threads, of which most wait; what is allocated while modules are loaded leaves holes; and a
-burst of pods leaves what it needed. So threads share two arenas, and holes are given back after the start and once a minute.
+A kubelet sits beside the pods it runs, and what it holds they cannot have. Three things make CPython hold more than it uses:
+glibc keeps an arena for each of a process' threads, of which most wait; what is allocated while modules are loaded leaves holes;
+a burst of pods leaves what it needed. So threads share two arenas, and holes are given back after the start and once a minute.
 Objects that are there at the start stay to the end: the collector need not look at them again.
 """
 

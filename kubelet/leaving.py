@@ -36,10 +36,10 @@ from kubelet.model import (
     StopContainer,
     StopSandbox,
 )
+from kubelet.observe.view import RuntimeView
 from kubelet.plan.ending import LEAST_GRACE
 from kubelet.publish import Publisher
 from kubelet.runtime import RuntimeRefused
-from kubelet.view import RuntimeView
 from kubelet.volumes import MountFailed
 from kubelet.wording import Wording
 

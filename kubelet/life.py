@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from kube.pods import Pod, PodStatus, ResourceRequirements
 from kubelet import backoff, plan, resize
+from kubelet.containerlogs.messages import Messages
 from kubelet.departure import Departure
-from kubelet.messages import Messages
 from kubelet.model import Health, Held, Plan, Seen, Stage, Waiting
 from kubelet.status import Sentence
 

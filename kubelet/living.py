@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 
 from kube.errors import Invalid
 from kube.pods import Pod
-from kubelet import plan, refusals
+from kubelet import plan
+from kubelet.admission import refusals
+from kubelet.admission.door import Door
 from kubelet.apply import Deeds, StartFailed, Told
 from kubelet.departure import Departed, Departure
-from kubelet.door import Door
 from kubelet.life import DEFAULT_GRACE, Facts, Life
 from kubelet.model import (
     Action,
@@ -32,11 +33,11 @@ from kubelet.model import (
     StopSandbox,
     Waiting,
 )
-from kubelet.observe import PodSource
-from kubelet.probes import Probes
+from kubelet.observe.pods import PodSource
+from kubelet.observe.view import RuntimeView
+from kubelet.probing.probes import Probes
 from kubelet.resizing import Resizing
 from kubelet.status import FAILED, Sentence
-from kubelet.view import RuntimeView
 from kubelet.volumes import MountFailed
 from kubelet.wording import Wording
 

@@ -11,12 +11,12 @@ from kube.errors import Retry
 from kube.informer import Informer
 from kube.pods import Pod
 from kube.runtimeclass import RuntimeClass
-from kubelet.addresses import pod_addresses
 from kubelet.environment import Surroundings
-from kubelet.images import Images
+from kubelet.images.presence import Images
 from kubelet.metrics import Metrics
 from kubelet.model import Seen
-from kubelet.objects import Objects
+from kubelet.nodestatus.addresses import pod_addresses
+from kubelet.observe.objects import Objects
 from kubelet.plan import is_static
 from kubelet.resources import UPSTREAMS, Policy
 from kubelet.runtime import Runtime

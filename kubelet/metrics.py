@@ -1,5 +1,5 @@
 """The kubelet's own series, under upstream's names (pkg/kubelet/metrics/metrics.go). Containers' series are the metrics
-room's, probes' are in `kubelet.tallies`.
+room's, probes' are in `kubelet.probing.tallies`.
 
 Only what is measured has a family: there is none for evictions, devices or volumes of claims until the kubelet has these.
 """
@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from kube.errors import Invalid
 from kube.pods import Pod
 from kube.version import GIT_VERSION, MAJOR, MINOR
+from kubelet.observe.view import RuntimeView
 from kubelet.runtime import ContainerState, SandboxState
-from kubelet.view import RuntimeView
 from kubelet.volumes import plugin_of
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

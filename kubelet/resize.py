@@ -23,7 +23,7 @@ import msgspec
 from kube import quantity
 from kube.pods import Container, ContainerStatus, Pod, ResourceRequirements
 from kubelet import resources
-from kubelet.admission import Ground, counted, room_of, shortages
+from kubelet.admission.fit import Ground, counted, room_of, shortages
 from kubelet.model import Seen, Waiting
 from kubelet.plan import is_sidecar, is_static, reported
 from kubelet.resources import Policy

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from kube.errors import Retry
 from kube.pods import Pod
 from kubelet import resize
+from kubelet.admission.gate import Gate
 from kubelet.apply import Deeds
-from kubelet.gate import Gate
 from kubelet.life import Life
 from kubelet.model import Seen, StopContainer, Waiting
+from kubelet.observe.view import RuntimeView
 from kubelet.resize import Update
 from kubelet.runtime import RuntimeRefused
 from kubelet.told import Told
-from kubelet.view import RuntimeView
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from kube.errors import Invalid, Retry
 from kube.pods import Pod
 from kubelet import containers, hosts, volumes
 from kubelet.containers import Furniture
-from kubelet.credentials import missing_secrets, pull_secrets
 from kubelet.departure import Departure
 from kubelet.environment import Missing, Surroundings, environment
 from kubelet.hooks import HookFailed, Hooks
-from kubelet.images import ImageRefused
+from kubelet.images.credentials import missing_secrets, pull_secrets
+from kubelet.images.presence import ImageRefused
 from kubelet.means import Means, StartFailed
 from kubelet.model import Seen, StartContainer, StopContainer
 from kubelet.runtime import ContainerStatus, Image, NotFound, RuntimeRefused, SandboxConfig

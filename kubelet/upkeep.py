@@ -12,10 +12,11 @@ from kube import quantity
 from kube.errors import UsageError
 from kube.pods import Pod
 from kube.reconcile import Backoff, Wake, forever
-from kubelet import imagegc, loglinks, providers, rotation
 from kubelet.config import Config
-from kubelet.credentials import node_config
-from kubelet.images import Images, Pace
+from kubelet.containerlogs import loglinks, rotation
+from kubelet.images import imagegc, providers
+from kubelet.images.credentials import node_config
+from kubelet.images.presence import Images, Pace
 from kubelet.metrics import Metrics
 from kubelet.runtime import PodRecord, RegistryAuth, Runtime
 

@@ -23,30 +23,31 @@ from kube.informer import Informer
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 from kube.resources import NODES, RUNTIMECLASSES, SERVICES
-from kubelet import enforce, frugal, machine, node
-from kubelet.admission import Ground
+from kubelet import frugal
+from kubelet.admission.fit import Ground
+from kubelet.admission.gate import Gate, has_apparmor
+from kubelet.admission.sysctls import Allowlist
 from kubelet.apply import Deeds, Means, Place, Told
-from kubelet.checkpoint import Checkpoint
 from kubelet.config import Config
-from kubelet.gate import Gate, has_apparmor
-from kubelet.lease import Heartbeat
-from kubelet.manifests import FILE, HTTP, Fetched, Manifests, Reader
 from kubelet.metrics import Metrics, Mounted, Running, Wanted
-from kubelet.mirror import Mirrors
-from kubelet.objects import Objects
-from kubelet.observe import PodSource
-from kubelet.prober import Prober
-from kubelet.probes import Probes, Target
+from kubelet.nodestatus import enforce, machine, node
+from kubelet.nodestatus.lease import Heartbeat
+from kubelet.nodestatus.speaker import Speaker
+from kubelet.nodestatus.witness import Witness
+from kubelet.observe.checkpoint import Checkpoint
+from kubelet.observe.manifests import FILE, HTTP, Fetched, Manifests, Reader
+from kubelet.observe.mirror import Mirrors
+from kubelet.observe.objects import Objects
+from kubelet.observe.pods import PodSource
+from kubelet.observe.view import RuntimeView
+from kubelet.observe.wanted import PODS_WHOLE
+from kubelet.probing.prober import Prober
+from kubelet.probing.probes import Probes, Target
 from kubelet.publish import Publisher
 from kubelet.resources import GUARANTEED, Policy, tier
 from kubelet.runtime import EVERYTHING, Hint, Runtime
-from kubelet.speaker import Speaker
-from kubelet.sysctls import Allowlist
 from kubelet.tokens import Tokens
 from kubelet.upkeep import Upkeep, images_of
-from kubelet.view import RuntimeView
-from kubelet.wanted import PODS_WHOLE
-from kubelet.witness import Witness
 from kubelet.workers import Facts, Workers
 from linux.cgroup import tree
 

@@ -5,10 +5,10 @@ from datetime import datetime
 
 from kube.pods import Pod
 from kubelet import plan
-from kubelet.addresses import pod_addresses
 from kubelet.life import Facts, Life
 from kubelet.model import Plan, Seen, Stage
-from kubelet.probes import Probes
+from kubelet.nodestatus.addresses import pod_addresses
+from kubelet.probing.probes import Probes
 from kubelet.publish import Publisher
 from kubelet.runtime import ContainerState
 from kubelet.status import Report, pod_status

@@ -22,19 +22,19 @@ import msgspec
 from kube.pods import Pod, PodStatus
 from kube.reconcile import Keys
 from kubelet import plan
+from kubelet.admission.door import Door
+from kubelet.admission.gate import Gate
 from kubelet.apply import Deeds, Told
-from kubelet.door import Door
-from kubelet.gate import Gate
 from kubelet.leaving import Leaving
 from kubelet.life import ORPHAN_GRACE, Facts, Life
 from kubelet.living import Living
 from kubelet.model import Stage
-from kubelet.observe import PodSource
-from kubelet.probes import Probes
+from kubelet.observe.pods import PodSource
+from kubelet.observe.view import RuntimeView
+from kubelet.probing.probes import Probes
 from kubelet.publish import Publisher
 from kubelet.resizing import Resizing
 from kubelet.status import TERMINAL, Sentence
-from kubelet.view import RuntimeView
 from kubelet.wording import Wording
 
 __all__ = ["Facts", "Workers"]

@@ -2,7 +2,7 @@
 
     /healthz[/ping /log /syncloop]    all is well, or what is not
     /pods /runningpods/               what was asked of this node; what runs on it
-    /containerLogs/{ns}/{pod}/{c}     kubelet.logs
+    /containerLogs/{ns}/{pod}/{c}     kubelet.containerlogs.logs
     /exec /attach /portForward        kubelet.streams, over WebSocket or SPDY/3.1
     /run                              a command's output, in one piece
     /stats/summary /metrics...        figures

@@ -16,7 +16,7 @@ from kube import serving
 from kube.errors import UsageError
 from kube.meta import to_wire
 from kube.pods import Pod
-from kubelet import logs
+from kubelet.containerlogs import logs
 from kubelet.runtime import (
     ContainerState,
     ExecTimeout,

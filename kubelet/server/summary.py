@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import psutil
 
-from kubelet import loglinks
+from kubelet.containerlogs import loglinks
 from kubelet.runtime import ContainerState, PodRecord
 from metrics.collector import Interface, Sample, Snapshot
 

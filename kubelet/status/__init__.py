@@ -12,8 +12,8 @@ normalizeStatus (status/status_manager.go), the conditions (status/generate.go).
 """
 
 from kube.pods import HostIP, PodIP, PodStatus
-from kubelet.addresses import pod_addresses
 from kubelet.model import Stage
+from kubelet.nodestatus.addresses import pod_addresses
 from kubelet.resources import qos_class
 from kubelet.status.conditions import OURS, PASSING, conditions
 from kubelet.status.containers import container_statuses

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kubelet import logs
+from kubelet.containerlogs import logs
 from kubelet.docker import DockerOptions, DockerRuntime
 from kubelet.docker.pause import PAUSE_IMAGE
 from kubelet.runtime import (

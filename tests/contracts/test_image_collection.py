@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kubelet.imagegc import Collection, Policy, disk_of
+from kubelet.images.imagegc import Collection, Policy, disk_of
 from kubelet.runtime import Image
 from tests.containerd import Containerd
 from tests.contracts.runtime_world import World, worlds

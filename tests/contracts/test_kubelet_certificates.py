@@ -23,8 +23,8 @@ from kube.errors import ApiUnreachable, UsageError
 from kube.kubeconfig import Connection
 from kube.resources import NODES, SIGNINGREQUESTS
 from kube.signing import SigningRequest
-from kubelet import identity
-from kubelet.certificates import CLIENT_SIGNER, SERVING_SIGNER, Certificate, Refused, Store, renewal
+from kubelet.certificate import identity
+from kubelet.certificate.certificates import CLIENT_SIGNER, SERVING_SIGNER, Certificate, Refused, Store, renewal
 from kubelet.config import Config
 from tests.contracts.kubelet_rig import api, eventually
 

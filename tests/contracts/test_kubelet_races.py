@@ -7,7 +7,7 @@ import pytest
 from kube.client import Patch
 from kube.resources import PODS
 from kubelet.model import Stage
-from kubelet.probes import Outcome, Target
+from kubelet.probing.probes import Outcome, Target
 from tests.contracts.kubelet_rig import IMAGE, Rig, container, eventually, ready, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.

@@ -13,8 +13,8 @@ from kube import serving
 from kube.core import Event
 from kube.pods import Pod
 from kube.resources import EVENTS, NAMESPACES, NODES, PODS
-from kubelet.manifests import HTTP, Fetched, Reader
-from kubelet.static import StaticPod
+from kubelet.observe.manifests import HTTP, Fetched, Reader
+from kubelet.observe.static import StaticPod
 from tests.contracts.kubelet_rig import NODE, Rig, container, eventually, ready, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.

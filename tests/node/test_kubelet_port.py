@@ -25,8 +25,8 @@ import pytest
 from kube import certificates
 from kube.resources import PODS, SERVICEACCOUNTS
 from kube.spdy import Session
-from kubelet import loglinks
-from kubelet.rotation import Limits, Rotation
+from kubelet.containerlogs import loglinks
+from kubelet.containerlogs.rotation import Limits, Rotation
 from kubelet.runtime import ContainerRecord, ContainerState, PodIdentity, PodRecord
 from kubelet.streams import forward
 from kubelet.streams.websocket import Dialect

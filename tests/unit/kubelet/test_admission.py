@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kube.core import Taint
 from kube.errors import UsageError
 from kube.pods import Pod
-from kubelet.admission import Ground, counted, objection
-from kubelet.preemption import victims
-from kubelet.sysctls import Allowlist, normalised
+from kubelet.admission.fit import Ground, counted, objection
+from kubelet.admission.preemption import victims
+from kubelet.admission.sysctls import Allowlist, normalised
 
 STATIC = {"kubernetes.io/config.source": "file"}
 GROUND = Ground(

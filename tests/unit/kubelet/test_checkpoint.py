@@ -15,9 +15,9 @@ from kube.informer import Informer
 from kube.meta import Condition, ObjectMeta
 from kube.pods import Container, Pod, PodSpec, PodStatus
 from kube.resources import SERVICES
-from kubelet import checkpoint
-from kubelet.checkpoint import Checkpoint
-from kubelet.wanted import PODS_WHOLE
+from kubelet.observe import checkpoint
+from kubelet.observe.checkpoint import Checkpoint
+from kubelet.observe.wanted import PODS_WHOLE
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -12,8 +12,9 @@ import pytest
 import kubelet
 from kube import settings
 from kube.errors import UsageError
-from kubelet import config, node
+from kubelet import config
 from kubelet.foreign import FOREIGN
+from kubelet.nodestatus import node
 
 ROOM = Path(kubelet.__file__).parent
 

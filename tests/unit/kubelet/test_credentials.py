@@ -12,8 +12,8 @@ import pytest
 from kube.core import Secret
 from kube.errors import UsageError
 from kube.pods import Pod
-from kubelet.credentials import matches, matching, missing_secrets, node_config, pull_secrets
-from kubelet.providers import Provider, Providers, load
+from kubelet.images.credentials import matches, matching, missing_secrets, node_config, pull_secrets
+from kubelet.images.providers import Provider, Providers, load
 from kubelet.runtime import RegistryAuth
 
 

@@ -10,7 +10,7 @@ import pytest
 from kube.errors import UsageError
 from kubelet import config as door
 from kubelet.config import Config
-from kubelet.enforce import UNLIMITED, Enforcer, check, limits
+from kubelet.nodestatus.enforce import UNLIMITED, Enforcer, check, limits
 from linux.cgroup import tree
 from tests.unit.kubelet.test_node import GI, MACHINE
 

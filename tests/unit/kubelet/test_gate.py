@@ -10,10 +10,10 @@ import pytest
 from kube.core import Node
 from kube.informer import Informer
 from kube.pods import Pod
-from kubelet import gate
-from kubelet.admission import Ground
-from kubelet.gate import Gate
-from kubelet.machine import Pressure
+from kubelet.admission import gate
+from kubelet.admission.fit import Ground
+from kubelet.admission.gate import Gate
+from kubelet.nodestatus.machine import Pressure
 
 OWN = Ground(name="n1", labels={"own": "yes"}, allocatable={"cpu": "2"})
 POD = msgspec.convert({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}, Pod)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kube.errors import UsageError
-from kubelet import host
 from kubelet.config import Config
+from kubelet.nodestatus import host
 
 
 def proc(folder: Path, swap: str = "", **kernel: str) -> str:

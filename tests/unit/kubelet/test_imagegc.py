@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kubelet.imagegc import Collection, Policy, candidates, normal, remember, to_free
+from kubelet.images.imagegc import Collection, Policy, candidates, normal, remember, to_free
 from kubelet.runtime import (
     ContainerRecord,
     ContainerState,

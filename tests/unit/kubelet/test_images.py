@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kubelet.images import ImageRefused, Images, Pace, judged, parse_problem
+from kubelet.images.presence import ImageRefused, Images, Pace, judged, parse_problem
 from kubelet.runtime import Image, RegistryAuth, RuntimeRefused, RuntimeUnavailable
 from tests.fakes.runtime import IMAGE, FakeRuntime
 

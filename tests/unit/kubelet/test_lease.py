@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from kube.kubeconfig import Connection
-from kubelet.lease import Heartbeat
+from kubelet.nodestatus.lease import Heartbeat
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubelet.logs import BadOption, LogOptions, Record, options_from, parse, read, tail_offset
+from kubelet.containerlogs.logs import BadOption, LogOptions, Record, options_from, parse, read, tail_offset
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

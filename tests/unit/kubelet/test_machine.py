@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kubelet import machine
-from kubelet.machine import Pressure
+from kubelet.nodestatus import machine
+from kubelet.nodestatus.machine import Pressure
 
 
 def test_thresholds_nobody_crosses_and_some_that_everybody_does(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from kube.errors import Invalid
 from kube.meta import ObjectMeta
 from kube.pods import Pod
-from kubelet.manifests import FILE, Reader, contents, parse
-from kubelet.mirror import Create, Delete, step
-from kubelet.static import StaticPod
+from kubelet.observe.manifests import FILE, Reader, contents, parse
+from kubelet.observe.mirror import Create, Delete, step
+from kubelet.observe.static import StaticPod
 
 
 def manifest(name: str = "web", image: str = "x", **metadata: Any) -> bytes:

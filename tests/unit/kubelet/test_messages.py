@@ -4,7 +4,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kubelet.messages import Messages, log_tail, termination_message
+from kubelet.containerlogs.messages import Messages, log_tail, termination_message
 from kubelet.model import Seen
 from kubelet.runtime import (
     TERMINATION_MESSAGE_PATH,

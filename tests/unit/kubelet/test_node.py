@@ -11,11 +11,11 @@ from kube.client import Patch
 from kube.core import Node, NodeStatus, NodeSystemInfo
 from kube.errors import AlreadyExists, NotFound
 from kube.meta import Condition, ObjectMeta
-from kubelet import node
 from kubelet.config import Config, Taint
-from kubelet.machine import Machine, Pressure, amount, available_memory
+from kubelet.nodestatus import node
+from kubelet.nodestatus.machine import Machine, Pressure, amount, available_memory
+from kubelet.nodestatus.speaker import Speaker
 from kubelet.runtime import Image, RuntimeStatus, RuntimeVersion
-from kubelet.speaker import Speaker
 
 GI = 1 << 30
 MACHINE = Machine(

@@ -8,10 +8,10 @@ from typing import Any
 from kube.informer import Change
 from kube.meta import ObjectMeta
 from kube.pods import Pod, PodStatus
-from kubelet.manifests import FILE, HTTP
-from kubelet.observe import PodSource
+from kubelet.observe.manifests import FILE, HTTP
+from kubelet.observe.pods import PodSource
+from kubelet.observe.static import StaticPod, static_pod
 from kubelet.runtime import PodIdentity
-from kubelet.static import StaticPod, static_pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -29,8 +29,8 @@ from kube.pods import (
 )
 from kube.sources import EnvVar
 from kubelet.health.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from kubelet.prober import Prober
-from kubelet.probes import Kind, Outcome, Target
+from kubelet.probing.prober import Prober
+from kubelet.probing.probes import Kind, Outcome, Target
 from kubelet.runtime import ExecResult, ExecTimeout, RuntimeStatus
 from tests.fakes.runtime import FakeRuntime
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from kube.meta import ObjectMeta
 from kube.pods import Container, ContainerStatus, Pod, PodSpec, PodStatus, Probe
 from kubelet.model import Health, Verdict
-from kubelet.probes import Kind, Outcome, Probes, Streak, Target, first_streak, judged
+from kubelet.probing.probes import Kind, Outcome, Probes, Streak, Target, first_streak, judged
 from kubelet.runtime import ContainerState, PodIdentity
 from kubelet.runtime import ContainerStatus as RuntimeContainer
 from tests.unit.kubelet.virtual import run
@@ -343,7 +343,7 @@ async def test_what_was_counted(rig: Rig) -> None:
 
 
 def upstreams(kind: Kind, outcomes: list[Outcome], wanted: Probe) -> tuple[Verdict, int]:
-    """The worker of pkg/kubelet/prober/worker.go on these outcomes: its verdict, and how many of them it took."""
+    """The worker of pkg/kubelet/probing/prober/worker.go on these outcomes: its verdict, and how many of them it took."""
     verdict = {Kind.STARTUP: Verdict.UNKNOWN, Kind.LIVENESS: SUCCESS, Kind.READINESS: FAILURE}[kind]
     last, in_a_row = None, 0
     for taken, outcome in enumerate(outcomes):

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kubelet.refusals import refusals, shortcomings
-from kubelet.wanted import Pod
+from kubelet.admission.refusals import refusals, shortcomings
+from kubelet.observe.wanted import Pod
 
 
 def pod(container: dict[str, Any] | None = None, init: dict[str, Any] | None = None, **spec: Any) -> Pod:

@@ -8,7 +8,7 @@ import pytest
 
 from kube.pods import Pod
 from kubelet import resize, resources
-from kubelet.admission import Ground
+from kubelet.admission.fit import Ground
 from kubelet.model import Seen, Waiting
 from kubelet.runtime import ContainerState, ContainerStatus, LinuxResources, PodIdentity
 from linux.cgroup.tree import Limits

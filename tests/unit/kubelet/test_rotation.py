@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubelet import loglinks, rotation
-from kubelet.logs import LogOptions, read
-from kubelet.rotation import Chore, Limits, Rotation, chore
+from kubelet.containerlogs import loglinks, rotation
+from kubelet.containerlogs.logs import LogOptions, read
+from kubelet.containerlogs.rotation import Chore, Limits, Rotation, chore
 from kubelet.runtime import ContainerRecord, ContainerState, NotFound, PodIdentity, PodRecord, RuntimeUnavailable
 
 POD = PodIdentity("web", "default", "u1")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube.errors import Invalid
-from kubelet.static import StaticPod, fnv128a, pull_policy, static_pod, uid_of
+from kubelet.observe.static import StaticPod, fnv128a, pull_policy, static_pod, uid_of
 
 SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PATH = "/etc/kubernetes/manifests/web.yaml"

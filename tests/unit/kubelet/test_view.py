@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from kubelet.observe.view import RuntimeView
 from kubelet.runtime import ContainerConfig, ContainerState, PodIdentity, RuntimeUnavailable, SandboxConfig
-from kubelet.view import RuntimeView
 from tests.fakes.runtime import IMAGE, FakeRuntime
 
 POD = PodIdentity("p", "default", "u1")

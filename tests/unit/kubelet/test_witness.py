@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from kubelet import machine, witness
 from kubelet.config import Config
-from kubelet.machine import Pressure
-from kubelet.witness import Witness
+from kubelet.nodestatus import machine, witness
+from kubelet.nodestatus.machine import Pressure
+from kubelet.nodestatus.witness import Witness
 from tests.fakes.runtime import FakeRuntime
 from tests.unit.kubelet.test_node import MACHINE
 

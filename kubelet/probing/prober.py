@@ -13,7 +13,7 @@ from kube.pods import ExecAction, GRPCAction, HTTPGetAction, TCPSocketAction
 from kubelet.backoff import spelt
 from kubelet.environment import expand
 from kubelet.httpget import BodyMissing, NoAnswer, NoPort, address, dial, fetch, port_number
-from kubelet.probes import Outcome, Target
+from kubelet.probing.probes import Outcome, Target
 from kubelet.runtime import ExecTimeout, Runtime, RuntimeRefused
 
 OUTPUT = 10 * 1024  # bytes of a command's output

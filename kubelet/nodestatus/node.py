@@ -1,4 +1,4 @@
-"""The Node object: what this machine is, what it can carry, and whether it is ready to. Pure; `kubelet.speaker` says it.
+"""The Node object: what this machine is, what it can carry, and whether it is ready to. Pure; `speaker` says it.
 
     capacity       the machine's
     allocatable    less kubeReserved, systemReserved, the hard eviction thresholds, and huge pages (of memory)
@@ -18,7 +18,7 @@ from kube import labels, quantity
 from kube.meta import Condition, timestamp
 from kube.version import GIT_VERSION
 from kubelet.config import Config, Taint
-from kubelet.machine import Machine, Pressure, amount
+from kubelet.nodestatus.machine import Machine, Pressure, amount
 from kubelet.runtime import Image, RuntimeStatus, RuntimeVersion
 
 NAMES_PER_IMAGE = 5
@@ -160,7 +160,7 @@ def image_list(images: Sequence[Image], most: int) -> list[dict[str, Any]]:
 
 def runtime_facts(runtime: RuntimeStatus) -> dict[str, Any]:
     """The runtime's handlers, which RuntimeClasses name. A feature is what runtime and kubelet do together, and this kubelet
-    refuses pods that ask for one of these (`kubelet.refusals`, admission): no runtime can make them true."""
+    refuses pods that ask for one of these (`kubelet.admission.refusals`, admission): no runtime can make them true."""
     none = {"recursiveReadOnlyMounts": False, "userNamespaces": False}
     handlers = [{"name": name, "features": none} for name in sorted(runtime.handlers)]
     facts: dict[str, Any] = {"runtimeHandlers": handlers} if handlers else {}

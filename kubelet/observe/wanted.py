@@ -1,7 +1,7 @@
 """A pod as this kubelet reads it: the shared types, and the fields that only a kubelet can be asked for.
 
 Most of these are asked of kubelets and not done by this one. They are decoded all the same, because what is not seen is
-silently ignored: `kubelet.refusals` says no to them in words.
+silently ignored: `kubelet.admission.refusals` says no to them in words.
 """
 
 from typing import Any

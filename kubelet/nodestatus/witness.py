@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from kubelet import machine
 from kubelet.config import Config
-from kubelet.machine import Machine, Pressure
-from kubelet.node import Portrait
+from kubelet.nodestatus import machine
+from kubelet.nodestatus.machine import Machine, Pressure
+from kubelet.nodestatus.node import Portrait
 from kubelet.runtime import Image, Runtime, RuntimeUnavailable, RuntimeVersion
 
 log = logging.getLogger(__name__)

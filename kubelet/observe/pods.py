@@ -6,14 +6,14 @@ import msgspec
 
 from kube.informer import Change, Informer
 from kube.pods import Pod
+from kubelet.observe.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
 from kubelet.runtime import PodIdentity
-from kubelet.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
 
 
 class PodSource:
     """The pods that are wanted of this node, by uid, whoever wants them:
 
-        the API    its watch, or until it has answered, what a kubelet before this one last saw (`kubelet.checkpoint`);
+        the API    its watch, or until it has answered, what a kubelet before this one last saw (`kubelet.observe.checkpoint`);
                    mirror pods are set apart: they only show a static pod, and keep its last status
         local      files and web servers of static pods, each telling its whole set
 

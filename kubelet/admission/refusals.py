@@ -6,14 +6,14 @@ Two answers, by what it would mean to run the pod all the same:
                  containers wait as CreateContainerConfigError
     shortcomings it runs and lacks something: one Warning Event
 
-Each names the field, and what to do until a later version brings it. What upstream rejects too is `kubelet.admission`.
+Each names the field, and what to do until a later version brings it. What upstream rejects too is `kubelet.admission.fit`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kube.pods import Container, Pod, PodSecurityContext, SecurityContext
-from kubelet import wanted
+from kubelet.observe import wanted
 
 NEXT = "not in this version of wherry-kubelet, planned for 0.2"
 

@@ -1,4 +1,4 @@
-"""Saying to the API what `kubelet.node` words: registration, then a status that stays true.
+"""Saying to the API what `kubelet.nodestatus.node` words: registration, then a status that stays true.
 
 Registration creates the object with labels and taints; if it exists, only what the kubelet owns is put right (labels;
 taints are the author's from then on). The status goes by PATCH, every `nodeStatusUpdateFrequency` when something
@@ -18,10 +18,10 @@ from kube.core import Node
 from kube.errors import AlreadyExists, NotFound
 from kube.events import Recorder, Reference
 from kube.resources import NODES
-from kubelet import node
 from kubelet.config import Config
-from kubelet.machine import Pressure
-from kubelet.node import Portrait, Verdict
+from kubelet.nodestatus import node
+from kubelet.nodestatus.machine import Pressure
+from kubelet.nodestatus.node import Portrait, Verdict
 from kubelet.runtime import Image, RuntimeStatus
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ any other objection                                     sentenced: Failed, with 
 from collections.abc import Callable, Iterator, Mapping
 
 from kube.pods import Pod
-from kubelet import preemption, resources
-from kubelet.admission import was_let_in
-from kubelet.gate import Gate
+from kubelet import resources
+from kubelet.admission import preemption
+from kubelet.admission.fit import was_let_in
+from kubelet.admission.gate import Gate
 from kubelet.life import Life
 from kubelet.model import Seen, Stage
-from kubelet.observe import PodSource
+from kubelet.observe.pods import PodSource
 from kubelet.status import FAILED, TERMINAL, Sentence
 from kubelet.told import Told
 

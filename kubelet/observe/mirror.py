@@ -20,8 +20,8 @@ from kube.errors import AlreadyExists, Conflict, NotFound, Retry
 from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, by_key
 from kube.resources import NODES, PODS
-from kubelet.observe import PodSource
-from kubelet.static import CONFIG_MIRROR, StaticPod
+from kubelet.observe.pods import PodSource
+from kubelet.observe.static import CONFIG_MIRROR, StaticPod
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Who the kubelet is to the API, and to those who call it: from files at the start, by `kubelet.certificates` from then on.
+"""Who the kubelet is to the API, and to those who call it: from files at the start, by `certificates` from then on.
 
 --kubeconfig names a certificate in force          it is used; renewed where rotateCertificates says so
 it does not, and there is --bootstrap-kubeconfig   the certificate that is kept in --cert-dir, or else a new one, asked
@@ -22,7 +22,7 @@ from kube import certificates, kubeconfig, trust
 from kube.certificates import KeyPair
 from kube.client import Client, Connection
 from kube.errors import UsageError
-from kubelet.certificates import Certificate, Store, client_wish, serving_wish, usable
+from kubelet.certificate.certificates import Certificate, Store, client_wish, serving_wish, usable
 from kubelet.config import Config
 
 log = logging.getLogger(__name__)

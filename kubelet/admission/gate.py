@@ -13,9 +13,9 @@ from pathlib import Path
 from kube.core import Node
 from kube.informer import Informer
 from kube.pods import Pod
-from kubelet import preemption
-from kubelet.admission import Ground, Rejection, objection
-from kubelet.machine import Pressure
+from kubelet.admission import preemption
+from kubelet.admission.fit import Ground, Rejection, objection
+from kubelet.nodestatus.machine import Pressure
 from kubelet.plan import is_static
 
 

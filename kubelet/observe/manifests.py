@@ -1,7 +1,7 @@
 """Where static pods come from: a directory or a file (`staticPodPath`), and a web server (`staticPodURL`).
 
     inotify (a hint), every fileCheckFrequency (the truth), every httpCheckFrequency
-        -> each file, each answer -> `kubelet.static` -> the whole set, told at once
+        -> each file, each answer -> `kubelet.observe.static` -> the whole set, told at once
 
 A source that could not be read tells nothing: what it told before stays in force, and before its first telling nobody is
 taken for an orphan. A file that became unreadable or wrong keeps the pod it last named (upstream kills it); what is wrong is
@@ -25,7 +25,7 @@ import yaml
 from kube.errors import Invalid
 from kube.reconcile import Wake
 from kube.settings import one_line
-from kubelet.static import StaticPod, static_pod
+from kubelet.observe.static import StaticPod, static_pod
 from linux.inotify import Inotify
 
 log = logging.getLogger(__name__)

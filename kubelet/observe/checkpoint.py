@@ -24,7 +24,7 @@ from kube.informer import Change, Informer
 from kube.meta import ObjectMeta
 from kube.pods import Pod
 from kube.reconcile import Wake
-from kubelet import wanted
+from kubelet.observe import wanted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from kube import quantity
 from kube.errors import Invalid
 from kube.meta import timestamp
 from kube.pods import Container, Pod, PodSpec
-from kubelet import wanted
+from kubelet.observe import wanted
 
 Document = dict[str, Any]
 

@@ -13,7 +13,7 @@ from kube import quantity
 from kube.errors import UsageError
 from kubelet import resources
 from kubelet.config import Config
-from kubelet.machine import Machine
+from kubelet.nodestatus.machine import Machine
 from linux.cgroup import tree
 
 log = logging.getLogger(__name__)

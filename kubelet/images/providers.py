@@ -24,7 +24,7 @@ import msgspec
 
 from kube.errors import UsageError
 from kube.settings import one_line, parse_duration
-from kubelet.credentials import matches, matching
+from kubelet.images.credentials import matches, matching
 from kubelet.runtime import RegistryAuth
 
 log = logging.getLogger(__name__)

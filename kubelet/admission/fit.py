@@ -13,7 +13,7 @@ before anything of the pod is started, and in upstream's order:
     AppArmor, groups      AppArmor, SupplementalGroupsPolicyNotSupported
 
 A pod that is let in stays in: whoever runs, or has been told to have started, is not asked again by a kubelet that was
-restarted. For want of resources a critical pod may send others away: see `kubelet.preemption`.
+restarted. For want of resources a critical pod may send others away: see `kubelet.admission.preemption`.
 
 (pkg/kubelet/lifecycle/{predicate,handlers}.go, scheduler.AdmissionCheck, eviction_manager.go, security/apparmor)
 """
@@ -28,8 +28,8 @@ from kube.pods import NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, P
 from kube.selectors import Requirement
 from kube.taints import tolerated
 from kubelet import resources
+from kubelet.admission.sysctls import Allowlist
 from kubelet.plan import is_sidecar, is_static
-from kubelet.sysctls import Allowlist
 
 MEMORY_PRESSURE_TAINT = Taint(key="node.kubernetes.io/memory-pressure", effect="NoSchedule")
 NATIVE = ("cpu", "memory", "ephemeral-storage")

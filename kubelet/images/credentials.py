@@ -8,7 +8,7 @@ A table of credentials maps places to credentials, as ~/.docker/config.json does
     index.docker.io             images that name no registry
 
 The place with the longest path that matches comes first; all that match are tried. Tables come from the pod's imagePullSecrets
-(kubernetes.io/dockerconfigjson, and the older dockercfg), from credential provider plugins (`kubelet.providers`) and from
+(kubernetes.io/dockerconfigjson, and the older dockercfg), from credential provider plugins (`kubelet.images.providers`) and from
 <root-dir>/config.json. (Upstream: pkg/credentialprovider/keyring.go.)
 """
 

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from kubelet.logs import parse
+from kubelet.containerlogs.logs import parse
 from kubelet.model import Seen
 from kubelet.runtime import TERMINATION_MESSAGE_PATH, TERMINATION_MESSAGE_POLICY, ContainerState, ContainerStatus
 

@@ -1,0 +1,1 @@
+"""What containers said: reading logs, keeping them small, finding them, and termination messages."""

@@ -1,0 +1,1 @@
+"""Probes: when, how, and what they add up to."""
