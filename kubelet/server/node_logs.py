@@ -1,7 +1,8 @@
 """/logs/: the node's log directory over HTTP, as upstream's file server shows it (<dirname podLogsDir>, so /var/log).
 
 A pod that mounts the node's logs could plant a link to any file there; upstream follows it. Here what a path leads to must lie
-below the directory, and links on the way are resolved before the file is opened.
+below the directory, and links on the way are resolved before the file is opened,
+and none is followed then.
 
 /logs/?query=UNIT asks the journal, where enableSystemLogQuery is on.
 """
@@ -9,6 +10,7 @@ below the directory, and links on the way are resolved before the file is opened
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import os
 import re
@@ -40,6 +42,8 @@ class Found:
 
 def look(root: str, path: str) -> Found:
     """Blocking. Raises Refusal."""
+    if "\0" in path:
+        raise Refusal(404, "404 page not found\n")
     try:
         root = os.path.realpath(root, strict=True)
         where = os.path.realpath(os.path.join(root, path), strict=True)
@@ -50,8 +54,7 @@ def look(root: str, path: str) -> Found:
     if where != root and not where.startswith(root.rstrip("/") + "/"):
         raise Refusal(403, f"403 Forbidden: {path} leads out of {root}\n")
     try:
-        # A pipe would hold us up, and a link here was put there after we looked.
-        file = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = _open_below(root, os.path.relpath(where, root))
     except FileNotFoundError:
         raise Refusal(404, "404 page not found\n") from None
     except OSError as error:
@@ -68,6 +71,20 @@ def look(root: str, path: str) -> Found:
     return Found(file, status.st_size, status.st_mtime)
 
 
+def _open_below(root: str, path: str) -> int:
+    """Step by step: a link at any of them was put there after we looked. A pipe does not hold us up. Raises OSError."""
+    at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        *folders, last = path.split("/")
+        for folder in folders:
+            inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
+
+
 def _page(directory: int) -> str:
     """As Go's file server lists a directory."""
     with os.scandir(directory) as entries:
@@ -81,7 +98,7 @@ async def answer(request: web.Request, root: str, *, query: bool) -> web.StreamR
     if "query" in request.query and not path:
         if not query:
             raise Refusal(403, "node log query feature is not enabled: set enableSystemLogQuery\n")
-        return await _journal(request.query)
+        return await _journal(request)
     found = await asyncio.to_thread(look, root, path)
     if found.page:
         return web.Response(text=found.page, content_type="text/html")
@@ -108,11 +125,11 @@ def journal_command(query: MultiMapping[str]) -> list[str]:
         if text := query.get(option, ""):
             try:
                 when = datetime.fromisoformat(text).astimezone(UTC)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise Refusal(400, f"{option}: {text!r} is not an RFC 3339 time\n") from None
             argv.append(f"{flag}={when:%Y-%m-%d %H:%M:%S}")
     if text := query.get("tailLines", ""):
-        if not text.isdecimal() or int(text) > 100_000:
+        if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) > 100_000:
             raise Refusal(400, f"tailLines: {text!r} is not a number up to 100000\n")
         argv.append(f"--lines={int(text)}")
     if text := query.get("boot", ""):
@@ -120,6 +137,8 @@ def journal_command(query: MultiMapping[str]) -> list[str]:
             raise Refusal(400, f"boot: {text!r}: write 0 for this boot, -1 for the one before\n")
         argv.append(f"--boot={text}")
     if text := query.get("pattern", ""):
+        if "\0" in text:
+            raise Refusal(400, "pattern: a zero byte is in no line\n")
         argv.append(f"--grep={text}")
     for unit in query.getall("query"):
         if not _UNIT.fullmatch(unit):
@@ -128,23 +147,48 @@ def journal_command(query: MultiMapping[str]) -> list[str]:
     return argv
 
 
-async def _journal(query: MultiMapping[str]) -> web.StreamResponse:
-    process = await asyncio.create_subprocess_exec(
-        *journal_command(query),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+async def _journal(request: web.Request) -> web.StreamResponse:
+    """In pieces, as fast as the client takes them: a unit's whole journal may be larger than our memory."""
+    command = journal_command(request.query)
     try:
-        async with asyncio.timeout(_QUERY_SECONDS):
-            text, _ = await process.communicate()
-    except TimeoutError:
-        raise Refusal(504, f"journalctl gave no answer within {_QUERY_SECONDS:g} s\n") from None
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=_PIECE,
+        )
+    except OSError as error:
+        raise Refusal(503, f"journalctl: {error.strerror}\n") from error
+    assert process.stdout is not None
+    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+    slow = f"journalctl gave no answer within {_QUERY_SECONDS:g} s\n"
+    try:
+        piece = await _piece(process.stdout)
+        if piece is None:
+            raise Refusal(504, slow)
+        await response.prepare(request)
+        while piece:
+            await response.write(piece)
+            piece = await _piece(process.stdout)
+        if piece is None:
+            await response.write(slow.encode())
+        await response.write_eof()
+        return response
     finally:
         if process.returncode is None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
-    return web.Response(body=text, headers={"Content-Type": "text/plain; charset=utf-8"})
+
+
+async def _piece(stream: asyncio.StreamReader) -> bytes | None:
+    """Empty at the end, None when nothing came in time."""
+    try:
+        async with asyncio.timeout(_QUERY_SECONDS):
+            return await stream.read(_PIECE)
+    except TimeoutError:
+        return None
 
 
 async def _pieces(file: int, left: int) -> AsyncIterator[bytes]:

@@ -128,7 +128,13 @@ def client_tls(folder: Path, name: str, *groups: str) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, policy: Policy = UPSTREAMS, *, commands: bool = True, patience: float = 0.0, read_only: bool = False
+    folder: Path,
+    policy: Policy = UPSTREAMS,
+    *,
+    commands: bool = True,
+    patience: float = 0.0,
+    read_only: bool = False,
+    log_query: bool = False,
 ) -> AsyncIterator[World]:
     source, runtime = Source(), FakeRuntime()
     (folder / "ca.pem").write_bytes(CA.certificate)
@@ -142,6 +148,7 @@ async def serving(
         routes={"/metrics": metrics},
         log_directory=str(folder / "log"),
         commands=commands,
+        log_query=log_query,
         stream_patience=patience,
     )
     mirror = {"uid-mirror": "uid-web"}
