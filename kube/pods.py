@@ -291,6 +291,7 @@ class PodSpec(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     image_pull_secrets: tuple[LocalObjectReference, ...] = ()
     hostname: str = ""
     subdomain: str = ""
+    hostname_override: str = ""
     affinity: Affinity | None = None
     scheduler_name: str = "default-scheduler"
     tolerations: tuple[Toleration, ...] = ()

@@ -29,12 +29,15 @@ class Resolver:
 
 
 def hostname(pod: Pod) -> str:
+    """hostnameOverride goes before all that would make a name or a domain (KEP-4762), and is at most 64 bytes: none is cut."""
+    if pod.spec.hostname_override:
+        return pod.spec.hostname_override
     return (pod.spec.hostname or pod.metadata.name)[:63].rstrip("-.")
 
 
 def domain(pod: Pod, cluster_domain: str) -> str:
     """The pod's DNS domain, for pods with a subdomain."""
-    if not pod.spec.subdomain or not cluster_domain:
+    if pod.spec.hostname_override or not pod.spec.subdomain or not cluster_domain:
         return ""
     return f"{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{cluster_domain}"
 

@@ -1,3 +1,5 @@
+import msgspec
+
 from kube.meta import ObjectMeta
 from kube.pods import HostAlias, Pod, PodDNSConfig, PodDNSConfigOption, PodSpec
 from kubelet import hosts
@@ -62,3 +64,12 @@ def test_hostname() -> None:
     assert hosts.kernel_hostname(pod(), "c") == "web-0"
     assert hosts.kernel_hostname(pod(hostname="h", subdomain="s", set_hostname_as_fqdn=True), "c") == "h.s.ns.svc.c"
     assert len(hosts.hostname(Pod(metadata=ObjectMeta(name="x" * 100)))) == 63
+
+
+def test_the_override_goes_before_everything_and_stands_alone() -> None:
+    name = f"{'x' * 60}.org"
+    subject = msgspec.convert(
+        {"spec": {"hostnameOverride": name, "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": True}}, Pod
+    )
+    assert hosts.kernel_hostname(subject, "c") == name
+    assert hosts.hosts_file(subject, ["10.244.0.2"], "c").endswith(f"\n10.244.0.2\t{name}\n")
