@@ -10,7 +10,7 @@ the checks without which a pod would fail later in words that name no file. A st
 
 import copy
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +29,9 @@ CONFIG_SOURCE = "kubernetes.io/config.source"
 CONFIG_HASH = "kubernetes.io/config.hash"
 CONFIG_SEEN = "kubernetes.io/config.seen"
 CONFIG_MIRROR = "kubernetes.io/config.mirror"
+LARGEST = 2**31 - 1
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+_NONE_IS_DEFAULT = ("timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold")
 EVERYTHING = {"operator": "Exists", "effect": "NoExecute"}
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -113,6 +116,12 @@ def defaulted(document: Document) -> Document:
         image = container.get("image")
         if isinstance(image, str):
             container.setdefault("imagePullPolicy", pull_policy(image))
+        for field in PROBES:
+            probe = container.get(field)
+            if isinstance(probe, dict):
+                container[field] = {
+                    key: value for key, value in probe.items() if value != 0 or key not in _NONE_IS_DEFAULT
+                }
         resources = container.get("resources")
         if isinstance(resources, dict):
             limits, requests = _amounts(resources, "limits"), _amounts(resources, "requests")
@@ -197,6 +206,19 @@ def _of_spec(spec: wanted.PodSpec) -> Iterator[str]:
     ):
         if value not in known:
             yield f"spec.{field}: {value!r}: write {', '.join(known[:-1])} or {known[-1]}"
+    yield from _of_numbers(
+        "spec",
+        (
+            ("activeDeadlineSeconds", spec.active_deadline_seconds, 1),
+            ("terminationGracePeriodSeconds", spec.termination_grace_period_seconds, 0),
+        ),
+    )
+    for index, volume in enumerate(spec.volumes):
+        if volume.empty_dir and volume.empty_dir.size_limit:
+            yield from _of_quantity(f"spec.volumes[{index}].emptyDir.sizeLimit", volume.empty_dir.size_limit)
+    for group, amounts in (("limits", own.limits), ("requests", own.requests)) if (own := spec.resources) else ():
+        for name, amount in amounts.items():
+            yield from _of_quantity(f"spec.resources.{group}.{name}", amount)
     volumes = {volume.name for volume in spec.volumes}
     if len(volumes) < len(spec.volumes):
         yield "spec.volumes: two of them have the same name"
@@ -230,10 +252,39 @@ def _of_container(where: str, container: Container, volumes: Collection[str]) ->
             yield f"{where}.ports[{index}].containerPort: {port.container_port}: from 1 to 65535"
     for group, amounts in (("limits", container.resources.limits), ("requests", container.resources.requests)):
         for name, amount in amounts.items():
-            try:
-                quantity.parse(amount)
-            except ValueError:
-                yield f"{where}.resources.{group}.{name}: {amount!r} is no quantity; write it like 100m or 256Mi"
+            yield from _of_quantity(f"{where}.resources.{group}.{name}", amount)
+    for index, variable in enumerate(container.env):
+        asked = variable.value_from.resource_field_ref if variable.value_from else None
+        if asked and asked.divisor:
+            yield from _of_quantity(f"{where}.env[{index}].valueFrom.resourceFieldRef.divisor", asked.divisor)
+    probes = (container.startup_probe, container.liveness_probe, container.readiness_probe)
+    for field, probe in zip(PROBES, probes, strict=True):
+        if probe is not None:
+            yield from _of_numbers(
+                f"{where}.{field}",
+                (
+                    ("initialDelaySeconds", probe.initial_delay_seconds, 0),
+                    ("timeoutSeconds", probe.timeout_seconds, 1),
+                    ("periodSeconds", probe.period_seconds, 1),
+                    ("successThreshold", probe.success_threshold, 1),
+                    ("failureThreshold", probe.failure_threshold, 1),
+                    ("terminationGracePeriodSeconds", probe.termination_grace_period_seconds, 1),
+                ),
+            )
+
+
+def _of_numbers(where: str, fields: Iterable[tuple[str, int | None, int]]) -> Iterator[str]:
+    """Of (name, value, least)."""
+    for name, value, least in fields:
+        if value is not None and not least <= value <= LARGEST:
+            yield f"{where}.{name}: {value}: from {least} to {LARGEST}"
+
+
+def _of_quantity(where: str, text: str) -> Iterator[str]:
+    try:
+        quantity.parse(text)
+    except ValueError:
+        yield f"{where}: {text!r} is no quantity; write it like 100m or 256Mi"
 
 
 def _references(spec: wanted.PodSpec) -> Iterator[str]:

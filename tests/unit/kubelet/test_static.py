@@ -159,6 +159,60 @@ def test_what_is_wrong_is_named(found: Any, words: str) -> None:
     assert str(error.value).startswith(words)
 
 
+def container(**fields: Any) -> dict[str, Any]:
+    return document(containers=[{"name": "a", "image": "nginx", **fields}])
+
+
+def probe(**numbers: int) -> dict[str, Any]:
+    return {"tcpSocket": {"port": 1}, **numbers}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            document(activeDeadlineSeconds=999999999999),
+            "spec.activeDeadlineSeconds: 999999999999: from 1 to 2147483647",
+        ),
+        (document(activeDeadlineSeconds=0), "spec.activeDeadlineSeconds: 0: from 1"),
+        (document(terminationGracePeriodSeconds=-5), "spec.terminationGracePeriodSeconds: -5: from 0"),
+        (
+            document(volumes=[{"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "foo"}}]),
+            "spec.volumes[0].emptyDir.sizeLimit: 'foo' is no quantity",
+        ),
+        (document(resources={"limits": {"cpu": "x"}}), "spec.resources.limits.cpu: 'x' is no quantity"),
+        (
+            container(
+                env=[{"name": "X", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "y"}}}]
+            ),
+            "spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor: 'y' is no quantity",
+        ),
+        (
+            container(livenessProbe=probe(periodSeconds=-1)),
+            "spec.containers[0].livenessProbe.periodSeconds: -1: from 1",
+        ),
+        (
+            container(readinessProbe=probe(failureThreshold=-1)),
+            "spec.containers[0].readinessProbe.failureThreshold: -1",
+        ),
+        (
+            container(startupProbe=probe(initialDelaySeconds=-1)),
+            "spec.containers[0].startupProbe.initialDelaySeconds: -1",
+        ),
+    ],
+)
+def test_numbers_and_quantities_that_an_api_refuses(found: Any, words: str) -> None:
+    with pytest.raises(Invalid) as error:
+        made(found)
+    assert str(error.value).startswith(words)
+
+
+def test_a_probes_zero_is_the_default() -> None:
+    zeros = dict.fromkeys(("timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"), 0)
+    (made_of,) = made(container(livenessProbe=probe(**zeros, initialDelaySeconds=0))).pod.spec.containers
+    assert made_of.liveness_probe == msgspec.convert(probe(), type(made_of.liveness_probe))
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
