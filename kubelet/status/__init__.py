@@ -39,7 +39,7 @@ def pod_status(report: Report) -> PodStatus:
     pod, previous, sentence = report.pod, report.previous, report.sentence
     inits, apps, guests = container_statuses(report)
     now = phase(report, inits, apps)
-    if sentence is not None and sentence.rejected and not report.seen.containers:
+    if _never_let_in(report):
         inits, apps, guests = (), (), ()
     reason, message = (previous.reason, previous.message) if now == previous.phase else ("", "")
     if sentence is not None and now == sentence.phase:
@@ -62,6 +62,16 @@ def pod_status(report: Report) -> PodStatus:
         qos_class=pod.status.qos_class or qos_class(pod),
         nominated_node_name=previous.nominated_node_name,
     )
+
+
+def _never_let_in(report: Report) -> bool:
+    """By this kubelet, or by one before it: an ended pod that nothing was ever told of the containers of."""
+    if report.seen.containers:
+        return False
+    before = report.previous
+    untold = not (before.init_container_statuses or before.container_statuses or before.ephemeral_container_statuses)
+    rejected = report.sentence is not None and report.sentence.rejected
+    return rejected or (before.phase in TERMINAL and untold)
 
 
 def _pod_ips(report: Report) -> tuple[str, ...]:

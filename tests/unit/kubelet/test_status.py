@@ -471,3 +471,11 @@ def test_a_new_generation_is_the_only_thing_said_of_it(said: Report, generation:
         assert told["observedGeneration"] == generation
         assert told["status"] == before[told["type"]].status
         assert told["lastTransitionTime"] == "2026-01-01T12:00:00Z"
+
+
+def test_of_a_pod_that_was_never_let_in_the_next_kubelet_says_the_same() -> None:
+    sentence = Sentence("Failed", "OutOfcpu", "Node didn't have enough resource: cpu", rejected=True)
+    pod = a_pod("a", init={"i": {}})
+    told = pod_status(report(pod, sentence=sentence))
+    assert (told.phase, told.container_statuses, told.init_container_statuses) == ("Failed", (), ())
+    assert pod_status(report(pod, previous=told, now=NOW + timedelta(hours=1))) == told
