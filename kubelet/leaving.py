@@ -66,6 +66,7 @@ class _Busy:
     group: asyncio.TaskGroup
     tasks: dict[Key, asyncio.Task[None]] = field(default_factory=dict)
     hooks: dict[str, asyncio.Timeout] = field(default_factory=dict)
+    departure: Departure = field(default_factory=Departure)  # for sidecars that are started again: time is up
     failures: dict[Key, int] = field(default_factory=dict)
     not_before: dict[Key, float] = field(default_factory=dict)
 
@@ -156,6 +157,8 @@ class Leaving:
                 busy.lapse({container.id for container in seen.live})
                 if not todo.finished:  # then there is a last word to say, in a moment
                     self._wording.word(life, seen, todo)
+                if todo.finished or loop.time() >= deadline:
+                    busy.departure.set()
                 starting = any(kind == "start of" for kind, _ in busy.tasks)
                 if todo.finished and not starting:
                     await busy.cancel("preStop of")
@@ -196,7 +199,7 @@ class Leaving:
                 grace = action.grace or LEAST_GRACE
                 busy.begin(("stop of", action.id), lambda: self._stop(life, action.id, grace))
             case StartContainer():
-                busy.begin(("start of", action.container.name), lambda: self._start(life, seen, action))
+                busy.begin(("start of", action.container.name), lambda: self._start(busy, seen, action))
             case StopSandbox() | RemoveContainer() | RemoveSandbox():
                 busy.begin(("tidying of", action.id), lambda: self._tidy(life, action))
             case CreateSandbox():
@@ -239,15 +242,16 @@ class Leaving:
             busy.hooks.pop(action.id, None)
             life.farewells.add(action.id)
 
-    async def _start(self, life: Life, seen: Seen, action: StartContainer) -> None:
-        """A sidecar that ended while the app containers still end."""
+    async def _start(self, busy: _Busy, seen: Seen, action: StartContainer) -> None:
+        """A sidecar that ended while the app containers still end. Nobody waits longer than they do for its image or hook."""
+        life = busy.life
         assert life.pod is not None
         if not self._deeds.prepared(life.uid):
             try:
                 await self._deeds.prepare(life.pod, self._everyone())
             except MountFailed as error:
                 raise Retry(str(error)) from error
-        await self._living.start(life, life.pod, seen, action, Departure())
+        await self._living.start(life, life.pod, seen, action, busy.departure)
 
     # --- TERMINATED, FINISHED -----------------------------------------------------------------------------------------
 
