@@ -53,6 +53,7 @@ class Life:
     held: dict[str, Held] = field(default_factory=dict)
     doomed: set[str] = field(default_factory=set)  # ids of containers that were stopped to be started again
     mount_failures: int = 0
+    failures: int = 0  # passes in a row that could not be ended
     departure: Departure = field(default_factory=Departure)
     # ending
     grace: int | None = None  # seconds; it only shrinks

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from kube.errors import Invalid
+from kube.errors import Invalid, Retry
 from kube.pods import Pod
 from kubelet import plan
 from kubelet.admission import refusals
@@ -182,6 +182,10 @@ class Living:
             self._told.pod(pod, "Warning", "Failed", f"error making pod data directories: {error}")
             life.mount_failures += 1
             return min(122.0, 0.5 * 2.0 ** min(life.mount_failures - 1, 8))
+        except Retry as error:  # something hangs, or was never read
+            self._told.pod(pod, "Warning", "FailedMount", str(error))
+            life.mount_failures += 1
+            return min(10.0, 0.5 * 2.0 ** min(life.mount_failures - 1, 8))
         except Invalid as error:
             # The author must change the pod, and a pod's volumes cannot be changed: no second try, only the resync's.
             self._told.pod(pod, "Warning", "FailedMount", str(error))

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from kube.errors import Retry
 from kube.pods import Pod, PodStatus
 from kube.reconcile import Keys
 from kubelet import plan
@@ -59,12 +60,16 @@ class Workers:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         started: Callable[[float], None] = lambda _seconds: None,
+        left: Callable[[str], None] = lambda _uid: None,
     ) -> None:
+        """`left(uid)` is called when nothing is left of a pod."""
+        self._tell_left = left
         self._source = source
         self._view = view
         self._deeds = deeds
         self._probes = probes
         self._publisher = publisher
+        self._told = told
         wording = self._wording = Wording(facts, probes, publisher, told, clock, started)
         self._lives: dict[str, Life] = {}
         door = Door(gate, self._lives, source, told, self.end)
@@ -159,6 +164,10 @@ class Workers:
                 self._leftovers.add(uid)
                 self._keys.add(uid)
 
+    def lives(self, uid: str) -> bool:
+        """Whether there is anything left of the pod."""
+        return uid in self._lives
+
     def pods(self) -> list[Pod]:
         """The pods of this node with the status last known, which the API may not know yet."""
         known = {uid: life for uid, life in self._lives.items() if life.pod is not None}
@@ -168,6 +177,21 @@ class Workers:
     # --- a pass -------------------------------------------------------------------------------------------------------
 
     async def sync(self, uid: str) -> float | None:
+        """One pass. One that fails may have met a race, and the next look settles that; when that fails too, it is told."""
+        try:
+            wait = await self._sync(uid)
+        except Retry as error:
+            life = self._lives.get(uid)
+            if life is not None and life.pod is not None:
+                life.failures += 1
+                if life.failures > 1:
+                    self._told.pod(life.pod, "Warning", "FailedSync", f"Error syncing pod, skipping: {error}")
+            raise
+        if uid in self._lives:
+            self._lives[uid].failures = 0
+        return wait
+
+    async def _sync(self, uid: str) -> float | None:
         if not self._view.listed and self._source.is_static(uid):
             await self._view.relist()  # an earlier content of the manifest may run
         life = self._enter(uid)
@@ -246,6 +270,7 @@ class Workers:
     def _left(self, life: Life) -> None:
         self._probes.forget(life.uid)
         del self._lives[life.uid]
+        self._tell_left(life.uid)
         if self._source.get(life.uid) is not None:
             self._keys.add(life.uid)  # named again while it ended: another life
         for pod in self._source.pods():

@@ -1,13 +1,16 @@
 """What happens to a pod while somebody is busy with it: shorter graces, files that go and come back, hooks, probes."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from kube.client import Patch
+from kube.errors import Retry
 from kube.resources import PODS
 from kubelet.model import Stage
 from kubelet.probing.probes import Outcome, Target
+from kubelet.runtime import NotFound
 from tests.contracts.kubelet_rig import IMAGE, Rig, container, eventually, ready, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
@@ -125,3 +128,60 @@ async def test_nothing_is_kept_of_pods_that_were(node: Rig) -> None:
     await node.create("last")  # what comes after the others' ends is over too
     await node.until(ready, "ready", "last")
     assert not wiring._seen_at
+
+
+@with_a_node
+async def test_a_sidecar_that_is_started_again_is_not_waited_for_past_the_grace(node: Rig) -> None:
+    runs: list[str] = []
+
+    async def run(_hook: object, _container: object, container_id: str, *_more: object) -> None:
+        runs.append(container_id)
+        if len(runs) > 1:
+            await asyncio.Event().wait()
+
+    assert node.wiring is not None
+    node.wiring.deeds._starts._hooks.run = run  # type: ignore[method-assign]
+    hook = {"postStart": {"exec": {"command": ["warm", "up"]}}}
+    await node.create(
+        initContainers=[container("log", restartPolicy="Always", lifecycle=hook)], terminationGracePeriodSeconds=4
+    )
+    await node.until(ready, "ready")
+    node.runtime.stubborn |= {"a", "log"}
+    a = node.runtime.container_id("a")
+    await node.client.delete(PODS, "p", "default")
+    await eventually(lambda: ("stop_container", a) in node.runtime.calls, "the app is told")
+    node.runtime.exit(node.runtime.container_id("log"), 1)
+    await eventually(lambda: len(runs) == 2, "it is started again, and its hook hangs")
+    await node.until_gone(seconds=8)
+    assert not node.runtime._containers
+
+
+@with_a_node
+async def test_a_pass_that_fails_twice_is_told(node: Rig) -> None:
+    for _ in range(2):
+        node.runtime.fail("create_container", NotFound("no such sandbox"))
+    await node.create()
+    event = await node.until_event("FailedSync")
+    assert (event.type, event.count) == ("Warning", 1)
+    assert event.message == "Error syncing pod, skipping: container a of pod default/p: no such sandbox"
+    await node.until(ready, "it heals")
+
+
+@with_a_node
+async def test_volumes_that_are_not_to_be_had_in_time_are_told(node: Rig) -> None:
+    assert node.wiring is not None
+    threads = node.wiring.deeds._means.threads
+    do, tries = threads.do, 0
+
+    async def slow(what: str, work: Any) -> Any:
+        nonlocal tries
+        if what == "volumes of pod default/p" and (tries := tries + 1) == 1:
+            raise Retry(f"{what}: not done within 123 s; is a filesystem hanging?")
+        return await do(what, work)
+
+    threads.do = slow  # type: ignore[method-assign]
+    await node.create()
+    event = await node.until_event("FailedMount")
+    assert event.message == "volumes of pod default/p: not done within 123 s; is a filesystem hanging?"
+    await node.until(ready, "it heals")
+    assert not await node.events("FailedSync")
