@@ -165,6 +165,7 @@ class Wiring:
             self.keys,
             self._gate(place),
             started=metrics.pod_start.observe,
+            left=self._pod_left,
         )
         self.probed = CollectorRegistry()
         self.probed.register(self.probes.tallies)
@@ -177,7 +178,7 @@ class Wiring:
         self.speaker = self._speaker(client)
         group = tier(config.cgroup_root, GUARANTEED)
         self.enforcer = enforce.Enforcer(trees, group, enforce.limits(config, self.facts), self._tell_of_node)
-        self.mirrors = Mirrors(client, self.source, name, self.speaker.registered.wait)
+        self.mirrors = Mirrors(client, self.source, name, self.speaker.registered.wait, self.workers.lives)
         self._failing = False
         self._leftovers_at = 0.0
         self.relisted_at = time.monotonic()
@@ -261,6 +262,9 @@ class Wiring:
 
     def _news(self, uid: str) -> None:
         self.workers.news(uid)
+
+    def _pod_left(self, uid: str) -> None:
+        self.mirrors.left(uid)
 
     def _objects_changed(self, uid: str) -> None:
         self.workers.objects_changed(uid)

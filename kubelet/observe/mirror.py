@@ -2,8 +2,10 @@
 
     static pods by namespace/name      the API's mirrors by namespace/name      -> one step for that name
         there                              missing                                 create it
-        there                              another hash, or to be deleted          delete it, and create it when it is gone
-        gone                               there                                   delete it
+        there                              to be deleted                           delete it, and create it when it is gone
+        there, or gone                     of another hash                         delete it, once the pod it shows has ended
+
+So a pod whose manifest went or changed is shown for as long as it takes to stop, and its room on the node stays taken.
 
 A mirror is made from the manifest's own text under the static pod's hash (`kubernetes.io/config.mirror`) and is owned by the
 Node, so it goes with the node. Deleting one costs the static pod nothing: it comes back. The static pod's status is
@@ -36,30 +38,39 @@ class Delete:
     uid: str
 
 
-def step(static: StaticPod | None, mirror: Pod | None) -> Create | Delete | None:
-    """What is to be done about one name. Pure."""
+def step(static: StaticPod | None, mirror: Pod | None, lives: Callable[[str], bool]) -> Create | Delete | None:
+    """What is to be done about one name. `lives`: whether there is anything left of a static pod, by uid."""
     if mirror is None:
         return Create(static.body) if static is not None else None
     meta = mirror.metadata
-    wrong = (
-        static is None or meta.annotations.get(CONFIG_MIRROR) != static.body["metadata"]["annotations"][CONFIG_MIRROR]
-    )
-    return Delete(meta.uid) if wrong or meta.deletion_timestamp is not None else None
+    shown = meta.annotations[CONFIG_MIRROR]
+    if static is not None and shown == static.pod.metadata.uid:
+        return Delete(meta.uid) if meta.deletion_timestamp is not None else None
+    return None if lives(shown) else Delete(meta.uid)
 
 
 class Mirrors:
-    """`registered` is waited for: a mirror's owner is the Node."""
+    """`registered` is waited for: a mirror's owner is the Node. `left` is to be called when a pod that `lives` has gone."""
 
     def __init__(
-        self, client: Client, source: PodSource, node: str, registered: Callable[[], Awaitable[object]]
+        self,
+        client: Client,
+        source: PodSource,
+        node: str,
+        registered: Callable[[], Awaitable[object]],
+        lives: Callable[[str], bool],
     ) -> None:
         self._client = client
         self._source = source
         self._node = node
         self._registered = registered
-        self._owner = ""
+        self._lives = lives
         self._keys: Keys[str] = Keys()
         source.subscribe_mirrors(self._keys.add)
+
+    def left(self, uid: str) -> None:
+        for name in self._source.mirrors_of(uid):
+            self._keys.add(name)
 
     async def run(self) -> None:
         await self._source.answered()
@@ -72,7 +83,7 @@ class Mirrors:
         if not self._source.synced:
             self._keys.add(name, after=1.0)
             return
-        match step(self._source.static(name), self._source.mirror(name)):
+        match step(self._source.static(name), self._source.mirror(name), self._lives):
             case Create(body):
                 await self._create(name, body)
             case Delete(uid):
@@ -81,23 +92,18 @@ class Mirrors:
                 pass
 
     async def _create(self, name: str, body: Mapping[str, Any]) -> None:
-        owner = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "name": self._node,
-            "uid": await self._node_uid(),
-            "controller": True,
-        }
-        metadata = {**body["metadata"], "ownerReferences": [owner]}
         try:
+            # Asked each time: a Node that was deleted and has registered again is another owner.
+            uid = (await self._client.get(NODES, self._node)).metadata.uid
+            owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": uid, "controller": True}
+            metadata = {**body["metadata"], "ownerReferences": [owner]}
             await self._client.create(PODS, {**body, "metadata": metadata})
         except AlreadyExists as error:
             known = self._source.mirror(name)
             if known is None:  # the watch has not told yet of one that we made, or it is somebody else's pod
                 raise Retry(f"the API has a pod of this name that is not its mirror (yet): {error}") from error
         except NotFound as error:
-            self._owner = ""  # the namespace is missing, or the Node is another one by now
-            raise Retry(f"it cannot be created: {error}") from error
+            raise Retry(f"it cannot be created: {error}") from error  # its namespace is missing, or the Node
         else:
             log.info("mirror pod %s is created", name)
 
@@ -108,8 +114,3 @@ class Mirrors:
             log.info("mirror pod %s (%s) is deleted", name, uid)
         except (NotFound, Conflict):
             return  # gone, or another one: the watch tells
-
-    async def _node_uid(self) -> str:
-        if not self._owner:
-            self._owner = (await self._client.get(NODES, self._node)).metadata.uid
-        return self._owner

@@ -124,18 +124,21 @@ class PodSource:
         return uid in self._static
 
     def in_api(self, uid: str) -> Pod | None:
-        """What the API shows of a pod, and where its status is written: of a static pod, its mirror."""
+        """What the API shows of a pod, and where its status is written: of a static pod, its mirror, also while it ends."""
         if not self._informer.synced.is_set():
             return None
-        static = self._static.get(uid)
-        return self._pods.get(uid) if static is None else self._mirror_of(self._names[static.metadata.key])
+        if uid in self._static:
+            return self._mirror_of(self._names[self._static[uid].metadata.key])
+        return self._pods.get(uid) or next((self._mirrors[key] for key in self.mirrors_of(uid)), None)
+
+    def mirrors_of(self, uid: str) -> list[str]:
+        """The names of the mirrors that show a static pod."""
+        return [key for key, mirror in self._mirrors.items() if mirror.metadata.annotations[CONFIG_MIRROR] == uid]
 
     def own_uid(self, uid: str) -> str:
         """The static pod's uid for its mirror's; any other uid is its own."""
-        for key, mirror in self._mirrors.items():
-            if mirror.metadata.uid == uid and key in self._names:
-                return self._names[key].pod.metadata.uid
-        return uid
+        shown = (m.metadata.annotations[CONFIG_MIRROR] for m in self._mirrors.values() if m.metadata.uid == uid)
+        return next(shown, uid)
 
     async def answered(self) -> None:
         """Until the API has told all its pods once."""

@@ -46,6 +46,13 @@ def running(node: Rig) -> list[str]:
     return [s.pod.uid for s in (c.status for c in node.runtime._containers.values()) if s.state == "running"]
 
 
+async def stopping(node: Rig) -> None:
+    """The stop has begun, and the mirror was looked at since."""
+    await eventually(lambda: any(o == "stop_container" for o, _ in node.runtime.calls), "the stop")
+    assert node.wiring is not None
+    await node.wiring.mirrors._sync(MIRROR)
+
+
 @with_a_node
 async def test_a_manifest_becomes_a_pod_with_a_mirror_and_goes_with_its_file(node: Rig) -> None:
     path = write(node, manifest())
@@ -66,6 +73,39 @@ async def test_a_manifest_becomes_a_pod_with_a_mirror_and_goes_with_its_file(nod
 
 
 @with_a_node
+async def test_a_mirror_stays_while_its_pod_is_stopped(node: Rig) -> None:
+    path = write(node, manifest())
+    before = await node.until(ready, "ready", MIRROR)
+    node.runtime.hold("stop_container")
+    path.unlink()
+    await stopping(node)
+    during = await node.pod(MIRROR)
+    assert during is not None
+    assert (during.metadata.uid, during.metadata.deletion_timestamp) == (before.metadata.uid, None)
+    assert node.wiring is not None
+    assert node.wiring.source.own_uid(during.metadata.uid) == hash_of(during), "logs and exec still find it"
+    assert node.wiring.source.in_api(hash_of(during)) is not None, "its end is told"
+    node.runtime.release("stop_container")
+    await node.until_gone(MIRROR)
+    assert not running(node)
+
+
+@with_a_node
+async def test_a_mirror_is_owned_by_the_node_as_it_is_now(node: Rig) -> None:
+    write(node, manifest())
+    first = await node.until(ready, "ready", MIRROR)
+    await node.client.delete(NODES, NODE)
+
+    async def registered() -> bool:
+        return any(one.metadata.name == NODE for one in (await node.client.list(NODES)).items)
+
+    await eventually(registered, "the node has registered again")
+    await node.client.delete(PODS, MIRROR, "default", grace_period_seconds=0)
+    again = await node.until(lambda pod: pod.metadata.uid != first.metadata.uid, "another mirror", MIRROR)
+    assert again.metadata.owner_references[0].uid == (await node.client.get(NODES, NODE)).metadata.uid
+
+
+@with_a_node
 async def test_a_deleted_mirror_comes_back_and_the_pod_runs_on(node: Rig) -> None:
     write(node, manifest())
     first = await node.until(ready, "ready", MIRROR)
@@ -82,10 +122,11 @@ async def test_another_content_is_another_pod_once_the_first_is_gone(node: Rig) 
     first = hash_of(await node.until(ready, "ready", MIRROR))
     node.runtime.hold("stop_container")
     write(node, manifest(container("b")))
-    await node.until(lambda pod: hash_of(pod) != first, "the new pod's mirror", MIRROR)
+    await stopping(node)
     assert running(node) == [first], "never both at once"
+    assert hash_of(await node.pod(MIRROR)) == first, "the mirror shows who runs"
     node.runtime.release("stop_container")
-    second = await node.until(ready, "ready again", MIRROR)
+    second = await node.until(lambda pod: hash_of(pod) != first and ready(pod), "ready again", MIRROR)
     assert running(node) == [hash_of(second)]
     assert [s.name for s in second.status.container_statuses] == ["b"]
 

@@ -140,12 +140,18 @@ def _mirror(digest: str, **metadata: Any) -> Pod:
     return Pod(metadata=ObjectMeta(name="web-n", namespace="default", uid="m", annotations=annotations, **metadata))
 
 
+def nothing(uid: str) -> bool:
+    return False
+
+
 def test_steps_of_a_mirror() -> None:
     static = _static()
     digest = static.pod.metadata.uid
-    assert step(None, None) is None
-    assert step(static, None) == Create(static.body)
-    assert step(static, _mirror(digest)) is None
-    assert step(static, _mirror("other")) == Delete("m")
-    assert step(static, _mirror(digest, deletion_timestamp=datetime.now(UTC))) == Delete("m")
-    assert step(None, _mirror(digest)) == Delete("m")
+    assert step(None, None, nothing) is None
+    assert step(static, None, nothing) == Create(static.body)
+    assert step(static, _mirror(digest), nothing) is None
+    assert step(static, _mirror("other"), nothing) == Delete("m")
+    assert step(static, _mirror("other"), {"other"}.__contains__) is None, "it still shows what is being stopped"
+    assert step(static, _mirror(digest, deletion_timestamp=datetime.now(UTC)), {digest}.__contains__) == Delete("m")
+    assert step(None, _mirror(digest), nothing) == Delete("m")
+    assert step(None, _mirror(digest), {digest}.__contains__) is None
