@@ -107,8 +107,9 @@ class _Stream:
         if said == "0":
             return None
         message = unquote(self.headers.get("grpc-message", ""))
-        if said.isdigit():
-            return GRPCError(Status(int(said)) if int(said) <= 16 else Status.UNKNOWN, message)
+        if said.isascii() and said.isdigit():
+            known = len(said) <= 2 and int(said) <= 16
+            return GRPCError(Status(int(said)) if known else Status.UNKNOWN, message)
         http = self.headers.get(":status", "")
         codes = {"400": Status.INTERNAL, "401": Status.UNAUTHENTICATED, "403": Status.PERMISSION_DENIED}
         codes |= {"404": Status.UNIMPLEMENTED, **dict.fromkeys(("429", "502", "503", "504"), Status.UNAVAILABLE)}

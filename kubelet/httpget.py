@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 from kube.pods import Container, HTTPGetAction
+from kube.ports import port_of
 from kube.version import MAJOR, MINOR
 
 BODY = 10 * 1024  # bytes
@@ -28,6 +29,7 @@ REDIRECTS = 10
 FOLLOWED = (301, 302, 303, 307, 308)
 _ODD = re.compile(r"[^!-~]")  # what must not stand in a request line as it is
 _END = re.compile(rb"\r?\n\r?\n")  # of headers
+_STATUS = re.compile(r"[0-9]{3}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
 
@@ -60,9 +62,9 @@ def port_number(port: int | str, container: Container) -> int:
         port if isinstance(port, int) else next((p.container_port for p in container.ports if p.name == port), None)
     )
     if number is None:
-        if not str(port).isdigit():
-            raise NoPort(f"port {port} not found in container {container.name}")
-        number = int(port)
+        number = port_of(str(port))
+    if number is None:
+        raise NoPort(f"port {port} not found in container {container.name}")
     if not 0 < number < 65536:
         raise NoPort(f"invalid port number: {number}")
     return number
@@ -105,7 +107,7 @@ async def _literal(host: str) -> str:
     look = functools.partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
     try:
         found = await asyncio.get_running_loop().run_in_executor(_resolvers(), look)
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):  # a host that is no name at all: too long a label, a zero byte
         raise NoAnswer(f"dial tcp: lookup {host}: no such host") from None
     return str(found[0][4][0])
 
@@ -183,6 +185,8 @@ async def fetch(
             raise BodyMissing(late) from None
         waited = "context deadline exceeded" if way.dialed else f"dial tcp {address(host, port)}: i/o timeout"
         raise NoAnswer(f'Get "{way.url}": {waited} (Client.Timeout exceeded while awaiting headers)') from None
+    except ValueError as error:  # of a host, or of a Location, that makes no URL
+        raise NoAnswer(f'Get "{way.url}": {error}') from None
     except NoAnswer as error:
         raise type(error)(f'Get "{way.url}": {error}') from None
 
@@ -252,7 +256,7 @@ async def _head(reader: asyncio.StreamReader, spare: bytes) -> tuple[int, dict[s
         spare += piece
     first, *lines = spare[: end.start() if end else len(spare)].splitlines() or [b""]
     words = first.decode("latin-1").split(None, 2)
-    if not end or len(words) < 2 or not words[0].startswith("HTTP/") or not (words[1].isdigit() and len(words[1]) == 3):
+    if not end or len(words) < 2 or not words[0].startswith("HTTP/") or not _STATUS.fullmatch(words[1]):
         shown = first[:64].decode(errors="replace").strip()
         raise NoAnswer(f'net/http: HTTP/1.x transport connection broken: malformed HTTP response "{shown}"')
     found: dict[str, str] = {}
@@ -266,7 +270,7 @@ async def _body(reader: asyncio.StreamReader, head: dict[str, str], body: bytes)
     """Its first 10 KiB; what there was, when the connection ends early."""
     chunked = "chunked" in head.get("transfer-encoding", "").lower()
     length = head.get("content-length", "")
-    wanted = 2 * BODY if chunked else min(int(length), BODY) if length.isdigit() else BODY
+    wanted = 2 * BODY if chunked else min(int(length[:20]), BODY) if length.isascii() and length.isdigit() else BODY
     with contextlib.suppress(OSError):
         while len(body) < wanted and not (chunked and body.endswith(b"0\r\n\r\n")):
             piece = await reader.read(BODY)

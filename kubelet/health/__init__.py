@@ -59,5 +59,5 @@ async def _asked(channel: Channel, service: str) -> tuple[bool, str]:
         return False, f"error: health rpc probe failed: rpc error: code = Unavailable desc = {why}"
     if reply.status == HealthCheckResponse.SERVING:
         return True, "service healthy"
-    name = HealthCheckResponse.ServingStatus.Name(reply.status) if reply.status <= 3 else str(reply.status)
+    name = HealthCheckResponse.ServingStatus.Name(reply.status) if 0 <= reply.status <= 3 else str(reply.status)
     return False, f'service unhealthy (responded with "{name}")'

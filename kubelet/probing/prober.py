@@ -112,5 +112,7 @@ async def _http(target: Target, action: HTTPGetAction, timeout: float) -> Outcom
 async def _grpc(target: Target, action: GRPCAction, timeout: float) -> Outcome:
     from kubelet.health import check  # protobuf, for those who need it
 
+    if not 0 < action.port < 65536:
+        return Outcome(None, f"invalid port number: {action.port}")
     healthy, message = await check(target.pod_ip, action.port, action.service or "", timeout)
     return Outcome(healthy, message)

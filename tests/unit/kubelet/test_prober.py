@@ -196,6 +196,12 @@ async def test_servers_that_speak_oddly() -> None:
     chunked = b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n5\r\nthing\r\n0\r\n\r\n"
     assert await say(chunked) == Outcome(False, "HTTP probe failed with statuscode: 404, body: something")
     assert (await say(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1001)).healthy is False
+    assert "malformed HTTP response" in (await say(b"HTTP/1.1 \xb2\xb2\xb2 no\r\n\r\n")).message
+    assert await say(b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\nfine") == Outcome(True, "fine")
+    long = b"9" * 5000
+    assert await say(b"HTTP/1.1 200 OK\r\nContent-Length: " + long + b"\r\n\r\nfine") == Outcome(True, "fine")
+    found = await say(b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n")
+    assert found == Outcome(False, 'Get "http://127.0.0.1:P/": Invalid IPv6 URL')
 
 
 async def test_https_is_unverified_and_knows_plain_http(tmp_path: Path) -> None:
@@ -216,6 +222,11 @@ async def test_a_port_without_a_number_and_a_host_without_an_address() -> None:
     assert await attempt(Probe(tcp_socket=TCPSocketAction(port=0))) == Outcome(None, "invalid port number: 0")
     found = await attempt(Probe(tcp_socket=TCPSocketAction(port=80, host="no such host")))
     assert found == Outcome(False, "dial tcp: lookup no such host: no such host")
+    assert await attempt(get("\u00b2")) == Outcome(None, "port \u00b2 not found in container a")
+    assert await attempt(Probe(grpc=GRPCAction(port=70_000))) == Outcome(None, "invalid port number: 70000")
+    for host in ("[", "a\0b", "x" * 70, "]", "a/b"):
+        assert (await attempt(get(1, host=host))).healthy is False
+        assert (await attempt(Probe(tcp_socket=TCPSocketAction(port=1, host=host)))).healthy is False
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -307,6 +318,7 @@ async def test_grpc() -> None:
         {
             "": HealthCheckResponse.SERVING,
             "sick": HealthCheckResponse.NOT_SERVING,
+            "new": -1,  # type: ignore[dict-item]
             "odd": GRPCError(Status.PERMISSION_DENIED, "who are you"),
             "old": GRPCError(Status.UNIMPLEMENTED, "unknown service"),
         }
@@ -315,6 +327,8 @@ async def test_grpc() -> None:
         assert await attempt(Probe(grpc=GRPCAction(port=port))) == Outcome(True, "service healthy")
         found = await attempt(Probe(grpc=GRPCAction(port=port, service="sick")))
         assert found == Outcome(False, 'service unhealthy (responded with "NOT_SERVING")')
+        found = await attempt(Probe(grpc=GRPCAction(port=port, service="new")))
+        assert found == Outcome(False, 'service unhealthy (responded with "-1")')
         found = await attempt(Probe(grpc=GRPCAction(port=port, service="odd")))
         said = "error: health rpc probe failed: rpc error: code = PermissionDenied desc = who are you"
         assert found == Outcome(False, said)
