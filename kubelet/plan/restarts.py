@@ -48,7 +48,8 @@ def container_hash(container: Container) -> str:
 
 def changed(container: Container, status: ContainerStatus) -> bool:
     known = status.annotations.get(CONTAINER_HASH)
-    return known is not None and known != container_hash(container)
+    ours_of_before = _hashed(container.name, container.image)  # what this kubelet wrote until it wrote upstream's
+    return known not in (None, container_hash(container), ours_of_before)
 
 
 def backoff_key(pod: Pod, container: Container) -> str:

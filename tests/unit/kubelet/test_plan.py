@@ -1,6 +1,7 @@
 """The plan of a pod's life, as dialogues, and its promise to converge wherever it was cut short."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from kube.pods import Container
 from kubelet.plan import container_hash
-from kubelet.runtime import ContainerState
+from kubelet.plan.restarts import changed
+from kubelet.runtime import CONTAINER_HASH, ContainerState, ContainerStatus, PodIdentity
 from tests.unit.kubelet.dialogue import make_pod, speak, spoken
 from tests.unit.kubelet.world import World
 
@@ -112,3 +114,22 @@ def _comes_to_rest(world: World, policy: str, init: str) -> None:
 def test_the_hash_of_a_container_is_a_stock_kubelets() -> None:
     """The value that upstream's own TestHashContainer has."""
     assert container_hash(Container(name="test_container", image="foo/image:v1")) == "8e45cbd0"
+
+
+@pytest.mark.parametrize(
+    ("known", "other"), [("6e5075152e9d03e4", False), ("6e5075152e9d03e5", True), ("8e45cbd0", True)]
+)
+def test_what_this_kubelet_wrote_before_counts_as_the_same(known: str, other: bool) -> None:
+    """An upgrade restarts nothing."""
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    there = ContainerStatus(
+        id="c1",
+        sandbox_id="s1",
+        pod=PodIdentity("p", "default", "u1"),
+        name="a",
+        attempt=0,
+        state=ContainerState.RUNNING,
+        created_at=when,
+        annotations={CONTAINER_HASH: known},
+    )
+    assert changed(Container(name="a", image="i:1"), there) is other
