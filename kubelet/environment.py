@@ -127,7 +127,7 @@ def environment(pod: Pod, container: Container, around: Surroundings) -> dict[st
         result.update({source.prefix + key: value for key, value in pairs.items()})
     for variable in container.env:
         if variable.value_from is not None:
-            value = _value_from(pod, container, variable.value_from, around)
+            value = _value_from(pod, container, variable.name, variable.value_from, around)
             if value is None:
                 continue
         else:
@@ -150,7 +150,7 @@ def _text(secret: str, key: str, encoded: str) -> str:
         ) from None
 
 
-def _value_from(pod: Pod, container: Container, source: EnvVarSource, around: Surroundings) -> str | None:
+def _value_from(pod: Pod, container: Container, name: str, source: EnvVarSource, around: Surroundings) -> str | None:
     if source.field_ref is not None:
         return field_value(pod, source.field_ref.field_path, around.host_ips, around.pod_ips)
     if source.resource_field_ref is not None:
@@ -173,7 +173,8 @@ def _value_from(pod: Pod, container: Container, source: EnvVarSource, around: Su
             where = f"{pod.metadata.namespace}/{secret_ref.name}"
             return _absent(secret_ref.optional, f"couldn't find key {secret_ref.key} in Secret {where}")
         return _text(secret_ref.name, secret_ref.key, secret.data[secret_ref.key])
-    return ""
+    known = "fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef"
+    raise Invalid(f"env {name}: valueFrom: this version knows {known}: use one of them (fileKeyRef is planned for 0.2)")
 
 
 def _absent(optional: bool | None, message: str) -> str | None:

@@ -90,4 +90,14 @@ def shortcomings(pod: Pod) -> tuple[str, ...]:
         found.append(
             f"emptyDir.sizeLimit of volume {', '.join(disks)}: eviction is {NEXT}; medium: Memory is held to its limit"
         )
+    contexts = [pod.spec.security_context, *(c.security_context for c in everyone)]
+    if any(isinstance(c, wanted.SecurityContext | wanted.PodSecurityContext) and c.se_linux_options for c in contexts):
+        found.append(
+            f"securityContext.seLinuxOptions: {NEXT}; on a host with SELinux the runtime's own label is in force"
+        )
+    profiles = [c.app_armor_profile for c in contexts if c is not None and c.app_armor_profile is not None]
+    if any(profile.type == "Unconfined" for profile in profiles):
+        found.append(
+            f"appArmorProfile: Unconfined is {NEXT}; on a host with AppArmor the runtime's own profile is in force"
+        )
     return tuple(found)

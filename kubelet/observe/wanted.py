@@ -14,13 +14,23 @@ from kube.resources import PODS, Resource
 Raw = dict[str, Any]
 
 
+class SecurityContext(pods.SecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    se_linux_options: Raw | None = None
+
+
+class PodSecurityContext(pods.PodSecurityContext, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    se_linux_options: Raw | None = None
+
+
 class Container(pods.Container, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    security_context: SecurityContext | None = None
     volume_devices: tuple[Raw, ...] = ()
 
 
 class PodSpec(pods.PodSpec, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
+    security_context: PodSecurityContext | None = None
     host_users: bool | None = None
     resource_claims: tuple[Raw, ...] = ()
 

@@ -259,3 +259,9 @@ def test_what_an_api_should_have_refused_is_the_authors_fault() -> None:
 def test_command_and_args_see_everything() -> None:
     container = Container(command=("sh", "$(A)"), args=("$$(A)", "$(NO)"))
     assert command_line(container, {"A": "1"}) == (("sh", "1"), ("$(A)", "$(NO)"))
+
+
+def test_a_source_that_is_not_known_is_no_empty_variable() -> None:
+    container = msgspec.convert({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"path": "f"}}}]}, Container)
+    with pytest.raises(Invalid, match="env A: valueFrom: .*fieldRef, .*fileKeyRef is planned"):
+        environment(Pod(), container, Surroundings())

@@ -56,6 +56,9 @@ def test_what_would_make_it_another_pod_is_refused(asked: Pod, container: str, f
     [
         (pod({"resources": {"limits": {"ephemeral-storage": "1Gi", "cpu": "1"}}}), "ephemeral-storage"),
         (pod(volumes=[{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]), "emptyDir.sizeLimit of volume v"),
+        (pod({"securityContext": {"seLinuxOptions": {"level": "s0:c1"}}}), "seLinuxOptions"),
+        (pod(securityContext={"seLinuxOptions": {"type": "spc_t"}}), "seLinuxOptions"),
+        (pod(init={"securityContext": {"appArmorProfile": {"type": "Unconfined"}}}), "appArmorProfile: Unconfined"),
     ],
 )
 def test_what_it_runs_without_is_told(asked: Pod, words: str) -> None:
