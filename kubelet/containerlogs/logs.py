@@ -9,6 +9,9 @@ Two formats are read, told apart by their first byte:
 follower, who also survives rotation: the file that was open is read to its end before the one that took its name is
 opened. A follower sleeps until the kernel says that the directory has changed (inotify), and asks now and then whether
 the container still runs. Files that were rotated away are not read, as upstream does not.
+
+A pod that mounts the node's log directory can put anything in a log's place. So a log is opened by `open_log` alone: regular
+files, no links (Docker's own file is read where Docker has it), and a line longer than any runtime writes is passed over.
 (Upstream: pkg/kubelet/kuberuntime/logs/logs.go.)
 """
 
@@ -17,17 +20,19 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from kubelet import beneath
 from linux.inotify import Inotify
 
 _BLOCK = 256 * 1024
 _TAIL_BLOCK = 64 * 1024
+_LONGEST = 1 << 20  # bytes of a record; runtimes cut a line after 16 KiB
 _POLL = 0.1  # seconds between looks at a quiet file, where the kernel has no inotify instance left
 _LETTING_GO = 0.02
 _ALIVE = 0.5  # seconds between questions whether its container still runs
@@ -65,6 +70,11 @@ class _DockerLine(msgspec.Struct):
 
 
 _docker = msgspec.json.Decoder(_DockerLine)
+
+
+def open_log(path: str) -> io.BufferedReader:
+    """<pod>/<container>/<restart>.log, none of them a link. Raises OSError."""
+    return os.fdopen(beneath.open_file(path, 3), "rb")
 
 
 def options_from(query: Mapping[str, str], now: datetime) -> LogOptions:
@@ -144,29 +154,60 @@ def _ends_line(raw: bytes, stream: str) -> bool:
     return record is not None and not record.partial and stream in ("", record.stream)
 
 
-def tail_offset(file: io.BufferedIOBase, lines: int, stream: str = "") -> int:
-    """Where the last `lines` lines of output begin; an unfinished one at the end counts as one. `stream`: only its lines
-    count."""
-    end = position = file.seek(0, os.SEEK_END)
-    if not lines:
-        return end
-    seen, rest = 0, b""  # `rest` is the file from `position` on, as far as it has not been counted
+def _backwards(file: io.BufferedIOBase, end: int) -> Iterator[tuple[int, bytes]]:
+    """The lines from the last to the first, each with the offset at which it ends; empty where it is too long."""
+    position, edge, rest, lost = end, end, b"", 0
     while position > 0:
         size = min(_TAIL_BLOCK, position)
         position -= size
         file.seek(position)
-        rest = file.read(size) + rest
-        while (cut := rest.rfind(b"\n", 0, len(rest) - 1)) >= 0 or position == 0:
-            raw, begin = rest[cut + 1 :], position + cut + 1
-            unfinished = not stream and begin + len(raw) == end
-            if unfinished or _ends_line(raw.rstrip(b"\n"), stream):
-                seen += 1
-                if seen > lines:
-                    return begin + len(raw)
-            rest = rest[: cut + 1]
-            if cut < 0:
-                break
+        rest, *whole = (file.read(size) + rest).split(b"\n")
+        for line in reversed(whole):
+            yield edge, b"" if lost else line
+            edge -= len(line) + lost + 1
+            lost = 0
+        if len(rest) > _LONGEST:
+            rest, lost = b"", lost + len(rest)
+    yield edge, b"" if lost else rest
+
+
+def tail_offset(file: io.BufferedIOBase, lines: int, stream: str = "") -> int:
+    """Where the last `lines` lines of output begin; an unfinished one at the end counts as one. `stream`: only its lines
+    count. Blocking."""
+    end = file.seek(0, os.SEEK_END)
+    if not lines:
+        return end
+    seen = 0
+    for edge, line in _backwards(file, end):
+        newest = not stream and (edge == end - 1 or (edge == end and line != b""))
+        if newest or _ends_line(line, stream):
+            seen += 1
+            if seen > lines:
+                return edge + 1
     return 0
+
+
+class _Lines:
+    """Whole lines out of blocks."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._lost = False  # the rest of a line that is too long is still to come
+
+    def of(self, block: bytes) -> list[bytes]:
+        lines = (self._rest + block).split(b"\n")
+        if self._lost and len(lines) > 1:
+            self._lost = False
+            del lines[0]
+        self._rest = lines.pop()
+        if self._lost or len(self._rest) > _LONGEST:
+            self._rest, self._lost = b"", True
+        return lines
+
+    def end(self) -> list[bytes]:
+        """What has no newline; the next block begins anew."""
+        rest, self._rest, self._lost = self._rest, b"", False
+        return [rest]
 
 
 class _Printer:
@@ -181,7 +222,7 @@ class _Printer:
     def full(self) -> bool:
         return self._left == 0
 
-    def print(self, lines: Iterator[bytes]) -> bytes:
+    def print(self, lines: Iterable[bytes]) -> bytes:
         out: list[bytes] = []
         for line in lines:
             record = parse(line)
@@ -240,28 +281,32 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
 
     The first piece is empty and says that the file could be opened (OSError otherwise).
     """
-    printer = _Printer(options)
-    file = open(path, "rb")  # noqa: SIM115, ASYNC230 - a local file, held across the iteration
-    rest = b""
+    printer, lines = _Printer(options), _Lines()
+    file = open_log(path)  # held across the iteration
     loop = asyncio.get_running_loop()
     asked = loop.time()
     watching = ExitStack()
     changes: _Changes | None = None
+    successor: io.BufferedReader | None = None
     try:
         yield b""
         if options.tail_lines is not None:
-            file.seek(tail_offset(file, options.tail_lines, options.stream))
+            file.seek(await asyncio.to_thread(tail_offset, file, options.tail_lines, options.stream))
         last_look = False  # one more read after the container has ended
         while not printer.full:
             if changes is not None:
                 changes.look()
             block = file.read(_BLOCK)
             if block:
-                lines = (rest + block).split(b"\n")
-                rest = lines.pop()
-                if data := printer.print(iter(lines)):
+                if data := printer.print(lines.of(block)):
                     yield data
                 await asyncio.sleep(0)
+                continue
+            if successor is not None:
+                if data := printer.print(lines.end()):
+                    yield data
+                file.close()
+                file, successor = successor, None
                 continue
             if not options.follow or last_look:
                 break
@@ -270,12 +315,6 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
                 # What was written between our last read and the renaming is still in the old file, and a runtime opens
                 # the new one a moment before it lets go of the old.
                 await asyncio.sleep(_LETTING_GO)
-                while block := file.read(_BLOCK):
-                    rest += block
-                if data := printer.print(iter(rest.split(b"\n"))):
-                    yield data
-                file.close()
-                file, rest = successor, b""
                 continue
             if changes is None:
                 changes = _Changes(watching, path)
@@ -285,23 +324,25 @@ async def read(path: str, options: LogOptions, running: Callable[[], Awaitable[b
             if loop.time() - asked >= _ALIVE:
                 last_look = not await running()
                 asked = loop.time()
-        if rest and not printer.full and (data := printer.print(iter([rest]))):
+        if not printer.full and (data := printer.print(lines.end())):
             yield data
     finally:
         watching.close()
         file.close()
+        if successor is not None:
+            successor.close()
 
 
 def _successor(path: str, file: io.BufferedReader) -> io.BufferedReader | None:
-    """The file that has taken the name, or the same one cut short, from its start."""
+    """The file that has taken the name, or the same one cut short, from its start. What is no log is none."""
     ours = os.fstat(file.fileno())
     try:
-        theirs = os.stat(path)
-    except FileNotFoundError:
+        theirs = os.stat(path, follow_symlinks=False)
+    except OSError:
         return None  # between the renaming and the new file
     if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) and ours.st_size >= file.tell():
         return None
     try:
-        return open(path, "rb")
-    except FileNotFoundError:
+        return open_log(path)
+    except OSError:
         return None

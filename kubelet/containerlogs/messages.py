@@ -6,10 +6,9 @@ more, so each is read once. (pkg/kubelet/kuberuntime/kuberuntime_container.go, g
 """
 
 import os
-import stat
-from pathlib import Path
 
-from kubelet.containerlogs.logs import parse
+from kubelet import beneath
+from kubelet.containerlogs.logs import open_log, parse
 from kubelet.model import Seen
 from kubelet.runtime import TERMINATION_MESSAGE_PATH, TERMINATION_MESSAGE_POLICY, ContainerState, ContainerStatus
 
@@ -48,12 +47,9 @@ def termination_message(status: ContainerStatus) -> str:
 
 def _end_of(path: str, size: int) -> str:
     """Of a file that the container's processes may have put there: a pipe must not hang, a link not lead elsewhere."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    file = beneath.open_file(path)
     try:
-        facts = os.fstat(file)
-        if not stat.S_ISREG(facts.st_mode):
-            return ""
-        return os.pread(file, size, max(0, facts.st_size - size)).decode(errors="replace")
+        return os.pread(file, size, max(0, os.fstat(file).st_size - size)).decode(errors="replace")
     finally:
         os.close(file)
 
@@ -61,10 +57,9 @@ def _end_of(path: str, size: int) -> str:
 def log_tail(path: str, lines: int = TAIL_LINES, size: int = TAIL_BYTES) -> str:
     """The end of a container's log. Reads Docker's JSON lines and CRI's."""
     try:
-        with Path(path).open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 16 * size))
-            raw = file.read().splitlines()
+        with open_log(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 16 * size))
+            raw = file.read(16 * size).splitlines()
     except OSError:
         return ""
     text = b"".join(record.text for line in raw if (record := parse(line))).splitlines(keepends=True)[-lines:]

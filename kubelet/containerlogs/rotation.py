@@ -24,6 +24,7 @@ from datetime import datetime
 
 from kube.errors import Retry
 from kubelet.containerlogs import loglinks
+from kubelet.containerlogs.logs import open_log
 from kubelet.runtime import ContainerState, NotFound, PodRecord, Runtime, RuntimeRefused
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def _compress(name: str) -> None:
     """All or nothing: the compressed file has its name only when it is whole."""
     temporary = name + _TEMPORARY
     try:
-        with open(name, "rb") as source, open(temporary, "wb") as target:
+        with open_log(name) as source, open(temporary, "xb") as target:
             os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
             with gzip.GzipFile("", "wb", compresslevel=6, fileobj=target) as packed:
                 shutil.copyfileobj(source, packed, 1 << 18)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -260,10 +259,7 @@ class DockerRuntime:
         return await self._status(await self._containers.inspect("container_status", container_id))
 
     async def _status(self, document: dict[str, Any]) -> ContainerStatus:
-        status = spec.container_status(document, await self._images.by_id(str(document["Image"])))
-        if status.log_path and not os.path.exists(status.log_path):  # the link is gone: Docker's own file is not
-            return dataclasses.replace(status, log_path=document.get("LogPath", ""))
-        return status
+        return spec.container_status(document, await self._images.by_id(str(document["Image"])))
 
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
         return await self._executions.run(container_id, command, timeout)

@@ -373,7 +373,8 @@ def container_status(document: Mapping[str, Any], image: Image | None) -> Contai
             )
             for mount in document.get("Mounts", ())
         ),
-        log_path=labels.get(LOG_PATH, "") or document.get("LogPath", ""),
+        # The file itself: our link to it lies where a pod may mount the node's logs.
+        log_path=document.get("LogPath", "") or labels.get(LOG_PATH, ""),
         pid=int(state.get("Pid", 0)),
         tty=bool(document["Config"].get("Tty", False)),
         annotations=annotations_of(labels),

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from aiohttp import web
 from multidict import MultiMapping
 
+from kubelet import beneath
 from kubelet.streams.door import Refusal
 
 _PIECE = 256 * 1024
@@ -54,7 +55,7 @@ def look(root: str, path: str) -> Found:
     if where != root and not where.startswith(root.rstrip("/") + "/"):
         raise Refusal(403, f"403 Forbidden: {path} leads out of {root}\n")
     try:
-        file = _open_below(root, os.path.relpath(where, root))
+        file = beneath.open_below(root, os.path.relpath(where, root))
     except FileNotFoundError:
         raise Refusal(404, "404 page not found\n") from None
     except OSError as error:
@@ -65,24 +66,7 @@ def look(root: str, path: str) -> Found:
             return Found(page=_page(file))
         finally:
             os.close(file)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(file)
-        raise Refusal(403, f"403 Forbidden: {path} is not a file\n")
     return Found(file, status.st_size, status.st_mtime)
-
-
-def _open_below(root: str, path: str) -> int:
-    """Step by step: a link at any of them was put there after we looked. A pipe does not hold us up. Raises OSError."""
-    at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        *folders, last = path.split("/")
-        for folder in folders:
-            inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = inner
-        return os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        os.close(at)
 
 
 def _page(directory: int) -> str:

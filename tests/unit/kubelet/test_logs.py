@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import os
+import time
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubelet.containerlogs.logs import BadOption, LogOptions, Record, options_from, parse, read, tail_offset
+from kubelet.containerlogs.messages import log_tail
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -194,6 +197,78 @@ async def test_what_is_written_just_before_the_rotation_is_not_lost(tmp_path: Pa
             if b"three" in piece:
                 ended.set()
     assert b"".join(found) == b"one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "link", "folder behind a link", "directory"])
+async def test_what_a_pod_puts_in_a_logs_place_is_not_read(tmp_path: Path, what: str) -> None:
+    """A pod may mount the node's logs. None of these is opened: a pipe would hang the kubelet, a link show any file."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0.log").write_bytes(cri("F secret"))
+    folder = tmp_path / "pod" / "container"
+    folder.parent.mkdir()
+    if what == "folder behind a link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir()
+    path = folder / "0.log"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "link":
+        path.symlink_to(elsewhere / "0.log")
+    elif what == "directory":
+        path.mkdir()
+    async with asyncio.timeout(2):
+        with pytest.raises(OSError, match=r"no file|a link|irectory"):
+            await whole(read(str(path), LogOptions(), no))
+    assert log_tail(str(path)) == ""
+
+
+async def test_a_follower_does_not_follow_into_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(cri("F one"))
+    found = b""
+    async with asyncio.timeout(5):
+        async for piece in read(str(path), LogOptions(follow=True), no):
+            found += piece
+            if piece:
+                path.unlink()
+                os.mkfifo(path)
+    assert found == b"one\n"
+
+
+async def test_a_line_without_end_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    with path.open("wb") as file:
+        file.write(cri("F one"))
+        file.truncate(40 << 20)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + cri("F two"))
+    for options in (LogOptions(), LogOptions(tail_lines=2)):
+        pieces = read(str(path), options, no)
+        assert await whole(pieces) == b"one\ntwo\n"
+    assert await whole(read(str(path), LogOptions(tail_lines=1), no)) == b"two\n"
+
+
+async def test_a_long_tail_leaves_the_loop_alone(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    path.write_bytes(cri(*["F " + "x" * 60] * 60) * 2500)
+    longest, last = 0.0, time.thread_time()
+
+    async def pulse() -> None:
+        nonlocal longest, last
+        while True:
+            await asyncio.sleep(0)
+            longest, last = max(longest, time.thread_time() - last), time.thread_time()
+
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(pulse())
+        found = await whole(read(str(path), LogOptions(tail_lines=10**7, limit_bytes=61), no))
+        watching.cancel()
+    assert found == b"x" * 60 + b"\n"
+    assert longest < 0.15, "seconds of CPU in one step of the loop"
 
 
 async def test_a_file_cut_short_is_read_from_its_start(tmp_path: Path) -> None:

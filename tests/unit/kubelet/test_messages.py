@@ -43,7 +43,7 @@ def test_the_end_of_the_file_counts(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert termination_message(ended(tmp_path / "pipe")) == ""
+    assert termination_message(ended(tmp_path / "pipe")).endswith("pipe: it is no file")
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "link").symlink_to(tmp_path / "secret")
     assert "secret" not in termination_message(ended(tmp_path / "link")).replace(str(tmp_path), "")

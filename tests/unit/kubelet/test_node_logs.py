@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from multidict import MultiDict
 
+from kubelet import beneath
 from kubelet.server import node_logs
-from kubelet.server.node_logs import _open_below, journal_command
+from kubelet.server.node_logs import journal_command
 from kubelet.streams.door import Refusal
 from tests.unit.kubelet.serving import World, serving
 
@@ -55,7 +56,7 @@ def test_a_link_that_was_put_there_after_the_look_is_not_followed(tmp_path: Path
     (tmp_path / "log" / "file").symlink_to(tmp_path / "away" / "file")
     for path in ("link/file", "file", "link"):
         with pytest.raises(OSError):
-            _open_below(str(tmp_path / "log"), path)
+            beneath.open_below(str(tmp_path / "log"), path)
 
 
 JOURNALCTL = """#!/bin/sh
