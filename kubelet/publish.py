@@ -180,6 +180,7 @@ class Publisher:
         self._gone = gone
         self._words: dict[str, _Word] = {}
         self._answered: dict[str, Pod] = {}
+        self._unheard: dict[str, dict[str, Any]] = {}  # what the API took and still does not say, by uid
         self._keys: Keys[str] = Keys()
         self.sent = 0
 
@@ -196,6 +197,7 @@ class Publisher:
 
     def forget(self, uid: str) -> None:
         self._words.pop(uid, None)
+        self._unheard.pop(uid, None)
         self._answered.pop(uid, None)
 
     async def run(self) -> None:
@@ -222,6 +224,7 @@ class Publisher:
     def _lost(self, uid: str, pod: Pod) -> None:
         """A static pod outlives its mirror: the next one is told of by `check`."""
         self._answered.pop(uid, None)
+        self._unheard.pop(uid, None)
         if pod.metadata.uid == uid:
             self._gone(uid)
 
@@ -232,13 +235,15 @@ class Publisher:
         meta = pod.metadata
         patch = status_patch(pod.status, word.status)
         try:
-            if patch is not None:
+            if patch is not None and patch != self._unheard.get(uid):
                 body = {"metadata": {"uid": meta.uid}, "status": patch}
                 pod = await self._client.patch(
                     PODS, meta.name, body, meta.namespace, kind=Patch.STRATEGIC, subresource="status"
                 )
                 self.sent += 1
                 self._answered[uid] = pod
+                # An older API server drops fields it does not know: to say them again and again would not help.
+                self._unheard[uid] = status_patch(pod.status, word.status) or {}
             if word.finished and meta.uid == uid and pod.metadata.deletion_timestamp is not None:
                 await self._client.delete(PODS, meta.name, meta.namespace, grace_period_seconds=0, uid=uid)
         except NotFound:

@@ -1,5 +1,6 @@
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -87,3 +88,30 @@ async def test_what_is_still_to_be_said_is_said_at_the_end_and_not_waited_for_lo
         publisher.say(name, status())
     await publisher.flush(0.05)
     assert api.told == ["a", "b"]
+
+
+class _Old:
+    """It takes what it knows of a status, which is the phase."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.pod = Pod(metadata=ObjectMeta(name="p", namespace="d", uid="u"))
+
+    async def patch(self, _resource: object, _name: str, body: dict[str, Any], *_: object, **__: object) -> Pod:
+        phase = body["status"].get("phase", self.pod.status.phase)
+        self.told.append(phase)
+        version = str(len(self.told))
+        self.pod = Pod(
+            metadata=msgspec.structs.replace(self.pod.metadata, resource_version=version), status=status(phase=phase)
+        )
+        return self.pod
+
+
+async def test_what_an_api_server_does_not_know_is_said_once() -> None:
+    api = _Old()
+    publisher = Publisher(api, lambda _uid: api.pod, lambda _uid: None)  # type: ignore[arg-type]  # what it uses of a client
+    for phase in ("Running", "Succeeded"):
+        publisher.say("u", status(phase=phase, observed_generation=3))
+        for _ in range(3):  # the watch tells of our own patch, and of somebody else's
+            await publisher.flush(1)
+    assert api.told == ["Running", "Succeeded"]
