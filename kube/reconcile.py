@@ -10,7 +10,7 @@ exactly one more. Nobody else in this code base writes a `while True` around a s
 A pass returns the seconds after which it wants to be run again in any case, or None. It may raise:
 `Retry`, `ApiError` or `OSError` (the world refused: backed off), `Invalid` (logged; the pass counts as done, because the
 pass itself has already told the object's author), or a group of nothing but these (a pass may use a TaskGroup). Anything
-else is a bug and ends the daemon.
+else is a bug and ends the daemon. A pass that must not end it for the sake of one key asks `foreseen` (the kubelet's does).
 """
 
 import asyncio
@@ -102,6 +102,11 @@ def _refusal(error: BaseException) -> _Refusal | None:
             )
         case _:
             return None
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether it is one of the failures that a pass may raise, and no bug."""
+    return _refusal(error) is not None
 
 
 async def forever(

@@ -169,6 +169,9 @@ class Metrics:
         self.pod_worker_start = self._histogram(
             "kubelet_pod_worker_start_duration_seconds", "Seconds from the kubelet seeing a pod to starting work on it"
         )
+        self.unexpected = self._counter(
+            "kubelet_unexpected_errors", "Errors that are bugs, by what was given up for now", ["operation_type"]
+        )
         self.started_pods = self._counter("kubelet_started_pods", "Cumulative number of pods started")
         self.started_pods_errors = self._counter(
             "kubelet_started_pods_errors", "Cumulative number of errors when starting pods"

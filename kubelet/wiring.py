@@ -21,7 +21,7 @@ from kube.errors import Retry, UsageError
 from kube.events import Recorder, Reference
 from kube.informer import Informer
 from kube.pods import Pod
-from kube.reconcile import Backoff, Keys, Wake, by_key, forever
+from kube.reconcile import Backoff, Keys, Wake, by_key, foreseen, forever
 from kube.resources import NODES, RUNTIMECLASSES, SERVICES
 from kubelet import frugal
 from kubelet.admission.fit import Ground
@@ -88,6 +88,15 @@ def place_of(config: Config, ips: tuple[str, ...], facts: machine.Machine) -> Pl
     )
 
 
+def _words(error: Exception) -> Iterator[str]:
+    """What happened, without the groups that tasks put around it."""
+    if isinstance(error, ExceptionGroup):
+        for one in error.exceptions:
+            yield from _words(one)
+    else:
+        yield f"{type(error).__name__}: {error}"
+
+
 class Wiring:
     """The parts, put together; `run` runs them until cancelled."""
 
@@ -131,6 +140,7 @@ class Wiring:
             Prober(runtime).attempt,
             changed=self._news,
             tell=self._probe_told,
+            broken=metrics.unexpected.labels("probe").inc,
         )
         self.publisher = Publisher(client, self.source.in_api, self._gone)
         self.classes = Informer(client, RUNTIMECLASSES)
@@ -305,14 +315,30 @@ class Wiring:
         return RELIST_HINTED if self.runtime.hinting() and self.source.synced else RELIST
 
     async def _pass(self, uid: str) -> float | None:
+        """One pass over a pod, and the one door at which what nobody foresaw stops (as upstream recovers there): what one
+        pod's author wrote, or its runtime answered, must not take the node down, again at each start. It is logged with its
+        traceback, told to the pod and counted, and the pod is tried again. Outside of a pod's pass a bug ends the daemon."""
         begun = time.monotonic()
         if (seen_at := self._seen_at.pop(uid, None)) is not None:
             self.metrics.pod_worker_start.observe(begun - seen_at)
         try:
             return await self.workers.sync(uid)
+        except Exception as error:
+            if foreseen(error):
+                raise
+            raise self._unforeseen(uid, error) from error
         finally:
             self.metrics.pod_worker.labels("sync").observe(time.monotonic() - begun)
             self.upkeep.changed()
+
+    def _unforeseen(self, uid: str, error: Exception) -> Retry:
+        pod = next((pod for pod in self.workers.pods() if pod.metadata.uid == uid), None)
+        words = "; ".join(_words(error))
+        log.error("pod %s: a bug: %s", pod.metadata.key if pod else uid, words, exc_info=error)
+        self.metrics.unexpected.labels("pod").inc()
+        if pod is not None:
+            self.told.pod(pod, "Warning", "FailedSync", f"Error syncing pod, skipping: {words}")
+        return Retry(words)
 
     async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask the API server who somebody is, or what they may do."""

@@ -135,7 +135,7 @@ def first_streak(kind: Kind, container_id: str, previous: PodStatus, name: str) 
 
 class Probes:
     """All probes of the node. `changed(uid)` is called when a verdict changed, `tell(target, reason, message)` for what is
-    worth an Event. `since` is when this kubelet started."""
+    worth an Event, `broken()` when an attempt met a bug of ours. `since` is when this kubelet started."""
 
     def __init__(
         self,
@@ -143,12 +143,14 @@ class Probes:
         *,
         changed: Callable[[str], None],
         tell: Callable[[Target, str, str], None],
+        broken: Callable[[], None] = lambda: None,
         at_once: int = 64,
         since: datetime | None = None,
     ) -> None:
         self._attempt = attempt
         self._changed = changed
         self._tell = tell
+        self._broken = broken
         self._lanes = {slow: asyncio.Semaphore(at_once) for slow in (False, True)}
         self._since = since or datetime.now(UTC)
         self._watched: dict[Key, _Watched] = {}
@@ -304,6 +306,13 @@ class Probes:
         patience = loop.call_later(PATIENCE, leave)
         try:
             return await self._attempt(watched.target)
+        except Exception as error:
+            # As at the door of a pod's pass (kubelet.wiring): what a container answers must not take the node down.
+            target, what = watched.target, f"{type(error).__name__}: {error}"
+            name, pod = target.container.name, target.pod.metadata.key
+            log.exception("pod %s container %s: %s probe: a bug: %s", pod, name, target.kind.lower(), what)
+            self._broken()
+            return Outcome(None, what)
         finally:
             patience.cancel()
             leave()

@@ -122,3 +122,28 @@ async def test_the_runtime_away_while_a_pod_ends(node: Rig) -> None:
     assert await node.pod() is not None
     node.runtime.down = False
     await node.until_gone()
+
+
+@with_a_node
+async def test_what_nobody_foresaw_of_one_pod_takes_nobody_down(node: Rig) -> None:
+    for _ in range(2):
+        node.runtime.fail("run_sandbox", ValueError("embedded null byte"))
+    await node.create("odd")
+    told = await node.until_event("FailedSync")
+    assert told.type == "Warning"
+    assert told.message == "Error syncing pod, skipping: ValueError: embedded null byte"
+    assert told.involved_object.name == "odd"
+    await node.create("other")
+    await node.until(ready, "not held up", "other")
+    await node.until(ready, "tried again", "odd")
+    node.runtime.fail("stop_container", KeyError("uid"))
+    await node.client.delete(PODS, "odd", "default")
+    await node.until_gone("odd")
+
+    async def said() -> bool:
+        return any(event.message.endswith("KeyError: 'uid'") for event in await node.events("FailedSync"))
+
+    await eventually(said, "what happened is told, not the group of tasks around it")
+    assert node.wiring is not None
+    counted = "kubelet_unexpected_errors_total", {"operation_type": "pod"}
+    assert node.wiring.metrics.registry.get_sample_value(*counted) == 3

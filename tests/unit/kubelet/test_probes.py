@@ -217,6 +217,25 @@ async def test_what_could_not_be_asked_changes_nothing_and_is_told(rig: Rig) -> 
 
 
 @timed
+async def test_an_attempt_that_meets_a_bug_says_nothing_of_the_container_and_ends_nobody(rig: Rig) -> None:
+    async def buggy(target: Target) -> Outcome:
+        if target.container_id == "c1":
+            raise ValueError("nobody foresaw this")
+        return GOOD
+
+    broken: list[int] = []
+    rig.probes._attempt, rig.probes._broken = buggy, lambda: broken.append(1)
+    rig.track(liveness_probe=probe())
+    rig.track(uid="other", container_id="c2", readiness_probe=probe())
+    await asyncio.sleep(15)
+    assert rig.health().liveness is SUCCESS
+    assert rig.health("c2", "other").readiness is SUCCESS
+    unknown = "Liveness probe errored and resulted in unknown state: ValueError: nobody foresaw this"
+    assert rig.told == [("Unhealthy", unknown)] * 2
+    assert broken == [1, 1]
+
+
+@timed
 async def test_a_warning_is_a_success_that_is_told(rig: Rig) -> None:
     rig.answers[Kind.READINESS] = Outcome(True, "elsewhere", warning=True)
     rig.track(readiness_probe=probe())
