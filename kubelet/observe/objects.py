@@ -5,7 +5,6 @@ it makes updates arrive at once. What was last known stays known while the API i
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -122,8 +121,7 @@ class Objects:
                         del self._entries[ref]
                         if entry.task is not None:
                             entry.task.cancel()
-                            with contextlib.suppress(asyncio.CancelledError):
-                                await asyncio.shield(asyncio.wait([entry.task]))
+                            await asyncio.wait([entry.task])
                     elif entry.task is None:
                         entry.task = group.create_task(entry.informer.run())
                 await self._wake.wait()
