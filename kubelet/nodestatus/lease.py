@@ -43,20 +43,24 @@ class Heartbeat:
             loop.call_soon_threadsafe(client.switch, connection)
 
     async def keep(self) -> None:
-        """Renew until cancelled. An exception of the thread is ours."""
+        """Renew until cancelled: at once, also while the centre does not answer. An exception of the thread is ours."""
         loop = asyncio.get_running_loop()
-        inner: asyncio.Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = loop.create_future()
+        inner: asyncio.Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = loop.create_future()
 
-        async def body() -> None:
-            stop = asyncio.Event()
-            own = asyncio.get_running_loop()
-            loop.call_soon_threadsafe(inner.set_result, (own, stop))
+        async def beating(own: asyncio.AbstractEventLoop) -> None:
             async with Client(self._connection, user_agent="wherry-kubelet-lease", timeout=10.0) as client:
                 self._inner = own, client
                 try:
-                    await self._beat(client, stop)
+                    await self._beat(client)
                 finally:
                     self._inner = None
+
+        async def body() -> None:
+            own = asyncio.get_running_loop()
+            task = own.create_task(beating(own))
+            loop.call_soon_threadsafe(inner.set_result, (own, task))
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
         with ThreadPoolExecutor(1, thread_name_prefix="lease") as pool:
             thread = loop.run_in_executor(pool, lambda: asyncio.run(body()))
@@ -64,13 +68,13 @@ class Heartbeat:
                 await asyncio.shield(thread)
             finally:
                 if not thread.done():
-                    own, stop = await inner
-                    own.call_soon_threadsafe(stop.set)
+                    own, task = await inner
+                    own.call_soon_threadsafe(task.cancel)
                     await thread
 
-    async def _beat(self, client: Client, stop: asyncio.Event) -> None:
+    async def _beat(self, client: Client) -> None:
         failures = 0
-        while not stop.is_set():
+        while True:
             try:
                 await self._renew(client)
                 failures = 0
@@ -80,11 +84,7 @@ class Heartbeat:
                 if failures in (1, QUICK_RETRIES) or failures % 30 == 0:
                     log.warning("cannot renew the lease of node %s: %s", self._node, error)
             pause = self._interval if failures == 0 or failures > QUICK_RETRIES else 0.2 * 2**failures
-            try:
-                async with asyncio.timeout(min(pause, self._interval)):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await asyncio.sleep(min(pause, self._interval))
 
     async def _renew(self, client: Client) -> None:
         """Nobody else writes it as a rule: the version of our own last write is tried first, then a fresh look."""

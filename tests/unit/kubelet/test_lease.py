@@ -98,6 +98,24 @@ async def test_a_loop_that_hangs_does_not_stop_the_heart() -> None:
         assert len(during) >= 2
 
 
+async def test_it_ends_at_once_while_the_centre_does_not_answer() -> None:
+    asked = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()  # until they give up
+        writer.close()
+
+    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server, asyncio.TaskGroup() as group:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        task = group.create_task(Heartbeat(Connection(address), "n", 40).keep())
+        await asked.wait()
+        begun = time.monotonic()
+        task.cancel()
+        await asyncio.wait({task})
+        assert time.monotonic() - begun < 2  # a request is given up after ten
+
+
 async def test_it_is_renewed_by_put_and_nothing_in_it_is_lost() -> None:
     centre = Centre()
     async with beating(centre):
