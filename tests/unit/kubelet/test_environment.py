@@ -263,5 +263,5 @@ def test_command_and_args_see_everything() -> None:
 
 def test_a_source_that_is_not_known_is_no_empty_variable() -> None:
     container = msgspec.convert({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"path": "f"}}}]}, Container)
-    with pytest.raises(Invalid, match="env A: valueFrom: .*fieldRef, .*fileKeyRef is planned"):
+    with pytest.raises(Invalid, match=r"env A: valueFrom: .*fieldRef, .*fileKeyRef is planned"):
         environment(Pod(), container, Surroundings())
