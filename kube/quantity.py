@@ -27,6 +27,7 @@ _SUFFIX = {
     "Pi": Fraction(2**50),
     "Ei": Fraction(2**60),
 }
+_MOST = Fraction(2**63 - 1)  # upstream's quantities go no further either
 _PATTERN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eE]([+-]?\d+)|(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?)")
 _DECIMAL = (("E", 18), ("P", 15), ("T", 12), ("G", 9), ("M", 6), ("k", 3), ("", 0), ("m", -3), ("u", -6), ("n", -9))
 _BINARY = ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki")
@@ -42,7 +43,7 @@ def parse(text: str) -> Fraction:
     if len(number) > 64 or (exponent and abs(int(exponent)) > 100):
         raise ValueError(f"{text[:40]!r} is out of the range of quantities")
     scale = Fraction(10) ** int(exponent) if exponent else _SUFFIX[suffix or ""]
-    return Fraction(number) * scale
+    return max(-_MOST, min(_MOST, Fraction(number) * scale))
 
 
 def integer(text: str) -> int:

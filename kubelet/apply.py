@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -40,6 +41,7 @@ __all__ = ["Deeds", "Means", "Place", "StartFailed", "Told"]
 
 log = logging.getLogger(__name__)
 
+_ATTEMPT = re.compile(r"[0-9]{1,9}")
 NO_NETWORK_YET = ("uninitialized", "not initialized")
 
 
@@ -219,7 +221,8 @@ class Deeds:
             found = (
                 entry.partition(".log")[0] for entry in os.listdir(os.path.join(directory, name)) if ".log" in entry
             )
-            return max((int(number) + 1 for number in found if number.isdigit()), default=0)
+            # Whoever may write here may write odd names.
+            return max((int(number) + 1 for number in found if _ATTEMPT.fullmatch(number)), default=0)
         return 0
 
     async def tidy(self, action: Action) -> None:

@@ -155,7 +155,7 @@ def _check_non_root(pod: Pod, container: Container, user: int | None, image: Ima
     if user is not None:
         return
     name = image.user.split(":")[0]
-    if name and not name.isdigit():
+    if name and not (name.isascii() and name.isdigit()):
         raise Invalid(f"container has runAsNonRoot and image has non-numeric user ({name}), cannot verify {where}")
-    if not name or int(name) == 0:
+    if not name.strip("0"):
         raise Invalid(f"container has runAsNonRoot and image will run as root {where}")

@@ -41,11 +41,12 @@ class Containers:
 
     async def create(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig) -> str:
         config = await self._complete(config)
-        request = pb.CreateContainerRequest(
-            pod_sandbox_id=sandbox_id,
-            config=spec.container(config, sandbox, self._owner),
-            sandbox_config=spec.sandbox(sandbox, self._owner),
-        )
+        with spec.speaking():
+            request = pb.CreateContainerRequest(
+                pod_sandbox_id=sandbox_id,
+                config=spec.container(config, sandbox, self._owner),
+                sandbox_config=spec.sandbox(sandbox, self._owner),
+            )
         subject = f"{sandbox.pod.name}/{config.name}"
         try:
             told = await self._client.call(calls.CREATE, request, subject=subject)
@@ -183,7 +184,8 @@ class Containers:
         return await self._client.ask(calls.CONTAINER_STATUS, request, subject=container_id[:12])
 
     async def update(self, container_id: str, resources: LinuxResources) -> None:
-        request = pb.UpdateContainerResourcesRequest(container_id=container_id, linux=spec.resources(resources))
+        with spec.speaking():
+            request = pb.UpdateContainerResourcesRequest(container_id=container_id, linux=spec.resources(resources))
         await self._client.call(calls.UPDATE, request, subject=container_id[:12])
         self._processes.pop(container_id, None)
 

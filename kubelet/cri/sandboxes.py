@@ -40,7 +40,8 @@ class Sandboxes:
         self._processes: dict[str, Process] = {}
 
     async def run(self, config: SandboxConfig) -> str:
-        request = pb.RunPodSandboxRequest(config=spec.sandbox(config, self._owner), runtime_handler=config.handler)
+        with spec.speaking():
+            request = pb.RunPodSandboxRequest(config=spec.sandbox(config, self._owner), runtime_handler=config.handler)
         subject = f"{config.pod.namespace}/{config.pod.name}"
         try:
             # Images of sandboxes are pulled, and CNI plugins may be slow: upstream too waits twice as long.

@@ -7,8 +7,9 @@ left on the node are taken over, as it takes over ours. Unlike Docker, CRI keeps
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -34,6 +35,7 @@ from kubelet.runtime import (
     Mount,
     PodIdentity,
     RegistryAuth,
+    RuntimeRefused,
     SandboxConfig,
     SandboxRecord,
     SandboxState,
@@ -89,6 +91,15 @@ def _identity(pod: PodIdentity, owner: Owner) -> dict[str, str]:
 def moment(nanoseconds: int) -> datetime | None:
     """None for a time that never came; runtimes write it as 0 or as year 1."""
     return datetime.fromtimestamp(nanoseconds / 1e9, UTC) if nanoseconds > 0 else None
+
+
+@contextlib.contextmanager
+def speaking() -> Iterator[None]:
+    """What CRI has no room for, such as a number of more bits than its field, is refused as the runtime would refuse it."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        raise RuntimeRefused(f"CRI cannot say it: {error}") from error
 
 
 # --- what we ask for --------------------------------------------------------------------------------------------------

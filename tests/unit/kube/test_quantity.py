@@ -63,3 +63,8 @@ def test_rounding_is_up() -> None:
 def test_canonical_keeps_the_value(number: int, suffix: str) -> None:
     text = f"{number}{suffix}"
     assert quantity.parse(quantity.canonical(text)) == quantity.parse(text)
+
+
+def test_quantities_go_no_further_than_upstreams() -> None:
+    assert quantity.integer("8Ei") == quantity.integer("1e100") == 2**63 - 1
+    assert quantity.integer("-9999999E") == -(2**63 - 1)

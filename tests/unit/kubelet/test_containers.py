@@ -86,6 +86,7 @@ def test_the_containers_security_context_wins_over_the_pods() -> None:
         (None, "", "image will run as root"),
         (None, "0:0", "image will run as root"),
         (None, "nobody", r"non-numeric user \(nobody\)"),
+        (None, "\u00b2", "non-numeric user"),
         (None, "1000:1000", ""),
         (7, "", ""),
     ],

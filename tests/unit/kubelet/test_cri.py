@@ -1,6 +1,7 @@
 """CRI's messages: what a pod becomes, what an answer means, and the words of the runtime's streaming server."""
 
 import asyncio
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -368,3 +369,17 @@ async def test_an_image_that_is_gone_has_no_user_and_is_not_remembered() -> None
     assert await images.user("sha256:a") == "7"
     there.clear()
     assert await images.user("sha256:a") == "7"
+
+
+def test_what_cri_has_no_room_for_is_refused() -> None:
+    huge = 1 << 70
+    sandbox = SandboxConfig(pod=POD, log_directory="/l")
+    for config in (
+        ContainerConfig(name="c", image="i", resources=LinuxResources(memory_limit=huge)),
+        ContainerConfig(name="c", image="i", security=SecurityContext(run_as_user="9" * 30)),
+        ContainerConfig(name="c", image="i", security=SecurityContext(run_as_group=huge)),
+    ):
+        with pytest.raises(RuntimeRefused, match="CRI cannot say it"), spec.speaking():
+            spec.container(config, sandbox, OWNER)
+    with pytest.raises(RuntimeRefused, match="CRI cannot say it"), spec.speaking():
+        spec.sandbox(dataclasses.replace(sandbox, security=SandboxSecurity(run_as_user=huge)), OWNER)
