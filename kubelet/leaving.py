@@ -170,8 +170,10 @@ class Leaving:
         self._wording.word(life, seen, Plan())
 
     async def _look(self, life: Life) -> Seen | None:
+        if life.takes_hint():
+            self._view.doubt(life.uid)
         try:
-            seen = await (self._view.recall if life.knows_enough() else self._view.look)(life.uid)
+            seen = await self._view.recall(life.uid)
         except (Retry, OSError) as error:
             log.warning("pod %s: %s", life.uid, error)
             return None

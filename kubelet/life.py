@@ -85,10 +85,11 @@ class Life:
         self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
         self.stirred.set()
 
-    def knows_enough(self) -> bool:
-        """Whether this pass can go by what is known of the runtime: a regular look at everything tells what else there is."""
+    def takes_hint(self) -> bool:
+        """Whether this pass has to look. Otherwise it goes by what is known: a regular look at everything tells what else
+        there is."""
         hinted, self.hinted = self.hinted, False
-        return not hinted
+        return hinted
 
     def wish(self) -> int:
         """The grace that the pod itself asks for."""

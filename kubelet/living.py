@@ -84,7 +84,9 @@ class Living:
         self._deeds.objects.need(life.uid, pod.metadata.namespace, self._deeds.references(pod))
         self._judge(life, pod)
         prepared = False
-        seen = await (self._view.recall if life.knows_enough() else self._view.look)(life.uid)
+        if life.takes_hint():
+            self._view.doubt(life.uid)  # until a look has told: the first try may fail
+        seen = await self._view.recall(life.uid)
         for _ in range(ROUNDS):
             if not (life.admitted or life.sentence) and not self._door.admit(life, pod, seen):
                 return ROOM

@@ -10,7 +10,7 @@ from kube.errors import Retry
 from kube.resources import PODS
 from kubelet.model import Stage
 from kubelet.probing.probes import Outcome, Target
-from kubelet.runtime import NotFound
+from kubelet.runtime import NotFound, RuntimeUnavailable
 from tests.contracts.kubelet_rig import IMAGE, Rig, container, eventually, ready, with_a_node
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
@@ -185,3 +185,17 @@ async def test_volumes_that_are_not_to_be_had_in_time_are_told(node: Rig) -> Non
     assert event.message == "volumes of pod default/p: not done within 123 s; is a filesystem hanging?"
     await node.until(ready, "it heals")
     assert not await node.events("FailedSync")
+
+
+@with_a_node
+async def test_a_hint_is_good_until_a_look_has_told(node: Rig) -> None:
+    """No regular look comes to the aid: with hints they are ten seconds apart."""
+    await node.create()
+    await node.until(ready, "ready")
+    assert node.wiring is not None
+    wiring, before = node.wiring, node.wiring.relisted_at
+    wiring.relist_wake.set()
+    await eventually(lambda: wiring.relisted_at > before, "the last regular look for long")
+    node.runtime.fail("list_pods", RuntimeUnavailable("away for a moment"))
+    node.runtime.exit(node.runtime.container_id("a"), 1)
+    await node.until(lambda pod: pod.status.container_statuses[0].restart_count == 1, "started again", seconds=4)
