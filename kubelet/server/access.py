@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ TOKEN_REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 _MASTERS: Final = "system:masters"
 _AUTHENTICATED: Final = "system:authenticated"
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # nobody was ever given another
 _KEPT: Final = 4096  # answers, before the oldest are forgotten
 _VERBS: Final = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
@@ -105,10 +107,10 @@ class Access:
 
     async def who(self, certificate: Mapping[str, Any] | None, authorization: str) -> User | None:
         """From what TLS verified and the Authorization header; None is nobody."""
-        if certificate:
-            return of_certificate(certificate)
+        if certificate and (user := of_certificate(certificate)) is not None:
+            return user
         scheme, _, token = authorization.strip().partition(" ")
-        if scheme.lower() == "bearer" and token.strip() and self._policy.tokens:
+        if scheme.lower() == "bearer" and self._policy.tokens and _TOKEN.fullmatch(token.strip()):
             return await self._of_token(token.strip())
         return ANONYMOUS if self._policy.anonymous and not authorization else None
 
@@ -168,12 +170,12 @@ class Access:
         return allowed
 
 
-def of_certificate(certificate: Mapping[str, Any]) -> User:
-    """`certificate` is what ssl's getpeercert() gives of a verified one."""
+def of_certificate(certificate: Mapping[str, Any]) -> User | None:
+    """`certificate` is what ssl's getpeercert() gives of a verified one. Without a name it is nobody's."""
     pairs = [pair for part in certificate.get("subject", ()) for pair in part]
     name = next((value for key, value in pairs if key == "commonName"), "")
     groups = [value for key, value in pairs if key == "organizationName"]
-    return User(name, _with_authenticated(groups))
+    return User(name, _with_authenticated(groups)) if name else None
 
 
 def _user_of(found: Mapping[str, Any]) -> User:

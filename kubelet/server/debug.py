@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -24,7 +25,7 @@ _DEBUG_FROM = 4  # klog's level of what only debugging wants to know
 async def verbosity(request: web.Request) -> web.StreamResponse:
     """PUT /debug/flags/v with a number."""
     text = (await request.text()).strip()
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,2}", text):
         raise Refusal(400, f"error when parsing verbosity {text!r}: write a number from 0 to 10\n")
     level = logging.DEBUG if int(text) >= _DEBUG_FROM else logging.INFO
     logging.getLogger().setLevel(level)

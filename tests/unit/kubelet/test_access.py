@@ -55,6 +55,15 @@ def test_the_question(method: str, path: str, verb: str, subresources: tuple[str
 def test_a_certificates_user() -> None:
     subject = ((("organizationName", "a"),), (("organizationName", "b"),), (("commonName", "me"),))
     assert of_certificate({"subject": subject}) == User("me", ("a", "b", "system:authenticated"))
+    assert of_certificate({"subject": subject[:2]}) is None
+
+
+async def test_a_certificate_without_a_name_and_a_token_of_odd_bytes_are_nobodys() -> None:
+    door, reviews, _ = access(Policy(mode="AlwaysAllow"))
+    assert await door.who({"subject": ((("organizationName", "system:masters"),),)}, "") is None
+    for token in ("a\udc80", "a\x00", "a b", "\u00e9"):
+        assert await door.who(None, f"Bearer {token}") is None
+    assert reviews.asked == []
 
 
 async def test_a_token_is_asked_about_once() -> None:
