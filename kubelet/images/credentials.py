@@ -5,7 +5,7 @@ A table of credentials maps places to credentials, as ~/.docker/config.json does
     registry.example            that registry
     registry.example/team       what is below that path only
     *.example:5000              one label for each star; the port must be the same
-    index.docker.io             images that name no registry
+    docker.io, index.docker.io  images that name no registry
 
 The place with the longest path that matches comes first; all that match are tried. Tables come from the pod's imagePullSecrets
 (kubernetes.io/dockerconfigjson, and the older dockercfg), from credential provider plugins (`kubelet.images.providers`) and from
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 Table = Mapping[str, RegistryAuth]  # by place
 
 _DEFAULT: Final = "index.docker.io"
+_HUB: Final = "docker.io"
 
 
 def pull_secrets(pod: Pod, secrets: Mapping[str, Secret], image: str) -> list[RegistryAuth]:
@@ -43,6 +44,18 @@ def pull_secrets(pod: Pod, secrets: Mapping[str, Secret], image: str) -> list[Re
         if secret is not None:
             tables.append(_of_secret(secret, f"secret {pod.metadata.namespace}/{reference.name}"))
     return matching(tables, image)
+
+
+def repository(image: str) -> str:
+    """The image's name in full, without tag and digest: nginx:1 is docker.io/library/nginx. What credentials are found by."""
+    folder, slash, last = image.partition("@")[0].rpartition("/")
+    name = folder + slash + last.partition(":")[0]
+    first, slash, rest = name.partition("/")
+    if not slash or not (any(char in first for char in ".:") or first == "localhost" or first != first.lower()):
+        first, rest = _HUB, name
+    elif first == _DEFAULT:
+        first = _HUB
+    return f"{first}/library/{rest}" if first == _HUB and "/" not in rest else f"{first}/{rest}"
 
 
 def missing_secrets(pod: Pod, secrets: Mapping[str, Secret]) -> list[str]:
@@ -61,11 +74,12 @@ def node_config(root_dir: str, image: str) -> list[RegistryAuth]:
 
 def matching(tables: Iterable[Table], image: str) -> list[RegistryAuth]:
     """Of all tables together; each credential once."""
+    image = repository(image)
     found: list[RegistryAuth] = []
     for table in tables:
         places = {_place(server): auth for server, auth in table.items()}
         here = [places[place] for place in sorted(places, reverse=True) if place and matches(place, image)]
-        if not here and _names_no_registry(image) and _DEFAULT in places:
+        if not here and image.startswith(_HUB + "/") and _DEFAULT in places:
             here = [places[_DEFAULT]]
         found += [auth for auth in here if auth not in found]
     return found
@@ -102,13 +116,6 @@ def _place(server: str) -> str:
         return ""
     path = url.path[3:] if url.path.startswith(("/v1/", "/v2/")) else url.path
     return url.netloc + path if path not in ("", "/") else url.netloc
-
-
-def _names_no_registry(image: str) -> bool:
-    first, slash, _ = image.partition("/")
-    if not slash:
-        return True
-    return first in ("docker.io", "index.docker.io") or not any(char in first for char in ".:")
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ import msgspec
 
 from kube.errors import UsageError
 from kube.settings import one_line, parse_duration
-from kubelet.images.credentials import matches, matching
+from kubelet.images.credentials import matches, matching, repository
 from kubelet.runtime import RegistryAuth
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ class Providers:
         self._turns: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def credentials(self, image: str) -> list[RegistryAuth]:
+        image = repository(image)
         tables = [
             await self._of(provider, image)
             for provider in self._providers
@@ -196,5 +197,4 @@ def _response(out: bytes, version: str) -> _Response:
 
 def _registry(image: str) -> str:
     """Host and port, as upstream keys its answers."""
-    first, slash, _ = image.partition("/")
-    return first if slash else "docker.io"
+    return image.partition("/")[0]

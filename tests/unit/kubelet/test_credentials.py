@@ -12,7 +12,7 @@ import pytest
 from kube.core import Secret
 from kube.errors import UsageError
 from kube.pods import Pod
-from kubelet.images.credentials import matches, matching, missing_secrets, node_config, pull_secrets
+from kubelet.images.credentials import matches, matching, missing_secrets, node_config, pull_secrets, repository
 from kubelet.images.providers import Provider, Providers, load
 from kubelet.runtime import RegistryAuth
 
@@ -64,6 +64,29 @@ def test_the_longest_path_comes_first_and_all_are_tried() -> None:
         assert matching([table], image) == [auth("hub")]
     assert matching([table], "localhost:5000/a") == []
     assert matching([table, table], "registry.example/a") == [auth("whole")]
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("nginx", "docker.io/library/nginx"),
+        ("nginx:1.2", "docker.io/library/nginx"),
+        ("team/app:1@sha256:" + "0" * 64, "docker.io/team/app"),
+        ("docker.io/nginx", "docker.io/library/nginx"),
+        ("index.docker.io/team/app", "docker.io/team/app"),
+        ("localhost/a", "localhost/a"),
+        ("registry.example:5000/a/b:1", "registry.example:5000/a/b"),
+        ("registry/a:1", "docker.io/registry/a"),
+    ],
+)
+def test_an_images_name_in_full(image: str, name: str) -> None:
+    assert repository(image) == name
+
+
+def test_credentials_for_the_hub_by_its_own_name() -> None:
+    table = {"docker.io": auth("hub"), "https://index.docker.io/v1/": auth("old"), "docker.io/team": auth("team")}
+    assert matching([table], "nginx:1") == [auth("hub")]
+    assert matching([table], "team/app:1") == [auth("team"), auth("hub")]
 
 
 def test_secrets_of_both_kinds() -> None:
@@ -187,6 +210,12 @@ async def test_a_plugin_is_asked_and_its_answer_kept(folder: Folder) -> None:
     folder.now += 61
     await providers.credentials("registry.example/b")
     assert len(folder.questions()) == 2
+
+
+async def test_a_plugin_for_the_hub_is_asked_for_images_that_name_no_registry(folder: Folder) -> None:
+    folder.plugin("plugin", response(auth={"docker.io": {"username": "hub", "password": "p"}}))
+    providers = folder.providers(matchImages=["docker.io"])
+    assert await providers.credentials("team/app:1") == [auth("hub")]
 
 
 @pytest.mark.parametrize(("kind", "questions"), [("Image", 3), ("Registry", 2), ("Global", 1)])
