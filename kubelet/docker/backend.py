@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from kube.reconcile import forever
@@ -93,7 +94,7 @@ class DockerRuntime:
             answer = client.version()
             return RuntimeVersion(name="docker", version=answer["Version"], api_version=answer["ApiVersion"])
 
-        return await self._engine.call("version", "", ask)
+        return await self._engine.ask("version", "", ask)
 
     async def status(self) -> RuntimeStatus:
         obstacle = self._network.obstacle()
@@ -312,10 +313,14 @@ def _with_profile(config: ContainerConfig) -> ContainerConfig:
     if not profile.startswith("/"):
         return config
     try:
-        with open(profile, encoding="utf-8") as file:
-            text = file.read()
+        path = Path(profile)
+        if path.exists() and not path.is_file():  # a pipe would hold us up
+            raise RuntimeRefused(f"seccomp profile {profile}: it is no file")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RuntimeRefused(f"seccomp profile {profile}: {error.strerror}") from error
+    except ValueError as error:  # a name with a NUL, a file that is no text
+        raise RuntimeRefused(f"seccomp profile {profile!r}: {error}") from error
     return dataclasses.replace(config, security=dataclasses.replace(config.security, seccomp=text))
 
 

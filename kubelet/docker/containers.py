@@ -11,18 +11,16 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
+import docker.errors
 from docker.api.client import APIClient
 
 from kubelet.docker import spec
 from kubelet.docker.engine import Conflict, Engine
 from kubelet.docker.spec import Owner
 from kubelet.hints import Hints
-from kubelet.runtime import ContainerState, NotFound, RuntimeRefused, RuntimeUnavailable
-
-T = TypeVar("T")
+from kubelet.runtime import ContainerState, NotFound, RuntimeUnavailable
 
 KILLED = 30.0  # seconds after SIGKILL in which a process has to be gone
 _POLL = 0.2  # where the process cannot be seen from here
@@ -81,7 +79,7 @@ class Containers:
         def inspect(client: APIClient) -> dict[str, Any]:
             return dict(client.inspect_container(container_id))
 
-        return await self._ask(operation, container_id[:12], inspect)
+        return await self.engine.ask(operation, container_id[:12], inspect)
 
     async def list(self, operation: str, *labels: str) -> list[dict[str, Any]]:
         """This node's containers in all states that carry `labels` ("key" or "key=value")."""
@@ -90,7 +88,7 @@ class Containers:
         def rows(client: APIClient) -> list[dict[str, Any]]:
             return list(client.containers(all=True, filters=filters))
 
-        return await self._ask(operation, "", rows)
+        return await self.engine.ask(operation, "", rows)
 
     async def end(self, operation: str, document: dict[str, Any], *, first: str, timeout: float) -> None:
         """Signal `first`, SIGKILL after `timeout` seconds; back when Docker shows the exit."""
@@ -123,14 +121,17 @@ class Containers:
             client.remove_container(container_id, v=True, force=True)
 
         with contextlib.suppress(NotFound):
-            await self._ask(operation, container_id[:12], remove)
+            await self.engine.ask(operation, container_id[:12], remove)
 
     async def _kill(self, operation: str, container_id: str, signal: str) -> None:
         def kill(client: APIClient) -> None:
-            client.kill(container_id, signal)
+            try:
+                client.kill(container_id, signal)
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):  # it has ended by itself
+                    raise
 
-        with contextlib.suppress(NotFound, Conflict):  # it has ended by itself
-            await self.engine.call(operation, container_id[:12], kill)
+        await self.engine.ask(operation, container_id[:12], kill)
 
     async def _gone(self, operation: str, container_id: str, timeout: float) -> bool:
         if self.exits.known(container_id):
@@ -147,14 +148,6 @@ class Containers:
             return bool((await self.inspect(operation, container_id))["State"]["Running"])
         except NotFound:
             return False
-
-    async def _ask(self, operation: str, subject: str, function: Callable[[APIClient], T]) -> T:
-        try:
-            return await self.engine.call(operation, subject, function)
-        except NotFound:
-            raise
-        except RuntimeRefused as error:
-            raise RuntimeUnavailable(f"docker: {operation.replace('_', ' ')} {subject}: {error.message}") from error
 
 
 def link_log(link: str, target: str) -> None:

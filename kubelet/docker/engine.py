@@ -77,6 +77,17 @@ class Engine:
             self._observe(operation, time.monotonic() - started, failed)
         return result
 
+    async def ask(self, operation: str, subject: str, function: Callable[[APIClient], T]) -> T:
+        """`call`, of what no pod's author is to blame for: what dockerd refuses there is worth another try. RuntimeUnavailable
+        and NotFound."""
+        try:
+            return await self.call(operation, subject, function)
+        except NotFound:
+            raise
+        except RuntimeRefused as error:
+            what = f"{operation.replace('_', ' ')} {subject}".rstrip()
+            raise RuntimeUnavailable(f"docker: {what}: {error.message}") from error
+
     def _work(self, operation: str, function: Callable[[APIClient], T]) -> T:
         number = next(self._numbers)
         self._running[number] = (operation, time.monotonic())

@@ -7,9 +7,9 @@ import contextlib
 from docker.api.client import APIClient
 
 from kubelet.docker import spec
-from kubelet.docker.engine import Conflict, Engine
+from kubelet.docker.engine import Engine
 from kubelet.docker.wire import Wire
-from kubelet.runtime import FsUsage, Image, NotFound, RegistryAuth, RuntimeRefused, RuntimeUnavailable
+from kubelet.runtime import FsUsage, Image, NotFound, RegistryAuth, RuntimeRefused
 
 
 class Images:
@@ -30,7 +30,10 @@ class Images:
 
     async def by_id(self, image_id: str) -> Image | None:
         if image_id not in self._by_id:
-            found = await self.status(image_id)
+            try:
+                found = await self.status(image_id)
+            except RuntimeRefused:  # damaged: its containers are known all the same, by its id
+                return None
             if found is None:
                 return None
             self._by_id[image_id] = found
@@ -40,10 +43,7 @@ class Images:
         def rows(client: APIClient) -> list[Image]:
             return [spec.image_of(row, self._pause_image) for row in client.images()]
 
-        try:
-            return await self._engine.call("list_images", "", rows)
-        except RuntimeRefused as error:
-            raise RuntimeUnavailable(f"docker: list images: {error.message}") from error
+        return await self._engine.ask("list_images", "", rows)
 
     async def filesystem(self) -> FsUsage:
         """Where dockerd keeps its images. What they use is the sum of their sizes, shared layers counted once an image:
@@ -52,7 +52,7 @@ class Images:
         def look(client: APIClient) -> str:
             return str(client.info()["DockerRootDir"])
 
-        where = await self._engine.call("image_fs_info", "", look)
+        where = await self._engine.ask("image_fs_info", "", look)
         sizes = {image.id: image.size for image in await self.list()}
         return FsUsage(mountpoint=where, used_bytes=sum(sizes.values()))
 
@@ -70,7 +70,4 @@ class Images:
 
         self._by_id.clear()
         with contextlib.suppress(NotFound):
-            try:
-                await self._engine.call("remove_image", image, remove)
-            except Conflict as error:  # in use
-                raise RuntimeUnavailable(f"docker: remove image {image}: {error.message}") from error
+            await self._engine.ask("remove_image", image, remove)
