@@ -130,7 +130,7 @@ class Wiring:
         self.services = Informer(client, SERVICES)
         local = [kind for kind, where in ((FILE, config.static_pod_path), (HTTP, config.static_pod_url)) if where]
         self.source = PodSource(self.pods, self._pod_changed, local)
-        self.checkpoint = Checkpoint(config.root_dir, self.pods, self.services)
+        self.checkpoint = Checkpoint(config.root_dir, name, self.pods, self.services)
         self.about = Reference("v1", "Node", "", name, name)
         self.upkeep = Upkeep(
             config, runtime, lambda: self.view.records, self.source.pods, self._node_warning, metrics, clock

@@ -6,13 +6,16 @@
 It is read at the start and used until the API has answered: pods that run go on and are started again when they exit.
 Upstream's kubelet knows of no pod then. Written a moment after a change, and only what changed; readable by root alone,
 because a pod's variables may hold secrets. ConfigMaps and Secrets are not kept: what needs one that is not in a volume
-already waits for the API. A file that a power cut left half-written is passed over; so nothing is synced to the disk.
+already waits for the API. A file that a power cut left half-written is passed over; so nothing is synced to the disk. Pods of
+another node (a machine that was copied, or has a new name) are not ours to run, and of two pods of one name, left by a
+kubelet that was killed between writing and removing, the newer one is.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -30,13 +33,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CALM = 1.0  # seconds that changes are gathered for
+AGAIN = 10.0  # seconds after which a disk that refused is tried again
 
 
 class Checkpoint:
     """Follows the two informers; `recall` gives them what was kept, `run` keeps it."""
 
-    def __init__(self, root: str, pods: Informer[Pod], services: Informer[Service]) -> None:
+    def __init__(self, root: str, node: str, pods: Informer[Pod], services: Informer[Service]) -> None:
         self._folder = Path(root) / "seen"
+        self._node = node
         self._pods = pods
         self._services = services
         self._dirty: set[str] = set()
@@ -46,7 +51,9 @@ class Checkpoint:
 
     def recall(self) -> None:
         """To be called before the informers run."""
-        pods = [pod for path in sorted(self._folder.glob("pods/*.json")) if (pod := _read(path, wanted.Pod))]
+        found = [pod for path in self._folder.glob("pods/*.json") if (pod := _read(path, wanted.Pod))]
+        ours = sorted((pod for pod in found if pod.spec.node_name == self._node), key=_age)
+        pods = list({pod.metadata.key: pod for pod in ours}.values())
         services = _read(self._folder / "services.json", list[Service]) or []
         if pods:
             log.info("%d pods of before are known until the API answers", len(pods))
@@ -64,18 +71,21 @@ class Checkpoint:
         self._wake.set()
 
     async def run(self) -> None:
-        """Keep what changes, until cancelled. A disk that refuses is said, and tried again with the next change."""
+        """Keep what changes, until cancelled. A disk that refuses is said, and tried again."""
         await self._pods.synced.wait()
         self._dirty.update(path.stem for path in self._folder.glob("pods/*.json"))
         try:
             while True:
-                changed = self._changed()
+                pods, services = self._changed()
+                patience = None
                 try:
-                    await asyncio.to_thread(self._keep, *changed)
+                    await asyncio.to_thread(self._keep, pods, services)
                 except OSError as error:
                     log.warning("what the API said cannot be kept in %s: %s", self._folder, error.strerror or error)
-                    self._dirty |= changed[0].keys()
-                await self._wake.wait()
+                    self._dirty |= pods.keys()
+                    self._services_dirty |= services is not None
+                    patience = AGAIN
+                await self._wake.wait(patience)
                 await asyncio.sleep(CALM)
         finally:
             with contextlib.suppress(OSError):
@@ -93,14 +103,15 @@ class Checkpoint:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def _keep(self, pods: Mapping[str, Pod | None], services: list[Service] | None) -> None:
+        """What is gone first: a full disk does not refuse that, and a pod that was deleted must not run again."""
         self._make()
+        paths = {uid: self._folder / "pods" / f"{uid}.json" for uid in pods}
+        for uid in [uid for uid, pod in pods.items() if pod is None]:
+            paths[uid].unlink(missing_ok=True)
+            self._written.pop(paths[uid].name, None)
         for uid, pod in pods.items():
-            path = self._folder / "pods" / f"{uid}.json"
-            if pod is None:
-                path.unlink(missing_ok=True)
-                self._written.pop(path.name, None)
-            else:
-                self._write(path, msgspec.json.encode(pod))
+            if pod is not None:
+                self._write(paths[uid], msgspec.json.encode(pod))
         if services is not None:
             short = [_short(service) for service in sorted(services, key=lambda each: each.metadata.key)]
             self._write(self._folder / "services.json", msgspec.json.encode(short))
@@ -119,6 +130,12 @@ def _short(service: Service) -> Service:
     """What variables are made of."""
     meta = service.metadata
     return Service(metadata=ObjectMeta(name=meta.name, namespace=meta.namespace), spec=service.spec)
+
+
+def _age(pod: Pod) -> tuple[int, str]:
+    """Oldest first: resource versions that are numbers grow."""
+    version = pod.metadata.resource_version
+    return int(version) if re.fullmatch(r"[0-9]{1,20}", version) else 0, pod.metadata.uid
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

@@ -1,6 +1,7 @@
 """What the API last said, on disk and back."""
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kube.core import Service, ServicePort, ServiceSpec
@@ -33,7 +35,7 @@ class Kept:
         nobody: Any = None  # nothing is asked of the client here
         self.pods: Informer[Pod] = Informer(nobody, PODS_WHOLE)
         self.services = Informer(nobody, SERVICES)
-        self.checkpoint = Checkpoint(str(self.root), self.pods, self.services)
+        self.checkpoint = Checkpoint(str(self.root), "n", self.pods, self.services)
         self.checkpoint.recall()
 
     @asynccontextmanager
@@ -135,12 +137,45 @@ async def test_a_spoilt_file_is_passed_over(tmp_path: Path) -> None:
     assert kept.services.items() == []
 
 
-async def test_a_disk_that_refuses_is_tried_again(tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoint, "AGAIN", 0.01)
     kept = Kept(tmp_path)
     (tmp_path / "seen").write_text("in the way")
     async with kept.running():
         kept.pods._replace("default/a", pod("a"))
-        await until(lambda: not kept.checkpoint._wake.is_set())
+        kept.services._replace("default/kubernetes", service("kubernetes"))
+        await until(lambda: caplog.records and not kept.checkpoint._wake.is_set())
         (tmp_path / "seen").unlink()
-        kept.pods._replace("default/b", pod("b"))
-        await until(lambda: len(kept.files) == 2)
+        await until(lambda: kept.files and (tmp_path / "seen/services.json").exists())
+
+
+async def test_what_is_gone_is_removed_even_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept(tmp_path)
+    async with kept.running():
+        kept.pods._replace("default/z", pod("z"))
+        await until(lambda: kept.files)
+        monkeypatch.setattr(kept.checkpoint, "_write", full)
+        kept.pods._replace("default/a", pod("a"))
+        kept.pods._replace("default/z", None)
+        await until(lambda: not kept.files)
+
+
+def full(path: Path, content: bytes) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_pods_of_another_node_and_older_namesakes_are_not_recalled(tmp_path: Path) -> None:
+    folder = tmp_path / "seen" / "pods"
+    folder.mkdir(parents=True)
+    for name, uid, version, node in [
+        ("a", "2-old", "9", "n"),
+        ("a", "1-new", "10", "n"),
+        ("b", "b", "11", "other"),
+        ("c", "c", "12", "n"),
+    ]:
+        meta = ObjectMeta(name=name, namespace="default", uid=uid, resource_version=version)
+        found = Pod(metadata=meta, spec=PodSpec(node_name=node))
+        (folder / f"{uid}.json").write_bytes(msgspec.json.encode(found))
+    assert sorted(each.metadata.uid for each in Kept(tmp_path).pods.items()) == ["1-new", "c"]
