@@ -10,7 +10,7 @@ Nobody can end a thread that hangs in a system call. So whoever gives up on a ca
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kube.errors import Retry
 
@@ -27,7 +27,7 @@ class Threads:
         self._most = left_behind
         self._room = asyncio.Semaphore(AT_ONCE)
         self._pool = ThreadPoolExecutor(AT_ONCE + left_behind, thread_name_prefix="volumes")
-        self._left: dict[str, asyncio.Future[object]] = {}  # whom nobody waits for any more, by what they do
+        self._left: dict[str, asyncio.Future[Any]] = {}  # whom nobody waits for any more, by what they do
 
     async def do(self, what: str, work: Callable[[], T]) -> T:
         """Raises Retry when it takes too long."""
