@@ -160,6 +160,10 @@ class Client:
             raise _refusal(answer, payload)
         return payload
 
+    async def object(self, method: str, path: str, *, body: Any = None) -> dict[str, Any]:
+        """One request whose answer is an object that is passed on whole, also what no type of ours has."""
+        return self._decoded(await self.request(method, path, body=body), dict[str, Any], path)
+
     def _decoded(self, payload: bytes, kind: type[D], path: str) -> D:
         try:
             return msgspec.json.decode(payload, type=kind)

@@ -13,7 +13,6 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from prometheus_client import CollectorRegistry
 
 from kube.client import Client, Connection
@@ -342,8 +341,7 @@ class Wiring:
 
     async def review(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask the API server who somebody is, or what they may do."""
-        answer: Mapping[str, Any] = orjson.loads(await self._client.request("POST", path, body=body))
-        return answer
+        return await self._client.object("POST", path, body=body)
 
     def syncloop(self) -> str | None:
         """Upstream's healthz check of the same name: has the loop looked at the runtime lately, or tried to?"""

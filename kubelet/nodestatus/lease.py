@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from kube import labels
 from kube.client import Client, Connection
 from kube.errors import AlreadyExists, ApiError, Conflict, NotFound, Retry
@@ -94,7 +92,7 @@ class Heartbeat:
                 self._lease = await self._put(client, base)
                 return
         try:
-            found = orjson.loads(await client.request("GET", LEASES.path(labels.NODE_LEASE_NAMESPACE, self._node)))
+            found = await self._ask(client, "GET")
         except NotFound:
             await self._create(client)
         else:
@@ -105,9 +103,15 @@ class Heartbeat:
         body = {**base, "spec": {**base.get("spec", {}), **self._spec()}}
         if not base["metadata"].get("ownerReferences"):
             body["metadata"] = {**base["metadata"], "ownerReferences": await self._owners(client)}
+        return await self._ask(client, "PUT", body)
+
+    async def _ask(self, client: Client, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The whole Lease. Retry when a proxy or a load balancer answers in the API's place."""
         path = LEASES.path(labels.NODE_LEASE_NAMESPACE, self._node)
-        answer: dict[str, Any] = orjson.loads(await client.request("PUT", path, body=body))
-        return answer
+        found = await client.object(method, path, body=body)
+        if not all(isinstance(found.get(part, {}), dict) for part in ("metadata", "spec")) or "metadata" not in found:
+            raise Retry(f"{method} {path}: the answer is no Lease: it begins {str(found)[:60]!r}")
+        return found
 
     async def _create(self, client: Client) -> None:
         metadata = {

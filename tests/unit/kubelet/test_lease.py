@@ -23,9 +23,12 @@ class Centre:
         self.version = 0
         self.asked: list[str] = []
         self.renewed: list[float] = []
+        self.instead: list[bytes] = []  # what somebody else answers, with 200
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         self.asked.append(f"{method} {path}")
+        if self.instead:
+            return 200, self.instead.pop(0)
         if path == "/api/v1/nodes/n":
             return 200, {"metadata": {"name": "n", "uid": "node-uid"}}
         if method == "GET":
@@ -50,7 +53,7 @@ def served(centre: Centre) -> Iterator[Connection]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             status, answer = centre.answer(self.command, self.path, body)
-            data = json.dumps(answer).encode()
+            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -137,3 +140,12 @@ async def test_it_is_renewed_by_put_and_nothing_in_it_is_lost() -> None:
         # it is deleted: it comes again
         centre.lease = None
         await until(lambda: centre.lease is not None, "created again")
+
+
+async def test_another_who_answers_in_its_place_does_not_stop_the_heart() -> None:
+    centre = Centre()
+    async with beating(centre):
+        await until(lambda: centre.renewed, "the first beat")
+        seen = len(centre.renewed)
+        centre.instead = [b"<html>We are back soon</html>", b'{"metadata": {}, "spec": 1}']
+        await until(lambda: not centre.instead and len(centre.renewed) > seen, "beats go on")
