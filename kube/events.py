@@ -148,4 +148,6 @@ class Recorder:
 
 
 def _cut(message: str) -> str:
+    """What JSON takes, of names that a container gave its files too: those need not be UTF-8."""
+    message = message.encode(errors="replace").decode()
     return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 3] + "..."

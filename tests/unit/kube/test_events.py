@@ -161,6 +161,14 @@ async def test_an_event_is_created_once_and_then_patched() -> None:
     assert event["lastTimestamp"].endswith("Z")
 
 
+async def test_a_name_that_is_no_text_is_told_as_far_as_it_can_be() -> None:
+    store = Store()
+    async with recording(store) as recorder:
+        recorder.event(POD, "Warning", "FailedValidation", "\udcff.yaml: wrong")
+        (event,) = await store.until(1)
+    assert event["message"] == "?.yaml: wrong"
+
+
 async def test_an_event_that_has_expired_is_written_anew_with_its_count() -> None:
     store = Store()
     async with recording(store) as recorder:
