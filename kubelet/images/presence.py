@@ -128,12 +128,7 @@ class Images:
             message = f"Failed to apply default image tag {name}: {problem}"
             say("Warning", "InspectFailed", message)
             raise ImageRefused("InvalidImageName", message)
-        try:
-            found = await self._runtime.image_status(image)
-        except RuntimeRefused as error:
-            message = f"Failed to inspect image {name}: {error.message}"
-            say("Warning", "InspectFailed", message)
-            raise ImageRefused("ImageInspectError", message) from error
+        found = await self._look(image, say)
         if found is not None and policy != "Always":
             say("Normal", "Pulled", f"Container image {name} already present on machine and can be accessed by the pod")
             return found
@@ -142,6 +137,14 @@ class Images:
             say("Warning", "ErrImageNeverPull", message)
             raise ImageRefused("ErrImageNeverPull", message)
         return await self._pull(pod_key, image, policy, auths, say)
+
+    async def _look(self, image: str, say: Tell) -> Image | None:
+        try:
+            return await self._runtime.image_status(image)
+        except RuntimeRefused as error:
+            message = f"Failed to inspect image {_quoted(image)}: {error.message}"
+            say("Warning", "InspectFailed", message)
+            raise ImageRefused("ImageInspectError", message) from error
 
     async def _pull(self, pod_key: str, image: str, policy: str, auths: Sequence[RegistryAuth], say: Tell) -> Image:
         key, name = (pod_key, image), _quoted(image)
@@ -158,7 +161,7 @@ class Images:
         async with self._turns.one():
             begun = self._clock()
             waited = begun - asked > _A_MOMENT
-            found = await self._runtime.image_status(image) if waited and policy != "Always" else None
+            found = await self._look(image, say) if waited and policy != "Always" else None
             if found is not None:  # pulled for another pod while we waited
                 self._failed.pop(key, None)
                 say(
@@ -169,7 +172,7 @@ class Images:
                 return found
             why = await self._try(image, auths)
             ended = self._clock()
-        found = await self._runtime.image_status(image) if not why else None
+        found = await self._look(image, say) if not why else None
         if found is None:
             reason, why = judged(image, why or f"image {name} was pulled and is not there")
             say("Warning", "Failed", f"Failed to pull image {name}: {why}")

@@ -177,6 +177,20 @@ async def test_who_waited_uses_what_another_has_pulled() -> None:
     assert sum("already present" in message for message in heard) == 2
 
 
+async def test_what_was_pulled_and_cannot_be_looked_at_is_the_pods_affair() -> None:
+    class Damaged(FakeRuntime):
+        async def pull(self, image: str, auth: RegistryAuth | None = None) -> str:
+            self.fail("image_status", RuntimeRefused("layer does not exist"))
+            return "sha256:1"
+
+    heard: list[str] = []
+    with pytest.raises(ImageRefused) as refused:
+        await Images(Damaged()).ensure("a", REMOTE, "IfNotPresent", (), lambda _k, reason, _m: heard.append(reason))
+    assert refused.value.reason == "ImageInspectError"
+    assert refused.value.message == f'Failed to inspect image "{REMOTE}": layer does not exist'
+    assert heard == ["Pulling", "InspectFailed"]
+
+
 async def test_so_many_pulls_a_second() -> None:
     runtime, waited = Slow(), list[float]()
     runtime.go.set()
