@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE, HTTP = "file", "http"
 SETTLE = 0.05  # seconds that writing a file may take from its first change to its last
-_LARGEST = 1 << 20  # bytes; no API server takes a larger pod
+_LARGEST = 1 << 20  # bytes of a file or an answer; no API server takes a larger pod
 _DEEPEST = 64  # levels of one thing within another; a Pod has about a dozen
 _MOST = 1 << 17  # values in one document
 _TOO_DEEP = f"more than {_DEEPEST} levels of one thing within another"
@@ -245,11 +245,13 @@ class Fetched:
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(self._url, headers=self._headers) as answer,
         ):
-            content = await answer.read()
-        if answer.status != 200:
-            raise Invalid(f"status {answer.status}")
-        if len(content) > _LARGEST:
-            raise Invalid(f"more than {_LARGEST} bytes")
+            if answer.status != 200:
+                raise Invalid(f"status {answer.status}")
+            content = b""
+            async for piece in answer.content.iter_any():
+                content += piece
+                if len(content) > _LARGEST:
+                    raise Invalid(f"more than {_LARGEST} bytes")
         if not content:
             raise Invalid("an empty answer; an empty PodList says that there are no pods")
         return content

@@ -272,3 +272,29 @@ async def test_pods_from_a_web_server(tmp_path: Path) -> None:
             task.cancel()
     assert set(asked) == {"secret"}
     assert said == [f"staticPodURL {url}: status 500; its pods stay as they are"]
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 200 << 20:
+            sent += 1 << 16
+            await response.write(b"#" * (1 << 16))
+        return response
+
+    def tell(source: str, pods: list[StaticPod]) -> None:
+        raise AssertionError(source, pods)
+
+    async with serving.serve("127.0.0.1", 0, {"/pods": answer}) as port:
+        said: list[str] = []
+        reader = Reader("n", HTTP, said.append, lambda: datetime.now(UTC))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(Fetched(f"http://127.0.0.1:{port}/pods", {}, reader, tell, 60).run())
+            await eventually(lambda: said, "it is said")
+            task.cancel()
+    assert "more than 1048576 bytes" in said[0]
+    assert sent < 100 << 20, "the rest has not been asked for"
