@@ -136,14 +136,13 @@ UNCONFINED, RUNTIME_DEFAULT = "Unconfined", "RuntimeDefault"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSecurity:
-    """Of the process that holds the sandbox."""
+    """Of the process that holds the sandbox; its seccomp profile is the runtime's own, whatever the containers' are."""
 
     run_as_user: int | None = None
     run_as_group: int | None = None
     supplemental_groups: tuple[int, ...] = ()
     read_only_root: bool = False
     privileged: bool = False  # whether any of the pod's containers is: CRI refuses those in a sandbox that is not
-    seccomp: str = RUNTIME_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

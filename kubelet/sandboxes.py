@@ -8,8 +8,6 @@ from kubelet import hosts, resources
 from kubelet.means import Place
 from kubelet.runtime import (
     DNS,
-    RUNTIME_DEFAULT,
-    UNCONFINED,
     PodIdentity,
     PortMapping,
     SandboxConfig,
@@ -72,12 +70,10 @@ def _port_mappings(pod: Pod) -> Iterator[PortMapping]:
 def _security(pod: Pod) -> SandboxSecurity:
     whole = pod.spec.security_context or PodSecurityContext()
     privileged = any(bool(c.security_context and c.security_context.privileged) for c in _everyone(pod))
-    profile = whole.seccomp_profile
     groups = whole.supplemental_groups + ((whole.fs_group,) if whole.fs_group is not None else ())
     return SandboxSecurity(
         run_as_user=whole.run_as_user,
         run_as_group=whole.run_as_group,
         supplemental_groups=groups,
         privileged=privileged,
-        seccomp=UNCONFINED if privileged or (profile is not None and profile.type == "Unconfined") else RUNTIME_DEFAULT,
     )

@@ -112,7 +112,7 @@ def sandbox(config: SandboxConfig, owner: Owner) -> pb.PodSandboxConfig:
         readonly_rootfs=given.read_only_root,
         supplemental_groups=given.supplemental_groups,
         privileged=given.privileged,
-        seccomp=_seccomp(given.seccomp),
+        seccomp=_seccomp(RUNTIME_DEFAULT),
     )
     if given.run_as_user is not None:
         security.run_as_user.value = given.run_as_user
