@@ -150,7 +150,7 @@ class Deeds:
         return await self._means.blocking(f"memory of {cgroup}", lambda: tree.memory_in_use(self._trees, cgroup))
 
     async def sandbox_config(self, pod: Pod, attempt: int) -> SandboxConfig:
-        """Raises StartFailed when the pod's RuntimeClass is not there."""
+        """Raises StartFailed when the pod's RuntimeClass is not there, and Retry when nobody has said so."""
         place = self._place
         resolver = resolver_of(pod, place.resolv_conf, place.cluster_dns, place.cluster_domain)
         return sandboxes.sandbox_config(pod, attempt, place, resolver, await self._handler(pod))
@@ -159,10 +159,15 @@ class Deeds:
         name, classes = pod.spec.runtime_class_name, self._means.classes
         if not name:
             return ""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(10):
-                await classes.synced.wait()
         found = classes.get(name)
+        if found is None:
+            try:
+                async with asyncio.timeout(10):
+                    await classes.synced.wait()
+            except TimeoutError:
+                why = f'the API server has not yet told of RuntimeClasses: "{name}" of pod {pod.metadata.key} is not known'
+                raise Retry(why) from None
+            found = classes.get(name)
         if found is None:
             why = f'runtimeclass.node.k8s.io "{name}" not found'
             self._means.told.pod(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {why}")

@@ -127,9 +127,10 @@ class Wiring:
         enforce.check(config, self.facts)
         self.pods: Informer[Pod] = Informer(client, PODS_WHOLE, field_selector=f"spec.nodeName={name}")
         self.services = Informer(client, SERVICES)
+        self.classes = Informer(client, RUNTIMECLASSES)
         local = [kind for kind, where in ((FILE, config.static_pod_path), (HTTP, config.static_pod_url)) if where]
         self.source = PodSource(self.pods, self._pod_changed, local)
-        self.checkpoint = Checkpoint(config.root_dir, name, self.pods, self.services)
+        self.checkpoint = Checkpoint(config.root_dir, name, self.pods, self.services, self.classes)
         self.about = Reference("v1", "Node", "", name, name)
         self.upkeep = Upkeep(
             config, runtime, lambda: self.view.records, self.source.pods, self._node_warning, metrics, clock
@@ -142,7 +143,6 @@ class Wiring:
             broken=metrics.unexpected.labels("probe").inc,
         )
         self.publisher = Publisher(client, self.source.in_api, self._gone)
-        self.classes = Informer(client, RUNTIMECLASSES)
         self.nodes = Informer(client, NODES, field_selector=f"metadata.name={name}")
         place = place_of(config, self.ips, self.facts)
         means = Means(

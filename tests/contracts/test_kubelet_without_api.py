@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kube.client import Client
-from kube.resources import CONFIGMAPS, LEASES, NODES, PODS, SERVICES
+from kube.resources import CONFIGMAPS, LEASES, NODES, PODS, RUNTIMECLASSES, SERVICES
 from tests.contracts.kubelet_rig import NODE, Rig, api, connection_to, container, eventually, free_port, ready
 from tests.contracts.test_kubelet_static import MIRROR, manifest, running, write
 from tests.fakes.runtime import FakeRuntime
@@ -74,7 +74,8 @@ async def test_pods_of_before_go_on_and_are_started_again(tmp_path: Path) -> Non
             await node.start()
             await node.client.create(CONFIGMAPS, {"metadata": {"name": "settings"}, "data": {"A": "1"}}, "default")
             mounted = {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}
-            await node.create("plain", containers=[container("a")])
+            await node.client.create(RUNTIMECLASSES, {"metadata": {"name": "fast"}, "handler": "crun"})
+            await node.create("plain", containers=[container("a")], runtimeClassName="fast")
             volume = {"name": "v", "configMap": {"name": "settings"}}
             await node.create("mounted", containers=[container("b", **mounted)], volumes=[volume])
             await node.create("leaving")
@@ -87,7 +88,8 @@ async def test_pods_of_before_go_on_and_are_started_again(tmp_path: Path) -> Non
                 return all(b'"Ready","status":"True"' in path.read_bytes() for path in seen.iterdir())
 
             await eventually(kept, "kept as ready")
-            await eventually((tmp_path / "kubelet/seen/services.json").exists, "services are kept")
+            for file in ("services.json", "runtimeclasses.json"):
+                await eventually((tmp_path / "kubelet/seen" / file).exists, f"{file} is kept")
             await node.kill()
             await node.client.delete(PODS, "leaving", "default", grace_period_seconds=0)
         await node.start()

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,8 @@ from kube.core import Service, ServicePort, ServiceSpec
 from kube.informer import Informer
 from kube.meta import Condition, ObjectMeta
 from kube.pods import Container, Pod, PodSpec, PodStatus
-from kube.resources import SERVICES
+from kube.resources import RUNTIMECLASSES, SERVICES
+from kube.runtimeclass import RuntimeClass
 from kubelet.observe import checkpoint
 from kubelet.observe.checkpoint import Checkpoint
 from kubelet.observe.wanted import PODS_WHOLE
@@ -35,7 +37,8 @@ class Kept:
         nobody: Any = None  # nothing is asked of the client here
         self.pods: Informer[Pod] = Informer(nobody, PODS_WHOLE)
         self.services = Informer(nobody, SERVICES)
-        self.checkpoint = Checkpoint(str(self.root), "n", self.pods, self.services)
+        self.classes = Informer(nobody, RUNTIMECLASSES)
+        self.checkpoint = Checkpoint(str(self.root), "n", self.pods, self.services, self.classes)
         self.checkpoint.recall()
 
     @asynccontextmanager
@@ -83,7 +86,9 @@ async def test_what_was_said_comes_back_with_its_status(tmp_path: Path) -> None:
         for name in ("a", "b"):
             kept.pods._replace(f"default/{name}", pod(name))
         kept.services._replace("default/kubernetes", service("kubernetes"))
-        await until(lambda: len(kept.files) == 2 and (tmp_path / "seen/services.json").exists())
+        kept.classes._replace("fast", RuntimeClass(metadata=ObjectMeta(name="fast"), handler="crun"))
+        lists = {"services.json", "runtimeclasses.json"}
+        await until(lambda: len(kept.files) == 2 and lists <= set(os.listdir(tmp_path / "seen")))
     assert sorted(kept.files) == ["uid-a.json", "uid-b.json"]
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("seen/pods/*")} == {0o600}
     assert (tmp_path / "seen").stat().st_mode & 0o777 == 0o700
@@ -96,6 +101,7 @@ async def test_what_was_said_comes_back_with_its_status(tmp_path: Path) -> None:
     (found,) = kept.services.items()
     assert found.spec.cluster_ip == "10.96.0.1"
     assert found.metadata.labels == {}, "only what variables are made of"
+    assert [(each.metadata.name, each.handler) for each in kept.classes.items()] == [("fast", "crun")]
 
 
 async def test_only_what_changed_is_written_and_what_is_gone_is_removed(tmp_path: Path) -> None:
