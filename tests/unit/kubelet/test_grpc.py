@@ -14,7 +14,7 @@ from hpack import Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubelet.grpc import Channel, GRPCError, Lost, Status
+from kubelet.grpc import Channel, GRPCError, Lost, Status, _Stream
 from kubelet.hpack import HeaderError, decoded, literal
 
 Work = Callable[["Stream[BytesValue, BytesValue]"], Awaitable[None]]
@@ -105,6 +105,13 @@ async def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(GRPCError) as refused:
             await client.ask("/t/Unary", b"")
         assert (refused.value.status, refused.value.message) == (Status.NOT_FOUND, "nö: 100 %\nnot there")
+
+
+@pytest.mark.parametrize(("said", "status"), [("5", 5), ("99", 2), ("9" * 5000, 2), ("²", 2), ("-1", 2), ("", 2)])
+def test_a_status_that_is_none(said: str, status: int) -> None:
+    error = _Stream(1, 0, b"", headers={"grpc-status": said}).verdict()
+    assert isinstance(error, GRPCError)
+    assert error.status == status
 
 
 async def test_an_answer_may_be_of_sixteen_megabytes(tmp_path: Path) -> None:
