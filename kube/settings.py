@@ -58,13 +58,13 @@ class Option:
 @dataclass(frozen=True, slots=True)
 class Foreign:
     """A key of the stock daemon's file that this one does not read: `remedy` says why, and what to do. Values `as_is` (and
-    empty ones) ask for what is done anyway and are accepted."""
+    empty ones; false is none where true is as it is) ask for what is done anyway and are accepted."""
 
     remedy: str
     as_is: tuple[Any, ...] = ()
 
     def accepts(self, value: Any) -> bool:
-        return _empty(value) or value in self.as_is
+        return value in self.as_is or (_empty(value) and not (value is False and True in self.as_is))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,9 @@ def load(
     if drop_ins:
         parser.add_argument("--config-dir", metavar="DIR", help="its *.conf files are merged into --config, by name")
     _add_flags(parser, kind)
-    given = vars(parser.parse_args(list(argv)))
+    known, unknown = parser.parse_known_args(list(argv))
+    parser.judge(unknown)
+    given = vars(known)
     path, folder = given.pop("config", None), given.pop("config_dir", None)
     whole: dict[str, Any] = {}
     for flag, file in _files(path, folder):
@@ -173,16 +175,25 @@ def render(config: msgspec.Struct) -> dict[str, Any]:
 class _Parser(argparse.ArgumentParser):
     foreign: Mapping[str, Foreign] = MappingProxyType({})
 
-    def error(self, message: str) -> Never:
-        match = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        if match:
-            name = match[1].replace("-", "")
+    def judge(self, unknown: Sequence[str]) -> None:
+        """Most of the stock daemon's keys are flags too: they may ask for what is done anyway."""
+        rest = list(unknown)
+        while rest:
+            flag, given, value = rest.pop(0).partition("=")
+            if not flag.startswith("--"):
+                self.error(f"unrecognized arguments: {flag}")
+            if not given:
+                value = rest.pop(0) if rest and not rest[0].startswith("-") else "true"
+            name = flag.replace("-", "")
             other = next((other for key, other in self.foreign.items() if key.lower() == name), None)
-            if other is not None:  # most of the stock daemon's keys are flags too
-                raise UsageError(f"{match[1]}: {other.remedy}")
-            known = difflib.get_close_matches(match[1], self._option_string_actions, 1)
-            hint = f"did you mean {known[0]}?" if known else "see --help for the flags there are"
-            raise UsageError(f"{match[1]}: unknown flag; {hint}")
+            if other is None:
+                known = difflib.get_close_matches(flag, self._option_string_actions, 1)
+                hint = f"did you mean {known[0]}?" if known else "see --help for the flags there are"
+                raise UsageError(f"{flag}: unknown flag; {hint}")
+            if not other.accepts(_as_in_a_file(value)):
+                raise UsageError(f"{flag}: {other.remedy}")
+
+    def error(self, message: str) -> Never:
         raise UsageError(f"{message}; see --help")
 
 
@@ -369,6 +380,13 @@ def _from_document(
         else:
             values[field.name] = _converted(field, value, where)
     return values
+
+
+def _as_in_a_file(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 def _short(value: Any) -> str:

@@ -329,7 +329,9 @@ def check(config: Config) -> None:
         raise UsageError(
             f"imageGCLowThresholdPercent {low}, imageGCHighThresholdPercent {high}: both from 0 to 100, the low one lower"
         )
-    if config.tls_min_version not in ("", "VersionTLS12", "VersionTLS13"):
+    if 0 < config.image_maximum_gc_age <= config.image_minimum_gc_age:
+        raise UsageError("imageMaximumGCAge: must be longer than imageMinimumGCAge, or 0 for no limit")
+    if config.tls_min_version not in ("", "VersionTLS12", "VersionTLS13"):  # `server.tls.VERSIONS`
         raise UsageError(f"tlsMinVersion: {config.tls_min_version!r}: write VersionTLS12 or VersionTLS13")
     parallel = config.max_parallel_image_pulls
     if parallel is not None and (parallel < 1 or (parallel > 1 and config.serialize_image_pulls)):

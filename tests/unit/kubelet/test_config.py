@@ -82,6 +82,20 @@ def test_refusals_name_the_flag(flags: list[str], words: str) -> None:
         load(*flags)
 
 
+def test_stock_flags_that_ask_for_what_is_so_anyway_are_taken() -> None:
+    plain = load()
+    assert (
+        load(
+            "--cgroup-driver=cgroupfs", "--cgroups-per-qos=true", "--kube-api-qps", "50", "--make-iptables-util-chains"
+        )
+        == plain
+    )
+    with pytest.raises(UsageError, match="--cgroups-per-qos: there are always groups"):
+        load("--cgroup-driver", "cgroupfs", "--cgroups-per-qos=false")
+    with pytest.raises(UsageError, match="unrecognized arguments: here"):
+        load("here")
+
+
 def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean clusterDNS"):
         from_file(tmp_path, "clusterDns: [10.96.0.10]\n")
@@ -211,6 +225,8 @@ def test_each_of_upstreams_keys_is_read_or_refused_in_words() -> None:
         ("containerLogMaxSize: 10Q\n", "containerLogMaxSize: '10Q' is no quantity"),
         ("containerLogMaxFiles: 1\n", "containerLogMaxFiles: 1: at least 2"),
         ("imageGCHighThresholdPercent: 50\n", "imageGCLowThresholdPercent 80, imageGCHighThresholdPercent 50: "),
+        ("imageMaximumGCAge: 2m\n", "imageMaximumGCAge: must be longer than imageMinimumGCAge"),
+        ("tlsMinVersion: VersionTLS11\n", "tlsMinVersion: 'VersionTLS11': write VersionTLS12 or VersionTLS13"),
         ("maxParallelImagePulls: 3\n", "maxParallelImagePulls: 3: at least 1, and more than 1 only with"),
         ("staticPodURL: ftp://x\n", "staticPodURL: 'ftp://x': write http://"),
         ("authorization: {mode: RBAC}\n", "authorization.mode: "),
