@@ -67,16 +67,12 @@ def _docker(config: Config, path: str, name: str, observe: Observer) -> Runtime:
     from kubelet.network import Network
 
     network = Network(config.cni_conf_dir, config.cni_bin_dir, config.cni_cache_dir)
-    try:
-        size = quantity.integer(config.container_log_max_size)
-    except ValueError as error:
-        raise UsageError(f"containerLogMaxSize: {config.container_log_max_size!r}: write it like 10Mi") from error
     options = DockerOptions(
         socket_path=path,
         node=name,
         root=config.root_dir,
         pause_image=config.pod_infra_container_image,
-        logs=LogLimits(size=size, files=config.container_log_max_files),
+        logs=LogLimits(size=quantity.integer(config.container_log_max_size), files=config.container_log_max_files),
         timeout=config.runtime_request_timeout,
     )
     return DockerRuntime(options, network, observe=observe)

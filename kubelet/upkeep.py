@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 from kube import quantity
-from kube.errors import UsageError
 from kube.pods import Pod
 from kube.reconcile import Backoff, Wake, forever
 from kubelet.config import Config
@@ -27,17 +26,8 @@ _BACKOFF = Backoff(first=1.0, most=60.0)
 Records = Callable[[], Iterable[PodRecord]]
 
 
-def log_size(config: Config) -> int:
-    try:
-        return int(quantity.integer(config.container_log_max_size))
-    except ValueError as error:
-        raise UsageError(f"containerLogMaxSize: {config.container_log_max_size!r}: write it like 10Mi") from error
-
-
 def images_of(config: Config, runtime: Runtime, metrics: Metrics, now: Callable[[], datetime]) -> Images:
     """Raises UsageError."""
-    if config.serialize_image_pulls and (config.max_parallel_image_pulls or 1) > 1:
-        raise UsageError("maxParallelImagePulls: more than 1 needs serializeImagePulls: false")
     plugins = None
     if config.image_credential_provider_config:
         folder = config.image_credential_provider_bin_dir
@@ -92,13 +82,13 @@ class Upkeep:
         self._linked: frozenset[str] | None = None  # containers that have their links
         self._linked_at = 0.0
         limits = rotation.Limits(
-            size=log_size(config), files=config.container_log_max_files, workers=config.container_log_max_workers
+            size=int(quantity.integer(config.container_log_max_size)),
+            files=config.container_log_max_files,
+            workers=config.container_log_max_workers,
         )
         self._rotation = None
-        if not runtime.rotates_logs and limits.size >= 0:
+        if not runtime.rotates_logs:
             self._rotation = rotation.Rotation(runtime, config.pod_logs_dir, limits, records, now)
-        if 0 < config.image_maximum_gc_age <= config.image_minimum_gc_age:
-            raise UsageError("imageMaximumGCAge: must be longer than imageMinimumGCAge, or 0 for no limit")
         self._collection = imagegc.Collection(
             runtime,
             imagegc.Policy(

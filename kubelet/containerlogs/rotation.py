@@ -35,7 +35,7 @@ _COMPRESSED = ".gz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    size: int  # bytes; negative is none
+    size: int  # bytes
     files: int = 5
     workers: int = 1
 
