@@ -40,7 +40,7 @@ class Requirement:
             case "DoesNotExist":
                 return value is None
             case "Gt" | "Lt":
-                bound = next(iter(self.values))
+                bound = next(iter(self.values), "")
                 if value is None or not _integer(value) or not _integer(bound):
                     return False
                 return int(value) > int(bound) if self.operator == "Gt" else int(value) < int(bound)
@@ -81,7 +81,7 @@ class FieldSelector:
 
 def _integer(text: str) -> bool:
     digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit()
+    return digits.isascii() and digits.isdigit() and len(digits) < 20  # about what fits into 64 bits
 
 
 @lru_cache(maxsize=1024)

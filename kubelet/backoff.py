@@ -54,7 +54,7 @@ def spelt(seconds: float) -> str:
     return f"{minutes}m{secs}s" if minutes else f"{secs}s"
 
 
-_TOLD = re.compile(r"back-off (?:(\d+)h)?(?:(\d+)m)?(\d+)s restarting failed")
+_TOLD = re.compile(r"back-off (?:(\d{1,4})h)?(?:(\d{1,4})m)?(\d{1,4})s restarting failed")
 
 
 def told(message: str) -> float:

@@ -152,7 +152,7 @@ class Living:
         if life.sentence is not None:
             return
         limit, begun = pod.spec.active_deadline_seconds, life.status.start_time or pod.status.start_time
-        if limit is not None and begun is not None and self._clock() >= begun + timedelta(seconds=limit):
+        if limit is not None and begun is not None and (self._clock() - begun).total_seconds() >= limit:
             message = "Pod was active on the node longer than the specified deadline"
             life.sentence = Sentence(FAILED, "DeadlineExceeded", message)
             self._told.pod(pod, "Normal", "DeadlineExceeded", message)
@@ -284,6 +284,5 @@ class Living:
         if todo.again_at is not None:
             moments.append((todo.again_at - now).total_seconds())
         if pod.spec.active_deadline_seconds is not None and life.status.start_time is not None:
-            end = life.status.start_time + timedelta(seconds=pod.spec.active_deadline_seconds)
-            moments.append((end - now).total_seconds())
+            moments.append(pod.spec.active_deadline_seconds - (now - life.status.start_time).total_seconds())
         return max(0.0, min(moments))

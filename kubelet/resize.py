@@ -20,7 +20,6 @@ from fractions import Fraction
 
 import msgspec
 
-from kube import quantity
 from kube.pods import Container, ContainerStatus, Pod, ResourceRequirements
 from kubelet import resources
 from kubelet.admission.fit import Ground, counted, room_of, shortages
@@ -96,8 +95,7 @@ def same(one: ResourceRequirements, other: ResourceRequirements) -> bool:
 
 
 def _amounts(given: ResourceRequirements) -> tuple[dict[str, Fraction], dict[str, Fraction]]:
-    limits, requests = ({n: quantity.parse(a) for n, a in part.items()} for part in (given.limits, given.requests))
-    return limits, requests
+    return resources.amounts_of(given.limits), resources.amounts_of(given.requests)
 
 
 def changed(pod: Pod, allocation: Allocation) -> bool:

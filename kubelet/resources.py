@@ -55,15 +55,30 @@ def requests_of(container: Container) -> dict[str, str]:
 
 def canonical(amounts: Mapping[str, str]) -> dict[str, str]:
     """As the API server spells them: what a file of a static pod says must not differ from what comes back."""
-    return {name: quantity.canonical(amount) for name, amount in amounts.items()}
+    return {name: _canonical(amount) for name, amount in amounts.items()}
+
+
+def _canonical(text: str) -> str:
+    try:
+        return quantity.canonical(text)
+    except ValueError:
+        return text
 
 
 def limits_of(container: Container) -> dict[str, str]:
     return container.resources.limits
 
 
-def _parsed(amounts: Mapping[str, str]) -> Amounts:
-    return {name: quantity.parse(amount) for name, amount in amounts.items()}
+def amounts_of(amounts: Mapping[str, str]) -> Amounts:
+    """What is no quantity counts as nothing: `kubelet.admission.refusals` names it, and its pod is not started."""
+    return {name: _amount(amount) for name, amount in amounts.items()}
+
+
+def _amount(text: str) -> Fraction:
+    try:
+        return quantity.parse(text)
+    except ValueError:
+        return Fraction(0)
 
 
 def _added(one: Amounts, other: Amounts) -> Amounts:
@@ -78,14 +93,14 @@ def _total(pod: Pod, of: Callable[[Container], Mapping[str, str]]) -> Amounts:
     running: Amounts = {}
     for container in pod.spec.containers:
         for name, amount in of(container).items():
-            parsed = quantity.parse(amount)
+            parsed = _amount(amount)
             running[name] = running[name] + parsed if name in running else parsed
     if not pod.spec.init_containers:
         return running
     starting: Amounts = {}
     sidecars: Amounts = {}
     for container in pod.spec.init_containers:
-        own = _parsed(of(container))
+        own = amounts_of(of(container))
         if is_sidecar(container):
             running, sidecars = _added(running, own), _added(sidecars, own)
             starting = _highest(starting, sidecars)
@@ -104,8 +119,8 @@ def requests(pod: Pod) -> Amounts:
     """What the scheduler counted: cores, bytes, pieces."""
     total = _total(pod, requests_of)
     if pod.spec.resources:
-        total |= _parsed(_own(pod)[0])
-    return _added(total, _parsed(pod.spec.overhead)) if pod.spec.overhead else total
+        total |= amounts_of(_own(pod)[0])
+    return _added(total, amounts_of(pod.spec.overhead)) if pod.spec.overhead else total
 
 
 def pod_requests(pod: Pod) -> dict[str, int]:
@@ -127,7 +142,7 @@ def _bytes(amounts: Amounts) -> int:
 
 def _computed(amounts: Mapping[str, str]) -> Amounts:
     """Those that make a QoS class, where there is anything of them."""
-    return {name: amount for name, amount in _parsed(amounts).items() if name in ("cpu", "memory") and amount > 0}
+    return {name: amount for name, amount in amounts_of(amounts).items() if name in ("cpu", "memory") and amount > 0}
 
 
 def qos_class(pod: Pod) -> str:
@@ -177,7 +192,7 @@ def pod_limits(pod: Pod, policy: Policy = UPSTREAMS) -> Limits:
     own = _computed(_own(pod)[1])
     declared = [_computed(c.resources.limits) for c in (*pod.spec.init_containers, *pod.spec.containers)]
     total = {**_total(pod, limits_of), **own}
-    total = {name: amount + _parsed(pod.spec.overhead).get(name, 0) for name, amount in total.items() if amount > 0}
+    total = {name: amount + amounts_of(pod.spec.overhead).get(name, 0) for name, amount in total.items() if amount > 0}
     held = {name for name in ("cpu", "memory") if name in own or all(name in limits for limits in declared)}
     return Limits(
         cpu_shares=shares(pod_requests(pod)["cpu"]),
@@ -204,16 +219,16 @@ def oom_score_adj(pod: Pod, container: Container, node_memory: int) -> int:
         case "BestEffort":
             return 1000
         case _:
-            asked = _bytes(_parsed(requests_of(container)))
+            asked = _bytes(amounts_of(requests_of(container)))
             if is_sidecar(container) and any(container.name == c.name for c in pod.spec.init_containers):
-                asked = max(asked, min(_bytes(_parsed(requests_of(c))) for c in pod.spec.containers))
+                asked = max(asked, min((_bytes(amounts_of(requests_of(c))) for c in pod.spec.containers), default=0))
             score = 1000 - 1000 * (asked + _spare(pod)) // max(1, node_memory)
             return max(1000 + LAST_TO_DIE, min(999, score))
 
 
 def _spare(pod: Pod) -> int:
     """Each container's share of memory that the pod asks for and its containers do not."""
-    own = _parsed(_own(pod)[0])
+    own = amounts_of(_own(pod)[0])
     if not own:
         return 0
     lasting = [c for c in pod.spec.init_containers if is_sidecar(c)]
@@ -222,10 +237,10 @@ def _spare(pod: Pod) -> int:
 
 
 def container_resources(pod: Pod, container: Container, node_memory: int, policy: Policy = UPSTREAMS) -> LinuxResources:
-    limits = _parsed(container.resources.limits)
+    limits = amounts_of(container.resources.limits)
     held = quota(_milli(limits), policy.period) if policy.quota else 0
     return LinuxResources(
-        cpu_shares=shares(_milli(_parsed(requests_of(container)))),
+        cpu_shares=shares(_milli(amounts_of(requests_of(container)))),
         cpu_period=policy.period if held else 0,
         cpu_quota=held,
         memory_limit=_bytes(limits),
@@ -235,6 +250,24 @@ def container_resources(pod: Pod, container: Container, node_memory: int, policy
             for size, amount in sorted(limits.items())
             if size.startswith("hugepages-")
         ),
+    )
+
+
+def sandbox_resources(pod: Pod, policy: Policy = UPSTREAMS) -> tuple[LinuxResources, LinuxResources | None]:
+    """Of all containers together, and of the overhead. (calculateSandboxResources, convertOverheadToLinuxResources)"""
+    asked, held = (_parsed(amounts) for amounts in _own(pod))
+    whole = _sized({**_total(pod, requests_of), **asked}, {**_total(pod, limits_of), **held}, policy)
+    over = _parsed(pod.spec.overhead)
+    return whole, _sized(over, over, policy) if over else None
+
+
+def _sized(asked: Amounts, limits: Amounts, policy: Policy) -> LinuxResources:
+    held = quota(_milli(limits), policy.period) if policy.quota else 0
+    return LinuxResources(
+        cpu_shares=shares(_milli(asked)),
+        cpu_period=policy.period if held else 0,
+        cpu_quota=held,
+        memory_limit=_bytes(limits),
     )
 
 

@@ -9,9 +9,10 @@ Two answers, by what it would mean to run the pod all the same:
 Each names the field, and what to do until a later version brings it. What upstream rejects too is `kubelet.admission.fit`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from kube import quantity
 from kube.pods import Container, Pod, PodSecurityContext, SecurityContext
 from kubelet.observe import wanted
 
@@ -53,6 +54,19 @@ def _of_pod(pod: Pod) -> Iterator[str]:
         yield f"spec.resourceClaims: dynamic resources are {NEXT}; remove them"
     if spec.security_context is not None:
         yield from _of_profiles("spec.securityContext", spec.security_context)
+    yield from _of_amounts("spec.overhead", spec.overhead)
+    if spec.resources is not None:
+        yield from _of_amounts("spec.resources.limits", spec.resources.limits)
+        yield from _of_amounts("spec.resources.requests", spec.resources.requests)
+
+
+def _of_amounts(where: str, amounts: Mapping[str, str]) -> Iterator[str]:
+    """An API refuses these; what an API let pass must not pass for nothing."""
+    for name, amount in amounts.items():
+        try:
+            quantity.parse(amount)
+        except ValueError:
+            yield f"{where}.{name}: {amount!r} is no quantity; write it like 100m or 256Mi"
 
 
 def _of_profiles(where: str, context: SecurityContext | PodSecurityContext) -> Iterator[str]:
@@ -61,6 +75,8 @@ def _of_profiles(where: str, context: SecurityContext | PodSecurityContext) -> I
 
 
 def _of_container(where: str, container: Container) -> Iterator[str]:
+    yield from _of_amounts(f"{where}.resources.limits", container.resources.limits)
+    yield from _of_amounts(f"{where}.resources.requests", container.resources.requests)
     for index, mount in enumerate(container.volume_mounts):
         place = f"{where}.volumeMounts[{index}]"
         if mount.sub_path or mount.sub_path_expr:

@@ -21,6 +21,7 @@ from kubelet.plan.draft import Draft
 from kubelet.plan.situation import Situation, current, hooked, is_sidecar, usable_sandbox
 from kubelet.runtime import ContainerState, ContainerStatus
 
+MOST_GRACE = 2**31 - 1  # seconds
 LEAST_GRACE = 2.0  # seconds between SIGTERM and SIGKILL, whatever was used up before
 
 
@@ -91,8 +92,8 @@ def _sidecars(at: Ending, left: float) -> Draft | None:
 
 
 def shrunk(grace: int | None, wish: int | None) -> int | None:
-    """A grace period only shrinks, and never below one second."""
+    """A grace period only shrinks, and never below one second. The API takes graces that no calendar does."""
     if wish is None:
         return grace
-    wish = max(1, wish)
+    wish = max(1, min(wish, MOST_GRACE))
     return wish if grace is None else min(grace, wish)

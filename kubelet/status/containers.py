@@ -27,7 +27,7 @@ from kube.pods import (
 )
 from kubelet.model import Health, Stage, Verdict
 from kubelet.plan import is_sidecar, reported
-from kubelet.resources import canonical, container_resources
+from kubelet.resources import amounts_of, canonical, container_resources
 from kubelet.runtime import ContainerState as RuntimeState
 from kubelet.runtime import ContainerStatus as RuntimeContainer
 from kubelet.status.report import Report, second
@@ -125,7 +125,7 @@ def _in_force(report: Report, container: Container, status: RuntimeContainer) ->
             limits["cpu"] = quantity.decimal(Fraction(real.cpu_quota, real.cpu_period))
         if "memory" in limits and real.memory_limit > 0 and real.memory_limit != wanted.memory_limit:
             limits["memory"] = quantity.binary(real.memory_limit)
-            if "memory" in requests and quantity.parse(requests["memory"]) > real.memory_limit:
+            if "memory" in requests and amounts_of(requests)["memory"] > real.memory_limit:
                 requests["memory"] = limits["memory"]  # what is promised and not yet given cannot be in force
         if "cpu" in requests and real.cpu_shares > 0 and real.cpu_shares != wanted.cpu_shares:
             requests["cpu"] = quantity.decimal(Fraction(-(-real.cpu_shares * 1000 // 1024), 1000))
