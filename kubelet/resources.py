@@ -255,9 +255,9 @@ def container_resources(pod: Pod, container: Container, node_memory: int, policy
 
 def sandbox_resources(pod: Pod, policy: Policy = UPSTREAMS) -> tuple[LinuxResources, LinuxResources | None]:
     """Of all containers together, and of the overhead. (calculateSandboxResources, convertOverheadToLinuxResources)"""
-    asked, held = (_parsed(amounts) for amounts in _own(pod))
+    asked, held = (amounts_of(amounts) for amounts in _own(pod))
     whole = _sized({**_total(pod, requests_of), **asked}, {**_total(pod, limits_of), **held}, policy)
-    over = _parsed(pod.spec.overhead)
+    over = amounts_of(pod.spec.overhead)
     return whole, _sized(over, over, policy) if over else None
 
 
