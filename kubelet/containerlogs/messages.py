@@ -2,7 +2,8 @@
 
 `File`: the last 4,096 bytes of the file that the kubelet put at terminationMessagePath. `FallbackToLogsOnError`: where that is
 empty and the exit code is not 0, the log's last 80 lines, of them the last 2,048 bytes. A container that has ended says no
-more, so each is read once. (pkg/kubelet/kuberuntime/kuberuntime_container.go, getTerminationMessage)
+more, so each is read once; where there was nothing to read, another look may find what its log said last.
+(pkg/kubelet/kuberuntime/kuberuntime_container.go, getTerminationMessage)
 """
 
 import os
