@@ -11,7 +11,8 @@ from kube.resources import PODS
 from kubelet.model import Stage
 from kubelet.probing.probes import Outcome, Target
 from kubelet.runtime import NotFound, RuntimeUnavailable
-from tests.contracts.kubelet_rig import IMAGE, Rig, container, eventually, ready, with_a_node
+from tests.contracts.kubelet_rig import Rig, container, eventually, ready, with_a_node
+from tests.fakes.runtime import IMAGE
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:shutdown_timeout should be set:DeprecationWarning")
@@ -81,7 +82,7 @@ async def test_a_hook_that_is_cut_short_by_a_deletion_is_run_again(node: Rig) ->
     await node.create(containers=[container("a", lifecycle=hook)], terminationGracePeriodSeconds=30)
     await node.until(ready, "ready")
     assert node.wiring is not None
-    node.wiring.deeds.stops._hooks.run = run  # type: ignore[method-assign]
+    node.wiring.deeds.stops._hooks.run = run  # type: ignore[assignment,method-assign]
     await node.client.patch(PODS, "p", OTHER_IMAGE, "default", kind=Patch.STRATEGIC)
     await eventually(lambda: len(begun) == 1, "the hook runs for the new image")
     await node.client.delete(PODS, "p", "default")
@@ -140,7 +141,7 @@ async def test_a_sidecar_that_is_started_again_is_not_waited_for_past_the_grace(
             await asyncio.Event().wait()
 
     assert node.wiring is not None
-    node.wiring.deeds._starts._hooks.run = run  # type: ignore[method-assign]
+    node.wiring.deeds._starts._hooks.run = run  # type: ignore[assignment,method-assign]
     hook = {"postStart": {"exec": {"command": ["warm", "up"]}}}
     await node.create(
         initContainers=[container("log", restartPolicy="Always", lifecycle=hook)], terminationGracePeriodSeconds=4
