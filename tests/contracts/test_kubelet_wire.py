@@ -8,12 +8,14 @@ which this kubelet could not be pointed at another API server.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
-from kube.client import Client
-from kube.resources import CONFIGMAPS, PODS
-from tests.contracts.kubelet_rig import Rig, api, container, eventually, ready
+from kube.client import Client, Patch
+from kube.pods import Pod
+from kube.resources import CONFIGMAPS, PODS, SECRETS
+from tests.contracts.kubelet_rig import NODE, Rig, api, container, eventually, ready
 from tests.fakes.eavesdropper import Heard, eavesdropping
 from tests.fakes.runtime import FakeRuntime
 
@@ -37,21 +39,14 @@ ALLOWED = [
     ("PUT", f"{LEASES}/{NAME}", "", "application/json"),
     ("GET", "/api/v1/pods", f"spec.nodeName={NAME}", ""),
     ("GET", "/api/v1/services", "(spec.clusterIP!=None)?", ""),
-    ("GET", "/apis/storage.k8s.io/v1/csidrivers", "", ""),
     ("GET", "/apis/node.k8s.io/v1/runtimeclasses", "", ""),
     ("GET", f"{NAMESPACED}/(configmaps|secrets)", f"metadata.name={NAME}", ""),
-    ("GET", f"{NAMESPACED}/(configmaps|secrets)/{NAME}", "", ""),
-    ("GET", f"{NAMESPACED}/pods/{NAME}", "", ""),
     ("POST", f"{NAMESPACED}/pods", "", "application/json"),  # mirror pods
     ("PATCH", f"{NAMESPACED}/pods/{NAME}/status", "", STRATEGIC),
     ("DELETE", f"{NAMESPACED}/pods/{NAME}", "", "application/json"),
     ("POST", f"{NAMESPACED}/serviceaccounts/{NAME}/token", "", "application/json"),
     ("POST", f"{NAMESPACED}/events", "", "application/json"),
     ("PATCH", f"{NAMESPACED}/events/{NAME}", "", STRATEGIC),
-    ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", "", "application/json"),
-    ("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", "", "application/json"),
-    ("POST", "/apis/certificates.k8s.io/v1/certificatesigningrequests", "", "application/json"),
-    ("GET", "/apis/certificates.k8s.io/v1/certificatesigningrequests", f"metadata.name={NAME}", ""),
 ]
 
 
@@ -65,19 +60,36 @@ def allowed(one: Heard) -> bool:
     )
 
 
+def _resized(pod: Pod) -> bool:
+    return any(one.allocated_resources.get("cpu") == "20m" for one in pod.status.container_statuses)
+
+
 async def _a_life(node: Rig, operator: Client) -> None:
-    """Everything for which the kubelet turns to the API: volumes, environment, tokens, statuses, Events, deletion."""
+    """Volumes, environment, statuses, Events, a resize, deletion; a static pod and its mirror. (Reviews and certificates are
+    asked for outside of what runs here.)"""
     settings = {"metadata": {"name": "settings"}, "data": {"A": "1"}}
     await operator.create(CONFIGMAPS, settings, "default")
+    await operator.create(SECRETS, {"metadata": {"name": "hidden"}, "data": {"B": "MQ=="}}, "default")
+    manifest = node.folder / "manifests" / "web.json"
+    manifest.parent.mkdir()
+    body = {"containers": [container("a")], "terminationGracePeriodSeconds": 1}
+    manifest.write_text(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": body}))
     app = container(
         "a",
-        envFrom=[{"configMapRef": {"name": "settings"}}],
+        envFrom=[{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "hidden"}}],
+        resources={"requests": {"cpu": "10m"}},
         volumeMounts=[{"name": "settings", "mountPath": "/settings"}],
     )
     volume = {"name": "settings", "configMap": {"name": "settings"}}
     pod = await node.create("p", containers=[app], volumes=[volume])
     await node.until(ready, "it is ready")
     await node.until_event("Started")
+    bigger = {"spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": "20m"}}}]}}
+    await operator.patch(PODS, "p", bigger, "default", kind=Patch.STRATEGIC, subresource="resize")
+    await node.until(_resized, "it is resized")
+    await node.until(ready, "the mirror is ready", f"web-{NODE}")
+    manifest.unlink()
+    await node.until_gone(f"web-{NODE}")
     await operator.delete(PODS, "p", "default", uid=pod.metadata.uid)
     await node.until_gone()
 
@@ -121,6 +133,8 @@ def _pod_statuses(heard: list[Heard]) -> None:
 
 def _deletion(heard: list[Heard]) -> None:
     """At once, and of this very pod only."""
-    (deletion,) = [one for one in heard if one.method == "DELETE"]
-    assert deletion.body["gracePeriodSeconds"] == 0
-    assert deletion.body["preconditions"]["uid"]
+    deletions = [one for one in heard if one.method == "DELETE"]
+    assert {one.path.rpartition("/")[2] for one in deletions} == {"p", f"web-{NODE}"}
+    for one in deletions:
+        assert one.body["gracePeriodSeconds"] == 0
+        assert one.body["preconditions"]["uid"]
