@@ -163,6 +163,8 @@ class SandboxConfig:
     port_mappings: tuple[PortMapping, ...] = ()
     security: SandboxSecurity = SandboxSecurity()
     handler: str = ""  # a RuntimeClass' handler; "" = the runtime's default
+    resources: LinuxResources | None = None  # of all containers: what a virtual machine is made for
+    overhead: LinuxResources | None = None  # of its RuntimeClass, on top
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

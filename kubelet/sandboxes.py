@@ -28,6 +28,7 @@ def uid_of(log_directory_name: str) -> str:
 def sandbox_config(pod: Pod, attempt: int, place: Place, resolver: hosts.Resolver, handler: str = "") -> SandboxConfig:
     """`handler` is the one of the pod's RuntimeClass."""
     meta, spec, context = pod.metadata, pod.spec, pod.spec.security_context
+    whole, overhead = resources.sandbox_resources(pod, place.policy)
     return SandboxConfig(
         pod=PodIdentity(meta.name, meta.namespace, meta.uid),
         attempt=attempt,
@@ -45,6 +46,8 @@ def sandbox_config(pod: Pod, attempt: int, place: Place, resolver: hosts.Resolve
         port_mappings=() if spec.host_network else tuple(_port_mappings(pod)),
         security=_security(pod),
         handler=handler,
+        resources=whole,
+        overhead=overhead,
     )
 
 

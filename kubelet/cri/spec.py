@@ -137,7 +137,11 @@ def sandbox(config: SandboxConfig, owner: Owner) -> pb.PodSandboxConfig:
         labels={**config.labels, **_identity(config.pod, owner)},
         annotations=config.annotations,
         linux=pb.LinuxPodSandboxConfig(
-            cgroup_parent=config.cgroup_parent, security_context=security, sysctls=config.sysctls
+            cgroup_parent=config.cgroup_parent,
+            security_context=security,
+            sysctls=config.sysctls,
+            resources=resources(config.resources) if config.resources is not None else None,
+            overhead=resources(config.overhead) if config.overhead is not None else None,
         ),
     )
 

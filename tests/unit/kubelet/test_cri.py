@@ -84,8 +84,12 @@ def test_a_sandbox_says_all_that_it_was_given() -> None:
         dns=DNS(servers=("10.96.0.10",), searches=("x",), options=("ndots:5",)),
         port_mappings=(PortMapping(protocol="UDP", container_port=53, host_port=5353, host_ip="127.0.0.1"),),
         security=SandboxSecurity(run_as_user=1000, run_as_group=2000, supplemental_groups=(3,), privileged=True),
+        resources=LinuxResources(cpu_shares=512, memory_limit=1 << 20),
+        overhead=LinuxResources(memory_limit=4096),
     )
     made = spec.sandbox(config, OWNER)
+    assert (made.linux.resources.cpu_shares, made.linux.resources.memory_limit_in_bytes) == (512, 1 << 20)
+    assert made.linux.overhead.memory_limit_in_bytes == 4096
     assert (made.metadata.name, made.metadata.namespace, made.metadata.uid, made.metadata.attempt) == (
         "web", "default", "uid-1", 2,
     )  # fmt: skip

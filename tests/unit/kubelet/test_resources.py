@@ -121,3 +121,15 @@ def test_huge_pages_go_by_the_kernel_s_names() -> None:
 def test_where_pods_live() -> None:
     assert resources.pod_cgroup("/", pod(container())) == "/kubepods/besteffort/podu1"
     assert resources.pod_cgroup("/wherry/lab/n1", pod(container(limits=FULL))) == "/wherry/lab/n1/kubepods/podu1"
+
+
+def test_what_a_sandbox_is_made_for() -> None:
+    """All containers together, and the overhead apart from them."""
+    whole, overhead = resources.sandbox_resources(pod(container(limits=FULL), container("d", limits=FULL)))
+    assert (whole.cpu_shares, whole.cpu_quota, whole.memory_limit) == (1024, 100_000, 128 << 20)
+    assert overhead is None
+    subject = msgspec.structs.replace(pod(container()), spec=PodSpec(overhead={"cpu": "250m", "memory": "1Mi"}))
+    whole, overhead = resources.sandbox_resources(subject)
+    assert (whole.cpu_quota, whole.memory_limit) == (0, 0)
+    assert overhead is not None
+    assert (overhead.cpu_shares, overhead.cpu_quota, overhead.memory_limit) == (256, 25_000, 1 << 20)
