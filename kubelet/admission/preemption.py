@@ -3,7 +3,7 @@
 Candidates are pods of lower standing: others when the newcomer is critical and they are not, or those of lower priority.
 As few and as cheap as possible are taken: Guaranteed pods only as far as all Burstable and BestEffort ones together would
 not do, then Burstable ones likewise. Within a class the pod whose requests come nearest to what is missing goes first.
-(pkg/kubelet/admission/preemption/preemption.go)
+(pkg/kubelet/preemption/preemption.go)
 """
 
 from collections.abc import Iterable, Mapping, Sequence

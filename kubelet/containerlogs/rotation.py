@@ -7,7 +7,7 @@
 Together at most containerLogMaxFiles. A kubelet that died between renaming and reopening left a container that writes into a
 file of another name and no file of its own: whoever finds that says "reopen" again. On a full disk older ones stay
 uncompressed until there is room, and what is too many goes all the same.
-(Upstream: pkg/kubelet/containerlogs/logs/container_log_manager.go.)
+(Upstream: pkg/kubelet/logs/container_log_manager.go.)
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ container (running or dead) or a pod of this node names, what the runtime has pi
 imageMinimumGCAge ago. An image's last use is remembered while the kubelet runs; after a restart all are new.
 
 100 percent turns the first part off, which is right where a runtime is shared with somebody: an image is not known to be
-another's. (Upstream: pkg/kubelet/images/presence/image_gc_manager.go.)
+another's. (Upstream: pkg/kubelet/images/image_gc_manager.go.)
 """
 
 from __future__ import annotations

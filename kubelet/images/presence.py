@@ -1,4 +1,4 @@
-"""Whether a container's image is there, and getting it where it is not (upstream: pkg/kubelet/images/presence/image_manager.go).
+"""Whether a container's image is there, and getting it where it is not (upstream: pkg/kubelet/images/image_manager.go).
 
     policy         there            absent
     Always         pull             pull

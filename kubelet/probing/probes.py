@@ -1,6 +1,6 @@
 """When to probe which container, and what the outcomes add up to.
 
-One heap of due times for all probes of the node, one task per probe in flight. The rules (pkg/kubelet/probing/prober/worker.go):
+One heap of due times for all probes of the node, one task per probe in flight. The rules (pkg/kubelet/prober/worker.go):
 - A verdict changes after `successThreshold` or `failureThreshold` equal outcomes in a row; an attempt that could not be made
   at all (the runtime is away) counts as none.
 - Before the first outcome liveness holds, readiness does not, startup is unknown. The startup probe gates the other two and

@@ -1,4 +1,4 @@
-"""How the node's probes went, for /metrics/probes, under upstream's names (pkg/kubelet/probing/prober/prober_manager.go).
+"""How the node's probes went, for /metrics/probes, under upstream's names (pkg/kubelet/prober/prober_manager.go).
 
 Counted by hand: with four labels a probe the client library costs more than some probes do. A probe's series end with its
 pod, as upstream's do.

@@ -362,7 +362,7 @@ async def test_what_was_counted(rig: Rig) -> None:
 
 
 def upstreams(kind: Kind, outcomes: list[Outcome], wanted: Probe) -> tuple[Verdict, int]:
-    """The worker of pkg/kubelet/probing/prober/worker.go on these outcomes: its verdict, and how many of them it took."""
+    """The worker of pkg/kubelet/prober/worker.go on these outcomes: its verdict, and how many of them it took."""
     verdict = {Kind.STARTUP: Verdict.UNKNOWN, Kind.LIVENESS: SUCCESS, Kind.READINESS: FAILURE}[kind]
     last, in_a_row = None, 0
     for taken, outcome in enumerate(outcomes):
