@@ -151,6 +151,21 @@ def test_compressing_is_all_or_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [packed.name]
 
 
+def test_what_is_no_log_is_not_compressed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pod that mounts the log directory puts a pipe among the rotated files, or a link to what it may not read."""
+    (tmp_path / "secret").write_text("no\n")
+    log = tmp_path / "0.log"
+    os.mkfifo(f"{log}.20260102-030405")
+    Path(f"{log}.20260102-030406").symlink_to(tmp_path / "secret")
+    before = set(os.listdir(tmp_path))
+    rotation.tidy(str(log), 5)
+    assert set(os.listdir(tmp_path)) == before
+    assert [record.getMessage().partition("uncompressed: ")[2] for record in caplog.records] == [
+        "it is no file",
+        "it is a link",
+    ]
+
+
 async def test_followers_miss_nothing(world: World) -> None:
     """Each line once, in order, while the log is set aside again and again."""
     found = b""
