@@ -143,7 +143,7 @@ def _seccomp(profile: SeccompProfile | None, policy: resources.Policy) -> str:
     if profile.type != "Localhost":
         return UNCONFINED if profile.type == UNCONFINED else RUNTIME_DEFAULT
     name = profile.localhost_profile or ""
-    if not name or name.startswith("/") or ".." in name.split("/"):
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise Invalid(f"seccompProfile.localhostProfile: {name!r}: name a file below {policy.profiles}")
     return f"{policy.profiles}/{name}"
 

@@ -51,7 +51,7 @@ class Starts:
             target = _target(action, seen)
             config = containers.container_config(pod, action, image, variables, furniture, target)
             os.makedirs(os.path.join(sandbox.log_directory, name), mode=0o755, exist_ok=True)
-        except (Missing, Invalid, OSError) as error:  # OSError: a full disk, for one
+        except (Missing, Invalid, OSError, ValueError) as error:  # a full disk, for one; a zero byte in a path
             told.container(pod, name, "Warning", "Failed", f"Error: {error}")
             raise StartFailed("CreateContainerConfigError", str(error)) from error
         try:

@@ -135,7 +135,7 @@ def parse(line: bytes) -> Record | None:
     if line[:1] == b"{":
         try:
             found = _docker.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
         text = found.log.encode("utf-8", "surrogateescape")
         return Record(found.time, found.stream, text, not text.endswith(b"\n"))

@@ -203,6 +203,7 @@ def _number(name: str) -> int | None:
     base, plus, forth = name.partition("+")
     base, minus, back = base.partition("-")
     try:
-        return int(signal.Signals[base]) + (int(forth) if plus else 0) - (int(back) if minus else 0)
+        number = int(signal.Signals[base]) + (int(forth) if plus else 0) - (int(back) if minus else 0)
     except (KeyError, ValueError):
         return None
+    return number if number in signal.valid_signals() else None

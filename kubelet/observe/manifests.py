@@ -25,6 +25,7 @@ import yaml
 from kube.errors import Invalid
 from kube.reconcile import Wake
 from kube.settings import one_line
+from kubelet.config import without_userinfo
 from kubelet.observe.static import StaticPod, static_pod
 from linux.inotify import Inotify
 
@@ -227,6 +228,7 @@ class Fetched:
         self, url: str, headers: Mapping[str, tuple[str, ...]], reader: Reader, tell: Tell, period: float
     ) -> None:
         self._url = url
+        self._shown = without_userinfo(url)
         self._headers = [(name, value) for name, values in headers.items() for value in values]
         self._reader = reader
         self._tell = tell
@@ -266,7 +268,7 @@ class Fetched:
             if not self._failing:
                 self._failing = True
                 self._reader.complain(
-                    f"staticPodURL {self._url}: {str(error) or 'no answer'}; its pods stay as they are"
+                    f"staticPodURL {self._shown}: {str(error) or 'no answer'}; its pods stay as they are"
                 )
 
     def _pods(self, content: bytes) -> list[StaticPod]:

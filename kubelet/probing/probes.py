@@ -284,7 +284,7 @@ class Probes:
         before, watched.streak = watched.streak, judged(watched.streak, outcome, target.probe)
         if (event := words(target, outcome)) is not None:
             self._tell(target, *event)
-        self._schedule(key, max(0.0, target.probe.period_seconds - taken))
+        self._schedule(key, max(0.0, max(1, target.probe.period_seconds) - taken))
         if before.verdict is watched.streak.verdict:
             return
         log.info("pod %s container %s: %s probe: %s", pod.key, name, target.kind.lower(), watched.streak.verdict)

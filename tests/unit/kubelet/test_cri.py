@@ -279,6 +279,9 @@ def test_when_it_was_the_network(message: str, network: bool) -> None:
 
 
 def test_signals_as_the_api_writes_them() -> None:
+    assert {number_of(name) for name in ("SIGRTMIN+999", "SIGRTMAX+1", "SIGRTMIN-" + "9" * 5000, "SIGTERM+\u00b2")} == {
+        None
+    }
     assert [number_of(name) for name in ("SIGTERM", "SIGRTMIN+3", "SIGRTMAX-1", "SIGNOPE", "")] == [
         15, 37, 63, None, None,
     ]  # fmt: skip

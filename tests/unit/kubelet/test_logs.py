@@ -314,3 +314,7 @@ def test_options_from_a_query() -> None:
         follow=True, timestamps=True, tail_lines=5, limit_bytes=9, since=datetime(2026, 1, 2, 3, 3, 5, tzinfo=UTC)
     )
     assert options_from({"sinceTime": "2026-01-01T00:00:00Z"}, NOW).since == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_line_that_is_deeper_than_any_record_is_none() -> None:
+    assert parse(b'{"x":' + b"[" * 100_000) is None

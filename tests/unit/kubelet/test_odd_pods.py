@@ -385,6 +385,7 @@ def test_no_pod_ends_the_kubelet(changes: list[tuple[tuple[Any, ...], Any]]) -> 
         (("spec", "containers", 0, "resources", "limits", "memory"), "8Ei"),
         (("spec", "terminationGracePeriodSeconds"), 1 << 62),
         (("spec", "containers"), []),
+        (("spec", "containers", 0, "securityContext", "seccompProfile", "localhostProfile"), "a\0b"),
         ((*REQUIRED, "nodeSelectorTerms", 0, "matchExpressions", 0, "values"), []),
         (
             (*REQUIRED, "nodeSelectorTerms", 0, "matchExpressions", 0),

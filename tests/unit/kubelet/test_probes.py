@@ -327,6 +327,13 @@ async def test_three_hundred_that_hang_delay_none_that_answers(rig: Rig) -> None
 
 
 @timed
+async def test_a_period_that_is_none_is_a_second(rig: Rig) -> None:
+    rig.track(readiness_probe=probe(period_seconds=-1))
+    await asyncio.sleep(2.5)
+    assert rig.times(Kind.READINESS) == [0, 1, 2]
+
+
+@timed
 async def test_only_so_many_attempts_are_made_at_once(rig: Rig) -> None:
     for n in range(200):
         rig.hanging[f"c{n}"] = 0.4
