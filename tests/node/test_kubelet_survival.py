@@ -166,12 +166,6 @@ def test_a_call_that_hangs_for_one_pod(place: Standing) -> None:
     place.run(test)
 
 
-async def _of(world: World, name: str) -> Pod:
-    found = await world.pod(name)
-    assert found is not None
-    return found
-
-
 def test_deleted_while_its_image_is_pulled_or_its_container_made(place: Standing) -> None:
     async def test(world: World) -> None:
         async with behind_a_door(world) as door:
@@ -339,18 +333,16 @@ def test_a_full_disk(place: Standing) -> None:
                 await world.create("waits", [container("c", POLITE)])
 
                 async def said() -> bool:
-                    reasons = (
-                        "FailedMount",
-                        "FailedCreatePodContainer",
-                        "FailedCreatePodSandBox",
-                        "FailedSync",
-                        "Failed",
-                    )
-                    about = [event for reason in reasons for event in await world.events(reason)]
+                    about = [event for reason in ("FailedMount", "Failed") for event in await world.events(reason)]
                     return any("no space left" in event.message.lower() for event in about)
 
                 await world.eventually(said, "an Event says that there is no space left", 40)
-                assert not ready(await _of(world, "waits"))
+                held = waiting(
+                    await world.until(
+                        "waits", lambda p: waiting(p).reason == "CreateContainerConfigError", "it waits", 10
+                    )
+                )
+                assert "no space left" in held.message.lower()
             filler.unlink()
             await world.until("waits", ready, "it starts when there is room", 60)
             await deleted(world, "waits")
