@@ -20,6 +20,7 @@ from kube.errors import Invalid
 from kube.pods import Pod
 from kube.version import GIT_VERSION, MAJOR, MINOR
 from kubelet.observe.view import RuntimeView
+from kubelet.plan import is_static
 from kubelet.runtime import ContainerState, SandboxState
 from kubelet.volumes import plugin_of
 
@@ -40,8 +41,6 @@ _SIZES: Final = (
     (100 << 30, "60GB-100GB"),
 )
 _LONG: Final = frozenset({"exec", "attach", "portForward", "debug"})
-MIRROR: Final = "kubernetes.io/config.mirror"
-SOURCE: Final = "kubernetes.io/config.source"
 
 
 class Running(Collector):
@@ -73,7 +72,7 @@ class Wanted(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         for name, text, pods in self._families:
-            static = [_static(pod) for pod in pods()]
+            static = [is_static(pod) for pod in pods()]
             family = GaugeMetricFamily(name, text, labels=["static"])
             family.add_metric([""], static.count(False))
             family.add_metric(["true"], static.count(True))
@@ -116,10 +115,6 @@ class _Fallbacks(Collector):
             "The number of times lifecycle handlers successfully fell back to http from https.",
             value=self._count(),
         )
-
-
-def _static(pod: Pod) -> bool:
-    return pod.metadata.annotations.get(SOURCE, "api") != "api"
 
 
 class Health(Collector):

@@ -16,6 +16,7 @@ from fractions import Fraction
 from kube import quantity
 from kube.pods import Container, Pod
 from kubelet.plan import is_sidecar, is_static
+from kubelet.plan.situation import CONFIG_MIRROR
 from kubelet.runtime import LinuxResources
 from linux.cgroup.tree import Limits
 
@@ -168,7 +169,7 @@ def _computed_class(pod: Pod) -> str:
 
 def is_critical(pod: Pod) -> bool:
     """Let in at others' cost: static pods, mirrors, and what has a system priority (kubetypes.IsCriticalPod)."""
-    mirror = "kubernetes.io/config.mirror" in pod.metadata.annotations
+    mirror = CONFIG_MIRROR in pod.metadata.annotations
     return is_static(pod) or mirror or (pod.spec.priority or 0) >= CRITICAL_PRIORITY
 
 

@@ -23,7 +23,8 @@ from kube.pods import Pod
 from kube.reconcile import Backoff, Keys, by_key
 from kube.resources import NODES, PODS
 from kubelet.observe.pods import PodSource
-from kubelet.observe.static import CONFIG_MIRROR, StaticPod
+from kubelet.observe.static import StaticPod
+from kubelet.plan.situation import CONFIG_MIRROR
 
 log = logging.getLogger(__name__)
 

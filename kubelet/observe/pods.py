@@ -6,7 +6,8 @@ import msgspec
 
 from kube.informer import Change, Informer
 from kube.pods import Pod
-from kubelet.observe.static import CONFIG_MIRROR, CONFIG_SOURCE, StaticPod
+from kubelet.observe.static import StaticPod
+from kubelet.plan.situation import CONFIG_MIRROR, CONFIG_SOURCE
 from kubelet.runtime import PodIdentity
 
 

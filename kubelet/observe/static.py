@@ -22,13 +22,12 @@ from kube.errors import Invalid
 from kube.meta import timestamp
 from kube.pods import Container, Pod, PodSpec
 from kubelet.observe import wanted
+from kubelet.plan.situation import CONFIG_MIRROR, CONFIG_SOURCE
 
 Document = dict[str, Any]
 
-CONFIG_SOURCE = "kubernetes.io/config.source"
 CONFIG_HASH = "kubernetes.io/config.hash"
 CONFIG_SEEN = "kubernetes.io/config.seen"
-CONFIG_MIRROR = "kubernetes.io/config.mirror"
 LARGEST = 2**31 - 1
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 _NONE_IS_DEFAULT = ("timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold")

@@ -13,6 +13,7 @@ from kubelet.runtime import ContainerStatus, SandboxRecord
 
 NOTHING_SAID = PodStatus()
 CONFIG_SOURCE = "kubernetes.io/config.source"  # api, or where else this kubelet has the pod from
+CONFIG_MIRROR = "kubernetes.io/config.mirror"  # the uid of the static pod that a pod of the API shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
