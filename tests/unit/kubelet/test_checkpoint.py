@@ -1,6 +1,7 @@
 """What the API last said, on disk and back."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -52,7 +53,11 @@ class Kept:
 
     @property
     def files(self) -> dict[str, str]:
-        return {path.name: path.read_text() for path in self.root.glob("seen/pods/*.json")}
+        found = {}
+        for path in self.root.glob("seen/pods/*.json"):
+            with contextlib.suppress(FileNotFoundError):  # removed between the two looks
+                found[path.name] = path.read_text()
+        return found
 
 
 def pod(name: str, phase: str = "Running") -> Pod:
