@@ -274,19 +274,18 @@ class FakeRuntime:
             )
         for container in reversed(self._containers.values()):
             status = container.status
-            containers[container.pod].append(
-                ContainerRecord(
-                    id=container.id,
-                    sandbox_id=container.sandbox_id,
-                    name=status.name,
-                    attempt=status.attempt,
-                    image=status.image,
-                    image_id=status.image_id,
-                    state=status.state,
-                    created_at=status.created_at,
-                    annotations=container.config.annotations,
-                )
+            record = ContainerRecord(
+                id=container.id,
+                sandbox_id=container.sandbox_id,
+                name=status.name,
+                attempt=status.attempt,
+                image=status.image,
+                image_id=status.image_id,
+                state=status.state,
+                created_at=status.created_at,
+                annotations=container.config.annotations,
             )
+            containers[container.pod].append(record)
         return [
             PodRecord(pod=pod, sandboxes=tuple(sandboxes[pod]), containers=tuple(containers[pod]))
             for pod in dict.fromkeys([*sandboxes, *containers])
