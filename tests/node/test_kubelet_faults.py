@@ -91,7 +91,7 @@ def test_a_missing_config_map_is_waited_for(place: Standing) -> None:
             assert waiting(pod).message == 'configmap "later" not found'
             await told(world, "env", "Failed", 'Error: configmap "later" not found')
             await told(world, "volume", "FailedMount", 'MountVolume.SetUp failed for volume "v"')
-            assert waiting(await _of(world, "volume")).reason == "ContainerCreating"
+            await world.until("volume", lambda p: waiting(p).reason == "ContainerCreating", "ContainerCreating")
             await world.client.create(CONFIGMAPS, {"metadata": {"name": "later"}, "data": {"a": "1"}}, "default")
             for name in ("env", "volume"):
                 await world.until(name, ready, f"{name} starts once the ConfigMap is there", 40)
