@@ -22,6 +22,7 @@ from kube.resources import LEASES, PODS
 from linux import netns as kernel
 from tests.conftest import Netns
 from tests.dockerd import a_cgroup_parent
+from tests.leave_no_trace import Snapshot, settled
 from tests.node import engines
 from tests.node.kubelet_world import World, a_world, container, ready
 
@@ -63,6 +64,7 @@ async def _cleared(world: World) -> None:
 def standing(name: str, folder: Path, **settings: Any) -> Iterator[Standing]:
     """A world on a runtime (`docker` or `containerd`) of its own."""
     with ExitStack() as stack:
+        stack.callback(_nothing_left, Snapshot.take())
         node = Netns(f"wt-{name}-{uuid.uuid4().hex[:6]}")
         kernel.create(node.name)
         stack.callback(kernel.delete, node.name)
@@ -83,6 +85,11 @@ def standing(name: str, folder: Path, **settings: Any) -> Iterator[Standing]:
             with kernel.enter(node.path):
                 loop.run_until_complete(inner.aclose())
                 loop.run_until_complete(loop.shutdown_default_executor())
+
+
+def _nothing_left(before: Snapshot) -> None:
+    left = settled(before)
+    assert not left, f"left behind: {left}"
 
 
 async def _first_pods(world: World) -> None:

@@ -40,6 +40,11 @@ REQUEST_SECONDS = 4
 Trial = Callable[[int, int], int]
 
 
+@pytest.fixture(autouse=True)
+def _leaves_no_trace() -> None:
+    """A runtime that was started again is another process than before: the comparison is around `place`, all of it."""
+
+
 @pytest.fixture(scope="module", params=engines.NAMES)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     requires("root", "netns")
