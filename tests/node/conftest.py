@@ -15,5 +15,5 @@ def _leaves_no_trace(_tiers_dockerd: None, leave_no_trace: Snapshot) -> None:
 def _tiers_dockerd(request: pytest.FixtureRequest) -> None:
     """A test that runs on it may be the first, and it outlives the test: it begins before the machine is looked at."""
     call = getattr(request.node, "callspec", None)
-    if call is not None and "docker" in call.params.values():
+    if call is not None and call.params.get("run") == "docker":
         request.getfixturevalue("dockerd")
