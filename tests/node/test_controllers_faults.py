@@ -5,6 +5,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from kube.meta import now, timestamp
 from kube.resources import DEPLOYMENTS, NODES, PODS
 from tests.fakes.centre import Daemon, eventually, free_port
@@ -101,6 +103,7 @@ async def test_of_two_copies_one_works_and_the_other_takes_over(tmp_path: Path) 
             second.end()
 
 
+@pytest.mark.alone
 async def test_a_burst_is_scheduled_at_once(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (made, client, _nodes):
         await client.create(DEPLOYMENTS, deployment(replicas=1), NS)
