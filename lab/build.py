@@ -97,7 +97,7 @@ def _docker(wish: Wish) -> tuple[str, bool]:
     if endpoint:
         return endpoint, False
     dockerd.own_argv(wish.state)  # says at once when there is no dockerd to run
-    return dockerd.own_endpoint(wish.state), True
+    return dockerd.placed(wish.state), True
 
 
 def _etcd(wanted: bool) -> str:

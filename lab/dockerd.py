@@ -18,6 +18,7 @@ from pathlib import Path
 from kube.errors import UsageError
 
 SYSTEM = "unix:///var/run/docker.sock"
+SOCKET_PATH = 107  # bytes (unix(7))
 
 
 def answering() -> str | None:
@@ -60,11 +61,17 @@ def _asked(endpoint: str, path: str) -> bytes:
 
 
 def own_endpoint(state: str) -> str:
-    """Where the lab's own dockerd will listen. A Unix socket's path has 107 bytes at most, so it is not deep."""
-    path = os.path.join(state, "docker.sock")
-    if len(path) > 100:
-        raise UsageError(f"{path}: too long for a socket path; choose a shorter lab name")
-    return f"unix://{path}"
+    """Where the lab's own dockerd listens."""
+    return f"unix://{os.path.join(state, 'docker.sock')}"
+
+
+def placed(state: str) -> str:
+    """`own_endpoint` of a dockerd that is to be started. A Unix socket's path has 107 bytes at most, and the deepest is that
+    of the containerd that dockerd starts: a longer one would be waited for in vain. Raises UsageError."""
+    deepest = os.path.join(state, "docker", "exec", "containerd", "containerd.sock.ttrpc")
+    if len(os.fsencode(deepest)) > SOCKET_PATH:
+        raise UsageError(f"{deepest}: too long for a socket path; choose a shorter --state-dir or lab name")
+    return own_endpoint(state)
 
 
 def own_argv(state: str) -> tuple[str, ...]:

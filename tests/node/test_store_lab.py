@@ -8,9 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from lab import supervisor
 from tests.requirements import requires
@@ -23,10 +27,17 @@ def wherry(*words: str, check: bool = True, timeout: float = 240) -> subprocess.
     return done
 
 
-def test_a_lab_on_etcd(tmp_path: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's own, which is too deep for a socket's path."""
+    with tempfile.TemporaryDirectory(prefix="lab-") as made:
+        yield Path(made)
+
+
+def test_a_lab_on_etcd(folder: Path) -> None:
     requires("root", "netns", "iptables", "dockerd", "kubectl", "etcd", "etcdctl")
     name = f"t{uuid.uuid4().hex[:5]}"
-    base = ["lab", "--name", name, "--state-dir", str(tmp_path)]
+    base = ["lab", "--name", name, "--state-dir", str(folder)]
     inside = [*base, "shell", "node1", "--"]
     etcd = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "http://127.0.0.1:2379"]
     try:
@@ -36,7 +47,7 @@ def test_a_lab_on_etcd(tmp_path: Path) -> None:
         assert {"/registry/configmaps/default/kept", "/registry/minions/node1"} <= set(keys)
         value = wherry(*inside, *etcd, "get", "/registry/configmaps/default/kept", "--print-value-only").stdout
         assert json.loads(value)["data"] == {"a": "b"}
-        told = supervisor.ask(str(tmp_path / name), {"order": "status"})
+        told = supervisor.ask(str(folder / name), {"order": "status"})
         assert told is not None
         os.kill(told["daemons"]["node1/etcd"]["pid"], signal.SIGKILL)  # the supervisor starts it again
         deadline = time.monotonic() + 60
@@ -53,6 +64,6 @@ def test_a_lab_on_etcd(tmp_path: Path) -> None:
         assert "has its objects in etcd" in refused.stderr
     finally:
         wherry(*base, "down")
-    assert not (tmp_path / name).exists()
+    assert not (folder / name).exists()
     assert shutil.which("etcd")
     assert not os.path.exists(f"/run/netns/wherry-{name}-node1")
