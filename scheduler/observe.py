@@ -138,8 +138,11 @@ class Observed:
         return all(i.synced.is_set() for i in self.informers)
 
     def assume(self, pod: PodView, node: str) -> None:
-        """The server has accepted this binding."""
-        self._assumed[f"{pod.namespace}/{pod.name}"] = (node, pod)
+        """The server has accepted this binding. The watch may have told of it before the answer was here, or of the pod's
+        end: then there is nothing to bridge, and what is assumed now would be counted beside it for ever."""
+        shown = self.pods.get(pod.name, pod.namespace)
+        if shown is not None and shown.metadata.uid == pod.uid and not shown.spec.node_name:
+            self._assumed[shown.metadata.key] = (node, pod)
 
     def read(self) -> tuple[list[Pod], list[PodView], list[NodeView]]:
         """The pending pods, oldest first, the same as views, and the nodes with everything that is on them."""

@@ -111,6 +111,18 @@ def test_an_assumed_pod_that_is_gone_or_another_one_is_forgotten() -> None:
     assert used(shown.observed) == 0
 
 
+def test_a_binding_that_the_watch_told_of_before_its_answer_counts_once() -> None:
+    shown = Shown()
+    shown.show(a_node())
+    shown.show(a_pod())
+    shown.show(a_pod(node="n1", version="2"))
+    shown.observed.assume(pod_view(a_pod()), "n1")
+    assert used(shown.observed) == 1000
+    shown.show(a_pod(node="n1", version="2"), gone=True)
+    shown.observed.assume(pod_view(a_pod()), "n1")
+    assert used(shown.observed) == 0
+
+
 def test_only_what_may_change_a_decision_wakes() -> None:
     shown = Shown()
     assert shown.show(a_node())
