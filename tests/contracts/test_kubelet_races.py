@@ -154,7 +154,7 @@ async def test_a_sidecar_that_is_started_again_is_not_waited_for_past_the_grace(
     node.runtime.exit(node.runtime.container_id("log"), 1)
     await eventually(lambda: len(runs) == 2, "it is started again, and its hook hangs")
     await node.until_gone(seconds=8)
-    assert not node.runtime._containers
+    await eventually(lambda: not node.runtime._containers, "what has ended is removed")
 
 
 @with_a_node

@@ -25,6 +25,8 @@ SIZED = '{"spec":{"containers":[{"name":"sized","image":"i","resources":{"limits
 STEPS = (
     ("create namespace NS", "namespace/NS created"),
     ("create quota q --hard=count/configmaps=3,services.nodeports=0 -n NS", "resourcequota/q created"),
+    # A quota holds nobody back before its controller has seen it.
+    (r"wait quota/q --for=jsonpath={.status.hard.services\.nodeports}=0 -n NS --timeout=40s", "condition met"),
     ("create configmap a -n NS", "configmap/a created"),
     ("create service nodeport s --tcp=80 -n NS", "exceeded quota: q, requested: services.nodeports=1"),
     ("create priorityclass high-NS --value=1000 -n NS", "priorityclass.scheduling.k8s.io/high-NS created"),
