@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from linux import process
-from proxy.model import Protocol, ServicePort, usable
+from proxy.model import Protocol, ServicePort
 
 _COMMAND = "conntrack"
 
@@ -51,7 +51,7 @@ def destinations(services: Iterable[ServicePort]) -> Destinations:
     for service in services:
         if service.protocol is not Protocol.UDP:
             continue
-        ends = frozenset((str(end.ip), end.port) for end in usable(service).all)
+        ends = frozenset((str(end.ip), end.port) for end in service.endpoints.all)
         cluster[str(service.cluster_ip), service.port] = ends
         if service.node_port:
             node_ports[service.node_port] = ends

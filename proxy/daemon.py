@@ -27,9 +27,9 @@ from linux.capabilities import Capability, effective
 from linux.iptables import backend, generation, legacy_reader
 from linux.iptables.restore import Iptables
 from linux.iptables.rules import Family
-from proxy import apply
 from proxy.config import Config
 from proxy.health import Health, node_is_eligible
+from proxy.iptables import apply
 from proxy.metrics import Metrics
 from proxy.observe import SERVICES_SELECTOR, SLICES_SELECTOR
 from proxy.sync import Pass

@@ -27,15 +27,12 @@ class Reach(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address and port behind a Service port. `local`: it runs on this node. `text` is `ip:port`, as DNAT and chain
-    names spell it."""
+    """One address and port that packets may be sent to. `local`: it runs on this node. `text` is `ip:port`, as DNAT and
+    chain names spell it."""
 
     ip: Address
     port: int
     local: bool = False
-    ready: bool = True
-    serving: bool = True
-    terminating: bool = False
     text: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -44,11 +41,28 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Usable:
+    """The endpoints a packet may be sent to, in the order of their text: `cluster` where the traffic policy is Cluster,
+    `local` where it is Local. `any`: the cluster has a usable one somewhere."""
+
+    cluster: tuple[Endpoint, ...] = ()
+    local: tuple[Endpoint, ...] = ()
+    any: bool = False
+
+    @property
+    def all(self) -> tuple[Endpoint, ...]:
+        merged = {endpoint.text: endpoint for endpoint in (*self.cluster, *self.local)}
+        return tuple(merged[text] for text in sorted(merged))
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One port of a Service in one family, with every endpoint the slices name, in the order of their text.
+    """One port of a Service in one family, with the endpoints that were chosen for this node (`proxy.endpoints`).
 
     `name` is upstream's service port name: `namespace/name:port`, without `:port` where the port has no name.
-    `affinity_seconds` is None without ClientIP affinity. `node_port` is 0 without a NodePort.
+    `node_port` is 0 without a NodePort, `health_check_node_port` without a health check. `load_balancer_ips` are those that
+    traffic arrives with (ipMode VIP); with `source_ranges` only those sources may use them. `affinity_seconds` is None
+    without ClientIP affinity. `ready_here`: how many ready endpoints run on this node, for the health check.
     """
 
     name: str
@@ -56,23 +70,19 @@ class ServicePort:
     cluster_ip: Address
     port: int
     node_port: int = 0
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+    source_ranges: tuple[Network, ...] = ()
     affinity_seconds: int | None = None
     internal: Reach = Reach.CLUSTER
     external: Reach = Reach.CLUSTER
-    endpoints: tuple[Endpoint, ...] = ()
+    health_check_node_port: int = 0
+    endpoints: Usable = Usable()
+    ready_here: int = 0
 
     @property
     def externally_reachable(self) -> bool:
-        return self.node_port != 0
-
-    @property
-    def uses_cluster_endpoints(self) -> bool:
-        """Even with a Local external policy pods and the node itself may use every endpoint."""
-        return self.externally_reachable or self.internal is Reach.CLUSTER
-
-    @property
-    def uses_local_endpoints(self) -> bool:
-        return self.internal is Reach.LOCAL or (self.externally_reachable and self.external is Reach.LOCAL)
+        return bool(self.node_port or self.external_ips or self.load_balancer_ips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +105,3 @@ class Policy:
     @property
     def mark(self) -> str:
         return f"{1 << self.masquerade_bit:#010x}"
-
-
-@dataclass(frozen=True, slots=True)
-class Usable:
-    """The endpoints a packet may be sent to, by policy, and whether the cluster has any at all."""
-
-    cluster: tuple[Endpoint, ...]
-    local: tuple[Endpoint, ...]
-    any: bool
-
-    @property
-    def all(self) -> tuple[Endpoint, ...]:
-        merged = {endpoint.text: endpoint for endpoint in (*self.cluster, *self.local)}
-        return tuple(merged[text] for text in sorted(merged))
-
-
-def usable(service: ServicePort) -> Usable:
-    """Upstream's CategorizeEndpoints: ready endpoints; where there are none, those that still serve while they
-    terminate; decided separately for the whole cluster and for this node."""
-    everyone = service.endpoints if service.uses_cluster_endpoints else ()
-    cluster = _best(everyone)
-    if not service.uses_local_endpoints:
-        return Usable(cluster, (), bool(cluster))
-    local = _best(tuple(endpoint for endpoint in service.endpoints if endpoint.local))
-    return Usable(cluster, local, bool(_best(service.endpoints)))
-
-
-def _best(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-    ready = tuple(endpoint for endpoint in endpoints if endpoint.ready)
-    return ready or tuple(endpoint for endpoint in endpoints if endpoint.serving and endpoint.terminating)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kube import core, discovery, labels
 from linux.iptables.rules import Family
+from proxy.endpoints import Candidate, usable
 from proxy.model import Address, Endpoint, Network, Protocol, Reach, ServicePort
 
 DEFAULT_AFFINITY_SECONDS = 10800
@@ -71,27 +72,33 @@ def service_ports(
         config = spec.session_affinity_config.client_ip if spec.session_affinity_config else None
         affinity = (config.timeout_seconds if config else None) or DEFAULT_AFFINITY_SECONDS
     key = service.metadata.key
-    return [
-        ServicePort(
-            name=f"{key}:{port.name}" if port.name else key,
-            protocol=Protocol(port.protocol.lower()),
-            cluster_ip=cluster_ip,
-            port=port.port,
-            node_port=port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0,
-            affinity_seconds=affinity,
-            internal=Reach(spec.internal_traffic_policy),
-            external=Reach(spec.external_traffic_policy),
-            endpoints=endpoints(slices, port.name, port.protocol, node),
+    internal, external = Reach(spec.internal_traffic_policy), Reach(spec.external_traffic_policy)
+    made = []
+    for port in spec.ports:
+        node_port = port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0
+        behind = candidates(slices, port.name, port.protocol, node)
+        made.append(
+            ServicePort(
+                name=f"{key}:{port.name}" if port.name else key,
+                protocol=Protocol(port.protocol.lower()),
+                cluster_ip=cluster_ip,
+                port=port.port,
+                node_port=node_port,
+                affinity_seconds=affinity,
+                internal=internal,
+                external=external,
+                endpoints=usable(behind, internal=internal, external=external, externally_reachable=node_port != 0),
+                ready_here=len({one.endpoint.ip for one in behind if one.endpoint.local and one.ready}),
+            )
         )
-        for port in spec.ports
-    ]
+    return made
 
 
-def endpoints(
+def candidates(
     slices: Sequence[discovery.EndpointSlice], port_name: str, protocol: str, node: str
-) -> tuple[Endpoint, ...]:
+) -> tuple[Candidate, ...]:
     """The endpoints behind one port, in the order of their text."""
-    found: dict[str, Endpoint] = {}
+    found: dict[str, Candidate] = {}
     for piece in slices:
         numbers = [
             port.port
@@ -103,16 +110,9 @@ def endpoints(
                 ip = address(entry.addresses[0]) if entry.addresses else None
                 if ip is None:
                     continue
-                endpoint = Endpoint(
-                    ip=ip,
-                    port=number,
-                    local=entry.node_name == node,
-                    ready=entry.ready,
-                    serving=entry.serving,
-                    terminating=entry.terminating,
-                )
-                if endpoint.text not in found or not endpoint.terminating:
-                    found[endpoint.text] = endpoint
+                endpoint = Endpoint(ip, number, local=entry.node_name == node)
+                if endpoint.text not in found or not entry.terminating:
+                    found[endpoint.text] = Candidate(endpoint, entry.ready, entry.serving, entry.terminating)
     return tuple(found[text] for text in sorted(found))
 
 

@@ -10,11 +10,12 @@ from typing import Protocol
 from kube import core, discovery
 from kube.errors import Retry
 from linux.iptables.rules import Chain, Family, Table
-from proxy import conntrack, plan
-from proxy.apply import Applied, Rules
+from proxy import conntrack
 from proxy.config import PRIMARY, Config
-from proxy.fragments import Fragment
 from proxy.health import Health
+from proxy.iptables import plan
+from proxy.iptables.apply import Applied, Rules
+from proxy.iptables.fragments import Fragment
 from proxy.metrics import Metrics
 from proxy.model import Address, Policy
 from proxy.observe import Services, address, conntrack_is_liberal, local_addresses, node_port_addresses

@@ -24,8 +24,8 @@ from linux import netns
 from linux.iptables import backend
 from linux.iptables.restore import Iptables
 from linux.iptables.rules import Family, Section
-from proxy import plan
-from proxy.apply import Rules
+from proxy.iptables import plan
+from proxy.iptables.apply import Rules
 from proxy.model import Policy
 from proxy.observe import Services
 from tests.requirements import missing

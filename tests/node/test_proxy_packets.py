@@ -14,9 +14,9 @@ from linux import netns as kernel_netns
 from linux.iptables import backend
 from linux.iptables.restore import Iptables
 from linux.iptables.rules import Family
-from proxy import plan
-from proxy.apply import Rules
-from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort
+from proxy.iptables import plan
+from proxy.iptables.apply import Rules
+from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort, Usable
 from tests.node.service_world import NODE, OUTSIDER, PORT, REMOTE_POD, Make, World, built
 from tests.requirements import requires
 
@@ -40,7 +40,9 @@ def world(netns: Make, flavor: backend.Flavor) -> Iterator[World]:
 
 def service(*ips: str, protocol: Protocol = Protocol.TCP, name: str = "shop/web:http", **fields: object) -> ServicePort:
     ends = tuple(Endpoint(IPv4Address(ip), PORT, local=ip.startswith("10.244.0.")) for ip in sorted(ips))
-    made = ServicePort(name, protocol, IPv4Address(CLUSTER_IP), 80, node_port=NODE_PORT, endpoints=ends)
+    made = ServicePort(
+        name, protocol, IPv4Address(CLUSTER_IP), 80, node_port=NODE_PORT, endpoints=Usable(ends, (), bool(ends))
+    )
     return replace(made, **fields)  # type: ignore[arg-type]
 
 

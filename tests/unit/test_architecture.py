@@ -24,6 +24,8 @@ FURNITURE = ("config", "model", "observe", "plan", "apply", "daemon", "__main__"
 MISSING = {
     ("metrics", "plan"): "it shows, and wants nothing: there is nothing to plan",
     ("metrics", "apply"): "it shows, and changes nothing",
+    ("proxy", "plan"): "each mode has its own: proxy.iptables, proxy.nftables",
+    ("proxy", "apply"): "each mode has its own: proxy.iptables, proxy.nftables",
 }
 ROOMS = ("kubelet", "proxy", "overlay", "scheduler", "controllers", "metrics")
 DAEMONS = (*ROOMS, "apiserver")

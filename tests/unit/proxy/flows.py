@@ -8,8 +8,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 from linux.iptables.rules import Snapshot
 from linux.iptables.tracer import Packet, trace
-from proxy import plan
-from proxy.apply import TABLES, Rules
+from proxy.endpoints import Candidate, usable
+from proxy.iptables import plan
+from proxy.iptables.apply import TABLES, Rules
 from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort
 from tests.fakes.iptables import FakeIptables
 
@@ -21,12 +22,10 @@ CLUSTER_IP, PORT, NODE_PORT = "172.30.0.41", 80, 30080
 POLICY = Policy(cluster_cidr=IPv4Network("10.180.0.0/16"))
 
 
-def endpoint(ip: str, *, local: bool = False, state: str = "ready", port: int = 8080) -> Endpoint:
+def endpoint(ip: str, *, local: bool = False, state: str = "ready", port: int = 8080) -> Candidate:
     """`state`: ready, unready, draining (serving while it terminates) or dead (terminating)."""
-    return Endpoint(
-        IPv4Address(ip),
-        port,
-        local=local,
+    return Candidate(
+        Endpoint(IPv4Address(ip), port, local=local),
         ready=state == "ready",
         serving=state in ("ready", "draining"),
         terminating=state in ("draining", "dead"),
@@ -37,7 +36,7 @@ HERE, THERE = endpoint(LOCAL_END, local=True), endpoint(REMOTE_END)
 
 
 def service(
-    *endpoints: Endpoint,
+    *endpoints: Candidate,
     name: str = "ns1/svc1:p80",
     cluster_ip: str = CLUSTER_IP,
     node_port: int = NODE_PORT,
@@ -55,7 +54,12 @@ def service(
         affinity_seconds=affinity,
         internal=internal,
         external=external,
-        endpoints=tuple(sorted(endpoints, key=lambda each: each.text)),
+        endpoints=usable(
+            sorted(endpoints, key=lambda each: each.endpoint.text),
+            internal=internal,
+            external=external,
+            externally_reachable=node_port != 0,
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from kube.discovery import EndpointSlice
 from linux.iptables.rules import Family
 from proxy.health import Health, node_is_eligible
 from proxy.model import Protocol, Reach, ServicePort
-from proxy.observe import Services, address, node_port_addresses
+from proxy.observe import Services, address, candidates, node_port_addresses
 
 SPEC: dict[str, Any] = {
     "clusterIP": "10.96.0.10",
@@ -57,18 +57,18 @@ def test_ports_addresses_and_policies() -> None:
     )
     assert (http.name, http.protocol, http.port, http.node_port) == ("shop/web:http", Protocol.TCP, 80, 30080)
     assert (http.affinity_seconds, http.external, http.internal) == (10800, Reach.LOCAL, Reach.CLUSTER)
-    assert [(each.text, each.local) for each in http.endpoints] == [
+    assert [(each.text, each.local) for each in http.endpoints.all] == [
         ("10.244.0.9:8080", True),
         ("10.244.1.9:8080", False),
     ]
-    assert (dns.protocol, dns.endpoints) == (Protocol.UDP, ())
+    assert (dns.protocol, dns.endpoints.all) == (Protocol.UDP, ())
 
 
 def test_unnamed_ports_have_plain_names() -> None:
     ports = [{"port": 80, "protocol": "TCP"}]
     (port,) = seen(a_service(ports=ports), a_slice("a", end("10.244.0.9"), ports=[{"port": 8080, "protocol": "TCP"}]))
     assert port.name == "shop/web"
-    assert len(port.endpoints) == 1
+    assert len(port.endpoints.all) == 1
 
 
 def test_services_that_are_not_ours() -> None:
@@ -83,8 +83,7 @@ def test_dual_stack_takes_its_own_family() -> None:
 
 
 def test_absent_conditions_and_odd_entries() -> None:
-    (port, _) = seen(
-        a_service(),
+    pieces = [
         a_slice(
             "a",
             end("10.244.0.1"),
@@ -95,9 +94,9 @@ def test_absent_conditions_and_odd_entries() -> None:
             end("10.244.000.004"),
         ),
         a_slice("b", end("10.244.0.9"), ports=[{"name": "http", "protocol": "TCP"}]),
-        a_slice("c", end("10.244.0.9"), addressType="IPv6"),
-    )
-    states = {str(each.ip): (each.ready, each.serving, each.terminating) for each in port.endpoints}
+    ]
+    found = candidates(pieces, "http", "TCP", "node1")
+    states = {str(each.endpoint.ip): (each.ready, each.serving, each.terminating) for each in found}
     assert states == {
         "10.244.0.1": (True, True, False),
         "10.244.0.2": (False, True, False),
@@ -109,8 +108,8 @@ def test_absent_conditions_and_odd_entries() -> None:
 def test_a_terminating_entry_never_hides_another() -> None:
     live, dying = end("10.244.0.1"), end("10.244.0.1", ready=False, terminating=True)
     for first, second in ((live, dying), (dying, live)):
-        (port, _) = seen(a_service(), a_slice("a", first), a_slice("b", second))
-        assert [each.ready for each in port.endpoints] == [True]
+        found = candidates([a_slice("a", first), a_slice("b", second)], "http", "TCP", "node1")
+        assert [each.ready for each in found] == [True]
 
 
 def test_what_was_made_of_an_object_is_kept_until_it_changes() -> None:

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 
 from linux.iptables.changes import Wanted
 from linux.iptables.rules import Chain, Jump, Rule, Table
-from proxy import chains
-from proxy.fragments import Fragment, fragment
+from proxy.iptables import chains
+from proxy.iptables.fragments import Fragment, fragment
 from proxy.model import Policy, ServicePort
 
 _NEW = "-m conntrack --ctstate NEW"

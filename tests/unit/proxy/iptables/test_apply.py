@@ -8,8 +8,8 @@ import pytest
 
 from kube.errors import Retry
 from linux.iptables.rules import Table
-from proxy import plan
-from proxy.apply import TABLES, Rules, forget
+from proxy.iptables import plan
+from proxy.iptables.apply import TABLES, Rules, forget
 from tests.fakes.iptables import FakeIptables
 from tests.unit.proxy.flows import HERE, POLICY, THERE, endpoint, service
 

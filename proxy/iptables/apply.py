@@ -15,7 +15,7 @@ from kube.errors import Retry
 from linux.iptables.changes import Key, Wanted, changes, missing, removals
 from linux.iptables.restore import PacketFilter, Refused
 from linux.iptables.rules import Jump, Mark, Section, Table
-from proxy import chains
+from proxy.iptables import chains
 
 TABLES = (Table.MANGLE, Table.NAT, Table.FILTER)
 

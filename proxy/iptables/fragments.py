@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from linux.iptables.rules import Chain, Rule, Table
-from proxy import chains
-from proxy.model import Endpoint, Policy, Reach, ServicePort, Usable, usable
+from proxy.iptables import chains
+from proxy.model import Endpoint, Policy, Reach, ServicePort, Usable
 
 _NO_ENDPOINTS = "has no endpoints"
 _NO_LOCAL_ENDPOINTS = "has no local endpoints"
@@ -40,7 +40,7 @@ class Fragment:
 
 
 def fragment(service: ServicePort, policy: Policy) -> Fragment:
-    endpoints = usable(service)
+    endpoints = service.endpoints
     mine: list[Chain] = []
     nat_services: list[Rule] = []
     nat_node_ports: list[Rule] = []

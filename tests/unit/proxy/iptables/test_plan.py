@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linux.iptables.rules import render
-from proxy import chains, plan
+from proxy.endpoints import Candidate, usable
+from proxy.iptables import chains, plan
 from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort
 from tests.unit.proxy.flows import HERE, POLICY, THERE, endpoint, service
 
@@ -48,33 +49,48 @@ def test_names_are_upstreams() -> None:
     assert chains.hashed("ns1/svc1:p80tcp") == "XPGD46QRK7WJZT7O"
     subject = KINDS["node_port"]
     assert chains.cluster_chain(subject) == "KUBE-SVC-XPGD46QRK7WJZT7O"
-    assert chains.endpoint_chain(subject, endpoint("10.180.0.1", port=80)) == "KUBE-SEP-SXIVWICOYRO3J4NJ"
+    assert chains.endpoint_chain(subject, endpoint("10.180.0.1", port=80).endpoint) == "KUBE-SEP-SXIVWICOYRO3J4NJ"
     assert POLICY.mark == "0x00004000"
 
 
-_endpoints = st.builds(
-    Endpoint,
-    ip=st.integers(1, 6).map(lambda n: IPv4Address(f"10.0.0.{n}")),
-    port=st.sampled_from([80, 8080]),
-    local=st.booleans(),
+_candidates = st.builds(
+    Candidate,
+    st.builds(
+        Endpoint,
+        ip=st.integers(1, 6).map(lambda n: IPv4Address(f"10.0.0.{n}")),
+        port=st.sampled_from([80, 8080]),
+        local=st.booleans(),
+    ),
     ready=st.booleans(),
     serving=st.booleans(),
     terminating=st.booleans(),
 )
-_services = st.builds(
-    ServicePort,
-    name=st.sampled_from(["a/a", "a/b:http", "b/b:x"]),
-    protocol=st.sampled_from(Protocol),
-    cluster_ip=st.integers(1, 3).map(lambda n: IPv4Address(f"10.96.0.{n}")),
-    port=st.sampled_from([80, 443]),
-    node_port=st.sampled_from([0, 30080]),
-    affinity_seconds=st.sampled_from([None, 60]),
-    internal=st.sampled_from(Reach),
-    external=st.sampled_from(Reach),
-    endpoints=st.lists(_endpoints, max_size=4, unique_by=lambda each: each.text).map(
-        lambda found: tuple(sorted(found, key=lambda each: each.text))
-    ),
-)
+
+
+@st.composite
+def _service(draw: st.DrawFn) -> ServicePort:
+    internal, external = draw(st.sampled_from(Reach)), draw(st.sampled_from(Reach))
+    node_port = draw(st.sampled_from([0, 30080]))
+    found = draw(st.lists(_candidates, max_size=4, unique_by=lambda each: each.endpoint.text))
+    return ServicePort(
+        name=draw(st.sampled_from(["a/a", "a/b:http", "b/b:x"])),
+        protocol=draw(st.sampled_from(Protocol)),
+        cluster_ip=IPv4Address(f"10.96.0.{draw(st.integers(1, 3))}"),
+        port=draw(st.sampled_from([80, 443])),
+        node_port=node_port,
+        affinity_seconds=draw(st.sampled_from([None, 60])),
+        internal=internal,
+        external=external,
+        endpoints=usable(
+            sorted(found, key=lambda each: each.endpoint.text),
+            internal=internal,
+            external=external,
+            externally_reachable=node_port != 0,
+        ),
+    )
+
+
+_services = _service()
 _policies = st.builds(
     Policy,
     masquerade_bit=st.integers(0, 31),

@@ -1,0 +1,1 @@
+"""Services as iptables rules, in kube-proxy's own chains."""
