@@ -49,6 +49,7 @@ class Table(enum.StrEnum):
     NAT = "nat"
     MANGLE = "mangle"
     RAW = "raw"
+    SECURITY = "security"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +156,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What iptables-save printed: for each table its chains, each with its rules as text without `-A CHAIN`."""
+    """What iptables-save printed: for each table its chains, each with its rules as text without `-A CHAIN`. `policies` are
+    those of built-in chains that are not ACCEPT."""
 
     tables: Mapping[Table, Mapping[str, tuple[str, ...]]]
+    policies: Mapping[tuple[Table, str], str] = field(default_factory=dict)
 
     def lines(self, table: Table, chain: str) -> tuple[str, ...]:
         return self.tables.get(table, {}).get(chain, ())
@@ -175,18 +178,24 @@ def parse(saved: str) -> Snapshot:
     """Read iptables-save's (or iptables-restore's) text. Lines that are not rules or chains are passed over."""
     tables: dict[Table, dict[str, list[str]]] = {}
     current: dict[str, list[str]] = {}
+    policies: dict[tuple[Table, str], str] = {}
     known = {table.value: table for table in Table}
+    name = ""
     for line in saved.splitlines():
         head = line[:1]
         if head == "*":
             name = line[1:].strip()
             current = tables.setdefault(known[name], {}) if name in known else {}
         elif head == ":":
-            current.setdefault(line[1:].split(" ", 1)[0], [])
+            chain, policy, *_ = [*line[1:].split(" "), "-"]
+            current.setdefault(chain, [])
+            if policy == "DROP" and name in known:
+                policies[known[name], chain] = policy
         elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
+            chain, _, rule = line[3:].partition(" ")
             current.setdefault(chain, []).append(rule)
-    return Snapshot({table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in tables.items()})
+    rules = {table: {name: tuple(lines) for name, lines in chains.items()} for table, chains in tables.items()}
+    return Snapshot(rules, policies)
 
 
 def stamp_of(rule: str) -> str:

@@ -1,130 +1,112 @@
-"""Where a new packet would go, told from rules as text: ours before they are written, or what iptables-save printed.
+"""Where a new packet would go, told from iptables rules as text: ours before they are written, or what iptables-save printed.
 
-A packet is followed through the hooks in the kernel's order. Where chance decides (`statistic`), both ways are followed,
-so the answer is the set of all possible endings.
+Where chance decides (`statistic`), both ways are followed, so the answer is the set of all possible endings, each with its
+share. What remembers earlier packets does not match (`recent --rcheck`), because this is the first one. A match or target
+that is not known here raises `Unknown`, or, where `lenient`, is taken both ways and becomes a doubt of the ending.
 
-    from outside   nat PREROUTING -> filter FORWARD or INPUT (by the rewritten destination) -> nat POSTROUTING
-    from the node  nat OUTPUT     -> filter OUTPUT                                          -> nat POSTROUTING
-
-What remembers earlier packets does not match (`recent --rcheck`), because this is the first one. A match or target that is
-not known here raises `Unknown`: a tracer must not guess.
+A chain of thousands of rules that each want one address or port (KUBE-SERVICES, KUBE-NODEPORTS) is indexed by them, so one
+packet costs what its own rules cost.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from linux.iptables.matches import Rule, matches, parsed
 from linux.iptables.rules import Snapshot, Table
+from linux.iptables.targets import changed
+from linux.packets import Address, Base, Ending, Hook, Node, Packet, Unknown, Walk, Ways, follow
 
-Address = IPv4Address | IPv6Address
-
-_MOST_STEPS = 10_000
-
-
-class Unknown(Exception):
-    """A rule says something that the tracer does not know."""
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """The first packet of a connection. `local` is whether the node itself sent it; `state` is conntrack's."""
-
-    source: Address
-    destination: Address
-    port: int
-    protocol: str = "tcp"
-    local: bool = False
-    mark: int = 0
-    state: str = "NEW"
-    in_interface: str = "eth0"
-    out_interface: str = "eth0"
+_MOST_DEPTH = 64  # the kernel refuses loops; a snapshot may be of anything
+_INDEXED_FROM = 32
+_PRIORITY = {Table.RAW: -300, Table.MANGLE: -150, Table.NAT: -100, Table.FILTER: 0, Table.SECURITY: 50}
+_ADDRESS = re.compile(r"(?<!! )-d ([0-9a-fA-F.:]+)(?:/32|/128)?(?: |$)")
+_PORT = re.compile(r"(?<!! )--dport (\d+)(?: |$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """One way it may end. `verdict`: ACCEPT, DROP or REJECT; `rewritten`: DNAT chose the destination."""
-
-    verdict: str
-    destination: Address
-    port: int
-    rewritten: bool
-    masqueraded: bool
-    chains: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    packet: Packet
-    rewritten: bool = False
-    masqueraded: bool = False
-    chains: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    options: tuple[tuple[bool, str, tuple[str, ...]], ...]  # (inverted, option, its words)
-    target: str
-    arguments: Mapping[str, str]
-
-
-def trace(snapshot: Snapshot, packet: Packet, node_addresses: frozenset[Address]) -> frozenset[Ending]:
+def trace(
+    snapshot: Snapshot, packet: Packet, node_addresses: frozenset[Address], *, lenient: bool = False
+) -> frozenset[Ending]:
     """Every way `packet` may end on a node that has `node_addresses` (loopback is the node's in any case)."""
-    tracer = _Tracer(snapshot, node_addresses)
-    endings = set()
-    for verdict, walk in tracer.nat(_Walk(packet), "OUTPUT" if packet.local else "PREROUTING"):
-        if verdict == "ACCEPT":
-            endings |= set(tracer.rest(walk))
-        else:
-            endings.add(_ending(verdict, walk))
-    return frozenset(endings)
+    node = Node(node_addresses)
+    return follow(IptablesRules(snapshot, node, lenient=lenient).bases(), packet, node)
 
 
-class _Tracer:
-    def __init__(self, snapshot: Snapshot, node_addresses: frozenset[Address]) -> None:
-        self._snapshot = snapshot
-        self._node = node_addresses
-        self._steps = 0
+@dataclass(slots=True)
+class _Chain:
+    """A chain's rules, parsed when they are first met, and which of them a packet could match at all."""
 
-    def nat(self, walk: _Walk, hook: str) -> Iterator[tuple[str, _Walk]]:
-        for verdict, after in self._chain(Table.NAT, hook, walk):
-            yield ("ACCEPT" if verdict in ("", "RETURN") else verdict), after
+    lines: Sequence[str]
+    rules: dict[int, Rule] = field(default_factory=dict)
+    general: list[int] = field(default_factory=list)
+    by_address: dict[str, list[int]] = field(default_factory=dict)
+    by_port: dict[str, list[int]] = field(default_factory=dict)
+    indexed: bool = False
 
-    def rest(self, walk: _Walk) -> Iterator[Ending]:
-        """Filter and, for what is not for the node itself, postrouting."""
-        here = self._is_local(walk.packet.destination)
-        hook = "OUTPUT" if walk.packet.local else "INPUT" if here else "FORWARD"
-        for verdict, after in self._chain(Table.FILTER, hook, walk):
-            if verdict not in ("", "RETURN", "ACCEPT"):
-                yield _ending(verdict, after)
-            elif hook == "INPUT":
-                yield _ending("ACCEPT", after)
+    def __post_init__(self) -> None:
+        if len(self.lines) < _INDEXED_FROM:
+            return
+        self.indexed = True
+        for position, line in enumerate(self.lines):
+            if found := _ADDRESS.search(line):
+                self.by_address.setdefault(found[1], []).append(position)
+            elif found := _PORT.search(line):
+                self.by_port.setdefault(found[1], []).append(position)
             else:
-                yield from (_ending(ending, last) for ending, last in self.nat(after, "POSTROUTING"))
+                self.general.append(position)
 
-    def _is_local(self, address: Address) -> bool:
-        return address.is_loopback or address in self._node
+    def for_packet(self, packet: Packet) -> Iterator[Rule]:
+        if not self.indexed:
+            positions: Sequence[int] = range(len(self.lines))
+        else:
+            exact = self.by_address.get(str(packet.destination), []), self.by_port.get(str(packet.port), [])
+            positions = sorted([*self.general, *exact[0], *exact[1]])
+        for position in positions:
+            rule = self.rules.get(position)
+            if rule is None:
+                rule = self.rules[position] = parsed(self.lines[position])
+            yield rule
 
-    def _chain(self, table: Table, name: str, walk: _Walk) -> Iterator[tuple[str, _Walk]]:
-        """(verdict, walk) pairs; an empty verdict is the end of the chain."""
-        self._steps += 1
-        if self._steps > _MOST_STEPS:
-            raise Unknown(f"more than {_MOST_STEPS} chains on the way: rules in a circle?")
-        ours = replace(walk, chains=(*walk.chains, f"{table}/{name}"))
-        pending = [ours]
-        for text in self._snapshot.lines(table, name):
-            rule = _parsed(text)
-            going_on: list[_Walk] = []
+
+class IptablesRules:
+    """A snapshot's tables as chains at the hooks."""
+
+    def __init__(self, snapshot: Snapshot, node: Node, *, lenient: bool = False) -> None:
+        self._snapshot = snapshot
+        self._node = node
+        self._lenient = lenient
+        self._chains: dict[tuple[Table, str], _Chain] = {}
+
+    def bases(self) -> Iterator[Base]:
+        for table, chains in self._snapshot.tables.items():
+            for hook in Hook:
+                if hook.value in chains:
+                    yield Base(hook, _PRIORITY[table], self._from(table, hook.value), nat=table is Table.NAT)
+
+    def _from(self, table: Table, chain: str) -> _Run:
+        policy = self._snapshot.policies.get((table, chain), "ACCEPT")
+        return _Run(self, table, chain, "" if policy == "ACCEPT" else policy)
+
+    def chain(self, table: Table, name: str, walk: Walk, said: str = "", depth: int = 0) -> Ways:
+        """(verdict, walk) pairs; an empty verdict is the end of the chain, RETURN a rule that said so."""
+        if depth > _MOST_DEPTH:
+            raise Unknown(f"more than {_MOST_DEPTH} chains deep at {name}: rules in a circle?")
+        chain = self._chains.get((table, name))
+        if chain is None:
+            chain = self._chains[table, name] = _Chain(self._snapshot.lines(table, name))
+        pending = [walk.entering(table, name, said)]
+        for rule in chain.for_packet(walk.packet):
+            going_on: list[Walk] = []
             for each in pending:
-                certain, matches = self._matches(rule, each.packet)
-                if not matches or not certain:
-                    going_on.append(each)
-                if not matches:
+                likely, doubt = self._matches(table, name, rule, each)
+                if likely < 1.0 or doubt:
+                    going_on.append((each.doubting(doubt) if doubt else each).likely(1.0 if doubt else 1.0 - likely))
+                if likely == 0.0:
                     continue
-                for verdict, after in self._target(table, rule, each):
+                taken = each.doubting(doubt) if doubt else each if likely == 1.0 else each.likely(likely)
+                for verdict, after in self._target(table, name, rule, taken, depth):
                     if verdict == "":
                         going_on.append(after)
                     else:
@@ -133,137 +115,51 @@ class _Tracer:
         for each in pending:
             yield "", each
 
-    def _target(self, table: Table, rule: _Rule, walk: _Walk) -> Iterator[tuple[str, _Walk]]:
-        match rule.target:
-            case "":
-                yield "", walk
-            case "ACCEPT" | "DROP" | "REJECT":
-                yield rule.target, walk
-            case "RETURN":
-                yield "RETURN", walk
-            case "MARK":
-                yield "", replace(walk, packet=replace(walk.packet, mark=_marked(walk.packet.mark, rule.arguments)))
-            case "MASQUERADE":
-                yield "ACCEPT", replace(walk, masqueraded=True)
-            case "DNAT":
-                address, port = _endpoint(rule.arguments["--to-destination"], walk.packet.port)
-                yield (
-                    "ACCEPT",
-                    replace(walk, rewritten=True, packet=replace(walk.packet, destination=address, port=port)),
-                )
-            case chain:
-                if chain not in self._snapshot.tables.get(table, {}):
-                    raise Unknown(f"table {table}: target {chain} is neither a chain there nor known here")
-                for verdict, after in self._chain(table, chain, walk):
-                    yield ("" if verdict == "RETURN" else verdict), after
+    def _matches(self, table: Table, chain: str, rule: Rule, walk: Walk) -> tuple[float, str]:
+        """(how likely the rule matches, what about it is not understood)."""
+        try:
+            return matches(rule, walk, self._node), ""
+        except Unknown as error:
+            where = f"table {table}, chain {chain}: {error}"
+            if self._lenient:
+                return 1.0, where
+            raise Unknown(where) from None
 
-    def _matches(self, rule: _Rule, packet: Packet) -> tuple[bool, bool]:
-        """(whether that is certain, whether it matches)."""
-        certain = True
-        for inverted, option, words in rule.options:
-            if option == "--probability":
-                certain = False
-                continue
-            if self._match(option, words, packet) == inverted:
-                return True, False
-        return certain, True
-
-    def _match(self, option: str, words: tuple[str, ...], packet: Packet) -> bool:
-        match option:
-            case "-s":
-                return packet.source in ip_network(words[0], strict=False)
-            case "-d":
-                return packet.destination in ip_network(words[0], strict=False)
-            case "-p":
-                return words[0] in (packet.protocol, "all")
-            case "--dport":
-                low, _, high = words[0].partition(":")
-                return int(low) <= packet.port <= int(high or low)
-            case "-i":
-                return not packet.local and _interface(words[0], packet.in_interface)
-            case "-o":
-                return _interface(words[0], packet.out_interface)
-            case "--src-type" if words == ("LOCAL",):
-                return self._is_local(packet.source)
-            case "--dst-type" if words == ("LOCAL",):
-                return self._is_local(packet.destination)
-            case "--mark":
-                value, _, mask = words[0].partition("/")
-                return packet.mark & int(mask or "0xffffffff", 0) == int(value, 0)
-            case "--ctstate":
-                return packet.state in words[0].split(",")
-            case "--rcheck" | "--update":
-                return False
-            case _:
-                raise Unknown(f"match {option} {' '.join(words)} is not known here")
-
-
-# Options of matches that say how, not whether.
-_SILENT = frozenset(
-    ["--comment", "--mode", "--name", "--seconds", "--reap", "--set", "--mask", "--rsource", "--every", "--packet"]
-)
-
-
-@lru_cache(maxsize=65536)
-def _parsed(text: str) -> _Rule:
-    words = shlex.split(text)
-    options: list[tuple[bool, str, tuple[str, ...]]] = []
-    target, arguments, inverted = "", {}, False
-    position = 0
-    while position < len(words):
-        word = words[position]
-        end = position + 1
-        while end < len(words) and not words[end].startswith("-") and words[end] != "!":
-            end += 1
-        values = tuple(words[position + 1 : end])
-        position = end
-        if word == "!":
-            inverted = True
-            continue
-        if target:
-            arguments[word] = " ".join(values)
-        elif word in ("-j", "-g"):
-            target = values[0]
-        elif word == "-m" or word in _SILENT:
-            pass
+    def _target(self, table: Table, chain: str, rule: Rule, walk: Walk, depth: int) -> Ways:
+        name = rule.target
+        if name in ("ACCEPT", "DROP", "REJECT", "RETURN"):
+            yield name, _why(walk, rule)
+        elif name in self._snapshot.tables.get(table, {}):
+            for verdict, after in self.chain(table, name, _why(walk, rule), rule.comment, depth + 1):
+                # After a goto, the end of the chain is the end of this one too.
+                inner = "" if verdict == "RETURN" else verdict
+                yield ("RETURN" if rule.goto and inner == "" else inner), after
         else:
-            options.append((inverted, word, values))
-        inverted = False
-    return _Rule(tuple(options), target, arguments)
+            try:
+                yield changed(rule, walk)
+            except Unknown as error:
+                where = f"table {table}, chain {chain}: {error}"
+                if not self._lenient:
+                    raise Unknown(where) from None
+                yield "", walk.doubting(where)
 
 
-def _marked(mark: int, arguments: Mapping[str, str]) -> int:
-    for option, words in arguments.items():
-        value, _, mask = words.partition("/")
-        number = int(value, 0)
-        match option:
-            case "--or-mark":
-                return mark | number
-            case "--xor-mark":
-                return mark ^ number
-            case "--and-mark":
-                return mark & number
-            case "--set-mark" | "--set-xmark":
-                bits = int(mask, 0) if mask else 0xFFFFFFFF
-                if option == "--set-mark":
-                    bits |= number
-                return (mark & ~bits) ^ number
-            case _:
-                raise Unknown(f"MARK {option} is not known here")
-    return mark
+def _why(walk: Walk, rule: Rule) -> Walk:
+    return replace(walk, why=rule.comment) if rule.comment else walk
 
 
-def _endpoint(text: str, port: int) -> tuple[Address, int]:
-    host, sign, number = text.rpartition(":")
-    if not sign or (host.count(":") > 1 and not host.startswith("[")):
-        return ip_address(text.strip("[]")), port
-    return ip_address(host.strip("[]")), int(number)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A built-in chain, with its policy at the end."""
 
+    rules: IptablesRules
+    table: Table
+    name: str
+    policy: str
 
-def _interface(pattern: str, name: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern.endswith("+") else name == pattern
-
-
-def _ending(verdict: str, walk: _Walk) -> Ending:
-    packet = walk.packet
-    return Ending(verdict, packet.destination, packet.port, walk.rewritten, walk.masqueraded, walk.chains)
+    def __call__(self, walk: Walk) -> Ways:
+        for verdict, after in self.rules.chain(self.table, self.name, walk):
+            if verdict in ("", "RETURN"):
+                yield self.policy, after
+            else:
+                yield verdict, after

@@ -5,7 +5,8 @@ from ipaddress import ip_address
 import pytest
 
 from linux.iptables.rules import parse
-from linux.iptables.tracer import Packet, Unknown, trace
+from linux.iptables.tracer import trace
+from linux.packets import Packet, Unknown
 
 NODE = frozenset([ip_address("192.168.0.1")])
 RULES = """

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from linux.iptables.rules import Snapshot
-from linux.iptables.tracer import Packet, trace
+from linux.iptables.tracer import trace
+from linux.packets import Packet
 from proxy.endpoints import Candidate, usable
 from proxy.iptables import plan
 from proxy.iptables.apply import TABLES, Rules

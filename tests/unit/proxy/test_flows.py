@@ -71,8 +71,7 @@ def test_the_masquerade_matrix(
 def test_without_any_endpoint_everything_is_refused(source: str, reach: Reach) -> None:
     snapshot = kernel([service(internal=reach, external=reach)])
     assert flow(snapshot, source, *IP) == "REJECT"
-    # The node's own packets to its NodePort meet REJECT on the way in, over loopback.
-    assert flow(snapshot, source, *NP) == ("pass" if source == NODE else "REJECT")
+    assert flow(snapshot, source, *NP) == "REJECT"  # the node's own on its way in, over loopback
 
 
 def test_local_policies_without_local_endpoints_drop_only_what_they_govern() -> None:
