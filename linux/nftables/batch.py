@@ -9,7 +9,7 @@ Every message knows what it is about, so a refusal can name the rule or the very
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from linux.nftables import elements
 from linux.nftables.elements import Element, packed_comment
@@ -145,6 +145,11 @@ class Batch:
                 message(BATCH_END, REQUEST, len(self._messages) + 1, 0, b"", SUBSYSTEM),
             )
         )
+
+    def contents(self) -> Iterator[tuple[Message, int, bytes]]:
+        """(message, family, attributes) of everything asked for, in its order; flags left out."""
+        for (kind, _), packed in zip(self._about, self._messages, strict=True):
+            yield kind, self._family, packed[SIZE:]
 
     def about(self, sequence: int, offset: int | None) -> tuple[str, str, Element | None]:
         """What the message of this number asked for: in words, the chain's or set's name, and the element at this offset

@@ -256,6 +256,29 @@ class Connection:
                     found.extend(unpacked(body, start, end))
         return found
 
+    def raw(self, family: int, table: str) -> list[tuple[Message, int, bytes]]:
+        """Everything in one table as (NEW... message, family, attributes), anonymous sets and maps too: tables, chains,
+        sets, elements, rules. Empty when the table is not there."""
+        narrowed = text(1, table)
+        found: list[tuple[Message, int, bytes]] = []
+        for kind, answer in (
+            (Message.GETTABLE, Message.NEWTABLE),
+            (Message.GETCHAIN, Message.NEWCHAIN),
+            (Message.GETSET, Message.NEWSET),
+            (Message.GETRULE, Message.NEWRULE),
+        ):
+            for number, body in self._dump(kind, family, narrowed, f"list table {table}"):
+                here = attributes(body)
+                if as_text(here[1]) != table:
+                    continue
+                found.append((answer, number, body))
+                if answer is Message.NEWSET:
+                    name = as_text(here[2])
+                    what = f"list the elements of {name} of table {table}"
+                    held = self._dump(Message.GETSETELEM, family, narrowed + text(2, name), what)
+                    found.extend((Message.NEWSETELEM, number, part) for number, part in held)
+        return found
+
     def _dump(self, kind: Message, family: int, body: bytes, what: str) -> list[tuple[int, bytes]]:
         """(family, attributes) of each answer."""
         with self._lock:
