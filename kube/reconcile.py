@@ -109,20 +109,53 @@ def foreseen(error: BaseException) -> bool:
     return _refusal(error) is not None
 
 
+class Pace:
+    """How soon after a pass the next may begin: a bucket of seconds of work.
+
+    Passes take out the time they last; `share` of each second flows back in, up to `room`. While something is in it a pass
+    may begin at once, so a quiet system answers the first change and the ones right after it without a delay, and cheap
+    passes never wait. When it is empty the passes last more than their share of the time: the next waits until the bucket
+    has recovered, at most `most` seconds, and takes all that has come in meanwhile. Seconds throughout.
+    """
+
+    def __init__(
+        self, most: float, *, share: float = 0.2, room: float = 0.5, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._most, self._share, self._room, self._clock = most, share, room, clock
+        self._left = room
+        self._filled = clock()
+
+    def worked(self, seconds: float) -> float:
+        """A pass of that length has ended: how long the next one waits."""
+        now = self._clock()
+        # What a pass earns while it lasts is the share of its own time: it fills the bucket before it is charged.
+        self._left = min(self._room, self._left + (now - self._filled) * self._share) - seconds
+        self._filled = now
+        if self._left > 0:
+            return 0.0
+        pause = min(self._most, -self._left / self._share)
+        self._left = max(self._left, -self._most * self._share)  # a very long pass is not held against the later ones
+        return pause
+
+
 async def forever(
     sync: Callable[[], Awaitable[float | None]],
     wake: Wake,
     *,
     resync: float,
     min_interval: float = 0.0,
+    pace: Pace | None = None,
     backoff: Backoff = Backoff(),
     name: str = "",
+    clock: Callable[[], float] = time.monotonic,
 ) -> Never:
     """Run `sync` now, then whenever `wake` is raised, at least every `resync` seconds, never within `min_interval` of its
-    last end, and after a failure when its back-off has passed (a wake does not shorten a back-off)."""
+    last end (with a `pace`: when that allows), and after a failure when its back-off has passed (a wake does not shorten a
+    back-off)."""
     failures = 0
     while True:
         wanted: float | None = None
+        begun = clock()
         try:
             wanted = await sync()
             failures = 0
@@ -139,8 +172,9 @@ async def forever(
                 log.warning("%s: %s; again in %.1f s", name or "sync", refusal.words, pause)
                 await asyncio.sleep(pause)
                 continue
-        await asyncio.sleep(min_interval)  # also 0: a pass that wakes itself must not keep the loop for itself
-        await wake.wait(timeout=resync if wanted is None else min(resync, max(0.0, wanted - min_interval)))
+        pause = min_interval if pace is None else pace.worked(clock() - begun)
+        await asyncio.sleep(pause)  # also 0: a pass that wakes itself must not keep the loop for itself
+        await wake.wait(timeout=resync if wanted is None else min(resync, max(0.0, wanted - pause)))
 
 
 @dataclass(slots=True)
