@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+import msgspec
 
 from linux.iptables.rules import Family
 
@@ -25,32 +27,38 @@ class Reach(enum.Enum):
     LOCAL = "Local"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One address and port that packets may be sent to. `local`: it runs on this node. `text` is `ip:port`, as DNAT and
-    chain names spell it."""
+    chain names spell it; it follows from the others. There are tens of thousands of these."""
 
     ip: Address
     port: int
     local: bool = False
-    text: str = field(init=False, compare=False)
+    text: str = ""
 
     def __post_init__(self) -> None:
-        host = f"[{self.ip}]" if self.ip.version == 6 else str(self.ip)
-        object.__setattr__(self, "text", f"{host}:{self.port}")
+        if not self.text:
+            host = f"[{self.ip}]" if self.ip.version == 6 else str(self.ip)
+            msgspec.structs.force_setattr(self, "text", f"{host}:{self.port}")
 
 
 @dataclass(frozen=True, slots=True)
 class Usable:
     """The endpoints a packet may be sent to, in the order of their text: `cluster` where the traffic policy is Cluster,
-    `local` where it is Local. `any`: the cluster has a usable one somewhere."""
+    `local` where it is Local. `any`: the cluster has a usable one somewhere.
+
+    `serving`, for UDP only: all that still answer, ready or not, near or far: a flow may stay where it is as long as its
+    endpoint is one of these."""
 
     cluster: tuple[Endpoint, ...] = ()
     local: tuple[Endpoint, ...] = ()
     any: bool = False
+    serving: tuple[Endpoint, ...] = ()
 
     @property
     def all(self) -> tuple[Endpoint, ...]:
+        if not self.local or self.local is self.cluster:
+            return self.cluster
         merged = {endpoint.text: endpoint for endpoint in (*self.cluster, *self.local)}
         return tuple(merged[text] for text in sorted(merged))
 
@@ -62,7 +70,8 @@ class ServicePort:
     `name` is upstream's service port name: `namespace/name:port`, without `:port` where the port has no name.
     `node_port` is 0 without a NodePort, `health_check_node_port` without a health check. `load_balancer_ips` are those that
     traffic arrives with (ipMode VIP); with `source_ranges` only those sources may use them. `affinity_seconds` is None
-    without ClientIP affinity. `ready_here`: how many ready endpoints run on this node, for the health check.
+    without ClientIP affinity. `ready_here`: on how many addresses of this node the Service (any port of it) has a ready
+    endpoint, for the health check; 0 without a health check.
     """
 
     name: str
@@ -86,21 +95,50 @@ class ServicePort:
 
 
 @dataclass(frozen=True, slots=True)
+class PodNetwork:
+    """Pods of this node send from addresses in `cidr` (detectLocalMode ClusterCIDR and NodeCIDR)."""
+
+    cidr: Network
+
+
+@dataclass(frozen=True, slots=True)
+class PodBridge:
+    """Packets of this node's pods arrive through the bridge of this name (BridgeInterface)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodInterfaces:
+    """Packets of this node's pods arrive through interfaces whose names begin so (InterfaceNamePrefix)."""
+
+    prefix: str
+
+
+IfLocal = PodNetwork | PodBridge | PodInterfaces
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What of the node's configuration and kernel shapes the rules.
 
-    `masquerade_bit` is the bit of the packet mark that asks for SNAT. `cluster_cidr` tells pods from others: None means
+    `masquerade_bit` is the bit of the packet mark that asks for SNAT. `pods` tells this node's pods from others: None means
     unknown, and then nobody is taken for a pod. `node_port_addresses` is None where NodePorts are served on every local
-    address but loopback, else exactly these. `drop_invalid` is off where conntrack is liberal about TCP windows.
+    address but loopback, else exactly these; `localhost_node_ports`: on loopback too (IPv4 only). `node_ip` is the node's
+    own address, which a load balancer's source ranges may admit. `drop_invalid` is off where conntrack is liberal about
+    TCP windows. `service_cidrs`: what cluster IPs are allocated from, empty where the API does not tell.
     """
 
     family: Family = Family.V4
     masquerade_bit: int = 14
     masquerade_all: bool = False
     random_fully: bool = True
-    cluster_cidr: Network | None = None
+    pods: IfLocal | None = None
     node_port_addresses: tuple[Address, ...] | None = None
+    localhost_node_ports: bool = False
+    node_ip: Address | None = None
     drop_invalid: bool = True
+    service_cidrs: tuple[Network, ...] = ()
 
     @property
     def mark(self) -> str:

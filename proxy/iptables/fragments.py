@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from linux.iptables.rules import Chain, Rule, Table
 from proxy.iptables import chains
-from proxy.model import Endpoint, Policy, Reach, ServicePort, Usable
+from proxy.model import Endpoint, PodNetwork, Policy, Reach, ServicePort, Usable
 
 _NO_ENDPOINTS = "has no endpoints"
 _NO_LOCAL_ENDPOINTS = "has no local endpoints"
@@ -99,8 +99,8 @@ def _masquerade(service: ServicePort, policy: Policy) -> tuple[Rule, ...]:
     to = _cluster_ip(service)
     if policy.masquerade_all:
         return (_rule(service, f"{to} -j {chains.MARK_MASQ}", "cluster IP"),)
-    if policy.cluster_cidr is not None:
-        return (_rule(service, f"{to} ! -s {policy.cluster_cidr} -j {chains.MARK_MASQ}", "cluster IP"),)
+    if isinstance(policy.pods, PodNetwork):
+        return (_rule(service, f"{to} ! -s {policy.pods.cidr} -j {chains.MARK_MASQ}", "cluster IP"),)
     return ()
 
 
@@ -142,9 +142,9 @@ def _external(service: ServicePort, endpoints: Usable, policy: Policy) -> Iterat
         yield Rule(f"-j {cluster}")
         return
     if endpoints.cluster:
-        if policy.cluster_cidr is not None:
+        if isinstance(policy.pods, PodNetwork):
             yield Rule(
-                f"-s {policy.cluster_cidr} -j {cluster}", f"pod traffic for {service.name} external destinations"
+                f"-s {policy.pods.cidr} -j {cluster}", f"pod traffic for {service.name} external destinations"
             )
         here = "-m addrtype --src-type LOCAL"
         yield Rule(

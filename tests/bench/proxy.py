@@ -26,12 +26,12 @@ from linux.iptables.restore import Iptables
 from linux.iptables.rules import Family, Section
 from proxy.iptables import plan
 from proxy.iptables.apply import Rules
-from proxy.model import Policy
+from proxy.model import PodNetwork, Policy
 from proxy.observe import Services
 from tests.requirements import missing
 
 SERVICES, ENDPOINTS, RUNS = 1000, 5, 5
-POLICY = Policy(cluster_cidr=IPv4Network("10.244.0.0/16"))
+POLICY = Policy(pods=PodNetwork(IPv4Network("10.244.0.0/16")))
 
 
 def rows(only: str | None = None) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from linux.packets import Packet
 from proxy.endpoints import Candidate, usable
 from proxy.iptables import plan
 from proxy.iptables.apply import TABLES, Rules
-from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort
+from proxy.model import Endpoint, PodNetwork, Policy, Protocol, Reach, ServicePort
 from tests.fakes.iptables import FakeIptables
 
 POD, OTHER_POD = "10.180.0.9", "10.180.1.9"
@@ -20,7 +20,7 @@ NODE, OTHER_NODE, LOOPBACK, OUTSIDER = "192.168.0.1", "192.168.0.2", "127.0.0.1"
 NODE_ADDRESSES = frozenset([IPv4Address(NODE), IPv4Address("10.180.0.1")])
 LOCAL_END, REMOTE_END = "10.180.0.2", "10.180.1.2"
 CLUSTER_IP, PORT, NODE_PORT = "172.30.0.41", 80, 30080
-POLICY = Policy(cluster_cidr=IPv4Network("10.180.0.0/16"))
+POLICY = Policy(pods=PodNetwork(IPv4Network("10.180.0.0/16")))
 
 
 def endpoint(ip: str, *, local: bool = False, state: str = "ready", port: int = 8080) -> Candidate:

@@ -36,7 +36,7 @@ ALIEN = OUTSIDER
 PLAIN = service(HERE, THERE)
 EXTERNAL_LOCAL = service(HERE, THERE, external=Reach.LOCAL)
 INTERNAL_LOCAL = service(HERE, THERE, internal=Reach.LOCAL)
-NO_DETECTOR = replace(POLICY, cluster_cidr=None)
+NO_DETECTOR = replace(POLICY, pods=None)
 MASQUERADE_ALL = replace(POLICY, masquerade_all=True)
 
 # (policy, source, destination) -> plain, externalTrafficPolicy Local, internalTrafficPolicy Local

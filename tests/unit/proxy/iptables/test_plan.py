@@ -96,7 +96,7 @@ _policies = st.builds(
     masquerade_bit=st.integers(0, 31),
     masquerade_all=st.booleans(),
     random_fully=st.booleans(),
-    cluster_cidr=st.sampled_from([None, POLICY.cluster_cidr]),
+    pods=st.sampled_from([None, POLICY.pods]),
     node_port_addresses=st.sampled_from([None, (), (IPv4Address("192.168.0.1"),)]),
     drop_invalid=st.booleans(),
 )
