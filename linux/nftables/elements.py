@@ -9,6 +9,7 @@ lengths, and an element is five pieces of bytes put together.
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -38,7 +39,9 @@ _VALUE, _VERDICT = 1, 2  # NFTA_DATA_*
 _CODE, _CHAIN = 1, 2  # NFTA_VERDICT_*
 _INTERVAL_END, _CATCH_ALL = 1, 2  # NFT_SET_ELEM_*
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
-_EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2  # NFTA_EXPR_*
+_EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
+_COUNTER = text(1, "counter")  # NFTA_EXPR_NAME
+_TWO_HEADS = struct.Struct("=HHHH")
 _ROOM = LONGEST - 512  # of one message's list of elements
 
 
@@ -126,6 +129,8 @@ def _fully_packed(element: Element) -> bytes:
             parts.append(nest(_DATA, attribute(_VALUE, value)))
         case Verdict() as verdict:
             parts.append(packed_verdict(verdict))
+        case None:
+            pass
     if element.timeout is not None:
         parts.append(number64(_TIMEOUT, element.timeout))
     if element.expires is not None:
@@ -171,42 +176,65 @@ def unpacked(data: bytes, start: int, end: int) -> Iterator[Counted]:
 
 
 def _element(data: bytes, start: int, end: int) -> Counted:
-    key, value, counter = b"", None, None
+    """What every element has, key and value, comes first: read in two steps. The rest is rare, except counters."""
+    key_nest, number, key_length, _ = _TWO_HEADS.unpack_from(data, start)
+    if number & 0x3FFF != _KEY:
+        return _any_element(data, start, end)
+    key = data[start + 8 : start + 4 + key_length]
+    start += (key_nest + 3) & ~3
+    if start >= end:
+        return Counted(Element(key), None)
+    nested, number, length, kind = _TWO_HEADS.unpack_from(data, start)
+    if number & 0x3FFF != _DATA:
+        return _any_element(data, start, end, key)
+    content = data[start + 8 : start + 4 + length]
+    value = content if kind & 0x3FFF == _VALUE else _verdict(content)
+    start += (nested + 3) & ~3
+    return _any_element(data, start, end, key, value) if start < end else Counted(Element(key, value), None)
+
+
+def _any_element(data: bytes, start: int, end: int, key: bytes = b"", value: bytes | Verdict | None = None) -> Counted:
+    counter = None
     rest: dict[str, object] = {}
     for number, first, last in spans(data, start, end):
-        match number:
-            case 1:  # key: its only child is the value
-                key = data[first + 4 : first + HEAD.unpack_from(data, first)[0]]
-            case 2:
-                value = unpacked_data(data, first)
-            case 3:
-                flags = as_number(data[first:last])
-                rest["interval_end"] = bool(flags & _INTERVAL_END)
-                rest["catch_all"] = bool(flags & _CATCH_ALL)
-            case 4:
-                rest["timeout"] = as_number(data[first:last])
-            case 5:
-                rest["expires"] = as_number(data[first:last])
-            case 6:
-                rest["comment"] = unpacked_comment(0, data[first:last])
-            case 7:
-                counter = _counter(data[first:last])
-            case 10:
-                rest["key_end"] = data[first + 4 : first + HEAD.unpack_from(data, first)[0]]
-            case 11:
-                counter = next(
-                    (found for _, one, two in spans(data, first, last) if (found := _counter(data[one:two]))), None
-                )
+        content = data[first:last]
+        if number == _KEY:
+            key = _only_value(content)
+        elif number == _DATA:
+            value = unpacked_data(content)
+        elif number == _KEY_END:
+            rest["key_end"] = _only_value(content)
+        elif number == _FLAGS:
+            flags = as_number(content)
+            rest["interval_end"] = bool(flags & _INTERVAL_END)
+            rest["catch_all"] = bool(flags & _CATCH_ALL)
+        elif number == _TIMEOUT:
+            rest["timeout"] = as_number(content)
+        elif number == _EXPIRATION:
+            rest["expires"] = as_number(content)
+        elif number == _USERDATA:
+            rest["comment"] = unpacked_comment(0, content)
+        elif number == _EXPRESSION:
+            counter = _counter(content)
+        elif number == _EXPRESSIONS:
+            found = (_counter(content[one:two]) for _, one, two in spans(content, 0, len(content)))
+            counter = next((one for one in found if one), None)
     element = Element(key, value, **rest) if rest else Element(key, value)  # type: ignore[arg-type]
     return Counted(element, counter)
 
 
-def unpacked_data(data: bytes, offset: int) -> bytes | Verdict:
-    """What NFTA_SET_ELEM_DATA or NFTA_IMMEDIATE_DATA holds; `offset` is where its content begins."""
-    length, number = HEAD.unpack_from(data, offset)
-    content = data[offset + 4 : offset + length]
-    if number & 0x3FFF == _VALUE:
-        return content
+def _only_value(content: bytes) -> bytes:
+    return content[4 : HEAD.unpack_from(content)[0]]
+
+
+def unpacked_data(content: bytes) -> bytes | Verdict:
+    """What NFTA_SET_ELEM_DATA or NFTA_IMMEDIATE_DATA holds."""
+    length, number = HEAD.unpack_from(content)
+    return content[4:length] if number & 0x3FFF == _VALUE else _verdict(content[4:length])
+
+
+@functools.lru_cache(maxsize=1024)
+def _verdict(content: bytes) -> Verdict:
     found = attributes(content)
     return Verdict(int.from_bytes(found[_CODE], "big", signed=True), as_text(found.get(_CHAIN)))
 
@@ -222,8 +250,7 @@ def unpacked_comment(kind: int, data: bytes) -> str | None:
 
 
 def _counter(data: bytes) -> tuple[int, int] | None:
-    found = attributes(data)
-    if as_text(found.get(_EXPRESSION_NAME)) != "counter":
+    if _COUNTER not in data:
         return None
-    content = attributes(found.get(_EXPRESSION_DATA, b""))
+    content = attributes(attributes(data).get(_EXPRESSION_DATA, b""))
     return as_number(content.get(_PACKETS)), as_number(content.get(_BYTES))
