@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
 
-from kube import serving
+from kube import serving, slis
 from kube.errors import UsageError
 from kubelet.config import Config, shown
-from kubelet.metrics import Health, Metrics
+from kubelet.metrics import Metrics
 from kubelet.runtime import PodRecord, Runtime
 from kubelet.server.access import Access, Policy, Review
 from kubelet.server.api import Pages, PodSource, Server, serve
@@ -76,14 +76,12 @@ def pages(
         pod_logs_dir=config.pod_logs_dir,
         volume_period=config.volume_stats_agg_period,
     )
-    health = CollectorRegistry()
-    health.register(Health(checks))
     return Pages(
         checks=checks,
         routes={
             "/metrics": serving.metrics(metrics.registry),
             "/metrics/probes": serving.metrics(probes),
-            "/metrics/slis": serving.metrics(health),
+            "/metrics/slis": serving.metrics(slis.registry(checks)),
             **container_pages(records, runtime, site, config.pod_infra_container_image),
             "/configz": serving.json(lambda: {"kubeletconfig": shown(config)}),
         },

@@ -7,7 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from kube.pods import Pod
-from kubelet.metrics import Health, Metrics, Mounted, Wanted
+from kube.slis import Health
+from kubelet.metrics import Metrics, Mounted, Wanted
 
 
 def lines(registry: CollectorRegistry) -> set[str]:
