@@ -2,124 +2,167 @@
 
 NAT rules are asked once per flow; afterwards conntrack repeats its answer. A TCP connection to an endpoint that went away
 ends by itself, but a UDP sender that keeps its source port (a resolver, a syslog client) keeps its flow alive by sending,
-and would be sent to a dead address for ever. So after the rules are in, flows to a UDP Service whose reply would come from
-somebody who is not its endpoint any more are deleted; their next packet meets the new rules.
+and would be sent to a dead address for ever. So after the rules are in, flows to a UDP Service whose answers would come from
+somebody who is not its endpoint any more are deleted; their next packet meets the new rules. An endpoint that is terminating
+but still serves keeps the flows it has.
 
-Services without endpoints count too: otherwise a sender would stay bound to the last endpoint there was.
+Services without endpoints count too: otherwise a sender would stay bound to the last endpoint there was. Where a Service is
+reached no longer (it is gone, or one of its addresses is), the flows to its former endpoints are deleted and no others.
+
+Only what changed since the last cleaning is looked for, in one walk of the kernel's over its table.
+(upstream: pkg/proxy/conntrack/cleanup.go)
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from linux import process
-from proxy.model import Protocol, ServicePort
+from linux import conntrack
+from linux.iptables.rules import Family
+from proxy.model import Address, Endpoint, Protocol, ServicePort
+from proxy.observe import local_addresses
 
-_COMMAND = "conntrack"
+Reach = bytes | int
+"""Where a UDP Service port is reached: an address and port (`linux.conntrack.endpoint`), or a NodePort of any address."""
+
+_ABSENT = (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP)
+"""What a kernel without conntrack's netlink interface says."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """A conntrack entry: what the sender wrote on its packets, and who would answer."""
+class Question:
+    """Which flows are stale. `rules`: who answers a stale flow, with True nobody of these, with False one of these. `local`:
+    the addresses that have NodePorts. `due`: what it was made of."""
 
-    source: str
-    source_port: int
-    destination: str
-    destination_port: int
-    answers: str
-    answers_port: int
+    rules: Mapping[Reach, tuple[bool, frozenset[bytes]]]
+    local: frozenset[bytes]
+    due: Mapping[Reach, tuple[Endpoint, ...]]
 
+    def stale(self, to: bytes, answers: bytes) -> bool:
+        rule = self.rules.get(to)
+        if rule is None and to[:-2] in self.local:
+            rule = self.rules.get(int.from_bytes(to[-2:], "big"))
+        return rule is not None and (answers in rule[1]) is not rule[0]
 
-@dataclass(frozen=True, slots=True)
-class Destinations:
-    """Where UDP Services are reached, each with `(ip, port)` of those who may answer."""
-
-    cluster: Mapping[tuple[str, int], frozenset[tuple[str, int]]]
-    node_ports: Mapping[int, frozenset[tuple[str, int]]]
-
-    def __bool__(self) -> bool:
-        return bool(self.cluster)
-
-
-def destinations(services: Iterable[ServicePort]) -> Destinations:
-    cluster, node_ports = {}, {}
-    for service in services:
-        if service.protocol is not Protocol.UDP:
-            continue
-        ends = frozenset((str(end.ip), end.port) for end in service.endpoints.all)
-        cluster[str(service.cluster_ip), service.port] = ends
-        if service.node_port:
-            node_ports[service.node_port] = ends
-    return Destinations(cluster, node_ports)
-
-
-def parse(listing: str) -> Iterator[Flow]:
-    """The UDP flows in what `conntrack -L -p udp` printed."""
-    for line in listing.splitlines():
-        words = [word.split("=", 1) for word in line.split() if "=" in word]
-        values = {name: [value for key, value in words if key == name] for name in ("src", "dst", "sport", "dport")}
-        if all(len(found) >= 2 for found in values.values()):
-            yield Flow(
-                source=values["src"][0],
-                source_port=int(values["sport"][0]),
-                destination=values["dst"][0],
-                destination_port=int(values["dport"][0]),
-                answers=values["src"][1],
-                answers_port=int(values["sport"][1]),
-            )
-
-
-def stale(flows: Iterable[Flow], wanted: Destinations, node_addresses: frozenset[str]) -> list[Flow]:
-    """The flows to a UDP Service that nobody who should answers."""
-    found = []
-    for flow in flows:
-        ends = wanted.cluster.get((flow.destination, flow.destination_port))
-        if ends is None and flow.destination in node_addresses:
-            ends = wanted.node_ports.get(flow.destination_port)
-        if ends is not None and (flow.answers, flow.answers_port) not in ends:
-            found.append(flow)
-    return found
+    def narrowed(self) -> tuple[bytes | None, int | None]:
+        """The one endpoint, else the one port, that all of these have: the kernel need send no others."""
+        if len(self.rules) == 1 and isinstance(only := next(iter(self.rules)), bytes):
+            return only, None
+        ports = {int.from_bytes(reach[-2:], "big") if isinstance(reach, bytes) else reach for reach in self.rules}
+        return None, ports.pop() if len(ports) == 1 else None
 
 
 class Flows:
-    """This network namespace's flows, cleaned when the UDP destinations have changed since the last cleaning."""
+    """One family's flows in this network namespace, and what of them is due to be cleaned."""
 
-    def __init__(self) -> None:
-        self._cleaned: Destinations | None = None
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._known: dict[str, dict[Reach, tuple[Endpoint, ...]]] = {}
+        self._claims: dict[Reach, tuple[str, ...]] = {}  # of two Services at one external IP the first in order has it
+        self._late: set[str] = set()
+        self._due: dict[Reach, tuple[Endpoint, ...]] = {}  # with the former endpoints of what is reached no longer
         self._told = False
 
-    def due(self, wanted: Destinations) -> bool:
-        return bool(wanted) and wanted != self._cleaned
+    @property
+    def due(self) -> bool:
+        return bool(self._due)
 
-    async def clean(self, wanted: Destinations, node_addresses: frozenset[str]) -> int:
-        """How many flows were deleted. A failure is logged and leaves the cleaning due; rules are right without it."""
-        if shutil.which(_COMMAND) is None:
-            if not self._told:
-                log.warning(
-                    "%s is not on PATH: UDP senders with a fixed port may stay with endpoints that are gone;"
-                    " install the package conntrack",
-                    _COMMAND,
-                )
-            self._told = True
-            return 0
+    def note(
+        self,
+        services: Mapping[str, tuple[ServicePort, ...]],
+        changed: Collection[str] | None,
+        refused: Iterable[str] = (),
+    ) -> None:
+        """The rules for `changed` (None: all) are in, except those of the service port names `refused`."""
+        keys = set(changed) | self._late if changed is not None else services.keys() | self._known.keys()
+        self._late = {name.partition(":")[0] for name in refused}
+        for key in keys - self._late:
+            self._replace(key, reached(services.get(key, ())))
+
+    def _replace(self, key: str, new: dict[Reach, tuple[Endpoint, ...]]) -> None:
+        old = self._known.get(key, {})
+        if new == old:
+            return
+        for reach in old.keys() - new.keys():
+            others = tuple(other for other in self._claims.pop(reach) if other != key)
+            self._due[reach] = (*self._due.get(reach, ()), *old[reach])
+            if others:
+                self._claims[reach] = others
+        for reach, ends in new.items():
+            before = old.get(reach)
+            if before is None:
+                self._claims[reach] = tuple(sorted((*self._claims.get(reach, ()), key)))
+            # Nothing becomes stale by one more endpoint, unless there was none.
+            if not before or not set(before) <= set(ends):
+                self._due.setdefault(reach, ())
+        self._known.pop(key, None)
+        if new:
+            self._known[key] = new
+
+    async def clean(self, node_port_addresses: Sequence[Address] | None) -> int:
+        """How many flows were deleted. NodePorts are looked for at these addresses; None is every local one. What the kernel
+        refuses is logged and stays due; the rules are right without it."""
+        question = self.take(node_port_addresses)
         try:
-            listed = await process.run([_COMMAND, "-L", "-p", "udp"], timeout=30)
-            gone = stale(parse(listed.stdout.decode(errors="replace")), wanted, node_addresses)
-            for flow in gone:
-                # The entry may have expired since it was listed: then there is nothing to delete.
-                await process.run(_deletion(flow), timeout=10, check=False)
-        except process.CommandFailed as error:
-            log.warning("deleting stale UDP flows: %s", error)
+            with conntrack.Conntrack(self._family) as kernel:
+                # In a thread: the kernel walks its whole table, however little it finds.
+                return await asyncio.to_thread(_delete, kernel, question)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                if not self._told:
+                    log.info("flows are left alone: this kernel has no conntrack over netlink (%s)", error)
+                self._told = True
+                return 0
+            log.warning("deleting stale UDP flows: %s; again after the next change", error)
+            self._put_back(question)
             return 0
-        self._cleaned = wanted
-        return len(gone)
+
+    def take(self, node_port_addresses: Sequence[Address] | None) -> Question:
+        """What of the table is stale, as far as that is due; then nothing is."""
+        due, self._due = self._due, {}
+        rules = {reach: self._rule(reach, former) for reach, former in due.items()}
+        node_ports = any(isinstance(reach, int) for reach in rules)
+        return Question(rules, self._packed(node_port_addresses) if node_ports else frozenset(), due)
+
+    def _put_back(self, question: Question) -> None:
+        for reach, former in question.due.items():
+            self._due[reach] = (*former, *self._due.get(reach, ()))
+
+    def _rule(self, reach: Reach, former: tuple[Endpoint, ...]) -> tuple[bool, frozenset[bytes]]:
+        claims = self._claims.get(reach)
+        ends = self._known[claims[0]][reach] if claims else former
+        return bool(claims), frozenset(conntrack.endpoint(end.ip.packed, end.port) for end in ends)
+
+    def _packed(self, addresses: Sequence[Address] | None) -> frozenset[bytes]:
+        mine = local_addresses() if addresses is None else addresses
+        return frozenset(ip.packed for ip in mine if ip.version == self._family)
 
 
-def _deletion(flow: Flow) -> Sequence[str]:
-    tuple_ = ["-s", flow.source, "-d", flow.destination, "--sport", str(flow.source_port)]
-    return [_COMMAND, "-D", "-p", "udp", *tuple_, "--dport", str(flow.destination_port)]
+def reached(ports: Iterable[ServicePort]) -> dict[Reach, tuple[Endpoint, ...]]:
+    """Where the UDP ones of these are reached, with those who may answer."""
+    found: dict[Reach, tuple[Endpoint, ...]] = {}
+    for port in ports:
+        if port.protocol is not Protocol.UDP:
+            continue
+        ends = (*port.endpoints.serving, *port.endpoints.all)  # who keeps flows, and who gets new ones
+        for ip in (port.cluster_ip, *port.external_ips, *port.load_balancer_ips):
+            found[conntrack.endpoint(ip.packed, port.port)] = ends
+        if port.node_port:
+            found[port.node_port] = ends
+    return found
+
+
+def _delete(kernel: conntrack.Conntrack, question: Question) -> int:
+    to, port = question.narrowed()
+    try:
+        return kernel.delete(kernel.flows(socket.IPPROTO_UDP, question.stale, to=to, port=port))
+    except conntrack.Interrupted as interrupted:
+        kernel.delete(interrupted.flows)  # these are stale, whatever was not seen
+        raise

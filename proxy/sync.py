@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Protocol
 
 from kube import core, discovery
@@ -17,7 +18,7 @@ from proxy.iptables import plan
 from proxy.iptables.apply import Applied, Rules
 from proxy.iptables.fragments import Fragment
 from proxy.metrics import Metrics
-from proxy.model import Address, Policy
+from proxy.model import Address, PodNetwork, Policy
 from proxy.observe import Services, address, conntrack_is_liberal, local_addresses, node_port_addresses
 
 log = logging.getLogger(__name__)
@@ -78,8 +79,7 @@ class Pass:
         self._clock = clock
         self._family = family
         self._services = Services(node, family)
-        self._flows = conntrack.Flows()
-        self._destinations = conntrack.destinations(())
+        self._flows = conntrack.Flows(family)
         self._fragments = plan.Fragments()
         self._read_at = 0.0
 
@@ -108,7 +108,7 @@ class Pass:
             self._read_at = now
         self._health.updated(now)
         self._measure(applied, now, now - begun)
-        if self._flows.due(self._destinations):
+        if self._flows.due:
             await self._clean_flows()
 
     async def _apply(self) -> Applied:
@@ -116,15 +116,17 @@ class Pass:
         ports = self._services.ports(self._objects.services(), self._objects.slices())
         parts = self._fragments.of(sorted(ports, key=lambda port: (port.name, port.protocol.value)), policy)
         wanted = plan.joined(parts, policy)
-        self._destinations = conntrack.destinations(ports)
         applied = await self._rules.apply(wanted)
+        self._flows.note(
+            {key: tuple(mine) for key, mine in groupby(ports, lambda port: port.name.partition(":")[0])}, None
+        )
         if applied.full or applied.chains_written or applied.chains_deleted:
             self._count(parts, list(wanted.chains()))
         return applied
 
     async def _clean_flows(self) -> None:
         begun = self._clock()
-        deleted = await self._flows.clean(self._destinations, frozenset(str(ip) for ip in local_addresses()))
+        deleted = await self._flows.clean(self._node_port_addresses())
         self._metrics.conntrack_seconds.observe(self._clock() - begun)
         self._metrics.conntrack_deleted.inc(deleted)
         if deleted:
@@ -138,7 +140,7 @@ class Pass:
             masquerade_bit=config.iptables.masquerade_bit,
             masquerade_all=config.iptables.masquerade_all,
             random_fully=self._random_fully,
-            cluster_cidr=pods,
+            pods=PodNetwork(pods) if pods else None,
             node_port_addresses=self._node_port_addresses(),
             drop_invalid=not conntrack_is_liberal(),
         )
