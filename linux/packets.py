@@ -55,9 +55,11 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The addresses of the node that the packet is on; loopback is the node's in any case."""
+    """The addresses of the node that the packet is on; loopback is the node's in any case. `device`: the interface through
+    which it would send to an address; without it the packet's own word holds."""
 
     addresses: frozenset[Address]
+    device: Callable[[Address], str] | None = None
 
     def holds(self, address: Address) -> bool:
         return address.is_loopback or address in self.addresses
@@ -193,11 +195,24 @@ class _Way:
         if not hooks:
             yield "", walk
             return
-        for verdict, after in self._bases(hooks[0], self._at[hooks[0]], walk):
+        seen = replace(walk, packet=self._as_seen_at(hooks[0], walk))
+        for verdict, after in self._bases(hooks[0], self._at[hooks[0]], seen):
             if verdict:
                 yield verdict, after
             else:
                 yield from self._hooks(hooks[1:], after)
+
+    def _as_seen_at(self, hook: Hook, walk: Walk) -> Packet:
+        """Before the route is chosen there is no outgoing interface."""
+        if hook in (Hook.PREROUTING, Hook.INPUT):
+            leaves = ""
+        elif self._node.holds(walk.packet.destination):
+            leaves = "lo"
+        elif self._node.device is not None:
+            leaves = self._node.device(walk.packet.destination)
+        else:
+            leaves = walk.original.out_interface
+        return replace(walk.packet, out_interface=leaves)
 
     def _bases(self, hook: Hook, bases: list[Base], walk: Walk) -> Ways:
         self._walks += 1

@@ -1,0 +1,142 @@
+"""Where a new packet would go by an nf_tables ruleset: the bytecode itself is run, with all outcomes of its dice.
+
+The rules need not have been written in nft's language, and nothing depends on how the tool prints them. Sets are asked as
+the kernel asks them, with what they hold now: a client that an affinity map remembers goes where it went before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from linux.nftables.elements import ACCEPT, BREAK, CONTINUE, DROP, GOTO, JUMP, RETURN, Verdict
+from linux.nftables.machine import REJECTED, State, step
+from linux.nftables.objects import HOOKS, Rule
+from linux.nftables.ruleset import ChainContent, Ruleset, TableContent
+from linux.packets import Address, Base, Ending, Hook, Node, Packet, Unknown, Walk, Ways, follow
+
+_MOST_DEPTH = 32  # the kernel's own limit is 16
+_FAMILIES = {4: (1, 2), 6: (1, 10)}  # inet and the packet's own
+_VERDICTS = {DROP: "DROP", ACCEPT: "ACCEPT", REJECTED: "REJECT"}
+
+
+def trace(
+    ruleset: Ruleset, packet: Packet, node_addresses: frozenset[Address], *, lenient: bool = False
+) -> frozenset[Ending]:
+    """Every way `packet` may end on a node that has `node_addresses`. Raises Unknown, unless `lenient`: then a rule with
+    something unknown is taken both ways and becomes a doubt of the ending."""
+    node = Node(node_addresses)
+    rules = NftablesRules(ruleset.tables.values(), packet.source.version, node, lenient=lenient)
+    return follow(rules.bases(), packet, node)
+
+
+class NftablesRules:
+    """The tables that packets of one family meet, as chains at the hooks."""
+
+    def __init__(self, tables: Iterable[TableContent], version: int, node: Node, *, lenient: bool = False) -> None:
+        self._tables = [table for table in tables if table.family in _FAMILIES[version]]
+        self._node = node
+        self._lenient = lenient
+
+    def bases(self) -> Iterator[Base]:
+        for table in self._tables:
+            for content in table.chains.values():
+                hook = content.about.hook
+                if hook is not None and hook.number < len(HOOKS):
+                    run = _Run(self, table, content, drops=hook.drops)
+                    yield Base(Hook(hook.name.upper()), hook.priority, run, nat=hook.kind == "nat")
+
+    def chain(self, table: TableContent, content: ChainContent, walk: Walk, said: str = "", depth: int = 0) -> Ways:
+        """(verdict, walk) pairs; an empty verdict is the end of the chain, RETURN a rule that said so."""
+        if depth > _MOST_DEPTH:
+            raise Unknown(f"more than {_MOST_DEPTH} chains deep at {content.about.name}: rules in a circle?")
+        pending = [walk.entering(table.words, content.about.name, said or content.about.comment or "")]
+        for rule in content.rules:
+            going_on: list[Walk] = []
+            for each in pending:
+                for verdict, state in self._rule(table, rule, each):
+                    if verdict.code in (CONTINUE, BREAK):
+                        going_on.append(state.walk)
+                        continue
+                    for word, after in self._decided(table, rule, verdict, state, depth):
+                        if word == "":
+                            going_on.append(after)
+                        else:
+                            yield word, after
+            pending = _merged(going_on)
+        for each in pending:
+            yield "", each
+
+    def _rule(self, table: TableContent, rule: Rule, walk: Walk) -> Iterator[tuple[Verdict, State]]:
+        states = [State(walk)]
+        for position, expression in enumerate(rule.expressions):
+            following: list[State] = []
+            for state in states:
+                try:
+                    outcomes = list(step(expression, state, table.sets, self._node))
+                except Unknown as error:
+                    where = f"table {table.words}, chain {rule.chain}: {error}"
+                    if not self._lenient:
+                        raise Unknown(where) from None
+                    yield from _both_ways(rule, position, state.walk.doubting(where))
+                    continue
+                for verdict, after in outcomes:
+                    if verdict.code == CONTINUE:
+                        following.append(after)
+                    else:
+                        yield verdict, after
+            states = following
+        for state in states:
+            yield Verdict(CONTINUE), state
+
+    def _decided(self, table: TableContent, rule: Rule, verdict: Verdict, state: State, depth: int) -> Ways:
+        said = state.said or rule.comment or ""
+        walk = replace(state.walk, why=said) if said else state.walk
+        match verdict.code:
+            case code if code in _VERDICTS:
+                yield _VERDICTS[code], walk
+            case code if code == RETURN:
+                yield "RETURN", walk
+            case code if code in (JUMP, GOTO):
+                content = table.chains.get(verdict.chain)
+                if content is None:
+                    raise Unknown(f"table {table.words}: a jump to {verdict.chain}, which is not there")
+                for word, after in self.chain(table, content, walk, said, depth + 1):
+                    inner = "" if word == "RETURN" else word
+                    # After a goto, the end of that chain is the end of this one too.
+                    yield ("RETURN" if code == GOTO and inner == "" else inner), after
+            case code:
+                raise Unknown(f"table {table.words}, chain {rule.chain}: verdict {code} is not known here")
+
+
+def _both_ways(rule: Rule, position: int, walk: Walk) -> Iterator[tuple[Verdict, State]]:
+    """The rule passed by, and the verdict that it would give if all of it matched."""
+    yield Verdict(BREAK), State(walk)
+    for expression in rule.expressions[position:]:
+        if expression.name in ("immediate", "reject"):
+            for verdict, state in step(expression, State(walk), {}, Node(frozenset())):
+                if verdict.code != CONTINUE:
+                    yield verdict, state
+
+
+def _merged(walks: list[Walk]) -> list[Walk]:
+    """Dice that decided nothing are forgotten: equal walks become one, their shares added."""
+    if len(walks) < 2:
+        return walks
+    shares: dict[Walk, float] = {}
+    for walk in walks:
+        alike = replace(walk, share=0.0)
+        shares[alike] = shares.get(alike, 0.0) + walk.share
+    return [replace(walk, share=share) for walk, share in shares.items()]
+
+
+class _Run:
+    """A base chain, with its policy at the end."""
+
+    def __init__(self, rules: NftablesRules, table: TableContent, content: ChainContent, *, drops: bool) -> None:
+        self._rules, self._table, self._content = rules, table, content
+        self._policy = "DROP" if drops else ""
+
+    def __call__(self, walk: Walk) -> Ways:
+        for verdict, after in self._rules.chain(self._table, self._content, walk):
+            yield (self._policy if verdict in ("", "RETURN") else verdict), after
