@@ -13,6 +13,8 @@ from linux.iptables.rules import Family
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+MAX_PORT = 65535
+
 
 class Protocol(enum.StrEnum):
     TCP = "tcp"

@@ -1,8 +1,9 @@
 """What is wanted, read from the informers, and what of this node shapes the rules.
 
-The quirks of EndpointSlices are upstream's: an absent `ready` or `serving` is true, only the first address counts, a port
-without a number is skipped, and where two slices name the same address (a slice being split, an address being reused) a
-terminating entry never hides another.
+`Tracker` is fed with the changes of the informers and keeps, for one family, the slices behind each Service and the ports
+that were made of both. A change only marks its Service; `take` makes the ports of those that are marked, so the work of a
+pass is that of what changed, and what changed there and back in between is nothing. Which came first, a Service or its
+slices, does not matter, nor does which went first.
 """
 
 from __future__ import annotations
@@ -10,15 +11,23 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from kube import core, discovery, labels
+from kube.informer import Change
 from linux.iptables.rules import Family
-from proxy.endpoints import Candidate, usable
-from proxy.model import Address, Endpoint, Network, Protocol, Reach, ServicePort
+from proxy.addresses import address  # noqa: F401  until proxy.sync asks proxy.addresses
+from proxy.endpoints import Place
+from proxy.model import Address, Network, ServicePort
+from proxy.services import service_ports
+from proxy.slices import Skipped
 
-DEFAULT_AFFINITY_SECONDS = 10800
 SERVICES_SELECTOR = f"!{labels.SERVICE_PROXY_NAME}"
+SERVICES_FIELDS = "spec.clusterIP!=None"
+"""Headless Services need no rules: they are never sent."""
 SLICES_SELECTOR = f"!{labels.HEADLESS},!{labels.SERVICE_PROXY_NAME}"
 
 _LIBERAL = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
@@ -26,107 +35,149 @@ _LIBERAL = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a pass needs to know.
+
+    `services`: the ports of every Service by `namespace/name`, a live view; Services without any are absent. `changed`:
+    the keys whose ports differ (or are gone) since the last `take`. `triggered`: when the oldest cause of each changed
+    Service's endpoints happened, in seconds since the epoch. `skipped`: what had to be left out of an object, told once.
+    """
+
+    services: Mapping[str, tuple[ServicePort, ...]]
+    changed: frozenset[str]
+    triggered: tuple[float, ...] = ()
+    skipped: tuple[tuple[core.Service, Skipped], ...] = ()
+
+
+class Tracker:
+    """The Service ports of one family, seen from the node of this name. Causes before `started` (seconds since the epoch)
+    are not measured: what happened while nobody programmed anything says nothing about programming."""
+
+    def __init__(self, node: str, family: Family, started: float = 0.0) -> None:
+        self._family = family
+        self._address_type = f"IPv{family:d}"
+        self._place = Place(node)
+        self._started = started
+        self._objects: dict[str, core.Service] = {}
+        self._slices: dict[str, tuple[discovery.EndpointSlice, ...]] = {}
+        self._ports: dict[str, tuple[ServicePort, ...]] = {}
+        self._skipped: dict[str, tuple[Skipped, ...]] = {}
+        self._causes: dict[str, float] = {}
+        self._dirty: dict[str, None] = {}
+        self.services: Mapping[str, tuple[ServicePort, ...]] = MappingProxyType(self._ports)
+
+    def service_changed(self, change: Change[core.Service]) -> None:
+        if change.new is None:
+            self._objects.pop(change.key, None)
+        else:
+            self._objects[change.key] = change.new
+        self._dirty[change.key] = None
+
+    def slice_changed(self, change: Change[discovery.EndpointSlice]) -> None:
+        """A slice may move to another Service by its label."""
+        before, after = self._service_of(change.old), self._service_of(change.new)
+        if before and before != after:
+            self._put(before, change.key, None)
+            self._causes.pop(before, None)
+        if after and change.new is not None:
+            self._put(after, change.key, change.new)
+            self._note_cause(after, change.old, change.new)
+
+    def node_changed(self, node: core.Node | None) -> None:
+        """Hints are read by this node's zone: when it changes, so may every Service that has some."""
+        zone = node.metadata.labels.get(labels.ZONE, "") if node else ""
+        if zone == self._place.zone:
+            return
+        self._place = Place(self._place.node, zone)
+        for key, pieces in self._slices.items():
+            if any(entry.hints for piece in pieces for entry in piece.endpoints or ()):
+                self._dirty[key] = None
+
+    def take(self) -> Taken:
+        dirty, self._dirty = self._dirty, {}
+        changed, triggered, told = [], [], []
+        for key in dirty:
+            cause = self._causes.pop(key, None)
+            service = self._objects.get(key)
+            before = self._ports.get(key, ())
+            after: tuple[ServicePort, ...] = ()
+            if service is not None:
+                made = service_ports(service, self._slices.get(key, ()), self._place, self._family)
+                after = made.ports
+                told += [(service, each) for each in self._news(key, made.skipped)]
+            else:
+                self._skipped.pop(key, None)
+            if after == before:
+                continue
+            changed.append(key)
+            if after:
+                self._ports[key] = after
+            else:
+                del self._ports[key]
+            if cause is not None:
+                triggered.append(cause)
+        return Taken(self.services, frozenset(changed), tuple(triggered), tuple(told))
+
+    def _news(self, key: str, skipped: tuple[Skipped, ...]) -> list[Skipped]:
+        """Those that were not skipped for the same reason when this Service was last looked at."""
+        known = self._skipped.pop(key, ())
+        if skipped:
+            self._skipped[key] = skipped
+        return [each for each in dict.fromkeys(skipped) if each not in known]
+
+    def _service_of(self, piece: discovery.EndpointSlice | None) -> str:
+        """The key of the Service that a slice of this family belongs to; empty where it belongs to none."""
+        if piece is None or piece.address_type != self._address_type:
+            return ""
+        name = piece.metadata.labels.get(labels.SERVICE_NAME)
+        return f"{piece.metadata.namespace}/{name}" if name else ""
+
+    def _put(self, service: str, key: str, piece: discovery.EndpointSlice | None) -> None:
+        """In the order of their names: where two slices name one address, the outcome must not depend on which came first."""
+        others = [other for other in self._slices.get(service, ()) if other.metadata.key != key]
+        if piece is not None:
+            others.append(piece)
+            others.sort(key=lambda other: other.metadata.name)
+        if others:
+            self._slices[service] = tuple(others)
+        else:
+            self._slices.pop(service, None)
+        self._dirty[service] = None
+
+    def _note_cause(self, service: str, old: discovery.EndpointSlice | None, new: discovery.EndpointSlice) -> None:
+        text = new.metadata.annotations.get(labels.LAST_CHANGE_TRIGGER_TIME)
+        if not text or (old is not None and old.metadata.annotations.get(labels.LAST_CHANGE_TRIGGER_TIME) == text):
+            return
+        try:
+            cause = datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            return  # somebody's own words; only a figure depends on it
+        if cause > self._started:
+            self._causes[service] = min(cause, self._causes.get(service, cause))
+
+
 class Services:
-    """Service ports as of the objects given; what was made of an object is kept until the object changes."""
+    """What `proxy.sync` asks until it asks a Tracker."""
 
     def __init__(self, node: str, family: Family = Family.V4) -> None:
-        self._node = node
-        self._family = family
-        self._made: dict[str, tuple[core.Service, tuple[discovery.EndpointSlice, ...], tuple[ServicePort, ...]]] = {}
+        self._tracker = Tracker(node, family)
+        self._services: dict[str, core.Service] = {}
+        self._slices: dict[str, discovery.EndpointSlice] = {}
 
     def ports(
         self, services: Iterable[core.Service], slices: Iterable[discovery.EndpointSlice]
     ) -> tuple[ServicePort, ...]:
-        behind = self._by_service(slices)
-        made = {}
-        for service in services:
-            key = service.metadata.key
-            mine = tuple(sorted(behind.get(key, ()), key=lambda piece: piece.metadata.name))
-            known = self._made.get(key)
-            if known is None or known[0] is not service or not _same(known[1], mine):
-                known = service, mine, tuple(service_ports(service, mine, self._node, self._family))
-            made[key] = known
-        self._made = made
-        return tuple(port for known in made.values() for port in known[2])
-
-    def _by_service(self, slices: Iterable[discovery.EndpointSlice]) -> Mapping[str, list[discovery.EndpointSlice]]:
-        behind: dict[str, list[discovery.EndpointSlice]] = {}
-        wanted = f"IPv{self._family}"
-        for piece in slices:
-            service = piece.metadata.labels.get(labels.SERVICE_NAME)
-            if service and piece.address_type == wanted:
-                behind.setdefault(f"{piece.metadata.namespace}/{service}", []).append(piece)
-        return behind
-
-
-def service_ports(
-    service: core.Service, slices: Sequence[discovery.EndpointSlice], node: str, family: Family
-) -> list[ServicePort]:
-    """The ports of one Service in one family; none for headless and ExternalName Services."""
-    spec = service.spec
-    cluster_ip = _cluster_ip(spec, family)
-    if cluster_ip is None or spec.type == "ExternalName":
-        return []
-    affinity = None
-    if spec.session_affinity == "ClientIP":
-        config = spec.session_affinity_config.client_ip if spec.session_affinity_config else None
-        affinity = (config.timeout_seconds if config else None) or DEFAULT_AFFINITY_SECONDS
-    key = service.metadata.key
-    internal, external = Reach(spec.internal_traffic_policy), Reach(spec.external_traffic_policy)
-    made = []
-    for port in spec.ports:
-        node_port = port.node_port if spec.type in ("NodePort", "LoadBalancer") else 0
-        behind = candidates(slices, port.name, port.protocol, node)
-        made.append(
-            ServicePort(
-                name=f"{key}:{port.name}" if port.name else key,
-                protocol=Protocol(port.protocol.lower()),
-                cluster_ip=cluster_ip,
-                port=port.port,
-                node_port=node_port,
-                affinity_seconds=affinity,
-                internal=internal,
-                external=external,
-                endpoints=usable(behind, internal=internal, external=external, externally_reachable=node_port != 0),
-                ready_here=len({one.endpoint.ip for one in behind if one.endpoint.local and one.ready}),
-            )
-        )
-    return made
-
-
-def candidates(
-    slices: Sequence[discovery.EndpointSlice], port_name: str, protocol: str, node: str
-) -> tuple[Candidate, ...]:
-    """The endpoints behind one port, in the order of their text."""
-    found: dict[str, Candidate] = {}
-    for piece in slices:
-        numbers = [
-            port.port
-            for port in piece.ports or ()
-            if (port.name or "") == port_name and port.protocol == protocol and port.port
-        ]
-        for number in numbers:
-            for entry in piece.endpoints or ():
-                ip = address(entry.addresses[0]) if entry.addresses else None
-                if ip is None:
-                    continue
-                endpoint = Endpoint(ip, number, local=entry.node_name == node)
-                if endpoint.text not in found or not entry.terminating:
-                    found[endpoint.text] = Candidate(endpoint, entry.ready, entry.serving, entry.terminating)
-    return tuple(found[text] for text in sorted(found))
-
-
-def address(text: str) -> Address | None:
-    """An IP address; IPv4 with leading zeros is read as decimal, as Kubernetes always did. None, and a line in the log,
-    for what is not an address: one bad object must not stop the others."""
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        parts = text.split(".")
-        if len(parts) == 4 and all(part.isdigit() and int(part) < 256 for part in parts):
-            return ipaddress.IPv4Address(".".join(str(int(part)) for part in parts))
-    log.warning("%r is not an IP address; skipped", text)
-    return None
+        ours = {each.metadata.key: each for each in services}
+        theirs = {each.metadata.key: each for each in slices}
+        for key in {**self._services, **ours}:
+            if self._services.get(key) is not ours.get(key):
+                self._tracker.service_changed(Change(key, self._services.get(key), ours.get(key)))
+        for key in {**self._slices, **theirs}:
+            if self._slices.get(key) is not theirs.get(key):
+                self._tracker.slice_changed(Change(key, self._slices.get(key), theirs.get(key)))
+        self._services, self._slices = ours, theirs
+        return tuple(port for ports in self._tracker.take().services.values() for port in ports)
 
 
 def node_port_addresses(
@@ -164,14 +215,3 @@ def conntrack_is_liberal() -> bool:
         return _LIBERAL.read_text().strip() == "1"
     except OSError:
         return False  # conntrack is not loaded yet; its default is strict
-
-
-def _same(left: Sequence[object], right: Sequence[object]) -> bool:
-    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
-
-
-def _cluster_ip(spec: core.ServiceSpec, family: Family) -> Address | None:
-    for text in spec.cluster_ips or (spec.cluster_ip,):
-        if text and text != "None" and (ip := address(text)) is not None and ip.version == family:
-            return ip
-    return None

@@ -1,130 +1,211 @@
-"""From API objects to service ports, with upstream's quirks."""
+"""The tracker: changes in any order, and what is told of them."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import msgspec
+import pytest
 
 from kube.core import Node, Service
 from kube.discovery import EndpointSlice
+from kube.informer import Change
 from linux.iptables.rules import Family
 from proxy.health import Health, node_is_eligible
-from proxy.model import Protocol, Reach, ServicePort
-from proxy.observe import Services, address, candidates, node_port_addresses
+from proxy.observe import Taken, Tracker, node_port_addresses
 
-SPEC: dict[str, Any] = {
-    "clusterIP": "10.96.0.10",
-    "clusterIPs": ["10.96.0.10"],
-    "type": "NodePort",
-    "ports": [
-        {"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080, "targetPort": 8080},
-        {"name": "dns", "port": 53, "protocol": "UDP"},
-    ],
-}
+STARTED = datetime.fromisoformat("2026-01-01T12:00:00Z").timestamp()
+CAUSE = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
-def a_service(**spec: Any) -> Service:
-    return msgspec.convert({"metadata": {"name": "web", "namespace": "shop"}, "spec": SPEC | spec}, Service)
+def a_service(name: str = "web", **spec: Any) -> Service:
+    plain = {"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}
+    return msgspec.convert({"metadata": {"name": name, "namespace": "shop"}, "spec": plain | spec}, Service)
 
 
 def a_slice(
-    name: str, *endpoints: dict[str, Any], ports: list[dict[str, Any]] | None = None, **more: Any
+    name: str, *ips: str, service: str = "web", cause: str = "", kind: str = "IPv4", **endpoint: Any
 ) -> EndpointSlice:
     body = {
-        "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4",
-        "endpoints": list(endpoints),
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}] if ports is None else ports,
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": service} if service else {},
+            "annotations": {CAUSE: cause} if cause else {},
+        },
+        "addressType": kind,
+        "endpoints": [{"addresses": [ip]} | endpoint for ip in ips],
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
     }
-    return msgspec.convert(body | more, EndpointSlice)
+    return msgspec.convert(body, EndpointSlice)
 
 
-def end(ip: str, node: str = "node1", **conditions: bool) -> dict[str, Any]:
-    return {"addresses": [ip], "nodeName": node, "conditions": conditions}
+class Cluster:
+    """Objects by key, changed as informers tell of changes."""
+
+    def __init__(self, family: Family = Family.V4) -> None:
+        self.tracker = Tracker("node1", family, STARTED)
+        self._services: dict[str, Service] = {}
+        self._slices: dict[str, EndpointSlice] = {}
+
+    def service(self, new: Service | None, name: str = "web") -> Cluster:
+        key = f"shop/{name}"
+        change = Change(key, self._services.pop(key, None), new)
+        if new is not None:
+            self._services[key] = new
+        self.tracker.service_changed(change)
+        return self
+
+    def slice(self, name: str, new: EndpointSlice | None) -> Cluster:
+        key = f"shop/{name}"
+        change = Change(key, self._slices.pop(key, None), new)
+        if new is not None:
+            self._slices[key] = new
+        self.tracker.slice_changed(change)
+        return self
+
+    def take(self) -> tuple[dict[str, list[str]], list[str]]:
+        """Endpoints by Service, and what changed."""
+        taken = self.tracker.take()
+        return ends(taken), sorted(taken.changed)
 
 
-def seen(service: Service, *slices: EndpointSlice, node: str = "node1") -> tuple[ServicePort, ...]:
-    return Services(node).ports([service], slices)
+def ends(taken: Taken) -> dict[str, list[str]]:
+    return {key: [end.text for port in ports for end in port.endpoints.all] for key, ports in taken.services.items()}
 
 
-def test_ports_addresses_and_policies() -> None:
-    http, dns = seen(
-        a_service(externalTrafficPolicy="Local", sessionAffinity="ClientIP"),
-        a_slice("b", end("10.244.1.9", "node2")),
-        a_slice("a", end("10.244.0.9")),
+def test_a_service_and_its_slices_in_any_order() -> None:
+    service, one, two = a_service(), a_slice("a", "10.0.0.1"), a_slice("b", "10.0.0.2")
+    whole = {"shop/web": ["10.0.0.1:8080", "10.0.0.2:8080"]}
+    assert Cluster().service(service).slice("a", one).slice("b", two).take() == (whole, ["shop/web"])
+    cluster = Cluster().slice("b", two).slice("a", one)
+    assert cluster.take() == ({}, [])
+    assert cluster.service(service).take() == (whole, ["shop/web"])
+    assert cluster.take() == (whole, [])
+    assert cluster.slice("a", None).take() == ({"shop/web": ["10.0.0.2:8080"]}, ["shop/web"])
+    assert cluster.service(None).take() == ({}, ["shop/web"])
+    assert cluster.slice("b", None).take() == ({}, [])
+
+
+def test_there_and_back_again_is_no_change() -> None:
+    cluster = Cluster().service(a_service()).slice("a", a_slice("a", "10.0.0.1"))
+    cluster.take()
+    cluster.slice("a", a_slice("a", "10.0.0.2")).slice("a", a_slice("a", "10.0.0.1"))
+    assert cluster.take()[1] == []
+    cluster.service(None).service(a_service())  # deleted and made again
+    assert cluster.take()[1] == []
+    cluster.service(None, "new").service(a_service("new"), "new").service(None, "new")
+    assert cluster.take()[1] == []
+
+
+def test_what_says_nothing_new_is_no_change() -> None:
+    cluster = Cluster().service(a_service()).slice("a", a_slice("a", "10.0.0.1"))
+    cluster.take()
+    assert cluster.slice("a", a_slice("a", "10.0.0.1", cause="2026-01-01T12:00:05Z")).take()[1] == []
+    assert cluster.service(a_service(selector={"app": "other"})).take()[1] == []
+
+
+def test_a_slice_moves_to_another_service() -> None:
+    cluster = Cluster().service(a_service()).service(a_service("new"), "new").slice("a", a_slice("a", "10.0.0.1"))
+    cluster.take()
+    cluster.slice("a", a_slice("a", "10.0.0.1", service="new"))
+    assert cluster.take() == ({"shop/web": [], "shop/new": ["10.0.0.1:8080"]}, ["shop/new", "shop/web"])
+    cluster.slice("a", a_slice("a", "10.0.0.1", service=""))
+    assert cluster.take() == ({"shop/web": [], "shop/new": []}, ["shop/new"])
+
+
+def test_a_slice_moves_from_one_slice_to_another() -> None:
+    """What the slice controller does when it packs slices anew: never a moment without the endpoint."""
+    cluster = Cluster().service(a_service()).slice("a", a_slice("a", "10.0.0.1", "10.0.0.2"))
+    cluster.take()
+    cluster.slice("b", a_slice("b", "10.0.0.2"))
+    assert cluster.take()[1] == []
+    cluster.slice("a", a_slice("a", "10.0.0.1"))
+    assert cluster.take()[1] == []
+
+
+def test_types_change_both_ways() -> None:
+    cluster = Cluster().service(a_service()).slice("a", a_slice("a", "10.0.0.1"))
+    cluster.take()
+    assert cluster.service(a_service(type="ExternalName", clusterIP="")).take() == ({}, ["shop/web"])
+    ports = [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}]
+    assert cluster.service(a_service(type="NodePort", ports=ports)).take()[1] == ["shop/web"]
+    (port,) = cluster.tracker.services["shop/web"]
+    assert (port.node_port, [end.text for end in port.endpoints.all]) == (30080, ["10.0.0.1:8080"])
+    assert cluster.service(a_service(ports=ports)).take()[1] == ["shop/web"]
+    assert cluster.tracker.services["shop/web"][0].node_port == 0
+
+
+def test_each_family_tracks_its_own() -> None:
+    dual = a_service(clusterIPs=["10.96.0.10", "fd00::10"])
+    for family, own in ((Family.V4, "10.0.0.1:8080"), (Family.V6, "[fd01::1]:8080")):
+        cluster = Cluster(family).service(dual)
+        cluster.slice("a", a_slice("a", "10.0.0.1")).slice("b", a_slice("b", "fd01::1", kind="IPv6"))
+        assert cluster.take() == ({"shop/web": [own]}, ["shop/web"])
+    cluster.slice("a", None)
+    assert cluster.take()[1] == []
+
+
+def test_a_nodes_zone_is_read_anew() -> None:
+    def node(**labels: str) -> Node:
+        return msgspec.convert({"metadata": {"name": "node1", "labels": labels}}, Node)
+
+    cluster = Cluster().service(a_service()).service(a_service("plain"), "plain")
+    cluster.slice("p", a_slice("p", "10.0.9.1", service="plain"))
+    for zone in ("a", "b"):
+        cluster.slice(zone, a_slice(zone, f"10.0.0.{ord(zone) - 96}", hints={"forZones": [{"name": zone}]}))
+    assert cluster.take()[0]["shop/web"] == ["10.0.0.1:8080", "10.0.0.2:8080"]
+    cluster.tracker.node_changed(node(**{"topology.kubernetes.io/zone": "b"}))
+    assert cluster.take() == ({"shop/web": ["10.0.0.2:8080"], "shop/plain": ["10.0.9.1:8080"]}, ["shop/web"])
+    cluster.tracker.node_changed(node())
+    assert cluster.take()[1] == ["shop/web"]
+    cluster.tracker.node_changed(None)
+    assert cluster.take()[1] == []
+
+
+def test_causes_are_told_once_and_only_of_our_time() -> None:
+    cluster = Cluster().service(a_service())
+    cluster.slice("a", a_slice("a", "10.0.0.1", cause="2026-01-01T11:59:59Z"))
+    assert cluster.tracker.take().triggered == ()
+    for seconds, ip in ((7, "10.0.0.2"), (5, "10.0.0.3"), (9, "10.0.0.4")):
+        cluster.slice("a", a_slice("a", ip, cause=f"2026-01-01T12:00:{seconds:02}.5Z"))
+    assert cluster.tracker.take().triggered == (STARTED + 5.5,)
+    cluster.slice("a", a_slice("a", "10.0.0.5", cause="2026-01-01T12:00:09.5Z"))  # nothing new caused this
+    assert cluster.tracker.take().triggered == ()
+    cluster.slice("a", a_slice("a", "10.0.0.6", cause="lately"))
+    assert cluster.tracker.take().triggered == ()
+    cluster.slice("a", a_slice("a", "10.0.0.7", cause="2026-01-01T12:00:20Z")).slice("a", None)
+    assert cluster.tracker.take().triggered == ()
+
+
+def test_what_was_skipped_is_told_once_a_change() -> None:
+    def told() -> list[tuple[str, str]]:
+        return [(service.metadata.name, each.reason) for service, each in cluster.tracker.take().skipped]
+
+    cluster = Cluster().service(a_service()).service(a_service("other"), "other")
+    cluster.slice("a", a_slice("a", "10.0.0.1", "nonsense"))
+    assert told() == [("web", "InvalidEndpointAddress")]
+    cluster.slice("b", a_slice("b", "10.0.0.2"))
+    assert told() == []
+    cluster.service(a_service(externalIPs=["10.1.1.1.1"]))
+    assert told() == [("web", "InvalidExternalIP")]
+    cluster.slice("a", a_slice("a", "10.0.0.1"))
+    assert told() == []
+    cluster.slice("a", a_slice("a", "10.0.0.1", "nonsense"))
+    assert told() == [("web", "InvalidEndpointAddress")]
+    cluster.service(None).service(a_service())
+    assert told() == []
+
+
+@pytest.mark.parametrize("family", Family)
+def test_a_bad_address_is_told_by_the_family_it_looks_like(family: Family) -> None:
+    cluster = Cluster(family).service(
+        a_service(clusterIPs=["10.96.0.10", "fd00::10"], externalIPs=["10.1.1.300", "fd00::xyz"])
     )
-    assert (http.name, http.protocol, http.port, http.node_port) == ("shop/web:http", Protocol.TCP, 80, 30080)
-    assert (http.affinity_seconds, http.external, http.internal) == (10800, Reach.LOCAL, Reach.CLUSTER)
-    assert [(each.text, each.local) for each in http.endpoints.all] == [
-        ("10.244.0.9:8080", True),
-        ("10.244.1.9:8080", False),
-    ]
-    assert (dns.protocol, dns.endpoints.all) == (Protocol.UDP, ())
-
-
-def test_unnamed_ports_have_plain_names() -> None:
-    ports = [{"port": 80, "protocol": "TCP"}]
-    (port,) = seen(a_service(ports=ports), a_slice("a", end("10.244.0.9"), ports=[{"port": 8080, "protocol": "TCP"}]))
-    assert port.name == "shop/web"
-    assert len(port.endpoints.all) == 1
-
-
-def test_services_that_are_not_ours() -> None:
-    assert seen(a_service(clusterIP="None", clusterIPs=["None"])) == ()
-    assert seen(a_service(type="ExternalName", clusterIP="", clusterIPs=[])) == ()
-    assert seen(a_service(clusterIP="fd00::1", clusterIPs=["fd00::1"])) == ()
-
-
-def test_dual_stack_takes_its_own_family() -> None:
-    (port, _) = seen(a_service(clusterIP="fd00::1", clusterIPs=["fd00::1", "10.96.0.11"]))
-    assert port.cluster_ip == IPv4Address("10.96.0.11")
-
-
-def test_absent_conditions_and_odd_entries() -> None:
-    pieces = [
-        a_slice(
-            "a",
-            end("10.244.0.1"),
-            end("10.244.0.2", ready=False),
-            end("10.244.0.3", ready=False, serving=True, terminating=True),
-            {"addresses": []},
-            end("nonsense"),
-            end("10.244.000.004"),
-        ),
-        a_slice("b", end("10.244.0.9"), ports=[{"name": "http", "protocol": "TCP"}]),
-    ]
-    found = candidates(pieces, "http", "TCP", "node1")
-    states = {str(each.endpoint.ip): (each.ready, each.serving, each.terminating) for each in found}
-    assert states == {
-        "10.244.0.1": (True, True, False),
-        "10.244.0.2": (False, True, False),
-        "10.244.0.3": (False, True, True),
-        "10.244.0.4": (True, True, False),
-    }
-
-
-def test_a_terminating_entry_never_hides_another() -> None:
-    live, dying = end("10.244.0.1"), end("10.244.0.1", ready=False, terminating=True)
-    for first, second in ((live, dying), (dying, live)):
-        found = candidates([a_slice("a", first), a_slice("b", second)], "http", "TCP", "node1")
-        assert [each.ready for each in found] == [True]
-
-
-def test_what_was_made_of_an_object_is_kept_until_it_changes() -> None:
-    services = Services("node1")
-    service, piece = a_service(), a_slice("a", end("10.244.0.1"))
-    first = services.ports([service], [piece])
-    assert all(a is b for a, b in zip(first, services.ports([service], [piece]), strict=True))
-    changed = services.ports([service], [a_slice("a", end("10.244.0.2"))])
-    assert changed[0].endpoints != first[0].endpoints
-
-
-def test_addresses() -> None:
-    assert address("172.30.0.041") == IPv4Address("172.30.0.41")
-    assert address("172.30.0.256") is None
-    assert address("") is None
+    (told,) = cluster.tracker.take().skipped
+    assert ("fd00::xyz" if family is Family.V6 else "10.1.1.300") in told[1].message
 
 
 def test_node_port_addresses() -> None:

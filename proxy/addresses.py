@@ -1,0 +1,55 @@
+"""Addresses and ranges as people and controllers write them, read as Kubernetes reads them. Pure.
+
+Go's old parser took IPv4 with leading zeros for decimal, so clusters hold such objects; they are read so and written
+without the zeros. An IPv4 address mapped into IPv6 is the IPv4 address. None stands for what is not an address: one bad
+object must not stop the others.
+"""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from linux.iptables.rules import Family
+from proxy.model import Address, Network
+
+
+def family_of(text: str) -> Family:
+    """Which family `text` would be an address of, whether it is one or not."""
+    return Family.V6 if ":" in text else Family.V4
+
+
+def address(text: str) -> Address | None:
+    if ":" in text:
+        try:
+            found = IPv6Address(socket.inet_pton(socket.AF_INET6, text))  # thrice as fast as ip_address(text)
+        except (OSError, ValueError):
+            return None
+        return found.ipv4_mapped or found
+    try:
+        return IPv4Address(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
+        return _with_leading_zeros(text)
+
+
+def _with_leading_zeros(text: str) -> IPv4Address | None:
+    parts = text.split(".")
+    if len(parts) == 4 and all(part.isascii() and part.isdigit() and int(part[:9]) < 256 for part in parts):
+        return IPv4Address(bytes(int(part) for part in parts))
+    return None
+
+
+def network(text: str) -> Network | None:
+    """A CIDR; bits behind the prefix are dropped, as Go's parser drops them."""
+    host, slash, length = text.strip().partition("/")
+    ip = address(host)
+    if ip is None or not slash or not (length.isascii() and length.isdigit()) or len(length) > 3:
+        return None
+    try:
+        return _network(ip, int(length))
+    except ValueError:
+        return None
+
+
+def _network(ip: Address, length: int) -> Network:
+    return IPv4Network((ip, length), strict=False) if ip.version == 4 else IPv6Network((ip, length), strict=False)

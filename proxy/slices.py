@@ -1,0 +1,94 @@
+"""What the EndpointSlices of one Service say, for all of its ports at once. Pure.
+
+The quirks are upstream's: an absent `ready` or `serving` is true, an absent `terminating` false; only the first address of
+an endpoint counts; a port without a number is skipped; and where the same address comes twice (a slice being split, an
+address that a new pod got) a terminating entry never hides another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TypeAlias
+
+from kube.discovery import Endpoint as Entry
+from kube.discovery import EndpointPort, EndpointSlice
+from linux.iptables.rules import Family
+from proxy.addresses import address
+from proxy.endpoints import Candidate, Place
+from proxy.model import MAX_PORT, Address, Endpoint
+
+_Row: TypeAlias = tuple[Address, str, bool, Entry, tuple[str, ...], tuple[str, ...]]
+"""The address, how it is spelt before `:port`, whether it is this node's, its entry, and the zones and nodes it is for."""
+
+_BY_TEXT = attrgetter("endpoint.text")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A part of an object that was left out, and why; `message` is for the object's author."""
+
+    reason: str
+    message: str
+
+
+class Behind:
+    """The endpoints behind a Service in one family. `skipped` is added to."""
+
+    def __init__(self, slices: Sequence[EndpointSlice], family: Family, place: Place, skipped: list[Skipped]) -> None:
+        self._family = family
+        self._place = place
+        self._skipped = skipped
+        self._rows: list[list[_Row]] = []
+        self._ports: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for piece in slices:
+            for port in piece.ports or ():
+                number = self._number(port, piece)
+                if number:
+                    self._ports.setdefault((port.name or "", port.protocol), []).append((len(self._rows), number))
+            self._rows.append([row for entry in piece.endpoints or () if (row := self._row(entry, piece)) is not None])
+
+    def candidates(self, name: str, protocol: str) -> list[Candidate]:
+        """The endpoints behind the port of this name, in the order of their text."""
+        at = self._ports.get((name, protocol), ())
+        found: dict[str, Candidate] = {}
+        for index, number in at:
+            for ip, host, local, entry, zones, nodes in self._rows[index]:
+                text = f"{host}:{number}"
+                if text in found and entry.terminating:
+                    continue
+                found[text] = Candidate(
+                    Endpoint(ip, number, local, text), entry.ready, entry.serving, entry.terminating, zones, nodes
+                )
+        return sorted(found.values(), key=_BY_TEXT)
+
+    def ready_here(self) -> int:
+        """On how many addresses of this node a ready endpoint runs, whatever its port."""
+        rows = (row for rows in self._rows for row in rows)
+        return len({ip for ip, _, local, entry, *_ in rows if local and entry.ready})
+
+    def _row(self, entry: Entry, piece: EndpointSlice) -> _Row | None:
+        if not entry.addresses:
+            return None
+        ip = address(entry.addresses[0])
+        if ip is None or ip.version != self._family:
+            kind = f"IPv{self._family:d}"
+            words = f"{entry.addresses[0]!r} in EndpointSlice {piece.metadata.name} is not an {kind} address"
+            self._skipped.append(Skipped("InvalidEndpointAddress", f"{words}; this endpoint gets no traffic"))
+            return None
+        host = str(ip) if self._family is Family.V4 else f"[{ip}]"
+        hints = entry.hints
+        zones = tuple([zone.name for zone in hints.for_zones]) if hints else ()
+        nodes = tuple([node.name for node in hints.for_nodes]) if hints else ()
+        return ip, host, entry.node_name == self._place.node, entry, zones, nodes
+
+    def _number(self, port: EndpointPort, piece: EndpointSlice) -> int:
+        number = port.port or 0
+        if 0 <= number <= MAX_PORT:
+            return number
+        where = f"port {port.name!r} of EndpointSlice {piece.metadata.name}"
+        self._skipped.append(
+            Skipped("InvalidEndpointPort", f"{where} has the number {number}; ports are 1 to {MAX_PORT}")
+        )
+        return 0
