@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,19 +10,25 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from kube import certificates, kubeconfig
 from kube.client import Client, Connection
 from kube.errors import ApiError, ApiUnreachable
 from kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from linux import netns as kernel_netns
-from tests.node.service_world import World
+from tests.node.rule_writers import Inside
+from tests.node.service_world import LOCAL_PODS, NODE, POD_RANGE, PORT, Site, World, spell
 
 T = TypeVar("T")
 API = "https://127.0.0.1:6443"
+NODE_NAME = "node1"
+SERVICE_RANGE = {4: "172.30.0.0/16", 6: f"{spell('172.30.0.0', 6)}/112"}
 CONFIG = """apiVersion: wherry.io/v1alpha1
 kind: ApiServerConfiguration
 bindAddress: 127.0.0.1
@@ -31,15 +37,17 @@ dataDir: {home}/data
 tlsCertFile: {home}/server.crt
 tlsPrivateKeyFile: {home}/server.key
 clientCaFile: {home}/ca.crt
+serviceClusterIPRange: {range}
 """
 
 
-def until(condition: Callable[[], object], words: str, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], words: str | Callable[[], str], seconds: float = 20.0) -> None:
     """Wait for a condition; fail with `words` when it has not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {words}"
-        time.sleep(0.05)
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {words if isinstance(words, str) else words()}")
+        time.sleep(0.02)
 
 
 class Process:
@@ -48,14 +56,21 @@ class Process:
     def __init__(self, world: World, log: Path, *argv: str) -> None:
         self._log = log
         with log.open("ab") as out:
+            self._from = out.tell()
             self._popen = world.node.start(sys.executable, "-m", *argv, stdout=out, stderr=out)
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        """What this process has said."""
+        return self._log.read_bytes()[self._from :].decode()
+
+    @property
+    def pid(self) -> int:
+        """nsenter has become the daemon."""
+        return self._popen.pid
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait; the exit status. nsenter has become the daemon, so its pid is the daemon's."""
+        """Send a signal and wait; the exit status."""
         if self._popen.poll() is None:
             os.kill(self._popen.pid, number)
         return self._popen.wait(20)
@@ -63,20 +78,62 @@ class Process:
     def wait(self) -> int:
         return self._popen.wait(20)
 
+    def ready(self) -> Process:
+        """Once it is a proxy whose first rules are in."""
+        until(lambda: "wherry-proxy is ready" in self.log or self.ended, lambda: f"the proxy is ready\n{self.log}")
+        assert not self.ended, self.log
+        return self
+
+    @property
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An endpoint as a slice tells it; on this node if its address is. Spelt in IPv4 for both families."""
+
+    ip: str
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+
+    def body(self, family: int) -> dict[str, Any]:
+        return {
+            "addresses": [spell(self.ip, family)],
+            "conditions": {"ready": self.ready, "serving": self.serving, "terminating": self.terminating},
+            "nodeName": NODE_NAME if self.ip in (*LOCAL_PODS, NODE) else "node2",
+        }
+
+
+Ends = Sequence[str | End]
+
 
 class Cluster:
-    """The API server and whatever proxies a test starts; `close` ends them all."""
+    """The API server and whatever proxies a test starts; `close` ends them all. One family: our API server's Services have
+    one."""
 
-    def __init__(self, world: World, home: Path) -> None:
+    def __init__(self, world: World, home: Path, family: int = 4) -> None:
+        site = Site(world, family)
+        self.at, self.flow, self.ask, self.ask_all = site.at, site.flow, site.ask, site.ask_all
         self.world = world
+        self.family = family
         self.home = home
         self._processes: list[Process] = []
         self._make_trust()
+        self._inside = Inside(world.node)
+        self._stack = contextlib.AsyncExitStack()
+        connection = Connection.from_kubeconfig(str(home / "admin.kubeconfig"))
+
+        async def connected() -> Client:
+            return await self._stack.enter_async_context(Client(connection))
+
+        self._client = self._inside(connected())
         self.server = self.start_api()
 
     def _make_trust(self) -> None:
         ca = certificates.authority("test-ca")
-        server = certificates.issue(ca, "kube-apiserver", sans=["127.0.0.1", "10.96.0.1"])
+        server = certificates.issue(ca, "kube-apiserver", sans=["127.0.0.1", "172.30.0.1"])
         for name, pair in (("ca", ca), ("server", server)):
             (self.home / f"{name}.crt").write_bytes(pair.certificate)
             (self.home / f"{name}.key").write_bytes(pair.key)
@@ -84,7 +141,8 @@ class Cluster:
             pair = certificates.issue(ca, user, [organization])
             text = kubeconfig.render(API, ca.certificate, pair.certificate, pair.key, user=user)
             (self.home / f"{user}.kubeconfig").write_text(text)
-        (self.home / "apiserver.yaml").write_text(CONFIG.format(home=self.home))
+        text = CONFIG.format(home=self.home, range=SERVICE_RANGE[self.family])
+        (self.home / "apiserver.yaml").write_text(text)
 
     def start_api(self) -> Process:
         server = self._started("apiserver", "--config", str(self.home / "apiserver.yaml"))
@@ -96,18 +154,26 @@ class Cluster:
                 return False
             return True
 
-        until(up, f"the API server answers\n{server.log}")
+        until(up, lambda: f"the API server answers\n{server.log}")
         return server
 
-    def start_proxy(self, *flags: str) -> Process:
-        return self._started(
-            "proxy",
-            f"--kubeconfig={self.home}/proxy.kubeconfig",
-            "--hostname-override=node1",
-            "--cluster-cidr=10.244.0.0/16",
-            "--iptables-min-sync-period=100ms",
-            *flags,
-        )
+    def config(self, **keys: Any) -> Path:
+        """A configuration file of the proxy; `keys` go over what a test needs."""
+        document: dict[str, Any] = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "clientConnection": {"kubeconfig": f"{self.home}/proxy.kubeconfig"},
+            "hostnameOverride": NODE_NAME,
+            "clusterCIDR": ",".join(spell(POD_RANGE, family) for family in (4, 6)),
+            **keys,
+        }
+        path = self.home / "proxy.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    def start_proxy(self, *flags: str, **keys: Any) -> Process:
+        """`keys` of its configuration; it is not waited for."""
+        return self._started("proxy", f"--config={self.config(**keys)}", *flags)
 
     def _started(self, module: str, *argv: str) -> Process:
         process = Process(self.world, self.home / f"{module}.log", module, *argv)
@@ -117,18 +183,16 @@ class Cluster:
     def close(self) -> None:
         for process in reversed(self._processes):
             process.end()
+        self._inside(self._stack.aclose())
+        self._inside.close()
 
     def api(self, call: Callable[[Client], Awaitable[T]]) -> T:
         """One conversation with the API server, from the node."""
 
         async def talk() -> T:
-            async with Client(Connection.from_kubeconfig(str(self.home / "admin.kubeconfig"))) as client:
-                return await call(client)
+            return await call(self._client)
 
-        def inside() -> T:
-            return asyncio.run(talk())
-
-        return kernel_netns.call(self.world.node.path, inside)
+        return self._inside(talk())
 
     def get(self, url: str) -> tuple[int, str]:
         """Status and body, asked on the node."""
@@ -145,46 +209,92 @@ class Cluster:
         return kernel_netns.call(self.world.node.path, asking)
 
     def make_node(self, **spec: Any) -> None:
-        self.api(lambda client: client.create(NODES, {"metadata": {"name": "node1"}, "spec": spec}))
+        self.api(lambda client: client.create(NODES, {"metadata": {"name": NODE_NAME}, "spec": spec}))
 
     def make_service(
-        self, name: str, cluster_ip: str, *endpoints: str, node_port: int = 0, protocol: str = "TCP", **spec: Any
+        self,
+        name: str,
+        cluster_ip: str,
+        *endpoints: str | End,
+        node_port: int = 0,
+        protocol: str = "TCP",
+        balancer: str = "",
+        **spec: Any,
     ) -> None:
+        """Port 80, with `balancer` as the address that a load balancer has given it."""
         port = {"name": "http", "port": 80, "protocol": protocol} | ({"nodePort": node_port} if node_port else {})
-        kind = "NodePort" if node_port else "ClusterIP"
-        body = {"clusterIP": cluster_ip, "type": kind, "ports": [port], **spec}
-        self.api(lambda client: client.create(SERVICES, {"metadata": {"name": name}, "spec": body}, "default"))
-        self.api(lambda client: client.create(ENDPOINTSLICES, self._slice(name, endpoints, protocol), "default"))
+        kind = "LoadBalancer" if balancer else "NodePort" if node_port else "ClusterIP"
+        body = {"clusterIP": self.at(cluster_ip), "type": kind, "ports": [port], **spec}
 
-    def set_endpoints(self, name: str, *endpoints: str) -> None:
-        body = {"endpoints": self._slice(name, endpoints)["endpoints"]}
+        async def made(client: Client) -> None:
+            await client.create(SERVICES, {"metadata": {"name": name}, "spec": body}, "default")
+            await client.create(ENDPOINTSLICES, self.slice_of(name, endpoints, protocol), "default")
+            if balancer:
+                status = {"status": {"loadBalancer": {"ingress": [{"ip": self.at(balancer)}]}}}
+                await client.patch(SERVICES, name, status, "default", subresource="status")
+
+        self.api(made)
+
+    def change_service(
+        self, name: str, spec: Mapping[str, Any], labels: Mapping[str, str | None] | None = None
+    ) -> None:
+        """A merge patch."""
+        body = {"spec": spec, **({"metadata": {"labels": labels}} if labels else {})}
+        self.api(lambda client: client.patch(SERVICES, name, body, "default"))
+
+    def set_endpoints(self, name: str, *endpoints: str | End) -> None:
+        body = {"endpoints": self.slice_of(name, endpoints)["endpoints"]}
         self.api(lambda client: client.patch(ENDPOINTSLICES, f"{name}-1", body, "default"))
 
     def delete_service(self, name: str) -> None:
-        self.api(lambda client: client.delete(SERVICES, name, "default"))
-        self.api(lambda client: client.delete(ENDPOINTSLICES, f"{name}-1", "default"))
+        async def deleted(client: Client) -> None:
+            await client.delete(SERVICES, name, "default")
+            await client.delete(ENDPOINTSLICES, f"{name}-1", "default")
 
-    @staticmethod
-    def _slice(name: str, endpoints: tuple[str, ...], protocol: str = "TCP") -> dict[str, Any]:
+        self.api(deleted)
+
+    def slice_of(self, name: str, endpoints: Ends, protocol: str = "TCP") -> dict[str, Any]:
+        ends = [End(each) if isinstance(each, str) else each for each in endpoints]
         return {
             "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080, "protocol": protocol}],
-            "endpoints": [
-                {
-                    "addresses": [ip],
-                    "conditions": {"ready": True},
-                    "nodeName": "node1" if ip.startswith("10.244.0.") else "node2",
-                }
-                for ip in endpoints
-            ],
+            "addressType": f"IPv{self.family}",
+            "ports": [{"name": "http", "port": PORT, "protocol": protocol}],
+            "endpoints": [end.body(self.family) for end in ends],
         }
+
+    def names(self, source: str, destination: str, port: int, times: int = 20, **more: Any) -> set[str]:
+        """Who answers: addresses, or words."""
+        found = self.ask(source, destination, port, times=times, **more)
+        return {answer.split(" ")[0].removesuffix(f":{PORT}") for answer in found}
+
+    def answers(self, source: str, destination: str, port: int, *names: str, **more: Any) -> None:
+        """Wait until exactly these answer."""
+        seen: set[str] = set()
+
+        def so() -> bool:
+            nonlocal seen
+            seen = self.names(source, destination, port, **more)
+            return seen == set(names)
+
+        until(so, lambda: f"{destination}:{port} is answered by {names} only, not by {seen}\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        return "\n".join(process.log[-3000:] for process in self._processes)
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
         _, text = self.get("http://127.0.0.1:10249/metrics")
         lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+@contextlib.contextmanager
+def running(world: World, home: Path, family: int = 4) -> Iterator[Cluster]:
+    cluster = Cluster(world, home, family)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def parsed(text: str) -> Any:

@@ -4,69 +4,51 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from linux import netns as kernel_netns
-from tests.node.proxy_world import Cluster, Process, parsed, until
-from tests.node.service_world import NODE, OUTSIDER, REMOTE_POD, Make, World, built, once
+from tests.node.proxy_world import Cluster, Process, parsed, running, until
+from tests.node.service_world import HERE, HERE_TOO, NODE, OUTSIDER, POD, THERE, Make, World, built
 from tests.requirements import missing, requires, tool
 
-CLUSTER_IP, NODE_PORT = "10.96.0.10", 30080
-HERE, HERE_TOO = "10.244.0.2", "10.244.0.3"
+CLUSTER_IP, BALANCER, NODE_PORT = "172.30.0.41", "198.51.100.4", 30080
+POD_RANGES = "10.180.0.0/16,fd00::10:180:0:0/96"
 
 
 @pytest.fixture
 def cluster(netns: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cluster]:
     requires("netns", "iptables-nft-restore", "iptables-legacy-restore")
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with built(netns) as world:
-        made = Cluster(world, tmp_path)
-        try:
-            yield made
-        finally:
-            made.close()
-
-
-def answers(world: World, source: str, destination: str, port: int, *names: str) -> None:
-    """Wait until exactly these answer."""
-    until(
-        lambda: {each.split()[0] for each in world.ask(source, destination, port, times=20)} == set(names),
-        f"{destination}:{port} is answered by {names} only",
-    )
-
-
-def ready(proxy: Process) -> None:
-    until(lambda: "wherry-proxy is ready" in proxy.log, f"the proxy is ready\n{proxy.log}")
+    with built(netns) as world, running(world, tmp_path) as made:
+        yield made
 
 
 def test_it_follows_services_and_endpoints(cluster: Cluster) -> None:
     world = cluster.world
     proxy = cluster.start_proxy()
-    cluster.make_service("web", CLUSTER_IP, HERE, REMOTE_POD, node_port=NODE_PORT)
-    answers(world, HERE_TOO, CLUSTER_IP, 80, HERE, REMOTE_POD)
-    answers(world, OUTSIDER, NODE, NODE_PORT, HERE, REMOTE_POD)
+    cluster.make_service("web", CLUSTER_IP, HERE, THERE, node_port=NODE_PORT)
+    cluster.answers(POD, CLUSTER_IP, 80, HERE, THERE)
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, HERE, THERE)
     cluster.set_endpoints("web", HERE_TOO)
-    answers(world, OUTSIDER, CLUSTER_IP, 80, HERE_TOO)
+    cluster.answers(OUTSIDER, CLUSTER_IP, 80, HERE_TOO)
     cluster.set_endpoints("web")
-    answers(world, OUTSIDER, NODE, NODE_PORT, "refused")
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, "refused")
     cluster.set_endpoints("web", HERE)
-    answers(world, OUTSIDER, NODE, NODE_PORT, HERE)
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, HERE)
     cluster.delete_service("web")
     until(lambda: "KUBE-SEP" not in world.node.run("iptables-save"), "its chains are gone")
     assert "Traceback" not in proxy.log
 
 
 def test_its_own_endpoints(cluster: Cluster) -> None:
-    proxy = cluster.start_proxy("--healthz-bind-address=127.0.0.1:10256")
+    proxy = cluster.start_proxy(healthzBindAddress="127.0.0.1:10256")
     cluster.make_node()
     cluster.make_service("web", CLUSTER_IP, HERE)
-    cluster.make_service("lonely", "10.96.0.11", REMOTE_POD, internalTrafficPolicy="Local")
-    ready(proxy)
+    cluster.make_service("lonely", "172.30.0.42", THERE, internalTrafficPolicy="Local")
+    proxy.ready()
     until(lambda: cluster.get("http://127.0.0.1:10256/healthz")[0] == 200, "healthy")
     body = parsed(cluster.get("http://127.0.0.1:10256/healthz")[1])
     assert (body["healthy"], body["nodeEligible"], body["status"]["IPv4"]["healthy"]) == (True, True, True)
@@ -74,7 +56,7 @@ def test_its_own_endpoints(cluster: Cluster) -> None:
     assert cluster.get("http://127.0.0.1:10249/proxyMode") == (200, "iptables")
     assert cluster.get("http://127.0.0.1:10249/healthz")[0] == 200
     configz = parsed(cluster.get("http://127.0.0.1:10249/configz")[1])["kubeproxy.config.k8s.io"]
-    assert (configz["clusterCIDR"], configz["iptables"]["syncPeriod"]) == ("10.244.0.0/16", "30s")
+    assert (configz["clusterCIDR"], configz["iptables"]["syncPeriod"]) == (POD_RANGES, "30s")
     until(
         lambda: cluster.metric("kubeproxy_sync_proxy_rules_no_local_endpoints_total") == 1, "one lacks local endpoints"
     )
@@ -94,67 +76,42 @@ def world_rules(world: World, table: str) -> list[str]:
 def test_a_kill_under_a_stream_of_connections_loses_none_and_a_restart_rewrites_nothing(cluster: Cluster) -> None:
     world = cluster.world
     proxy = cluster.start_proxy()
-    cluster.make_service("web", CLUSTER_IP, HERE, REMOTE_POD)
-    answers(world, HERE_TOO, CLUSTER_IP, 80, HERE, REMOTE_POD)
-    hits: Counter[str] = Counter()
-    stop = threading.Event()
-
-    def stream() -> None:
-        while not stop.is_set():
-            hits[once(HERE_TOO, CLUSTER_IP, 80).split()[0]] += 1
-
-    thread = threading.Thread(target=kernel_netns.call, args=(world.pods[HERE_TOO].path, stream))
-    thread.start()
-    try:
+    cluster.make_service("web", CLUSTER_IP, HERE, THERE)
+    cluster.answers(POD, CLUSTER_IP, 80, HERE, THERE)
+    flow = cluster.flow(POD, CLUSTER_IP, 80)
+    with world.holding(*[flow] * 20) as held, world.streaming(flow) as streamed:
         for number in (signal.SIGKILL, signal.SIGTERM):
-            status = proxy.end(number)
-            assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-            before = sum(hits.values())
-            until(lambda before=before: sum(hits.values()) > before + 100, "connections go on without a proxy")
-            (cluster.home / "proxy.log").write_text("")
-            proxy = cluster.start_proxy()
-            ready(proxy)
+            assert proxy.end(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+            assert set(cluster.ask(POD, CLUSTER_IP, 80, times=50)) == {f"{HERE}:8080 {POD}", f"{THERE}:8080 {POD}"}
+            proxy = cluster.start_proxy().ready()
             assert "chains written" not in proxy.log, proxy.log
-    finally:
-        stop.set()
-        thread.join()
-    assert set(hits) == {HERE, REMOTE_POD}, hits
+        kept, fresh = held(), streamed()
+    assert (kept.failures, fresh.failures) == ([], [])
+    assert sum(fresh.answers.values()) > 200, fresh
 
 
 def test_a_udp_sender_that_keeps_its_port_follows_the_endpoints(cluster: Cluster) -> None:
-    requires("conntrack")
-    world = cluster.world
-    ready(cluster.start_proxy())
-    cluster.make_service("dns", CLUSTER_IP, HERE, protocol="UDP", node_port=NODE_PORT)
-    with kernel_netns.enter(world.pods[HERE_TOO].path):
-        pod = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        pod.bind((HERE_TOO, 5353))
-    with kernel_netns.enter(world.outside.path):
-        outsider = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        outsider.bind((OUTSIDER, 5353))
+    cluster.start_proxy().ready()
+    cluster.make_service("dns", CLUSTER_IP, HERE, protocol="UDP", node_port=NODE_PORT, balancer=BALANCER)
+    senders = [(POD, CLUSTER_IP, 80), (OUTSIDER, NODE, NODE_PORT), (OUTSIDER, BALANCER, 80), (NODE, CLUSTER_IP, 80)]
+    flows = [
+        cluster.flow(*each, protocol="udp", source_port=5353 + index, timeout=0.2) for index, each in enumerate(senders)
+    ]
 
     def answered_by(name: str) -> None:
-        for sender, to in ((pod, (CLUSTER_IP, 80)), (outsider, (NODE, NODE_PORT))):
-            until(lambda sender=sender, to=to: asked(sender, to) == name, f"{to} is answered by {name}")
+        def so() -> bool:
+            answers = cluster.ask_all(flows)
+            return all(answer.startswith(name) for found in answers for answer in found)
 
-    with pod, outsider:
-        answered_by(HERE)
-        cluster.set_endpoints("dns", REMOTE_POD)
-        answered_by(REMOTE_POD)
-        cluster.set_endpoints("dns")
-        answered_by("")
-        cluster.set_endpoints("dns", HERE)
-        answered_by(HERE)
+        until(so, lambda: f"everyone is answered by {name}: {cluster.ask_all(flows)}")
 
-
-def asked(sender: socket.socket, to: tuple[str, int]) -> str:
-    """Who answered the last datagram; nobody is an empty name."""
-    sender.settimeout(0.3)
-    try:
-        sender.sendto(b"?", to)
-        return sender.recv(1500).decode().split()[0]
-    except OSError:
-        return ""
+    answered_by(HERE)
+    cluster.set_endpoints("dns", THERE)
+    answered_by(THERE)
+    cluster.set_endpoints("dns")
+    answered_by("refused")
+    cluster.set_endpoints("dns", HERE)
+    answered_by(HERE)
 
 
 @pytest.mark.parametrize(
@@ -172,29 +129,28 @@ def test_what_others_break_is_repaired(cluster: Cluster, flavor: str, damage: li
     if flavor == "legacy":
         world.node.run(command, "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     # nf_tables tells of changes at once; legacy tables have to be looked at, every sync period.
-    cluster.start_proxy("--iptables-sync-period=1s" if flavor == "legacy" else "--iptables-sync-period=1h")
+    cluster.start_proxy(iptables={"syncPeriod": "1s" if flavor == "legacy" else "1h"})
     cluster.make_service("web", CLUSTER_IP, HERE)
-    answers(world, HERE_TOO, CLUSTER_IP, 80, HERE)
+    cluster.answers(POD, CLUSTER_IP, 80, HERE)
     for line in damage:
         world.node.run(command, *line.split())
-    answers(world, HERE_TOO, CLUSTER_IP, 80, HERE)
+    cluster.answers(POD, CLUSTER_IP, 80, HERE)
     assert "KUBE-SERVICES" in world.node.run(f"{command}-save", "-t", "nat")
 
 
 def test_without_the_api_the_rules_stay_and_with_it_they_follow_again(cluster: Cluster) -> None:
-    world = cluster.world
     proxy = cluster.start_proxy()
     cluster.make_service("web", CLUSTER_IP, HERE)
-    answers(world, HERE_TOO, CLUSTER_IP, 80, HERE)
+    cluster.answers(POD, CLUSTER_IP, 80, HERE)
     cluster.server.end(signal.SIGKILL)
-    assert set(world.ask(HERE_TOO, CLUSTER_IP, 80, times=5)) == {f"{HERE} {HERE_TOO}"}
+    assert set(cluster.ask(POD, CLUSTER_IP, 80, times=5)) == {f"{HERE}:8080 {POD}"}
     proxy.end(signal.SIGKILL)
     proxy = cluster.start_proxy()
     until(lambda: "again in" in proxy.log, "the new proxy has noticed that the API is away")
-    assert set(world.ask(HERE_TOO, CLUSTER_IP, 80, times=5)) == {f"{HERE} {HERE_TOO}"}
+    assert set(cluster.ask(POD, CLUSTER_IP, 80, times=5)) == {f"{HERE}:8080 {POD}"}
     cluster.server = cluster.start_api()
-    cluster.set_endpoints("web", REMOTE_POD)
-    answers(world, HERE_TOO, CLUSTER_IP, 80, REMOTE_POD)
+    cluster.set_endpoints("web", THERE)
+    cluster.answers(POD, CLUSTER_IP, 80, THERE)
 
 
 def test_cleanup_takes_what_is_ours_and_leaves_the_rest(cluster: Cluster) -> None:
@@ -210,14 +166,13 @@ def test_cleanup_takes_what_is_ours_and_leaves_the_rest(cluster: Cluster) -> Non
         )
     others = {command: shape(world, command) for command in empty}
     cluster.make_service("web", CLUSTER_IP, HERE, node_port=NODE_PORT)
-    cluster.make_service("none", "10.96.0.11")
+    cluster.make_service("none", "172.30.0.42")
     for hint in (False, True):
         if hint:
             world.node.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
         proxy = cluster.start_proxy()
-        ready(proxy)
+        proxy.ready()
         proxy.end()
-        (cluster.home / "proxy.log").write_text("")
     assert any("KUBE-SEP" in line for line in shape(world, "iptables-legacy-save"))
     assert any("KUBE-SEP" in line for line in shape(world, "iptables-nft-save"))
     world.node.run("iptables-legacy", "-t", "mangle", "-X", "KUBE-IPTABLES-HINT")

@@ -2,132 +2,142 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from linux import netns as kernel_netns
-from linux.iptables import backend
-from linux.iptables.restore import Iptables
 from linux.iptables.rules import Family
-from proxy.iptables import plan
-from proxy.iptables.apply import Rules
-from proxy.model import Endpoint, Policy, Protocol, Reach, ServicePort, Usable
-from tests.node.service_world import NODE, OUTSIDER, PORT, REMOTE_POD, Make, World, built
-from tests.requirements import requires
+from proxy.model import Endpoint, PodNetwork, Policy, Protocol, Reach, ServicePort, Usable
+from tests.node.rule_writers import Mode, Writer, writing
+from tests.node.service_world import (
+    HERE,
+    HERE_TOO,
+    LOCAL_PODS,
+    NODE,
+    NODE_TOO,
+    OTHER_POD,
+    OUTSIDER,
+    POD,
+    POD_RANGE,
+    PORT,
+    THERE,
+    Make,
+    Site,
+    built,
+)
 
-CLUSTER_IP, NODE_PORT = "10.96.0.10", 30080
-HERE, HERE_TOO = "10.244.0.2", "10.244.0.3"
-POLICY = Policy(cluster_cidr=IPv4Network("10.244.0.0/16"))
+CLUSTER_IP, NODE_PORT = "172.30.0.41", 30080
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def flavor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> backend.Flavor:
-    requires("netns", f"iptables-{request.param}-restore")
+class Rules:
+    """A site, and somebody who writes its rules."""
+
+    def __init__(self, site: Site, writer: Writer) -> None:
+        self.at, self.flow, self.ask, self.ask_all = site.at, site.flow, site.ask, site.ask_all
+        self.family = site.family
+        self.writer = writer
+
+    def policy(self, **fields: object) -> Policy:
+        made = Policy(family=Family(self.family), pods=PodNetwork(ip_network(self.at(POD_RANGE))))
+        return replace(made, **fields)  # type: ignore[arg-type]
+
+    def write(self, *services: ServicePort, policy: Policy | None = None) -> None:
+        self.writer.write(services, policy or self.policy())
+
+    def service(
+        self, *ips: str, protocol: Protocol = Protocol.TCP, name: str = "shop/web:http", **fields: object
+    ) -> ServicePort:
+        """With `internal` or `external` Local only those here are used."""
+        ends = tuple(Endpoint(ip_address(self.at(ip)), PORT, local=ip in LOCAL_PODS) for ip in sorted(ips))
+        made = ServicePort(name, protocol, ip_address(self.at(CLUSTER_IP)), 80, node_port=NODE_PORT)
+        made = replace(made, **fields)  # type: ignore[arg-type]
+        is_local = Reach.LOCAL in (made.internal, made.external)
+        here = tuple(end for end in ends if end.local) if is_local else ()
+        return replace(made, endpoints=Usable(ends, here, bool(ends)))
+
+
+@pytest.fixture(params=[pytest.param((mode, family), id=f"{mode}-{family}") for mode in Mode for family in Family])
+def rules(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, netns: Make
+) -> Iterator[Rules]:
+    mode, family = request.param
+    mode.required(family)
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    return backend.Flavor(request.param)
+    with built(netns) as world, writing(world.node, mode, family) as writer:
+        yield Rules(Site(world, family), writer)
 
 
-@pytest.fixture
-def world(netns: Make, flavor: backend.Flavor) -> Iterator[World]:
-    with built(netns) as made:
-        yield made
-
-
-def service(*ips: str, protocol: Protocol = Protocol.TCP, name: str = "shop/web:http", **fields: object) -> ServicePort:
-    ends = tuple(Endpoint(IPv4Address(ip), PORT, local=ip.startswith("10.244.0.")) for ip in sorted(ips))
-    made = ServicePort(
-        name, protocol, IPv4Address(CLUSTER_IP), 80, node_port=NODE_PORT, endpoints=Usable(ends, (), bool(ends))
-    )
-    return replace(made, **fields)  # type: ignore[arg-type]
-
-
-def write(world: World, flavor: backend.Flavor, *services: ServicePort, policy: Policy = POLICY) -> None:
-    async def applied() -> None:
-        packets = Iptables(await backend.named(Family.V4, flavor))
-        await Rules(packets).apply(plan.tree(services, policy))
-
-    with kernel_netns.enter(world.node.path):
-        asyncio.run(applied())
-
-
-def test_a_cluster_ip_spreads_over_all_endpoints_and_keeps_the_pods_address(
-    world: World, flavor: backend.Flavor
-) -> None:
-    write(world, flavor, service(HERE, HERE_TOO, REMOTE_POD))
-    hits = world.ask(HERE, CLUSTER_IP, 80, times=150)
+def test_a_cluster_ip_spreads_over_all_endpoints_and_keeps_the_pods_address(rules: Rules) -> None:
+    rules.write(rules.service(HERE, HERE_TOO, THERE))
+    hits = rules.ask(HERE, CLUSTER_IP, 80, times=150)
     # itself only through masquerade, the others with its own address
-    assert set(hits) == {f"{HERE} {NODE}", f"{HERE_TOO} {HERE}", f"{REMOTE_POD} {HERE}"}
+    assert set(hits) == {f"{HERE}:8080 masq", f"{HERE_TOO}:8080 {HERE}", f"{THERE}:8080 {HERE}"}
     assert min(hits.values()) > 20, hits
 
 
-def test_who_is_no_pod_is_masqueraded(world: World, flavor: backend.Flavor) -> None:
-    write(world, flavor, service(HERE))
-    assert world.ask(NODE, CLUSTER_IP, 80) == {f"{HERE} {NODE}": 1}
-    assert world.ask(OUTSIDER, CLUSTER_IP, 80) == {f"{HERE} {NODE}": 1}
-    assert world.ask(REMOTE_POD, CLUSTER_IP, 80) == {f"{HERE} {REMOTE_POD}": 1}
+def test_who_is_no_pod_is_masqueraded(rules: Rules) -> None:
+    rules.write(rules.service(HERE))
+    assert rules.ask(NODE, CLUSTER_IP, 80) == {f"{HERE}:8080 masq": 1}
+    assert rules.ask(OUTSIDER, CLUSTER_IP, 80) == {f"{HERE}:8080 masq": 1}
+    assert rules.ask(OTHER_POD, CLUSTER_IP, 80) == {f"{HERE}:8080 {OTHER_POD}": 1}
 
 
-def test_node_ports(world: World, flavor: backend.Flavor) -> None:
-    write(world, flavor, service(HERE, REMOTE_POD))
+def test_node_ports(rules: Rules) -> None:
+    rules.write(rules.service(HERE, THERE))
     for source in (OUTSIDER, NODE, HERE_TOO):
-        hits = world.ask(source, NODE, NODE_PORT, times=30)
-        assert set(hits) == {f"{HERE} {NODE}", f"{REMOTE_POD} {NODE}"}, source
+        hits = rules.ask(source, NODE, NODE_PORT, times=30)
+        assert set(hits) == {f"{HERE}:8080 masq", f"{THERE}:8080 masq"}, source
 
 
-def test_external_policy_local_keeps_the_outsiders_address(world: World, flavor: backend.Flavor) -> None:
-    write(world, flavor, service(HERE, REMOTE_POD, external=Reach.LOCAL))
-    assert world.ask(OUTSIDER, NODE, NODE_PORT, times=20) == {f"{HERE} {OUTSIDER}": 20}
-    assert set(world.ask(HERE_TOO, NODE, NODE_PORT, times=30)) == {f"{HERE} {HERE_TOO}", f"{REMOTE_POD} {HERE_TOO}"}
-    assert set(world.ask(NODE, NODE, NODE_PORT, times=30)) == {f"{HERE} {NODE}", f"{REMOTE_POD} {NODE}"}
-    write(world, flavor, service(REMOTE_POD, external=Reach.LOCAL))
-    assert world.ask(OUTSIDER, NODE, NODE_PORT) == {"silence": 1}
+def test_external_policy_local_keeps_the_outsiders_address(rules: Rules) -> None:
+    rules.write(rules.service(HERE, THERE, external=Reach.LOCAL))
+    assert rules.ask(OUTSIDER, NODE, NODE_PORT, times=20) == {f"{HERE}:8080 {OUTSIDER}": 20}
+    hits = rules.ask(HERE_TOO, NODE, NODE_PORT, times=30)
+    assert set(hits) == {f"{HERE}:8080 {HERE_TOO}", f"{THERE}:8080 {HERE_TOO}"}
+    assert set(rules.ask(NODE, NODE, NODE_PORT, times=30)) == {f"{HERE}:8080 masq", f"{THERE}:8080 masq"}
+    rules.write(rules.service(THERE, external=Reach.LOCAL))
+    assert rules.ask(OUTSIDER, NODE, NODE_PORT) == {"silence": 1}
 
 
-def test_internal_policy_local(world: World, flavor: backend.Flavor) -> None:
-    write(world, flavor, service(HERE, REMOTE_POD, internal=Reach.LOCAL))
-    assert world.ask(HERE_TOO, CLUSTER_IP, 80, times=20) == {f"{HERE} {HERE_TOO}": 20}
-    write(world, flavor, service(REMOTE_POD, internal=Reach.LOCAL))
-    assert world.ask(HERE_TOO, CLUSTER_IP, 80) == {"silence": 1}
+def test_internal_policy_local(rules: Rules) -> None:
+    rules.write(rules.service(HERE, THERE, internal=Reach.LOCAL))
+    assert rules.ask(HERE_TOO, CLUSTER_IP, 80, times=20) == {f"{HERE}:8080 {HERE_TOO}": 20}
+    rules.write(rules.service(THERE, internal=Reach.LOCAL))
+    assert rules.ask(HERE_TOO, CLUSTER_IP, 80) == {"silence": 1}
 
 
-def test_without_endpoints_it_is_refused_at_once(world: World, flavor: backend.Flavor) -> None:
-    write(world, flavor, service())
-    for source, to in (
-        (HERE, (CLUSTER_IP, 80)),
-        (OUTSIDER, (CLUSTER_IP, 80)),
-        (NODE, (CLUSTER_IP, 80)),
-        (OUTSIDER, (NODE, NODE_PORT)),
-        (HERE, (NODE, NODE_PORT)),
-        (NODE, (NODE, NODE_PORT)),
-    ):
-        assert world.ask(source, *to) == {"refused": 1}, (source, to)
-    write(world, flavor, service(HERE_TOO))
-    assert world.ask(HERE, CLUSTER_IP, 80) == {f"{HERE_TOO} {HERE}": 1}
+def test_without_endpoints_it_is_refused_at_once(rules: Rules) -> None:
+    rules.write(rules.service())
+    wanted = [(source, *to) for source in (POD, OUTSIDER, NODE) for to in ((CLUSTER_IP, 80), (NODE, NODE_PORT))]
+    answers = rules.ask_all([rules.flow(*each) for each in wanted])
+    assert [(each, *answer) for each, answer in zip(wanted, answers, strict=True)] == [
+        (each, "refused") for each in wanted
+    ]
+    rules.write(rules.service(HERE_TOO))
+    assert rules.ask(HERE, CLUSTER_IP, 80) == {f"{HERE_TOO}:8080 {HERE}": 1}
 
 
-def test_udp_and_tcp_of_one_service(world: World, flavor: backend.Flavor) -> None:
-    udp = service(REMOTE_POD, name="shop/web:dns", protocol=Protocol.UDP)
-    write(world, flavor, service(HERE), udp)
-    assert world.ask(HERE_TOO, CLUSTER_IP, 80, protocol="udp", times=3) == {f"{REMOTE_POD} {HERE_TOO}": 3}
-    assert world.ask(HERE_TOO, CLUSTER_IP, 80, times=3) == {f"{HERE} {HERE_TOO}": 3}
-    assert world.ask(OUTSIDER, NODE, NODE_PORT, protocol="udp") == {f"{REMOTE_POD} {NODE}": 1}
+def test_udp_and_tcp_of_one_service(rules: Rules) -> None:
+    udp = rules.service(THERE, name="shop/web:dns", protocol=Protocol.UDP)
+    rules.write(rules.service(HERE), udp)
+    assert rules.ask(HERE_TOO, CLUSTER_IP, 80, protocol="udp", times=3) == {f"{THERE}:8080 {HERE_TOO}": 3}
+    assert rules.ask(HERE_TOO, CLUSTER_IP, 80, times=3) == {f"{HERE}:8080 {HERE_TOO}": 3}
+    assert rules.ask(OUTSIDER, NODE, NODE_PORT, protocol="udp") == {f"{THERE}:8080 masq": 1}
 
 
-def test_affinity_sticks_per_client_and_survives_a_rewrite(world: World, flavor: backend.Flavor) -> None:
-    write(world, flavor, service(HERE, HERE_TOO, REMOTE_POD, affinity_seconds=60))
-    first = world.ask(OUTSIDER, CLUSTER_IP, 80, times=20)
+def test_affinity_sticks_per_client_and_survives_a_rewrite(rules: Rules) -> None:
+    rules.write(rules.service(HERE, HERE_TOO, THERE, affinity_seconds=60))
+    first = rules.ask(OUTSIDER, CLUSTER_IP, 80, times=20)
     assert len(first) == 1
-    write(world, flavor, service(HERE, HERE_TOO, REMOTE_POD, affinity_seconds=61))
-    assert set(world.ask(OUTSIDER, CLUSTER_IP, 80, times=20)) == set(first)
+    rules.write(rules.service(HERE, HERE_TOO, THERE, affinity_seconds=61))
+    assert set(rules.ask(OUTSIDER, CLUSTER_IP, 80, times=20)) == set(first)
 
 
-def test_node_port_addresses(world: World, flavor: backend.Flavor) -> None:
-    world.node.run("ip", "address", "add", "192.168.0.2/24", "dev", "eth0")
-    write(world, flavor, service(HERE), policy=replace(POLICY, node_port_addresses=(IPv4Address("192.168.0.2"),)))
-    assert world.ask(OUTSIDER, "192.168.0.2", NODE_PORT) == {f"{HERE} {NODE}": 1}
-    assert world.ask(OUTSIDER, NODE, NODE_PORT) == {"refused": 1}
+def test_node_port_addresses(rules: Rules) -> None:
+    only = (ip_address(rules.at(NODE_TOO)),)
+    rules.write(rules.service(HERE), policy=rules.policy(node_port_addresses=only))
+    assert rules.ask(OUTSIDER, NODE_TOO, NODE_PORT) == {f"{HERE}:8080 masq": 1}
+    assert rules.ask(OUTSIDER, NODE, NODE_PORT) == {"refused": 1}

@@ -1,0 +1,84 @@
+"""Each way in which the proxy can write a family's rules, in the namespace of a world's node and without its daemon.
+
+Whoever writes rules works in the network namespace of its thread, and may keep sockets of it and of its event loop: so a
+writer has a thread and a loop of its own, inside the node, for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from linux import netns as kernel_netns
+from linux.iptables import backend
+from linux.iptables.restore import Iptables
+from linux.iptables.rules import Family
+from proxy.iptables import plan
+from proxy.iptables.apply import Rules
+from proxy.model import Policy, ServicePort
+from tests.conftest import Netns
+from tests.requirements import requires
+
+T = TypeVar("T")
+
+
+class Mode(enum.StrEnum):
+    IPTABLES_NFT = "iptables-nft"
+    IPTABLES_LEGACY = "iptables-legacy"
+
+    def required(self, family: int) -> None:
+        """Skip the test where the machine lacks what this mode writes with."""
+        match self:
+            case Mode.IPTABLES_NFT | Mode.IPTABLES_LEGACY:
+                requires("netns", f"{self.replace('iptables', 'iptables' if family == 4 else 'ip6tables')}-restore")
+
+
+class Inside:
+    """An event loop on a thread that lives in a namespace."""
+
+    def __init__(self, space: Netns) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(space.path,), name=f"inside {space.name}")
+        self._thread.start()
+
+    def _run(self, path: str) -> None:
+        kernel_netns.set_namespace(path)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+class Writer:
+    """One mode in one family."""
+
+    def __init__(self, inside: Inside, mode: Mode, family: Family) -> None:
+        self.mode = mode
+        self.family = family
+        self._inside = inside
+
+    def write(self, services: tuple[ServicePort, ...], policy: Policy) -> None:
+        """The kernel holds exactly these Services when it returns."""
+        self._inside(self._write(services, policy))
+
+    async def _write(self, services: tuple[ServicePort, ...], policy: Policy) -> None:
+        flavor = backend.Flavor(self.mode.removeprefix("iptables-"))
+        await Rules(Iptables(await backend.named(self.family, flavor))).apply(plan.tree(services, policy))
+
+
+@contextlib.contextmanager
+def writing(node: Netns, mode: Mode, family: Family) -> Iterator[Writer]:
+    inside = Inside(node)
+    try:
+        yield Writer(inside, mode, family)
+    finally:
+        inside.close()
