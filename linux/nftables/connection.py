@@ -9,7 +9,9 @@ Committing takes some 2 µs an element. `write` does small transactions where it
 and large ones, like all dumps, on a thread of the connection's own, so that the event loop goes on. Sockets belong to the
 namespace of the thread that opened them, whichever thread uses them.
 
-A dump that another transaction crossed says so (NLM_F_DUMP_INTR) and is asked for again.
+A dump that another transaction crossed says so (NLM_F_DUMP_INTR) and is asked for again. A hash table that is being resized,
+milliseconds after thousands of elements came, is dumped with some elements twice and others not at all, and nothing says so
+(measured: 20 of 100 dumps after 20,000 insertions): a dump with an element twice is not believed.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +39,7 @@ from linux.nftables.wire import (
     ERRNO,
     ERROR,
     HAS_TEXT,
+    HEAD,
     HEADER,
     NETLINK_NETFILTER,
     REQUEST,
@@ -61,6 +65,7 @@ _AT_ONCE = 1 << 16  # a transaction of so many bytes holds the loop for less tha
 _DUMP_ATTEMPTS = 20
 _TEXT, _OFFSET = 1, 2  # NLMSGERR_ATTR_MSG, _OFFS
 _ERESTART = 85
+_QUESTIONS = 1 << 31  # sequence numbers below are those of messages in transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ class Connection:
         self._socket.bind((0, 0))
         self.port: int = self._socket.getsockname()[0]
         self.commits = 0
+        self._question = _QUESTIONS
         self._lock = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
 
@@ -180,7 +186,7 @@ class Connection:
         failures: list[Failure] = []
         confirmed = False
         for kind, flags, sequence, start, end, data in self._arrived():
-            if kind != ERROR:
+            if kind != ERROR or sequence > len(batch) + 1:
                 continue
             code = -ERRNO.unpack_from(data, start)[0]
             if code:
@@ -215,11 +221,7 @@ class Connection:
 
     def generation(self) -> int:
         """The present generation of this network namespace. Raises Refused (EPERM, or where the kernel has no nf_tables)."""
-        with self._lock:
-            for kind, data in self._asked(Message.GETGEN, 0, 0, b"", "read the generation"):
-                if kind == ours(Message.NEWGEN):
-                    return as_number(attributes(data, 4)[1])
-        return 0
+        return as_number(attributes(self._one(Message.GETGEN, 0, b"", "read the generation"))[1])
 
     def tables(self, family: int = 0) -> list[objects.Table]:
         """Of one family, or of all (0)."""
@@ -247,14 +249,30 @@ class Connection:
 
     def elements(self, family: int, table: str, name: str) -> list[Counted]:
         """Of one set or map; Refused with ENOENT when it is not there."""
+        found = self._held(family, table, name)
+        return [one for body, start, end in found for one in unpacked(body, start, end)]
+
+    def _held(self, family: int, table: str, name: str) -> list[tuple[bytes, int, int]]:
+        """The lists of elements of a set: attributes, and where in them the list lies."""
         narrowed = text(1, table) + text(2, name)
         what = f"list the elements of {name} of table {table}"
-        found: list[Counted] = []
-        for _, body in self._dump(Message.GETSETELEM, family, narrowed, what):
-            for number, start, end in spans(body, 0, len(body)):
-                if number == 3:
-                    found.extend(unpacked(body, start, end))
-        return found
+        for attempt in range(_DUMP_ATTEMPTS):
+            shape = objects.set_of(family, self._one(Message.GETSET, family, narrowed, what))
+            lists = [
+                (body, start, end)
+                for _, body in self._dump(Message.GETSETELEM, family, narrowed, what)
+                for number, start, end in spans(body, 0, len(body))
+                if number == 3
+            ]
+            keys = [
+                body[one : one + HEAD.unpack_from(body, one)[0]]  # an element's first attribute is its key
+                for body, start, end in lists
+                for _, one, _ in spans(body, start, end)
+            ]
+            if len(set(keys)) == len(keys) or shape.flags & objects.INTERVAL:
+                return lists
+            time.sleep(0.001 * (1 << min(attempt, 5)))
+        raise Refused((Failure(errno.EINTR, f"{what}: it changed faster than it could be read"),))
 
     def raw(self, family: int, table: str) -> list[tuple[Message, int, bytes]]:
         """Everything in one table as (NEW... message, family, attributes), anonymous sets and maps too: tables, chains,
@@ -273,11 +291,16 @@ class Connection:
                     continue
                 found.append((answer, number, body))
                 if answer is Message.NEWSET:
-                    name = as_text(here[2])
-                    what = f"list the elements of {name} of table {table}"
-                    held = self._dump(Message.GETSETELEM, family, narrowed + text(2, name), what)
-                    found.extend((Message.NEWSETELEM, number, part) for number, part in held)
+                    held = self._held(family, table, as_text(here[2]))
+                    found.extend((Message.NEWSETELEM, number, part) for part, _, _ in held)
         return found
+
+    def _one(self, kind: Message, family: int, body: bytes, what: str) -> bytes:
+        """The attributes of the answer to a plain question."""
+        with self._lock:
+            for _, data in self._asked(kind, family, 0, body, what):
+                return data[4:]
+        raise Refused((Failure(errno.EIO, f"{what}: no answer"),))
 
     def _dump(self, kind: Message, family: int, body: bytes, what: str) -> list[tuple[int, bytes]]:
         """(family, attributes) of each answer."""
@@ -296,11 +319,14 @@ class Connection:
 
     def _asked(self, kind: Message, family: int, flags: int, body: bytes, what: str) -> Iterator[tuple[int, bytes]]:
         """(type, all after the header) of each answer, to the end of the dump or the first answer to a plain question."""
-        self._socket.send(message(ours(kind), REQUEST | flags, 1, family, body))
+        self._question = self._question + 1 & 0xFFFFFFFF or _QUESTIONS
+        self._socket.send(message(ours(kind), REQUEST | flags, self._question, family, body))
         interrupted = False
         while True:
             data = self._waited(what)
-            for number, marks, _, _, start, end in messages(data):
+            for number, marks, sequence, _, start, end in messages(data):
+                if sequence != self._question:
+                    continue  # the rest of an answer that was given up
                 interrupted |= bool(marks & DUMP_INTERRUPTED)
                 if number == ERROR:
                     code = -ERRNO.unpack_from(data, start)[0]
@@ -315,8 +341,8 @@ class Connection:
                         raise Refused((Failure(code, what),))
                     return
                 yield number, data[start:end]
-            if not flags & DUMP:
-                return
+                if not flags & DUMP:
+                    return
 
     def _waited(self, what: str) -> bytes:
         """The kernel fills a dump as it is read, inside recv: nothing there is a fault."""

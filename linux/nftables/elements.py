@@ -42,6 +42,8 @@ _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
 _COUNTER = text(1, "counter")  # NFTA_EXPR_NAME
 _TWO_HEADS = struct.Struct("=HHHH")
+_COUNTED = struct.Struct(">24xQ4xQ")  # expression, its name, data: bytes, packets
+_COUNTER_SIZE = _COUNTED.size
 _ROOM = LONGEST - 512  # of one message's list of elements
 
 
@@ -190,7 +192,12 @@ def _element(data: bytes, start: int, end: int) -> Counted:
     content = data[start + 8 : start + 4 + length]
     value = content if kind & 0x3FFF == _VALUE else _verdict(content)
     start += (nested + 3) & ~3
-    return _any_element(data, start, end, key, value) if start < end else Counted(Element(key, value), None)
+    if start >= end:
+        return Counted(Element(key, value), None)
+    if end - start == _COUNTER_SIZE and data.startswith(_COUNTER, start + 4):
+        octets, packets = _COUNTED.unpack_from(data, start)
+        return Counted(Element(key, value), (packets, octets))
+    return _any_element(data, start, end, key, value)
 
 
 def _any_element(data: bytes, start: int, end: int, key: bytes = b"", value: bytes | Verdict | None = None) -> Counted:

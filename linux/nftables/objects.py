@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from linux.nftables import expressions
 from linux.nftables.elements import packed_comment, unpacked_comment
@@ -16,6 +17,26 @@ ANONYMOUS = 0x1
 
 _COMMENT, _SET_COMMENT = 0, 7  # NFTNL_UDATA_{TABLE,CHAIN,RULE}_COMMENT, NFTNL_UDATA_SET_COMMENT
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_*
+
+
+class Type(IntEnum):
+    """nft's numbers for what a key or a value is, by which it prints elements. 0 is nothing that it knows."""
+
+    INTEGER = 4
+    IPV4 = 7
+    IPV6 = 8
+    PROTOCOL = 12
+    PORT = 13
+    MARK = 19
+    INTERFACE_NAME = 41
+
+
+def concatenated(*types: Type) -> int:
+    """The type of a concatenation."""
+    number = 0
+    for one in types:
+        number = number << 6 | one
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +90,10 @@ class Rule:
 class Set:
     """A set, or a map where `data_type` is not None (VERDICT_TYPE: a verdict map).
 
-    `key_type`, `data_type` are nft's numbers, for printing only. `fields`: the lengths of a concatenation's, of which
-    interval sets need to know. `size`: the most elements, 0 for any. `timeout` in milliseconds. `counts`: each element
-    has a counter.
+    `key_type`, `data_type` are a `Type` or `concatenated`, for `nft list` only. `fields`: the lengths of a
+    concatenation's, of which interval sets need to know. `size`: the most elements, 0 for any; a hash table with a size
+    and without timeouts is made whole at once and never resized. `timeout` in milliseconds. `counts`: each element has a
+    counter.
     """
 
     name: str
