@@ -203,9 +203,12 @@ def counter(packets: int = 0, octets: int = 0) -> bytes:
     return expression("counter", number64(1, octets), number64(2, packets))
 
 
-def update(name: str, key: int, data: int | None = None, *, timeout: int | None = None) -> bytes:
-    """Put the registers into a dynamic set or map; what is there is kept longer (`timeout` in milliseconds)."""
-    parts = [text(1, name), number32(3, 1), number32(4, key)]
+def update(
+    name: str, key: int, data: int | None = None, *, timeout: int | None = None, delete: bool = False
+) -> bytes:
+    """Put the registers into a dynamic set or map; what is there is kept longer (`timeout` in milliseconds). With `delete`
+    take the key out; a map wants `data` named even so."""
+    parts = [text(1, name), number32(3, 2 if delete else 1), number32(4, key)]
     if data is not None:
         parts.append(number32(5, data))
     if timeout is not None:
