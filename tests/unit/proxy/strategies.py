@@ -83,10 +83,11 @@ class Cluster:
 
     def do(self, action: Action) -> None:
         match action:
-            case Put(Service() as new):
-                self._service(new.metadata.key, new)
-            case Put(EndpointSlice() as new):
-                self._slice(new.metadata.key, new)
+            case Put(new):
+                if isinstance(new, Service):
+                    self._service(new.metadata.key, new)
+                else:
+                    self._slice(new.metadata.key, new)
             case Delete(kind, key):
                 (self._service if kind is Service else self._slice)(key, None)
             case Relist(services, slices):

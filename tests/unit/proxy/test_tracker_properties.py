@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux.iptables.rules import Family
+from proxy.model import ServicePort
 from tests.unit.proxy.strategies import Action, Cluster, histories
 
 HISTORIES = st.one_of(histories(), histories(odd=True))
@@ -15,7 +16,7 @@ HISTORIES = st.one_of(histories(), histories(odd=True))
 @given(HISTORIES, st.sampled_from(Family), st.sets(st.integers(0, 12)))
 def test_what_is_kept_is_what_a_fresh_start_finds(history: list[Action], family: Family, pauses: set[int]) -> None:
     cluster = Cluster(family)
-    before: dict[str, object] = {}
+    before: dict[str, tuple[ServicePort, ...]] = {}
     for step, action in enumerate(history):
         cluster.do(action)
         if step in pauses or step == len(history) - 1:
