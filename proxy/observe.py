@@ -28,7 +28,7 @@ from proxy.slices import Skipped
 SERVICES_SELECTOR = f"!{labels.SERVICE_PROXY_NAME}"
 SERVICES_FIELDS = "spec.clusterIP!=None"
 """Headless Services need no rules: they are never sent."""
-SLICES_SELECTOR = f"!{labels.HEADLESS},!{labels.SERVICE_PROXY_NAME}"
+SLICES_SELECTOR = f"!{labels.HEADLESS}"
 
 _LIBERAL = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
 
