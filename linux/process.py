@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -51,8 +51,9 @@ async def run(
     timeout: float = 30.0,
     check: bool = True,
     env: Mapping[str, str] | None = None,
+    started: Callable[[int], None] | None = None,
 ) -> Completed:
-    """Run a program to its end; after `timeout` seconds it and its children are killed. Raises CommandFailed (with `check`;
+    """Run a program to its end (`started` hears its process id); after `timeout` seconds it and its children are killed. Raises CommandFailed (with `check`;
     always when the program cannot be started or runs out of time)."""
     with contextlib.ExitStack() as stack:
         given, out, err = (_memory(stack) for _ in range(3))
@@ -64,6 +65,8 @@ async def run(
             )
         except OSError as error:
             raise CommandFailed(argv, 127, f"{error.strerror}: {argv[0]}") from error
+        if started is not None:
+            started(process.pid)
         try:
             async with asyncio.timeout(timeout):
                 await _ended(process.pid)

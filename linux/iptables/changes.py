@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from linux.iptables.rules import Chain, Jump, Mark, Section, Snapshot, Table, target_of
+from linux.iptables.rules import Chain, Jump, Mark, Rendered, Section, Snapshot, Table, target_of
 
 Key = tuple[Table, str]
 Marks = Mapping[Key, Mark]
@@ -31,11 +31,11 @@ class Wanted:
     `owns` tells, by table and name, which chains in the kernel are ours to delete when no group holds them.
     """
 
-    groups: Sequence[Sequence[Chain]]
+    groups: Sequence[Sequence[Chain | Rendered]]
     jumps: Sequence[Jump]
     owns: Callable[[Key], bool]
 
-    def chains(self) -> Iterator[Chain]:
+    def chains(self) -> Iterator[Chain | Rendered]:
         for group in self.groups:
             yield from group
 
@@ -93,9 +93,9 @@ def removals(snapshot: Snapshot, owns: Callable[[Key], bool], *, chains_per_sect
     return (*jumps, *deletions(stale, chains_per_section))
 
 
-def _packed(groups: Sequence[Sequence[Chain]], marks: Marks, limit: int) -> Iterator[Section]:
+def _packed(groups: Sequence[Sequence[Chain | Rendered]], marks: Marks, limit: int) -> Iterator[Section]:
     table: Table | None = None
-    pending: list[Chain] = []
+    pending: list[Chain | Rendered] = []
     for group in groups:
         for part in _by_table(chain for chain in group if marks.get(chain.key) != chain.mark):
             if pending and (part[0].table is not table or len(pending) + len(part) > limit):
@@ -107,8 +107,8 @@ def _packed(groups: Sequence[Sequence[Chain]], marks: Marks, limit: int) -> Iter
         yield Section(pending[0].table, tuple(pending))
 
 
-def _by_table(chains: Iterable[Chain]) -> list[list[Chain]]:
-    parts: dict[Table, list[Chain]] = {}
+def _by_table(chains: Iterable[Chain | Rendered]) -> list[list[Chain | Rendered]]:
+    parts: dict[Table, list[Chain | Rendered]] = {}
     for chain in chains:
         parts.setdefault(chain.table, []).append(chain)
     return list(parts.values())

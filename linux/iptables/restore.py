@@ -9,20 +9,34 @@ ignores it, because the kernel refuses a transaction built on an outdated genera
 from __future__ import annotations
 
 import asyncio
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from linux import process
+from linux.iptables import lock
 from linux.iptables.backend import Backend
-from linux.iptables.rules import Section, Snapshot, Table, parse
+from linux.iptables.rules import Section, Snapshot, Survey, Table, parse, surveyed
 
 LOCK_SECONDS = 5
-_LINE = re.compile(r"(?:line:? |line )(\d+)")
+_LOCKED = 4  # RESOURCE_PROBLEM
+_NOT_STARTED = 127
+_BUSY = ("Resource temporarily unavailable",)
+_LINE = re.compile(r"line:? (\d+)")
 
 
 class Refused(Exception):
-    """The kernel or iptables would not take it. Says which command, and for a write which line."""
+    """The kernel or iptables would not take it. Says which command, and for a write which line.
+
+    `lines`: the lines of a write that were pointed at, none when nobody said. `blameless`: it was no rule's fault: somebody
+    else held the lock, or the program could not be run to its end.
+    """
+
+    def __init__(self, message: str, *, lines: Sequence[str] = (), blameless: bool = False) -> None:
+        super().__init__(message)
+        self.lines = tuple(lines)
+        self.blameless = blameless
 
 
 class PacketFilter(Protocol):
@@ -37,6 +51,10 @@ class PacketFilter(Protocol):
         """The named tables' chains and rules, at one moment per table."""
         ...
 
+    async def survey(self, tables: Sequence[Table], shown: Collection[str]) -> Survey:
+        """The marks of all chains of the named tables, and the rules of the chains in `shown`."""
+        ...
+
     async def write(self, sections: Sequence[Section]) -> None:
         """Commit the sections in order. Raises `Refused` at the first that is not taken."""
         ...
@@ -45,43 +63,56 @@ class PacketFilter(Protocol):
 class Iptables:
     """The kernel's own, in the network namespace of this process."""
 
-    def __init__(self, backend: Backend, *, timeout: float = 120.0) -> None:
+    def __init__(
+        self, backend: Backend, *, timeout: float = 120.0, started: Callable[[int], None] | None = None
+    ) -> None:
+        """`started` hears the process id of each command."""
         self.backend = backend
         self._timeout = timeout
+        self._started = started
 
     @property
     def chains_per_section(self) -> int:
         return self.backend.chains_per_section
 
     async def read(self, *tables: Table) -> Snapshot:
+        return parse((await self._saved(tables)).decode(errors="replace"))
+
+    async def survey(self, tables: Sequence[Table], shown: Collection[str]) -> Survey:
+        return await asyncio.to_thread(surveyed, await self._saved(tables), shown)
+
+    async def _saved(self, tables: Sequence[Table]) -> bytes:
         try:
             async with asyncio.TaskGroup() as group:
                 runs = [group.create_task(self._run([self.backend.save, "-t", table.value])) for table in tables]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed  # the others fail for the same reason
-        return parse("".join(run.result() for run in runs))
+        return b"".join(run.result() for run in runs)
 
     async def write(self, sections: Sequence[Section]) -> None:
         if not sections:
             return
         text = "".join(section.text() for section in sections)
-        await self._run([self.backend.restore, "-w", str(LOCK_SECONDS), "--noflush"], text)
+        await self._run([self.backend.restore, "-w", str(LOCK_SECONDS), "--noflush"], text.encode())
 
-    async def _run(self, argv: Sequence[str], text: str | None = None) -> str:
+    async def _run(self, argv: Sequence[str], text: bytes | None = None) -> bytes:
         try:
-            done = await process.run(argv, input=None if text is None else text.encode(), timeout=self._timeout)
+            done = await process.run(argv, input=text, timeout=self._timeout, started=self._started)
         except process.CommandFailed as error:
-            raise Refused(_explained(error, text)) from error
-        return done.stdout.decode(errors="replace")
+            raise _explained(error, text) from error
+        return done.stdout
 
 
-def _explained(error: process.CommandFailed, text: str | None) -> str:
-    """iptables' own words, with the line it points at."""
+def _explained(error: process.CommandFailed, text: bytes | None) -> Refused:
+    """iptables' own words, with the lines it points at; and who holds the lock, if that is what it says."""
     message = " ".join(str(error).split())
-    found = _LINE.search(error.stderr)
-    if found is not None and text is not None:
-        lines = text.splitlines()
-        number = int(found[1])
-        if 1 <= number <= len(lines):
-            message += f" [{lines[number - 1]}]"
-    return message
+    if error.returncode == _LOCKED:
+        return Refused(f"{message} [{lock.holders()}]", blameless=True)
+    if text is None or error.returncode is None or error.returncode < 0 or error.returncode == _NOT_STARTED:
+        return Refused(message, blameless=True)
+    numbers = {int(number) for number in _LINE.findall(error.stderr)}
+    lines = [line.decode() for number, line in enumerate(io.BytesIO(text), 1) if number in numbers]
+    shown = [line.rstrip("\n") for line in lines if not line.startswith("COMMIT")]
+    if shown:
+        message += f" [{shown[0]}]"
+    return Refused(message, lines=shown, blameless=any(word in error.stderr for word in _BUSY))

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MAX_CHAIN_NAME = 28  # XT_EXTENSION_MAXNAMELEN - 1
 _MAX_COMMENT = 255  # XT_MAX_COMMENT_LEN - 1
 _STAMP = re.compile(r"\bwherry:([0-9a-f]{12})\b")
+_STAMP_BYTES = re.compile(_STAMP.pattern.encode())
 _TARGET = re.compile(r'(?:^| )-[jg] ([^ "]+)')
 _COMMENT = re.compile(r'--comment (?:"((?:[^"\\]|\\.)*)"|(\S+))')
 
@@ -72,12 +75,14 @@ class Rule:
         return target_of(self.spec)
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What identifies a chain's content in the kernel: the stamp in its first rule and how many rules it has."""
 
     stamp: str
     length: int
+
+
+EMPTY = Mark("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,29 @@ class Chain:
     @property
     def key(self) -> tuple[Table, str]:
         return self.table, self.name
+
+
+class Rendered(NamedTuple):
+    """A chain that is wholly ours, as text only: what is left of a `Chain` when there are tens of thousands of them.
+    `body` is its rules ready for iptables-restore, stamped, one `-A` line each, and `mark` is their mark."""
+
+    table: Table
+    name: str
+    body: str
+    mark: Mark
+
+    @property
+    def key(self) -> tuple[Table, str]:
+        return self.table, self.name
+
+
+def stamped(table: Table, chain: str, lines: str) -> Rendered:
+    """A chain of these lines (`-A CHAIN -m comment --comment "..." ...`), the stamp put into the first one's comment."""
+    if not lines:
+        return Rendered(table, chain, "", EMPTY)
+    stamp = hashlib.blake2s(lines.encode(), digest_size=6).hexdigest()
+    end = lines.index('"', lines.index('--comment "') + len('--comment "'))
+    return Rendered(table, chain, f"{lines[:end]} wherry:{stamp}{lines[end:]}", Mark(stamp, lines.count("\n")))
 
 
 class Position(enum.Enum):
@@ -133,7 +161,7 @@ class Section:
     """
 
     table: Table
-    chains: tuple[Chain, ...] = ()
+    chains: tuple[Chain | Rendered, ...] = ()
     flushed: tuple[str, ...] = ()
     jumps: tuple[Jump, ...] = ()
     removals: tuple[tuple[str, str], ...] = ()
@@ -172,6 +200,53 @@ class Snapshot:
             for table, chains in self.tables.items()
             for name, lines in chains.items()
         }
+
+
+class Survey(NamedTuple):
+    """What a comparison needs of tables that may hold hundreds of thousands of rules: the mark of every chain, and the
+    rules as text of a few."""
+
+    marks: dict[tuple[Table, str], Mark]
+    snapshot: Snapshot
+
+
+def surveyed(saved: bytes, shown: Collection[str]) -> Survey:
+    """Read iptables-save's text; `shown` are the chains whose rules are kept. Nothing else is copied: a table of 10,000
+    Services is 18 MB of text, and takes 0.2 s."""
+    marks: dict[tuple[Table, str], Mark] = {}
+    kept: dict[Table, dict[str, list[str]]] = {}
+    known = {table.value.encode(): table for table in Table}
+    table, current, first, count = Table.NAT, b"", b"", 0
+
+    def ended() -> None:
+        if count:
+            stamp = _STAMP_BYTES.search(first)
+            marks[table, current.decode()] = Mark(stamp[1].decode() if stamp else "", count)
+
+    for line in io.BytesIO(saved):
+        head = line[:1]
+        if head == b"-":
+            end = line.index(b" ", 3)
+            if line[3:end] == current:
+                count += 1
+            else:
+                ended()
+                current, first, count = line[3:end], line, 1
+            if (name := current.decode()) in shown:
+                kept[table].setdefault(name, []).append(line[end + 1 :].decode(errors="replace").rstrip("\n"))
+        elif head == b":":
+            marks[table, line[1 : line.index(b" ")].decode()] = EMPTY
+        elif head == b"*":
+            table = known.get(line[1:].strip(), Table.RAW)
+            kept.setdefault(table, {})
+        elif head == b"C":
+            ended()
+            current, count = b"", 0
+    ended()
+    return Survey(
+        marks,
+        Snapshot({table: {name: tuple(rules) for name, rules in chains.items()} for table, chains in kept.items()}),
+    )
 
 
 def parse(saved: str) -> Snapshot:
@@ -217,9 +292,9 @@ def comment_of(rule: str) -> str:
     return _STAMP.sub("", comment).strip()
 
 
-def render(chains: Iterable[Chain]) -> str:
+def render(chains: Iterable[Chain | Rendered]) -> str:
     """Whole chains as iptables-restore text, a section a table; what the tracer and golden files read."""
-    grouped: dict[Table, list[Chain]] = {}
+    grouped: dict[Table, list[Chain | Rendered]] = {}
     for chain in chains:
         grouped.setdefault(chain.table, []).append(chain)
     return "".join(Section(table, tuple(group)).text() for table, group in grouped.items())

@@ -74,7 +74,7 @@ class Rules:
             chains_deleted=sum(len(section.deleted) for section in todo.deletions),
             rules_written={
                 table: sum(
-                    len(chain.rules) for section in todo.writes if section.table is table for chain in section.chains
+                    chain.mark.length for section in todo.writes if section.table is table for chain in section.chains
                 )
                 for table in (Table.NAT, Table.FILTER)
             },

@@ -2,6 +2,7 @@
 
     KUBE-SVC-*  all endpoints of a Service port       KUBE-EXT-*  traffic from outside the cluster, e.g. to a NodePort
     KUBE-SVL-*  its endpoints on this node            KUBE-SEP-*  one endpoint
+    KUBE-FW-*   what may use a load balancer's address
 
 The part after the dash is the first 16 letters of the base32 SHA-256 of the service port's name and protocol (and, for
 an endpoint, its address).
@@ -9,7 +10,6 @@ an endpoint, its address).
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 
@@ -24,17 +24,31 @@ MARK_MASQ = "KUBE-MARK-MASQ"
 FORWARD = "KUBE-FORWARD"
 PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"
 CANARY = "KUBE-PROXY-CANARY"
+FIREWALL = "KUBE-FIREWALL"  # the kubelet's too
 
 _TOP = {
     Table.NAT: {SERVICES, NODEPORTS, POSTROUTING, MARK_MASQ, CANARY},
     Table.FILTER: {SERVICES, EXTERNAL_SERVICES, NODEPORTS, FORWARD, PROXY_FIREWALL, CANARY},
     Table.MANGLE: {CANARY},
 }
+PREFIXES = (*sorted(set().union(*_TOP.values())), "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-")
 _PER_SERVICE = re.compile(r"KUBE-(SVC|SVL|EXT|FW|SEP)-")
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_PAIRS = [first + second for first in _LETTERS for second in _LETTERS]  # base64.b32encode takes thrice as long
 
 
 def hashed(text: str) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:10]).decode()  # 10 bytes are 16 letters
+    return base32(hashlib.sha256(text.encode()).digest())
+
+
+def base32(digest: bytes) -> str:
+    """The first 16 letters: 10 bytes."""
+    number, pair = int.from_bytes(digest[:10], "big"), _PAIRS
+    return (
+        f"{pair[number >> 70]}{pair[number >> 60 & 1023]}{pair[number >> 50 & 1023]}{pair[number >> 40 & 1023]}"
+        f"{pair[number >> 30 & 1023]}{pair[number >> 20 & 1023]}{pair[number >> 10 & 1023]}{pair[number & 1023]}"
+    )
 
 
 def cluster_chain(service: ServicePort) -> str:
@@ -47,6 +61,10 @@ def local_chain(service: ServicePort) -> str:
 
 def external_chain(service: ServicePort) -> str:
     return f"KUBE-EXT-{hashed(service.name + service.protocol)}"
+
+
+def firewall_chain(service: ServicePort) -> str:
+    return f"KUBE-FW-{hashed(service.name + service.protocol)}"
 
 
 def endpoint_chain(service: ServicePort, endpoint: Endpoint) -> str:

@@ -1,171 +1,318 @@
-"""What one Service port contributes to the rules. Pure; `plan` joins the fragments.
+"""What one Service port contributes to the rules, as text. Pure; `plan` has what all share.
 
-KUBE-SVC / KUBE-SVL   1. -> KUBE-MARK-MASQ for clients that are not pods (the chain that cluster IPs lead to)
-                      2. with ClientIP affinity: back to the endpoint this client had
-                      3. a fair die: endpoint i of n is taken with probability 1/(n-i), the last one always
-KUBE-SEP              1. -> KUBE-MARK-MASQ when the endpoint itself is the client (hairpin)
-                      2. DNAT
-KUBE-EXT, Cluster     1. -> KUBE-MARK-MASQ      2. -> KUBE-SVC
-KUBE-EXT, Local       1. pods -> KUBE-SVC       2. this node -> KUBE-MARK-MASQ, KUBE-SVC
-                      3. the rest -> KUBE-SVL with the source address kept
+    KUBE-SVC / KUBE-SVL   1. -> KUBE-MARK-MASQ for clients that are not pods (the chain that cluster IPs lead to)
+                          2. with ClientIP affinity: back to the endpoint this client had
+                          3. a fair die: endpoint i of n is taken with probability 1/(n-i), the last one always
+    KUBE-SEP              1. -> KUBE-MARK-MASQ when the endpoint itself is the client (hairpin)
+                          2. DNAT
+    KUBE-EXT, Cluster     1. -> KUBE-MARK-MASQ      2. -> KUBE-SVC
+    KUBE-EXT, Local       1. pods -> KUBE-SVC       2. this node -> KUBE-MARK-MASQ, KUBE-SVC
+                          3. the rest -> KUBE-SVL with the source address kept
+    KUBE-FW               1. each source range -> KUBE-EXT
+                          2. the load balancer's own addresses -> KUBE-EXT when a range holds this node (it may use them as
+                             source); the rest falls out without DNAT, and filter KUBE-PROXY-FIREWALL drops it
+
+and lines in the chains that all Services share (`Shared`). Rules, comments and their order are upstream's
+(pkg/proxy/iptables/proxier.go, syncProxyRules). It is text from the start because there may be 200,000 rules: objects for
+them would cost more than the kernel's work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import enum
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from linux.iptables.rules import Chain, Rule, Table
+from linux.iptables.rules import Family, Mark, Rendered, Table
 from proxy.iptables import chains
-from proxy.model import Endpoint, PodNetwork, Policy, Reach, ServicePort, Usable
+from proxy.model import Address, Endpoint, PodBridge, PodInterfaces, PodNetwork, Policy, Protocol, Reach, ServicePort
 
-_NO_ENDPOINTS = "has no endpoints"
-_NO_LOCAL_ENDPOINTS = "has no local endpoints"
+# The names of upstream's counters; rules use them where the kernel has them.
+INVALID_DROPPED = "ct_state_invalid_dropped_pkts"
+LOCALHOST_ACCEPTED = "localhost_nps_accepted_pkts"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9./:_-]*")
+
+
+class Shared(enum.IntEnum):
+    """The chains that hold lines of all Services; the numbers index `Fragment.lines`."""
+
+    FILTER_SERVICES = 0
+    FILTER_EXTERNAL = 1
+    FILTER_NODEPORTS = 2
+    FILTER_FIREWALL = 3
+    NAT_NODEPORTS = 4
+    NAT_SERVICES = 5
+
+    @property
+    def table(self) -> Table:
+        return Table.NAT if self >= Shared.NAT_NODEPORTS else Table.FILTER
+
+    @property
+    def chain(self) -> str:
+        return _SHARED_NAMES[self]
+
+
+_SHARED_NAMES = (
+    chains.SERVICES,
+    chains.EXTERNAL_SERVICES,
+    chains.NODEPORTS,
+    chains.PROXY_FIREWALL,
+    chains.NODEPORTS,
+    chains.SERVICES,
+)
+NOTHING = ("",) * len(Shared)
 
 
 @dataclass(frozen=True, slots=True)
-class Fragment:
-    """`chains` refer only to each other and to KUBE-MARK-MASQ; the rules go into the chain each field is named for.
+class Style:
+    """What of the node shapes every fragment. `large`: rules of endpoints carry no comments beyond our stamps, as upstream
+    does it for more than 1,000 endpoints: a comment is half of such a rule. `accounted`: the kernel's nfacct counters that
+    are there."""
+
+    policy: Policy
+    large: bool = False
+    accounted: frozenset[str] = frozenset()
+    pods: str = field(init=False)
+    others: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pods", _pods(self.policy))
+        object.__setattr__(self, "others", f"! {self.pods}" if self.pods else "")
+
+    def reject(self, service: ServicePort) -> str:
+        """An ICMPv6 error does not end a connection attempt in Linux before its first retransmission, a second later."""
+        if self.policy.family is Family.V6 and service.protocol is Protocol.TCP:
+            return "REJECT --reject-with tcp-reset"
+        return "REJECT"
+
+
+def _pods(policy: Policy) -> str:
+    """The match for a pod of this node as source; nothing where nobody can tell."""
+    match policy.pods:
+        case PodNetwork(cidr):
+            return f"-s {cidr}"
+        case PodBridge(name):
+            return f"-i {name}"
+        case PodInterfaces(prefix):
+            return f"-i {prefix}+"
+        case None:
+            return ""
+
+
+class Fragment(NamedTuple):
+    """`chains`, all in nat, refer only to chains before them and to KUBE-MARK-MASQ. `lines` go into the shared chains.
 
     `internal_without_local`, `external_without_local`: a Local policy leaves traffic nowhere to go on this node.
     """
 
-    chains: tuple[Chain, ...]
-    nat_services: tuple[Rule, ...]
-    nat_node_ports: tuple[Rule, ...]
-    filter_services: tuple[Rule, ...]
-    filter_external_services: tuple[Rule, ...]
+    chains: tuple[Rendered, ...]
+    lines: tuple[str, ...]
     internal_without_local: bool
     external_without_local: bool
 
 
-def fragment(service: ServicePort, policy: Policy) -> Fragment:
-    endpoints = service.endpoints
-    mine: list[Chain] = []
-    nat_services: list[Rule] = []
-    nat_node_ports: list[Rule] = []
-    if endpoints.any:
-        mine = list(_chains(service, endpoints, policy))
-        if _reachable(service.internal, endpoints):
-            nat_services.append(_rule(service, f"{_cluster_ip(service)} -j {_internal_chain(service)}", "cluster IP"))
-        if service.node_port:
-            nat_node_ports.append(_rule(service, f"{_node_port(service)} -j {chains.external_chain(service)}"))
-    internal_without_local = endpoints.any and not _reachable(service.internal, endpoints)
-    external_without_local = (
-        service.externally_reachable and endpoints.any and not _reachable(service.external, endpoints)
-    )
+class Unfit(Exception):
+    """A Service port that cannot be put into rules."""
+
+
+class _Names(NamedTuple):
+    svc: str
+    svl: str
+    ext: str
+    fw: str
+
+
+def fragment(service: ServicePort, style: Style) -> Fragment:
+    """Raises Unfit."""
+    if _NAME.fullmatch(service.name) is None:
+        raise Unfit(f"{service.name!r} is no name that Kubernetes allows: it would not be safe in a rule")
+    hashed = chains.hashed(service.name + service.protocol)
+    names = _Names(*(f"KUBE-{kind}-{hashed}" for kind in ("SVC", "SVL", "EXT", "FW")))
+    usable = service.endpoints
+    internal = bool(usable.cluster if service.internal is Reach.CLUSTER else usable.local)
+    external = bool(usable.cluster if service.external is Reach.CLUSTER else usable.local)
     return Fragment(
-        chains=tuple(mine),
-        nat_services=tuple(nat_services),
-        nat_node_ports=tuple(nat_node_ports),
-        filter_services=_verdict(service, _cluster_ip(service), endpoints.any, internal_without_local),
-        filter_external_services=_verdict(
-            service, f"-m addrtype --dst-type LOCAL {_node_port(service)}", endpoints.any, external_without_local
-        )
-        if service.node_port
-        else (),
-        internal_without_local=internal_without_local,
-        external_without_local=external_without_local,
+        chains=tuple(_chains(service, names, style, external=external)) if usable.any else (),
+        lines=_lines(service, names, style, internal=internal, external=external),
+        internal_without_local=usable.any and not internal,
+        external_without_local=service.externally_reachable and usable.any and not external,
     )
 
 
-def _reachable(reach: Reach, endpoints: Usable) -> bool:
-    return bool(endpoints.cluster if reach is Reach.CLUSTER else endpoints.local)
+def _lines(service: ServicePort, names: _Names, style: Style, *, internal: bool, external: bool) -> tuple[str, ...]:
+    """The lines in the shared chains. Nobody anywhere: refuse at once. Somebody elsewhere but Local asked for: drop, as a
+    load balancer expects; the short cut of pods and of this node, in KUBE-EXT, has had its turn in nat by then."""
+    lines = [*NOTHING]
+    usable = service.endpoints
+
+    def add(where: Shared, about: str, spec: str) -> None:
+        lines[where] += f'-A {where.chain} -m comment --comment "{about}" {spec}\n'
+
+    def to(address: Address, port: int = service.port) -> str:
+        return f"{match} -d {address} --dport {port}"
+
+    name, match = service.name, f"-m {service.protocol} -p {service.protocol}"
+    if usable.any:
+        verdict, why = "DROP", f"{name} has no local endpoints"
+    else:
+        verdict, why = style.reject(service), f"{name} has no endpoints"
+    if internal:
+        target = names.svc if service.internal is Reach.CLUSTER else names.svl
+        add(Shared.NAT_SERVICES, f"{name} cluster IP", f"{to(service.cluster_ip)} -j {target}")
+    else:
+        add(Shared.FILTER_SERVICES, why, f"{to(service.cluster_ip)} -j {verdict}")
+    for address in service.external_ips:
+        if usable.any:
+            add(Shared.NAT_SERVICES, f"{name} external IP", f"{to(address)} -j {names.ext}")
+        if not external:
+            add(Shared.FILTER_EXTERNAL, why, f"{to(address)} -j {verdict}")
+    guarded = usable.any and bool(service.source_ranges)
+    for address in service.load_balancer_ips:
+        if usable.any:
+            target = names.fw if guarded else names.ext
+            add(Shared.NAT_SERVICES, f"{name} loadbalancer IP", f"{to(address)} -j {target}")
+        if guarded:
+            add(Shared.FILTER_FIREWALL, f"{name} traffic not accepted by {names.fw}", f"{to(address)} -j DROP")
+        if not external:
+            add(Shared.FILTER_EXTERNAL, why, f"{to(address)} -j {verdict}")
+    if service.node_port:
+        port = f"--dport {service.node_port}"
+        if usable.any:
+            if style.policy.localhost_node_ports and LOCALHOST_ACCEPTED in style.accounted:
+                counted = f"-m nfacct --nfacct-name {LOCALHOST_ACCEPTED}"
+                add(Shared.NAT_NODEPORTS, name, f"{match} -d 127.0.0.0/8 {port} {counted} -j {names.ext}")
+            add(Shared.NAT_NODEPORTS, name, f"{match} {port} -j {names.ext}")
+        if not external:
+            add(Shared.FILTER_EXTERNAL, why, f"-m addrtype --dst-type LOCAL {match} {port} -j {verdict}")
+    if service.health_check_node_port:
+        about = f"{name} health check node port"
+        add(Shared.FILTER_NODEPORTS, about, f"-m tcp -p tcp --dport {service.health_check_node_port} -j ACCEPT")
+    return tuple(lines)
 
 
-def _verdict(service: ServicePort, match: str, has_any: bool, without_local: bool) -> tuple[Rule, ...]:
-    """Nobody anywhere: refuse at once. Somebody elsewhere but Local asked for: drop, as a load balancer expects."""
-    if not has_any:
-        return (_rule(service, f"{match} -j REJECT", _NO_ENDPOINTS),)
-    return (_rule(service, f"{match} -j DROP", _NO_LOCAL_ENDPOINTS),) if without_local else ()
-
-
-def _chains(service: ServicePort, endpoints: Usable, policy: Policy) -> Iterator[Chain]:
-    for endpoint in endpoints.all:
-        yield _endpoint(service, endpoint)
-    internal = _internal_chain(service)
-    for name, members in (
-        (chains.cluster_chain(service), endpoints.cluster),
-        (chains.local_chain(service), endpoints.local),
-    ):
+def _chains(service: ServicePort, names: _Names, style: Style, *, external: bool) -> Iterator[Rendered]:
+    """Endpoints first: a chain stands before those that lead to it, so that any cut between two is safe."""
+    usable = service.endpoints
+    to = _EndpointNames(service, style)
+    for endpoint in usable.all if usable.local else usable.cluster:
+        yield to.rendered(endpoint)
+    internal = names.svc if service.internal is Reach.CLUSTER else names.svl
+    for name, members in ((names.svc, usable.cluster), (names.svl, usable.local)):
         if members:
-            guard = _masquerade(service, policy) if name == internal else ()
-            yield Chain(Table.NAT, name, (*guard, *_affinity(service, members), *_die(service, members)))
+            rules = [*_masquerade(service, style)] if name == internal else []
+            rules += _affinity(service, members, to.names, style)
+            rules += _die(service, members, to.names, style)
+            yield _rendered(name, rules)
     if service.externally_reachable:
-        yield Chain(Table.NAT, chains.external_chain(service), tuple(_external(service, endpoints, policy)))
+        yield _rendered(names.ext, [*_external(service, names, style, external=external)])
+    if service.load_balancer_ips and service.source_ranges:
+        yield _rendered(names.fw, [*_firewall(service, names, style)])
 
 
-def _masquerade(service: ServicePort, policy: Policy) -> tuple[Rule, ...]:
-    to = _cluster_ip(service)
-    if policy.masquerade_all:
-        return (_rule(service, f"{to} -j {chains.MARK_MASQ}", "cluster IP"),)
-    if isinstance(policy.pods, PodNetwork):
-        return (_rule(service, f"{to} ! -s {policy.pods.cidr} -j {chains.MARK_MASQ}", "cluster IP"),)
-    return ()
+_Rule = tuple[str, str]  # comment, the rest
 
 
-def _affinity(service: ServicePort, members: tuple[Endpoint, ...]) -> Iterator[Rule]:
+def _masquerade(service: ServicePort, style: Style) -> Iterator[_Rule]:
+    match = f"-m {service.protocol} -p {service.protocol} -d {service.cluster_ip} --dport {service.port}"
+    if style.policy.masquerade_all:
+        yield f"{service.name} cluster IP", f"{match} -j {chains.MARK_MASQ}"
+    elif style.others:
+        yield f"{service.name} cluster IP", f"{match} {style.others} -j {chains.MARK_MASQ}"
+
+
+def _affinity(
+    service: ServicePort, members: Sequence[Endpoint], names: Mapping[str, str], style: Style
+) -> Iterator[_Rule]:
     if service.affinity_seconds is None:
         return
     for endpoint in members:
-        name = chains.endpoint_chain(service, endpoint)
+        name = names[endpoint.text]
         recent = f"-m recent --name {name} --rcheck --seconds {service.affinity_seconds} --reap"
-        yield _rule(service, f"{recent} -j {name}", f"-> {endpoint.text}")
+        yield "" if style.large else f"{service.name} -> {endpoint.text}", f"{recent} -j {name}"
 
 
-def _die(service: ServicePort, members: tuple[Endpoint, ...]) -> Iterator[Rule]:
+def _die(service: ServicePort, members: Sequence[Endpoint], names: Mapping[str, str], style: Style) -> Iterator[_Rule]:
     left = len(members)
     for endpoint in members:
         odds = f"-m statistic --mode random --probability {1 / left:0.10f} " if left > 1 else ""
-        yield _rule(service, f"{odds}-j {chains.endpoint_chain(service, endpoint)}", f"-> {endpoint.text}")
+        about = "" if style.large else f"{service.name} -> {endpoint.text}"
+        yield about, f"{odds}-j {names[endpoint.text]}"
         left -= 1
 
 
-def _endpoint(service: ServicePort, endpoint: Endpoint) -> Chain:
-    name = chains.endpoint_chain(service, endpoint)
-    remember = "" if service.affinity_seconds is None else f"-m recent --name {name} --set "
-    protocol = f"-m {service.protocol} -p {service.protocol}"
-    return Chain(
-        Table.NAT,
-        name,
-        (
-            _rule(service, f"-s {endpoint.ip} -j {chains.MARK_MASQ}"),
-            _rule(service, f"{remember}{protocol} -j DNAT --to-destination {endpoint.text}"),
-        ),
-    )
-
-
-def _external(service: ServicePort, endpoints: Usable, policy: Policy) -> Iterator[Rule]:
-    cluster = chains.cluster_chain(service)
+def _external(service: ServicePort, names: _Names, style: Style, *, external: bool) -> Iterator[_Rule]:
     if service.external is Reach.CLUSTER:
-        yield Rule(f"-j {chains.MARK_MASQ}", f"masquerade traffic for {service.name} external destinations")
-        yield Rule(f"-j {cluster}")
+        yield f"masquerade traffic for {service.name} external destinations", f"-j {chains.MARK_MASQ}"
+        yield "", f"-j {names.svc}"
         return
-    if endpoints.cluster:
-        if isinstance(policy.pods, PodNetwork):
-            yield Rule(
-                f"-s {policy.pods.cidr} -j {cluster}", f"pod traffic for {service.name} external destinations"
-            )
+    if service.endpoints.cluster:
+        if style.pods:
+            yield f"pod traffic for {service.name} external destinations", f"{style.pods} -j {names.svc}"
         here = "-m addrtype --src-type LOCAL"
-        yield Rule(
-            f"{here} -j {chains.MARK_MASQ}", f"masquerade LOCAL traffic for {service.name} external destinations"
+        yield f"masquerade LOCAL traffic for {service.name} external destinations", f"{here} -j {chains.MARK_MASQ}"
+        yield f"route LOCAL traffic for {service.name} external destinations", f"{here} -j {names.svc}"
+    if external:
+        yield "", f"-j {names.svl}"
+
+
+def _firewall(service: ServicePort, names: _Names, style: Style) -> Iterator[_Rule]:
+    about = f"{service.name} loadbalancer IP"
+    for network in service.source_ranges:
+        yield about, f"-s {network} -j {names.ext}"
+    node = style.policy.node_ip
+    if node is not None and any(node in network for network in service.source_ranges):
+        for address in service.load_balancer_ips:
+            yield about, f"-s {address} -j {names.ext}"
+    yield f"other traffic to {service.name} will be dropped by KUBE-PROXY-FIREWALL", ""
+
+
+def _rendered(name: str, rules: Sequence[_Rule]) -> Rendered:
+    texts = [f'-m comment --comment "{about}" {rest}' if about else rest for about, rest in rules]
+    stamp = hashlib.blake2s("\n".join(texts).encode(), digest_size=6).hexdigest()
+    about, rest = rules[0]
+    texts[0] = f'-m comment --comment "{about}{" " if about else ""}wherry:{stamp}" {rest}'
+    return Rendered(Table.NAT, name, "".join([f"-A {name} {text}\n" for text in texts]), Mark(stamp, len(texts)))
+
+
+class _EndpointNames:
+    """The KUBE-SEP chains of one Service port, which are nearly all chains there are. `names` by endpoint text.
+
+    What such a chain says is decided by what its name hashes (service port, protocol, address) and by its wording. So its
+    stamp needs no second hash: it is the rest of that SHA-256, mixed with a hash of the wording.
+    """
+
+    __slots__ = ("_about", "_hash", "_parts", "_salt", "names")
+
+    def __init__(self, service: ServicePort, style: Style) -> None:
+        self.names: dict[str, str] = {}
+        self._hash = hashlib.sha256((service.name + service.protocol).encode())
+        about = "" if style.large else f"{service.name} "
+        remember = "" if service.affinity_seconds is None else "-m recent --name {name} --set "
+        commented = "" if style.large else f'-m comment --comment "{service.name}" '
+        protocol = service.protocol.value
+        self._parts = (
+            f'-m comment --comment "{about}wherry:',
+            '" -s ',
+            f" -j {chains.MARK_MASQ}\n-A ",
+            f" {commented}",
+            remember,
+            f"-m {protocol} -p {protocol} -j DNAT --to-destination ",
         )
-        yield Rule(f"{here} -j {cluster}", f"route LOCAL traffic for {service.name} external destinations")
-    if endpoints.local:
-        yield Rule(f"-j {chains.local_chain(service)}")
+        self._salt = int.from_bytes(hashlib.blake2s("\n".join(self._parts).encode(), digest_size=6).digest(), "big")
 
-
-def _internal_chain(service: ServicePort) -> str:
-    return chains.cluster_chain(service) if service.internal is Reach.CLUSTER else chains.local_chain(service)
-
-
-def _cluster_ip(service: ServicePort) -> str:
-    return f"-m {service.protocol} -p {service.protocol} -d {service.cluster_ip} --dport {service.port}"
-
-
-def _node_port(service: ServicePort) -> str:
-    return f"-m {service.protocol} -p {service.protocol} --dport {service.node_port}"
-
-
-def _rule(service: ServicePort, spec: str, about: str = "") -> Rule:
-    return Rule(spec, f"{service.name} {about}".strip())
+    def rendered(self, endpoint: Endpoint) -> Rendered:
+        text = endpoint.text
+        hashing = self._hash.copy()
+        hashing.update(text.encode())
+        digest = hashing.digest()
+        name = self.names[text] = f"KUBE-SEP-{chains.base32(digest)}"
+        stamp = f"{int.from_bytes(digest[10:16], 'big') ^ self._salt:012x}"
+        one, two, three, four, five, six = self._parts
+        five = five and f"-m recent --name {name} --set "
+        host = text[: text.rindex(":")].strip("[]")
+        body = f"-A {name} {one}{stamp}{two}{host}{three}{name}{four}{five}{six}{text}\n"
+        return Rendered(Table.NAT, name, body, Mark(stamp, 2))

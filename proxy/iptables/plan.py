@@ -1,43 +1,43 @@
-"""From Services to the whole tree of chains. Pure.
+"""What all Services share: the fixed chains, the jumps to them, and the chains that publish the Services. Pure.
 
 A packet for a Service meets our rules twice. In nat its destination is rewritten (DNAT) and it may be marked; in filter
 what nobody serves is refused; when it leaves, marked packets get this node's address (masquerade), so that answers come
 back this way.
 
     nat     PREROUTING, OUTPUT --> KUBE-SERVICES --cluster IP--> KUBE-SVC-* --die--> KUBE-SEP-* --> DNAT
-                                        |                         ^    ^                 |
-                                        | (last rule)             |    |                 v hairpin
-                                        v                         |    +--not a pod--> KUBE-MARK-MASQ (OR bit 14)
-                                  KUBE-NODEPORTS --> KUBE-EXT-* --+                      ^
-                                                          +------------------------------+
+                                    |    |                        ^    ^                 |
+                                    |    | external and load      |    |                 v hairpin
+                        (last rule) |    | balancer IPs           |    +--not a pod--> KUBE-MARK-MASQ (OR bit 14)
+                                    |    +--> [KUBE-FW-*] --> KUBE-EXT-* ----------------^
+                                    v                             ^
+                                  KUBE-NODEPORTS -----------------+
             POSTROUTING --> KUBE-POSTROUTING: no mark: return; clear the mark; MASQUERADE
-    filter  INPUT, FORWARD          --> KUBE-EXTERNAL-SERVICES: REJECT or DROP node ports without endpoints
+    filter  INPUT, FORWARD          --> KUBE-EXTERNAL-SERVICES: REJECT or DROP what comes from outside and has no endpoints
             FORWARD, OUTPUT         --> KUBE-SERVICES: REJECT or DROP cluster IPs without endpoints
             FORWARD                 --> KUBE-FORWARD: drop INVALID, accept what is marked or established
-            INPUT                   --> KUBE-NODEPORTS;  INPUT, OUTPUT, FORWARD --> KUBE-PROXY-FIREWALL: empty until
-                                        load balancers need them
+            INPUT                   --> KUBE-NODEPORTS: accept health check node ports
+            INPUT, OUTPUT, FORWARD  --> KUBE-PROXY-FIREWALL: drop what no source range of a load balancer let through
+            INPUT, OUTPUT           --> KUBE-FIREWALL, with localhost NodePorts: nobody else may talk to 127/8 (CVE-2020-8558)
     each    KUBE-PROXY-CANARY: empty; gone when somebody flushed the table behind our back
 
-The tree comes as groups in writing order: what others refer to, then each Service by itself, then the two chains that
-publish the Services, filter before nat. Each is one transaction or shares one, so no jump ever leads nowhere, and a
-Service appears and disappears at once.
+KUBE-FIREWALL is the kubelet's as well: its rule is one that either may have put there, so it is looked for, never stamped,
+and never taken away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 from linux.iptables.changes import Wanted
-from linux.iptables.rules import Chain, Jump, Rule, Table
+from linux.iptables.rules import Chain, Family, Jump, Position, Rule, Table, stamped
 from proxy.iptables import chains
-from proxy.iptables.fragments import Fragment, fragment
+from proxy.iptables.fragments import INVALID_DROPPED, Fragment, Shared, Style, fragment
 from proxy.model import Policy, ServicePort
 
 _NEW = "-m conntrack --ctstate NEW"
 _PORTALS = "kubernetes service portals"
 _EXTERNAL_PORTALS = "kubernetes externally-visible service portals"
-_FIREWALL = "kubernetes load balancer firewall"
+_LOAD_BALANCER = "kubernetes load balancer firewall"
 
 # In the order in which kube-proxy inserts them. Each goes to the top, so a chain holds its jumps in reverse.
 JUMPS: tuple[Jump, ...] = (
@@ -47,58 +47,52 @@ JUMPS: tuple[Jump, ...] = (
     Jump(Table.FILTER, "FORWARD", Rule(f"{_NEW} -j {chains.SERVICES}", _PORTALS)),
     Jump(Table.FILTER, "OUTPUT", Rule(f"{_NEW} -j {chains.SERVICES}", _PORTALS)),
     Jump(Table.FILTER, "FORWARD", Rule(f"-j {chains.FORWARD}", "kubernetes forwarding rules")),
-    Jump(Table.FILTER, "INPUT", Rule(f"{_NEW} -j {chains.PROXY_FIREWALL}", _FIREWALL)),
-    Jump(Table.FILTER, "OUTPUT", Rule(f"{_NEW} -j {chains.PROXY_FIREWALL}", _FIREWALL)),
-    Jump(Table.FILTER, "FORWARD", Rule(f"{_NEW} -j {chains.PROXY_FIREWALL}", _FIREWALL)),
+    Jump(Table.FILTER, "INPUT", Rule(f"{_NEW} -j {chains.PROXY_FIREWALL}", _LOAD_BALANCER)),
+    Jump(Table.FILTER, "OUTPUT", Rule(f"{_NEW} -j {chains.PROXY_FIREWALL}", _LOAD_BALANCER)),
+    Jump(Table.FILTER, "FORWARD", Rule(f"{_NEW} -j {chains.PROXY_FIREWALL}", _LOAD_BALANCER)),
     Jump(Table.NAT, "OUTPUT", Rule(f"-j {chains.SERVICES}", _PORTALS)),
     Jump(Table.NAT, "PREROUTING", Rule(f"-j {chains.SERVICES}", _PORTALS)),
     Jump(Table.NAT, "POSTROUTING", Rule(f"-j {chains.POSTROUTING}", "kubernetes postrouting rules")),
 )
 
+_MARTIANS = Jump(
+    Table.FILTER,
+    chains.FIREWALL,
+    Rule(
+        "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+        "block incoming localnet connections",
+    ),
+    Position.LAST,
+)
+_LOCALHOST_JUMPS = (
+    _MARTIANS,
+    Jump(Table.FILTER, "INPUT", Rule(f"-j {chains.FIREWALL}")),
+    Jump(Table.FILTER, "OUTPUT", Rule(f"-j {chains.FIREWALL}")),
+)
 
-@dataclass(slots=True)
-class Fragments:
-    """Fragments by service port, kept while their Service and the policy stay as they are: rendering and hashing is
-    most of the work of a pass, and most Services do not change."""
-
-    _kept: dict[tuple[str, str], tuple[ServicePort, Policy, Fragment]]
-
-    def __init__(self) -> None:
-        self._kept = {}
-
-    def of(self, services: Iterable[ServicePort], policy: Policy) -> list[Fragment]:
-        kept: dict[tuple[str, str], tuple[ServicePort, Policy, Fragment]] = {}
-        for service in services:
-            key = service.name, service.protocol.value
-            known = self._kept.get(key)
-            if known is None or known[0] != service or known[1] != policy:
-                known = service, policy, fragment(service, policy)
-            kept[key] = known
-        self._kept = kept
-        return [known[2] for known in kept.values()]
+# Every chain of others' (or shared with others) that a comparison must see the rules of.
+SHOWN = frozenset(jump.chain for jump in (*JUMPS, *_LOCALHOST_JUMPS))
 
 
-def tree(services: Sequence[ServicePort], policy: Policy, fragments: Fragments | None = None) -> Wanted:
-    """Everything of ours that should be in the kernel. Services come out in the order of their names."""
-    ordered = sorted(services, key=lambda service: (service.name, service.protocol.value))
-    return joined((fragments or Fragments()).of(ordered, policy), policy)
+def localhost_node_ports(style: Style) -> bool:
+    """The kernel routes 127/8 to where a NodePort leads only in IPv4."""
+    return style.policy.localhost_node_ports and style.policy.family is Family.V4
 
 
-def joined(parts: Sequence[Fragment], policy: Policy) -> Wanted:
-    groups = [_foundation(policy), *(part.chains for part in parts if part.chains), _publication(parts, policy)]
-    return Wanted(groups, JUMPS, chains.is_per_service)
+def jumps(style: Style) -> tuple[Jump, ...]:
+    return (*JUMPS, *_LOCALHOST_JUMPS) if localhost_node_ports(style) else JUMPS
 
 
-def _foundation(policy: Policy) -> tuple[Chain, ...]:
+def foundation(style: Style, *, random_fully: bool = True) -> tuple[Chain, ...]:
     """What depends on no Service. The canaries come first: they are written when anything is."""
+    policy = style.policy
     mark = policy.mark
-    masquerade = "-j MASQUERADE --random-fully" if policy.random_fully else "-j MASQUERADE"
-    invalid = (Rule("-m conntrack --ctstate INVALID -j DROP"),) if policy.drop_invalid else ()
+    masquerade = "-j MASQUERADE --random-fully" if policy.random_fully and random_fully else "-j MASQUERADE"
+    counted = f"-m nfacct --nfacct-name {INVALID_DROPPED} " if INVALID_DROPPED in style.accounted else ""
+    invalid = (Rule(f"-m conntrack --ctstate INVALID {counted}-j DROP"),) if policy.drop_invalid else ()
     return (
         Chain(Table.MANGLE, chains.CANARY),
         Chain(Table.FILTER, chains.CANARY),
-        Chain(Table.FILTER, chains.NODEPORTS),
-        Chain(Table.FILTER, chains.PROXY_FIREWALL),
         Chain(
             Table.FILTER,
             chains.FORWARD,
@@ -123,24 +117,44 @@ def _foundation(policy: Policy) -> tuple[Chain, ...]:
     )
 
 
-def _publication(parts: Sequence[Fragment], policy: Policy) -> tuple[Chain, ...]:
-    nat_services = [rule for part in parts for rule in part.nat_services]
-    return (
-        Chain(Table.FILTER, chains.SERVICES, tuple(rule for part in parts for rule in part.filter_services)),
-        Chain(
-            Table.FILTER,
-            chains.EXTERNAL_SERVICES,
-            tuple(rule for part in parts for rule in part.filter_external_services),
-        ),
-        Chain(Table.NAT, chains.NODEPORTS, tuple(rule for part in parts for rule in part.nat_node_ports)),
-        Chain(Table.NAT, chains.SERVICES, (*nat_services, *_to_node_ports(policy))),
+def to_node_ports(style: Style) -> str:
+    """The end of nat KUBE-SERVICES: all addresses of Services have had their turn."""
+    about = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
+    return "".join(
+        f'-A {chains.SERVICES} -m comment --comment "{about}" {match} -j {chains.NODEPORTS}\n'
+        for match in _node_port_matches(style)
     )
 
 
-def _to_node_ports(policy: Policy) -> tuple[Rule, ...]:
-    """The end of nat KUBE-SERVICES: cluster IPs have had their turn."""
-    about = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
+def _node_port_matches(style: Style) -> Iterator[str]:
+    policy = style.policy
     if policy.node_port_addresses is None:
-        local = f"-m addrtype --dst-type LOCAL ! -d {policy.family.loopback}"
-        return (Rule(f"{local} -j {chains.NODEPORTS}", about),)
-    return tuple(Rule(f"-d {address} -j {chains.NODEPORTS}", about) for address in policy.node_port_addresses)
+        spared = "" if localhost_node_ports(style) else f" ! -d {policy.family.loopback}"
+        yield f"-m addrtype --dst-type LOCAL{spared}"
+        return
+    for address in policy.node_port_addresses:
+        if not address.is_loopback or localhost_node_ports(style):
+            yield f"-d {address}"
+
+
+class Fragments:
+    def of(self, services: Iterable[ServicePort], policy: Policy) -> list[Fragment]:
+        style = Style(policy)
+        return [fragment(service, style) for service in services]
+
+
+def tree(services: Sequence[ServicePort], policy: Policy, fragments: Fragments | None = None) -> Wanted:
+    """Everything of ours that should be in the kernel. Services come out in the order of their names."""
+    ordered = sorted(services, key=lambda service: (service.name, service.protocol.value))
+    return joined((fragments or Fragments()).of(ordered, policy), policy)
+
+
+def joined(parts: Sequence[Fragment], policy: Policy) -> Wanted:
+    style = Style(policy)
+    ends = {Shared.NAT_SERVICES: to_node_ports(style)}
+    shared = [
+        stamped(where.table, where.chain, "".join(part.lines[where] for part in parts) + ends.get(where, ""))
+        for where in Shared
+    ]
+    groups = [foundation(style), *(part.chains for part in parts if part.chains), shared]
+    return Wanted(groups, jumps(style), chains.is_per_service)

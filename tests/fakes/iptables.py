@@ -11,10 +11,10 @@ What a test may do to it: `cut = n` refuses the nth section from now on (as a ki
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from linux.iptables.restore import Refused
-from linux.iptables.rules import MAX_CHAIN_NAME, Section, Snapshot, Table, target_of
+from linux.iptables.rules import MAX_CHAIN_NAME, Section, Snapshot, Survey, Table, surveyed, target_of
 
 _BUILT_IN = {
     Table.FILTER: ("INPUT", "FORWARD", "OUTPUT"),
@@ -49,6 +49,10 @@ class FakeIptables:
             {table: {name: tuple(map(_saved, rules)) for name, rules in self.tables[table].items()} for table in tables}
         )
 
+    async def survey(self, tables: Sequence[Table], shown: Collection[str]) -> Survey:
+        saved = render_saved(await self.read(*tables))
+        return surveyed(saved.encode(), shown)
+
     async def write(self, sections: Sequence[Section]) -> None:
         for section in sections:
             if self.refuse:
@@ -69,6 +73,17 @@ class FakeIptables:
         _command(chains, table, words[2])
         _check(chains, table)
         self.tables[table] = chains
+
+
+def render_saved(snapshot: Snapshot) -> str:
+    """As iptables-save prints it."""
+    lines = []
+    for table, chains in snapshot.tables.items():
+        lines.append(f"*{table}")
+        lines += [f":{name} - [0:0]" for name in chains]
+        lines += [f"-A {name} {rule}" for name, rules in chains.items() for rule in rules]
+        lines.append("COMMIT")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _committed(before: _Chains, table: Table, text: str) -> _Chains:

@@ -1,0 +1,183 @@
+"""Noticing that somebody else changed rules of ours, without ever listing them.
+
+nft-backed tables are nf_tables: the kernel tells every listener about each transaction (`linux.nftables.listener`).
+
+Legacy tables tell nobody. But a table is one block of memory that is replaced whole, and getsockopt(IPT_SO_GET_INFO) says in a
+few microseconds how large it is, how many entries it has and where its built-in chains begin: every rule or chain that comes
+or goes moves these numbers. So they are remembered after each write of ours and compared once a second. (An edit that keeps every
+length goes unnoticed: that is what the audit every hour is for.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from linux.iptables.rules import Family, Table
+from linux.nftables.listener import Interest, Listener, Touch
+
+_LOUD = 100  # transactions of more chains are not listened to while they go on
+_POLL_SECONDS = 1.0
+_IPT_SO_GET_INFO = 64  # linux/netfilter_ipv4/ip_tables.h; the same number in IPv6
+_INFO_LENGTH = 32 + 4 * (1 + 5 + 5 + 2)  # struct ipt_getinfo
+
+Touched = Callable[[str], None]
+"""Told what happened, in words."""
+
+
+class Watch(Protocol):
+    """Of one family's tables in the network namespace of this process."""
+
+    def watching(self, touched: Touched) -> contextlib.AbstractAsyncContextManager[None]:
+        """While inside, `touched` is called for each foreign change, from the event loop."""
+        ...
+
+    def started(self, pid: int) -> None:
+        """This process of ours is about to write."""
+        ...
+
+    def writing(self, chains: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        """What is written inside is ours: about so many chains; the callable is told how many transactions were."""
+        ...
+
+
+class Unwatched:
+    """Nobody looks: for packet filters in memory, and for one-shot commands."""
+
+    @contextlib.asynccontextmanager
+    async def watching(self, touched: Touched) -> AsyncIterator[None]:  # noqa: ARG002
+        yield
+
+    def started(self, pid: int) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def writing(self, chains: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        yield lambda _transactions: None
+
+
+class NftWatch:
+    """`chains`: how the names of chains of ours begin."""
+
+    def __init__(self, family: Family, tables: Sequence[Table], chains: Sequence[str]) -> None:
+        address_family = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+        self._interests = [Interest(_NFPROTO[address_family], table.value, tuple(chains)) for table in tables]
+        self._listener: Listener | None = None
+        self._started: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def watching(self, touched: Touched) -> AsyncIterator[None]:
+        def heard(touch: Touch) -> None:
+            touched(str(touch))
+
+        async with Listener(self._interests, heard) as listener:
+            self._listener = listener
+            try:
+                yield
+            finally:
+                self._listener = None
+
+    def started(self, pid: int) -> None:
+        if self._listener is not None:
+            self._listener.own(pid)
+            self._started.append(pid)
+
+    @contextlib.contextmanager
+    def writing(self, chains: int) -> Iterator[Callable[[int], None]]:
+        commits = 0
+
+        def committed(transactions: int) -> None:
+            nonlocal commits
+            commits += transactions
+
+        with contextlib.ExitStack() as stack:
+            if self._listener is not None and chains > _LOUD:
+                stack.enter_context(self._listener.deaf(lambda: commits))
+            try:
+                yield committed
+            finally:
+                while self._started and self._listener is not None:
+                    self._listener.disown(self._started.pop())
+
+
+_NFPROTO = {socket.AF_INET: 2, socket.AF_INET6: 10}
+
+
+class LegacyWatch:
+    """`poll` seconds between two looks."""
+
+    def __init__(self, family: Family, tables: Sequence[Table], poll: float = _POLL_SECONDS) -> None:
+        self._family = family
+        self._tables = [table.value for table in tables]
+        self._poll = poll
+        self._known: list[bytes] | None = None
+        self._writing = False
+
+    @contextlib.asynccontextmanager
+    async def watching(self, touched: Touched) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            nonlocal next_look
+            self._look(touched)
+            next_look = loop.call_later(self._poll, look)
+
+        next_look = loop.call_later(self._poll, look)
+        try:
+            yield
+        finally:
+            next_look.cancel()
+
+    def started(self, pid: int) -> None:
+        """Nothing: the kernel names nobody."""
+
+    @contextlib.contextmanager
+    def writing(self, chains: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        self._writing = True
+        try:
+            yield lambda _transactions: None
+        finally:
+            self._writing = False
+            self._known = self._shapes()
+
+    def _look(self, touched: Touched) -> None:
+        if self._writing or self._known is None:
+            return
+        now = self._shapes()
+        changed = [name for name, one, other in zip(self._tables, self._known, now, strict=True) if one != other]
+        if changed:
+            self._known = now
+            touched(f"the legacy table {' and '.join(changed)} changed its shape")
+
+    def _shapes(self) -> list[bytes]:
+        return [shape(self._family, name) for name in self._tables]
+
+
+def shape(family: Family, table: str) -> bytes:
+    """The numbers by which a legacy table is known; empty where there is no such table (asking must not load its module)."""
+    version = "ip" if family is Family.V4 else "ip6"
+    try:
+        if table not in Path(f"/proc/net/{version}_tables_names").read_text().split():
+            return b""
+        address_family, level = (
+            (socket.AF_INET, socket.SOL_IP) if family is Family.V4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
+        )
+        with socket.socket(address_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
+            return _info(asked, level, table)
+    except OSError:
+        return b""
+
+
+def _info(asked: socket.socket, level: int, table: str) -> bytes:
+    """The table's name stands in the buffer that the kernel fills; Python's own getsockopt passes an empty one."""
+    buffer = ctypes.create_string_buffer(table.encode(), _INFO_LENGTH)
+    length = ctypes.c_uint32(_INFO_LENGTH)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.getsockopt(asked.fileno(), level, _IPT_SO_GET_INFO, buffer, ctypes.byref(length)) != 0:
+        raise OSError(ctypes.get_errno(), f"IPT_SO_GET_INFO of {table}")
+    return buffer.raw[32 : length.value]
