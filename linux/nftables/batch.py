@@ -55,10 +55,10 @@ class Batch:
     """For one table of one family (AF_INET, AF_INET6, or NFPROTO_INET = 1). Messages are carried out in the order of the
     calls. False when nothing was asked for."""
 
-    __slots__ = ("_about", "_family", "_messages", "_prefixes", "_table", "size", "table")
+    __slots__ = ("_about", "_messages", "_prefixes", "_table", "family", "size", "table")
 
     def __init__(self, family: int, table: str) -> None:
-        self._family = family
+        self.family = family
         self.table = table
         self._table = text(1, table)
         self._messages: list[bytes] = []
@@ -149,7 +149,7 @@ class Batch:
     def contents(self) -> Iterator[tuple[Message, int, bytes]]:
         """(message, family, attributes) of everything asked for, in its order; flags left out."""
         for (kind, _), packed in zip(self._about, self._messages, strict=True):
-            yield kind, self._family, packed[SIZE:]
+            yield kind, self.family, packed[SIZE:]
 
     def about(self, sequence: int, offset: int | None) -> tuple[str, str, Element | None]:
         """What the message of this number asked for: in words, the chain's or set's name, and the element at this offset
@@ -170,7 +170,7 @@ class Batch:
         return found
 
     def _add(self, kind: Message, name: str, body: bytes, flags: int = 0) -> None:
-        packed = message(ours(kind), REQUEST | flags, len(self._messages) + 1, self._family, body)
+        packed = message(ours(kind), REQUEST | flags, len(self._messages) + 1, self.family, body)
         self._messages.append(packed)
         self._about.append((kind, name))
         self.size += len(packed)

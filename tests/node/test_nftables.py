@@ -14,6 +14,7 @@ import pytest
 from linux import netns as kernel_netns
 from linux import process
 from linux.nftables import expressions as say
+from linux.nftables import features, policies
 from linux.nftables.batch import Batch
 from linux.nftables.connection import Connection, Refused
 from linux.nftables.elements import ACCEPT, DROP, GOTO, Element, Verdict, joined
@@ -359,3 +360,40 @@ async def test_more_than_can_be_heard_is_told(kernel: Connection, space: Netns) 
             commit(kernel, lambda batch: batch.add_elements("members", many))
             commit(kernel, lambda batch: batch.flush_set("members"))
         assert "more happened than could be heard" in str(await next_touch(heard))
+
+
+# --- what the kernel can do, and what others forbid ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ip", "ip6"])
+def test_features_are_tried_without_a_trace(kernel: Connection, space: Netns, family: int) -> None:
+    before = kernel.generation()
+    assert features.lacking(kernel, family, features.ALL) == ()
+    assert kernel.generation() == before
+    assert space.run("nft", "list", "tables").split() == ["table", "ip", TABLE]
+
+
+def test_a_feature_that_is_not_there_is_told_in_words(kernel: Connection) -> None:
+    def use(batch: Batch) -> None:
+        batch.add_chain("chain")
+        batch.add_rule("chain", [say.expression("divination")])
+
+    wanted = [features.DICE, features.Feature("foresight", use)]
+    assert features.lacking(kernel, V4, wanted) == ("foresight (add a rule to chain chain: No such file or directory)",)
+
+
+def test_policies_of_others_that_drop_are_found(kernel: Connection, space: Netns) -> None:
+    def build(batch: Batch) -> None:
+        batch.add_chain("ours", Hook("filter", 2, 0, drops=True))
+
+    commit(kernel, build)
+    space.run("nft", "add table inet firewalld")
+    space.run("nft", "add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy drop; }")
+    space.run("nft", "add chain inet firewalld filter_OUTPUT { type filter hook output priority 10; policy accept; }")
+    space.run("nft", "add chain inet firewalld raw { type filter hook prerouting priority -300; policy drop; }")
+    space.run("nft", "add table ip6 own")
+    space.run("nft", "add chain ip6 own entry { type filter hook input priority 10; policy drop; }")
+    (found,) = policies.dropping(kernel, V4)
+    assert str(found) == "chain filter_FORWARD of table inet firewalld drops what it does not accept (hook forward)"
+    assert "policy drop" in space.run(*found.listing.split())
+    assert [one.table for one in policies.dropping(kernel, socket.AF_INET6)] == ["firewalld", "own"]
