@@ -28,7 +28,7 @@ SPEC: dict[str, Any] = {
 HTTP = {"name": "http", "port": 8080, "protocol": "TCP"}
 
 
-def a_service(status: dict[str, Any] | None = None, **spec: Any) -> Service:
+def a_service(status: dict[str, Any] | None = None, /, **spec: Any) -> Service:
     body = {"metadata": {"name": "web", "namespace": "shop"}, "spec": SPEC | spec, "status": status or {}}
     return msgspec.convert(body, Service)
 
