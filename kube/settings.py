@@ -67,6 +67,10 @@ class Foreign:
         return value in self.as_is or (_empty(value) and not (value is False and True in self.as_is))
 
 
+class _Nothing(msgspec.Struct):
+    """A section without keys of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
@@ -363,6 +367,10 @@ def _from_document(
     for key, value in document.items():
         field = fields.get(key)
         where = f"{source}: {prefix}{key}"
+        inside = f"{prefix}{key}."
+        if field is None and isinstance(value, dict) and any(name.startswith(inside) for name in foreign):
+            _from_document(_Nothing, value, source, foreign, inside)  # a section of which nothing is read
+            continue
         if field is None and (other := foreign.get(f"{prefix}{key}")):
             if not other.accepts(value):
                 raise UsageError(f"{where}: {_short(value)}: {other.remedy}")

@@ -44,6 +44,11 @@ class Backend(Protocol):
     """The rules of one family in the network namespace of this process. One pass at a time."""
 
     @property
+    def words(self) -> str:
+        """What is written and with what, as one phrase for the log."""
+        ...
+
+    @property
     def sees_changes(self) -> bool:
         """Whether `watching` tells of foreign changes; where not, the pass doubts once a sync period."""
         ...

@@ -1,228 +1,188 @@
-"""Wiring: three informers wake one loop; the loop's passes write rules; two small servers tell how it goes.
+"""Wiring: informers feed a tracker for each family and wake its loop; each loop's passes write rules through its backend.
 
-Nothing is written before Services and EndpointSlices have both been listed: half the picture would delete good rules.
-Stopping leaves the rules in place; only `--cleanup` removes them.
+The families are two passes over one set of informers, and neither waits for the other. Nothing is written before Services
+and EndpointSlices have both been listed: half the picture would delete good rules. What the other mode, or a stock
+kube-proxy in it, has left is deleted when the new rules are in, so that there is no moment without any. Stopping leaves the
+rules in place; only `--cleanup` removes them. When the configuration's file changes the proxy ends, and its supervisor
+starts it again with the new one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
-from aiohttp import web
-
-from kube import core, discovery, serving, settings
 from kube.client import Client, Connection
-from kube.errors import Retry, UsageError
-from kube.informer import Informer
-from kube.reconcile import Wake, forever
-from kube.resources import ENDPOINTSLICES, NODES, SERVICES
-from linux import process
+from kube.errors import UsageError
+from kube.events import Recorder, Reference
+from kube.reconcile import Backoff, Pace, Wake, forever
+from linux.addresses import LocalAddresses
 from linux.capabilities import Capability, effective
-from linux.iptables import backend, generation, legacy_reader
-from linux.iptables.restore import Iptables
-from linux.iptables.rules import Family
+from proxy import cleanup, config_file, modes, server
 from proxy.config import Config
-from proxy.health import Health, node_is_eligible
-from proxy.iptables import apply
+from proxy.health import Health
+from proxy.healthchecks import HealthChecks
+from proxy.host import Host
+from proxy.informed import Informed
 from proxy.metrics import Metrics
-from proxy.observe import SERVICES_SELECTOR, SLICES_SELECTOR
+from proxy.news import News
+from proxy.observe import Tracker
+from proxy.policy import Policies
 from proxy.sync import Pass
 
-FAMILY = Family.V4
-_FAMILY_NAME = f"IPv{FAMILY}"
+_EVERYTHING_FROM = 4
+"""The verbosity from which everything is logged."""
 
 log = logging.getLogger(__name__)
 
 
 async def run(config: Config, ready: Callable[[], None]) -> None:
-    """Keep the rules true until cancelled; with `--cleanup` delete them and return."""
-    if not effective(Capability.NET_ADMIN):
-        raise UsageError("iptables rules need CAP_NET_ADMIN: run as root (sudo)")
-    if config.cleanup:
-        await cleanup()
+    """Keep the rules true until cancelled or the configuration's file changes; with `--cleanup`, `--init-only` or
+    `--write-config-to` do just that."""
+    if config.logging.verbosity >= _EVERYTHING_FROM:
+        logging.getLogger().setLevel(logging.DEBUG)
+    if config.write_config_to:
+        config_file.write(config, config.write_config_to)
         return
-    connection = Connection.from_kubeconfig(config.client_connection.kubeconfig)
-    chosen = await _backend()
-    node = config.hostname_override or socket.gethostname().lower()
-    log.info("writing %s rules with %s for node %s", chosen.flavor, chosen.restore, node)
-    wake, metrics = Wake(), Metrics(_FAMILY_NAME)
-    health = Health(config.iptables.sync_period, time.time())
+    if not effective(Capability.NET_ADMIN):
+        raise UsageError("packet filter rules need CAP_NET_ADMIN: run as root (sudo)")
+    if config.cleanup:
+        await cleanup.everything()
+        return
+    host = Host(config)
+    host.prepare()
+    if config.init_only:
+        return
+    if config.detect_local_mode == "ClusterCIDR" and not config.cluster_cidr:
+        log.warning("clusterCIDR is empty: nobody is taken for a pod; set it, or another detectLocalMode")
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(Client(connection, user_agent="wherry-proxy"))
-        objects = Informed(client, node, wake, metrics, health)
-        await _serve(stack, config, metrics, health, objects)
-        rules = apply.Rules(Iptables(chosen))
-        watch = Watch(rules, wake, seen=chosen.flavor is backend.Flavor.NFT)
-        if chosen.flavor is backend.Flavor.NFT:
-            await stack.enter_async_context(watch.generations)
-        one = Pass(
-            config,
-            node,
-            objects,
-            rules,
-            watch,
-            random_fully=chosen.random_fully,
-            metrics=metrics,
-            health=health,
-            family=FAMILY,
-        )
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        objects.start(group)
-        await objects.synced()
-        group.create_task(_loop(one, wake, config, ready))
+        node = config.hostname_override or socket.gethostname().lower()
+        client = await stack.enter_async_context(Client(_connection(config), user_agent="wherry-proxy"))
+        await _Daemon(config, node, client, host, ready).run(stack)
 
 
-async def _loop(one: Pass, wake: Wake, config: Config, ready: Callable[[], None]) -> None:
-    said = False
-
-    async def sync() -> None:
-        nonlocal said
-        await one.sync()
-        if not said:
-            said = True
-            ready()
-
-    rules = config.iptables
-    await forever(sync, wake, resync=rules.sync_period, min_interval=rules.min_sync_period, name="proxy rules")
+def _connection(config: Config) -> Connection:
+    path = config.client_connection.kubeconfig
+    if not path:
+        return Connection(server=config.master.rstrip("/"))
+    found = Connection.from_kubeconfig(path)
+    return dataclasses.replace(found, server=config.master.rstrip("/")) if config.master else found
 
 
-class Informed:
-    """The objects a pass reads, from informers that wake it."""
-
-    def __init__(self, client: Client, node: str, wake: Wake, metrics: Metrics, health: Health) -> None:
-        self._services = Informer(client, SERVICES, label_selector=SERVICES_SELECTOR)
-        self._slices = Informer(client, ENDPOINTSLICES, label_selector=SLICES_SELECTOR)
-        self._nodes = Informer(client, NODES, field_selector=f"metadata.name={node}")
+class _Daemon:
+    def __init__(self, config: Config, node: str, client: Client, host: Host, ready: Callable[[], None]) -> None:
+        self._config = config
         self._node = node
+        self._client = client
+        self._host = host
+        self._ready: Callable[[], None] | None = ready
+        self._tried: set[int] = set()
+        self._wrote = False
 
-        def queued() -> None:
-            now = time.time()
-            health.queued(now)
+    async def run(self, stack: AsyncExitStack) -> None:
+        config = self._config
+        backends = await modes.usable(config.mode)
+        names = {family: f"IPv{family}" for family in backends}
+        now = time.time()
+        self._metrics = Metrics(config.mode, names.values())
+        self._health = Health(config.rules.sync_period, names.values(), now)
+        self._wakes = {family: Wake() for family in backends}
+        trackers = {family: Tracker(self._node, family, now) for family in backends}
+        self._objects = Informed(
+            self._client, config, self._node, tuple(trackers.values()), self._metrics, self._queued
+        )
+        self._recorder = Recorder(
+            self._client,
+            "kube-proxy",
+            self._node,
+            qps=max(0.0, config.client_connection.qps),
+            burst=config.client_connection.burst,
+        )
+        checks = await stack.enter_async_context(HealthChecks(self._node, self._tell, self._keeps_up))
+        local = await stack.enter_async_context(LocalAddresses(self._queued))
+        policies = Policies(config, self._objects.node, local.known)
+        news = News(self._tell, lambda reason: self._metrics.skipped.labels(reason).inc())
+        passes = [
+            Pass(
+                family,
+                backend,
+                trackers[family],
+                partial(policies.of, family),
+                waiting=self._health.families[names[family]],
+                metrics=self._metrics.families[names[family]],
+                checks=checks,
+                news=news,
+                sync_period=config.rules.sync_period,
+            )
+            for family, backend in backends.items()
+        ]
+        for one in passes:
+            await stack.enter_async_context(one.backend.watching(self._wakes[one.family].set))
+        try:
+            async with asyncio.TaskGroup() as group:
+                await server.serve(stack, group, config, self._metrics, self._health, self._objects.eligible)
+                if config.config_file:
+                    group.create_task(config_file.unchanged(config.config_file))
+                group.create_task(self._recorder.run())
+                self._objects.start(group)
+                await self._objects.synced()
+                for one in passes:
+                    group.create_task(self._loop(one, len(passes)))
+        except* config_file.Changed as changed:
+            log.warning("%s", changed.exceptions[0])
+
+    def _queued(self) -> None:
+        now = time.time()
+        for waiting in self._health.families.values():
+            waiting.queued(now)
+        for metrics in self._metrics.families.values():
             metrics.last_queued.set(now)
+        for wake in self._wakes.values():
             wake.set()
 
-        def service_changed(_change: object) -> None:
-            metrics.service_changes.inc()
-            metrics.service_changes_pending.inc()
-            queued()
+    def _keeps_up(self) -> bool:
+        return self._health.is_healthy(time.time())
 
-        def slice_changed(_change: object) -> None:
-            metrics.endpoint_changes.inc()
-            metrics.endpoint_changes_pending.inc()
-            queued()
+    def _tell(self, key: str, reason: str, message: str) -> None:
+        service = self._objects.service(key)
+        if service is not None:
+            self._recorder.event(Reference.of(service), "Warning", reason, message)
 
-        self._services.subscribe(service_changed)
-        self._slices.subscribe(slice_changed)
+    async def _loop(self, one: Pass, families: int) -> None:
+        rules = self._config.rules
+        other_left = True
 
-    def start(self, group: asyncio.TaskGroup) -> None:
-        for informer in (self._services, self._slices, self._nodes):
-            group.create_task(informer.run())
+        async def sync() -> None:
+            nonlocal other_left
+            self._metrics.service_changes_pending.set(0)
+            self._metrics.endpoint_changes_pending.set(0)
+            try:
+                await one.sync()
+                self._wrote = True
+            finally:
+                self._attempted(one, families)
+            if other_left:
+                other_left = not await cleanup.other(self._config.mode, one.family, self._metrics)
 
-    async def synced(self) -> None:
-        await self._services.synced.wait()
-        await self._slices.synced.wait()
+        await forever(
+            sync,
+            self._wakes[one.family],
+            resync=rules.sync_period,
+            pace=Pace(rules.min_sync_period),
+            backoff=Backoff(most=rules.sync_period),
+            name=f"IPv{one.family} rules",
+        )
 
-    def services(self) -> Sequence[core.Service]:
-        return self._services.items()
-
-    def slices(self) -> Sequence[discovery.EndpointSlice]:
-        return self._slices.items()
-
-    def node(self) -> core.Node | None:
-        return self._nodes.get(self._node)
-
-    def eligible(self) -> bool:
-        """An unknown node is ineligible only once the server has answered."""
-        return not self._nodes.synced.is_set() or node_is_eligible(self.node())
-
-
-class Watch:
-    """Doubts the rules as soon as nf_tables says that somebody else committed something. Where nobody says (`seen` is
-    false: legacy tables) it claims to know nothing, so that the rules are read every sync period."""
-
-    def __init__(self, rules: apply.Rules, wake: Wake, *, seen: bool) -> None:
-        self._rules = rules
-        self._wake = wake
-        self._seen = seen
-        self._at_read: int | None = None
-        self._ours = False
-        self.generations = generation.Generations(self._changed)
-
-    def _changed(self) -> None:
-        if self._seen and not self._ours:
-            self._rules.doubt()
-            self._wake.set()
-
-    def untouched(self) -> bool:
-        return self._seen and self._at_read == generation.current()
-
-    def verified(self) -> None:
-        self._at_read = generation.current() if self._seen else None
-
-    def begin(self) -> None:
-        self._ours = True
-
-    def catch_up(self) -> None:
-        self._ours = False
-        if self._seen:
-            self.generations.catch_up()
-
-
-async def _backend() -> backend.Backend:
-    try:
-        return await backend.detect(FAMILY)
-    except (backend.Unusable, process.CommandFailed) as error:
-        raise UsageError(str(error)) from error
-
-
-async def _serve(stack: AsyncExitStack, config: Config, metrics: Metrics, health: Health, objects: Informed) -> None:
-    async def healthz(_request: web.Request) -> web.Response:
-        status, body = health.report(time.time(), _FAMILY_NAME, eligible=objects.eligible())
-        metrics.healthz.labels(str(status)).inc()
-        return web.json_response(body, status=status)
-
-    async def livez(_request: web.Request) -> web.Response:
-        status, body = health.report(time.time(), _FAMILY_NAME, eligible=None)
-        metrics.livez.labels(str(status)).inc()
-        return web.json_response(body, status=status)
-
-    if config.healthz_bind_address:
-        flag = "--healthz-bind-address"
-        host, port = serving.split_address(config.healthz_bind_address, flag)
-        await stack.enter_async_context(serving.serve(host, port, {"/healthz": healthz, "/livez": livez}, flag=flag))
-    if config.metrics_bind_address:
-        flag = "--metrics-bind-address"
-        host, port = serving.split_address(config.metrics_bind_address, flag)
-        routes = {
-            "/metrics": serving.metrics(metrics.registry),
-            "/healthz": serving.health({"ping": lambda: None}),
-            "/proxyMode": serving.text(config.mode),
-            "/configz": serving.json(lambda: {"kubeproxy.config.k8s.io": settings.render(config)}),
-        }
-        await stack.enter_async_context(serving.serve(host, port, routes, flag=flag))
-
-
-async def cleanup() -> None:
-    """Delete our rules from whichever of the two kernel interfaces holds any. Does nothing on a clean node."""
-    deleted, found = 0, 0
-    for flavor in backend.Flavor:
-        try:
-            packets = Iptables(await backend.named(FAMILY, flavor))
-        except backend.Unusable as error:
-            log.info("%s tables are left alone: %s", flavor, error)
-            continue
-        found += 1
-        reader = packets if flavor is backend.Flavor.NFT else legacy_reader.LegacyTables(packets, sys.executable)
-        try:
-            deleted += await apply.forget(reader)
-        except Retry as error:
-            raise UsageError(f"--cleanup: {error}; run it again when nobody else changes these rules") from error
-    if not found:
-        raise UsageError("--cleanup: there is no iptables on PATH: install the package iptables")
-    log.info("%d chains deleted", deleted)
+    def _attempted(self, one: Pass, families: int) -> None:
+        """Ready when every family has tried and one has succeeded: a broken one must not hide that the other works."""
+        self._tried.add(one.family)
+        if self._ready is not None and len(self._tried) == families and self._wrote:
+            ready, self._ready = self._ready, None
+            self._host.prepare()  # conntrack's values are there now
+            ready()

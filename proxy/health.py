@@ -1,12 +1,13 @@
 """Whether this proxy keeps up: what /healthz and /livez say. Pure; times are seconds given by the caller.
 
-Upstream's rule: unhealthy when a change of Services has waited for more than two sync periods, whatever the reason.
-/healthz also fails where load balancers should send nothing new: the node is being deleted (or is unknown), or the
+Upstream's rule: unhealthy when a change of Services has waited for more than two sync periods in any family, whatever the
+reason. /healthz also fails where load balancers should send nothing new: the node is being deleted (or is unknown), or the
 autoscaler has marked it for removal. Upstream source: pkg/proxy/healthcheck/proxy_health.go.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,45 +16,60 @@ from kube.core import Node
 TAINT_TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 
 
-class Health:
-    """`period`: the sync period in seconds; `now`: the start, which counts as a first change that waits."""
+class Waiting:
+    """One family's changes, and since when the oldest of them waits; the start counts as a first one."""
 
-    def __init__(self, period: float, now: float) -> None:
-        self._allowed = 2 * period
-        self._waiting_since: float | None = now
-        self._updated = now
+    def __init__(self, now: float) -> None:
+        self._since: float | None = now
+        self.updated = now
 
     def queued(self, now: float) -> None:
         """A change arrived; the oldest that waits counts."""
-        if self._waiting_since is None:
-            self._waiting_since = now
+        if self._since is None:
+            self._since = now
 
     def taken(self) -> float | None:
         """A pass begins and takes what waits; give its answer back to `failed` if the pass fails."""
-        since, self._waiting_since = self._waiting_since, None
+        since, self._since = self._since, None
         return since
 
     def failed(self, since: float | None) -> None:
         if since is not None:
-            self._waiting_since = since if self._waiting_since is None else min(since, self._waiting_since)
+            self._since = since if self._since is None else min(since, self._since)
 
-    def updated(self, now: float) -> None:
-        self._updated = now
+    def done(self, now: float) -> None:
+        self.updated = now
+
+    def late(self, now: float, allowed: float) -> bool:
+        return self._since is not None and now - self._since >= allowed
+
+
+class Health:
+    """`period`: the sync period in seconds; `families`: their names as in `IPv4`; `now`: the start."""
+
+    def __init__(self, period: float, families: Iterable[str], now: float) -> None:
+        self._allowed = 2 * period
+        self.families = {family: Waiting(now) for family in families}
 
     def is_healthy(self, now: float) -> bool:
-        return self._waiting_since is None or now - self._waiting_since < self._allowed
+        return not any(waiting.late(now, self._allowed) for waiting in self.families.values())
 
-    def report(self, now: float, family: str, *, eligible: bool | None) -> tuple[int, dict[str, Any]]:
+    def report(self, now: float, *, eligible: bool | None) -> tuple[int, dict[str, Any]]:
         """HTTP status and body; `eligible` is None where the node's fate is not asked (/livez)."""
         healthy = self.is_healthy(now)
+        status = {name: self._status(waiting, now) for name, waiting in self.families.items()}
         ok = healthy and eligible is not False
-        updated = _timestamp(now if healthy else self._updated)
-        body: dict[str, Any] = {"lastUpdated": updated, "currentTime": _timestamp(now)}
+        updated = now if healthy else max(waiting.updated for waiting in self.families.values())
+        body: dict[str, Any] = {"lastUpdated": _timestamp(updated), "currentTime": _timestamp(now)}
         if eligible is not None:
             body["nodeEligible"] = eligible
         body["healthy"] = ok
-        body["status"] = {family: {"lastUpdated": updated, "healthy": healthy}}
+        body["status"] = status
         return 200 if ok else 503, body
+
+    def _status(self, waiting: Waiting, now: float) -> dict[str, Any]:
+        healthy = not waiting.late(now, self._allowed)
+        return {"lastUpdated": _timestamp(now if healthy else waiting.updated), "healthy": healthy}
 
 
 def node_is_eligible(node: Node | None) -> bool:

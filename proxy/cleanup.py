@@ -1,0 +1,44 @@
+"""Taking the proxy's rules away: all of them for `--cleanup`, the other mode's after a change of modes.
+
+What is deleted is what a proxy writes, ours or a stock one: the chains of its names in both kernel interfaces of iptables,
+and the table `kube-proxy`. `KUBE-FIREWALL` stays, because the kubelet shares it, and so does everything of others. ipvs
+leftovers are not ours to delete: no proxy of ours makes any.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from kube.errors import Retry, UsageError
+from linux.iptables.rules import Family
+from proxy import host, modes
+from proxy.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+async def everything() -> None:
+    """Of all modes and families. Does nothing on a clean node; may be run any number of times."""
+    families = [family for family in Family if not host.lacking(family)]
+    deleted = 0
+    for mode in modes.OTHER:
+        try:
+            deleted += await modes.forget(mode, families)
+        except Retry as error:
+            raise UsageError(f"--cleanup: {error}; run it again when nobody else changes these rules") from error
+    log.info("%d chains, tables and jumps deleted", deleted)
+
+
+async def other(mode: str, family: Family, metrics: Metrics) -> bool:
+    """The rules of `mode` are in: what the other one left in this family goes. Whether that is done."""
+    try:
+        deleted = await modes.forget(modes.OTHER[mode], [family])
+    except Retry as error:
+        failures = metrics.families[f"IPv{family}"].cleanup_failures
+        if failures is not None:
+            failures.inc()
+        log.warning("IPv%d: the rules of mode %s could not be deleted: %s", family, modes.OTHER[mode], error)
+        return False
+    if deleted:
+        log.info("IPv%d: %d chains and tables of mode %s deleted", family, deleted, modes.OTHER[mode])
+    return True
