@@ -172,7 +172,13 @@ _ENDPOINTS = (
         "no endpoint at all is refused",
         Subject(ends=()),
         DEFAULT,
-        _reaching("pod outsider node", f"cluster {_OUTSIDE} balancer2", "REJECT"),
+        (
+            *_reaching("pod outsider", f"cluster {_OUTSIDE} balancer2", "REJECT"),
+            *_reaching("node", "cluster nodeport", "REJECT"),
+            # Upstream's KUBE-EXTERNAL-SERVICES hangs at INPUT and FORWARD only.
+            Flow("node", "external", "pass", nftables="REJECT"),
+            Flow("node", "balancer", "pass", nftables="REJECT"),
+        ),
     ),
     Case(
         "no endpoint at all is refused under Local policies too",

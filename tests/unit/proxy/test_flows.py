@@ -1,145 +1,133 @@
-"""Where packets go: kube-proxy's own matrices, asked of the tracer."""
+"""Where packets go by every mode's rules, asked of the tracers: kube-proxy's own tables, in both families."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
 
-from proxy.model import Policy, Protocol, Reach
-from tests.unit.proxy.flows import (
-    CLUSTER_IP,
-    HERE,
-    LOCAL_END,
-    LOOPBACK,
-    NODE,
-    NODE_PORT,
-    OTHER_NODE,
-    OUTSIDER,
-    POD,
-    POLICY,
-    PORT,
-    REMOTE_END,
-    THERE,
-    endpoint,
-    flow,
-    kernel,
-    service,
+from linux.iptables.rules import Table
+from linux.iptables.tracer import trace as trace_iptables
+from proxy.model import PodBridge, PodInterfaces, Protocol, ServicePort, Usable
+from tests.unit.proxy.cases import (
+    ALL,
+    ALL_MASQ,
+    BASE,
+    CASES,
+    DEFAULT,
+    EXTERNAL_LOCAL,
+    INTERNAL_LOCAL,
+    PLAIN,
+    Case,
+    Flow,
+    Mode,
 )
-
-L, R = f"{LOCAL_END}:8080", f"{REMOTE_END}:8080"
-ALL, ALL_MASQ = f"{L}, {R}", f"{L} masq, {R} masq"
-IP, NP = (CLUSTER_IP, PORT), (NODE, NODE_PORT)
-ALIEN = OUTSIDER
-
-PLAIN = service(HERE, THERE)
-EXTERNAL_LOCAL = service(HERE, THERE, external=Reach.LOCAL)
-INTERNAL_LOCAL = service(HERE, THERE, internal=Reach.LOCAL)
-NO_DETECTOR = replace(POLICY, pods=None)
-MASQUERADE_ALL = replace(POLICY, masquerade_all=True)
-
-# (policy, source, destination) -> plain, externalTrafficPolicy Local, internalTrafficPolicy Local
-MATRIX = [
-    (POLICY, POD, IP, ALL, ALL, L),
-    (POLICY, POD, NP, ALL_MASQ, ALL, ALL_MASQ),
-    (POLICY, NODE, IP, ALL_MASQ, ALL_MASQ, f"{L} masq"),
-    (POLICY, NODE, NP, ALL_MASQ, ALL_MASQ, ALL_MASQ),
-    (POLICY, LOOPBACK, (LOOPBACK, NODE_PORT), "pass", "pass", "pass"),
-    (POLICY, ALIEN, IP, ALL_MASQ, ALL_MASQ, f"{L} masq"),
-    (POLICY, ALIEN, NP, ALL_MASQ, L, ALL_MASQ),
-    (POLICY, OTHER_NODE, NP, ALL_MASQ, L, ALL_MASQ),
-    (NO_DETECTOR, POD, IP, ALL, ALL, L),
-    (NO_DETECTOR, ALIEN, IP, ALL, ALL, L),
-    (NO_DETECTOR, POD, NP, ALL_MASQ, L, ALL_MASQ),
-    (NO_DETECTOR, NODE, NP, ALL_MASQ, ALL_MASQ, ALL_MASQ),
-    (MASQUERADE_ALL, POD, IP, ALL_MASQ, ALL_MASQ, f"{L} masq"),
-    (MASQUERADE_ALL, POD, NP, ALL_MASQ, ALL, ALL_MASQ),
-]
+from tests.unit.proxy.tracing import snapshot, tracer
+from tests.unit.proxy.worlds import WORLDS, World
 
 
-@pytest.mark.parametrize(("policy", "source", "to", "plain", "external_local", "internal_local"), MATRIX)
-def test_the_masquerade_matrix(
-    policy: Policy, source: str, to: tuple[str, int], plain: str, external_local: str, internal_local: str
-) -> None:
-    for subject, expected in ((PLAIN, plain), (EXTERNAL_LOCAL, external_local), (INTERNAL_LOCAL, internal_local)):
-        assert flow(kernel([subject], policy), source, *to) == expected
+@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"v{world.family.value}")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_packets_go_where_upstreams_tables_say(mode: Mode, world: World, case: Case) -> None:
+    trace = tracer(mode, [world.service(case.subject)], world.policy(case.settings))
+    protocol = case.subject.protocol.value
+    wrong = []
+    for flow in case.flows:
+        seen = world.outcome(trace(world.packet(flow, protocol), world.node_addresses))
+        if seen != flow.expected(mode, world.family.value):
+            wrong.append(f"{flow}: {', '.join(sorted(seen))}, not {flow.expected(mode, world.family.value)}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("source", [POD, NODE, OUTSIDER])
-@pytest.mark.parametrize("reach", list(Reach))
-def test_without_any_endpoint_everything_is_refused(source: str, reach: Reach) -> None:
-    snapshot = kernel([service(internal=reach, external=reach)])
-    assert flow(snapshot, source, *IP) == "REJECT"
-    assert flow(snapshot, source, *NP) == "REJECT"  # the node's own on its way in, over loopback
-
-
-def test_local_policies_without_local_endpoints_drop_only_what_they_govern() -> None:
-    external = kernel([service(THERE, external=Reach.LOCAL)])
-    assert flow(external, OUTSIDER, *NP) == "DROP"
-    assert flow(external, POD, *NP) == R
-    assert flow(external, NODE, *NP) == f"{R} masq"
-    assert flow(external, POD, *IP) == R
-    internal = kernel([service(THERE, internal=Reach.LOCAL)])
-    assert flow(internal, POD, *IP) == "DROP"
-    assert flow(internal, OUTSIDER, *NP) == f"{R} masq"
-
-
-def test_an_endpoint_that_calls_its_own_service_is_masqueraded() -> None:
-    snapshot = kernel([PLAIN])
-    assert flow(snapshot, LOCAL_END, *IP) == f"{L} masq, {R}"
-
-
-def test_only_the_services_own_port_and_protocol() -> None:
-    dns = [
-        service(endpoint(LOCAL_END, port=53 + index), name=f"ns/dns:{each}", protocol=each, node_port=0)
-        for index, each in enumerate(Protocol)
+@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"v{world.family.value}")
+def test_protocols_on_one_port_are_separate(mode: Mode, world: World) -> None:
+    port = world.service(PLAIN)
+    services = [
+        replace(
+            port, name=f"ns/dns:{protocol}", protocol=protocol, endpoints=only(port, local=protocol is Protocol.TCP)
+        )
+        for protocol in (Protocol.TCP, Protocol.UDP)
     ]
-    snapshot = kernel(dns)
-    for index, each in enumerate(Protocol):
-        assert flow(snapshot, POD, CLUSTER_IP, PORT, each) == f"{LOCAL_END}:{53 + index}"
-    assert flow(snapshot, POD, CLUSTER_IP, PORT + 1) == "pass"
-    assert flow(snapshot, OUTSIDER, NODE, NODE_PORT) == "pass"
+    trace = tracer(mode, services, world.policy(DEFAULT))
+    for protocol, end in (("tcp", "here"), ("udp", "there"), ("sctp", "pass")):
+        for source, to in (("outsider", "nodeport"), ("pod", "cluster")):
+            seen = world.outcome(trace(world.packet(Flow(source, to, ""), protocol), world.node_addresses))
+            refused = mode is Mode.NFTABLES and end == "pass" and to == "cluster"
+            assert {word.removesuffix(" masq") for word in seen} == {"REJECT" if refused else end}
 
 
-READY, UNREADY, DRAINING, DEAD = "ready", "unready", "draining", "dead"
+def only(port: ServicePort, *, local: bool) -> Usable:
+    """One of its endpoints."""
+    chosen = tuple(end for end in port.endpoints.cluster if end.local == local)
+    return replace(port.endpoints, cluster=chosen, local=())
 
 
-@pytest.mark.parametrize(
-    ("here", "there", "cluster", "local"),
-    [
-        (READY, READY, ALL, L),
-        (DRAINING, READY, R, L),
-        (READY, DRAINING, L, L),
-        (DRAINING, DRAINING, ALL, L),
-        (UNREADY, READY, R, "DROP"),
-        (DEAD, READY, R, "DROP"),
-        (DEAD, DRAINING, R, "DROP"),
-        (UNREADY, DRAINING, R, "DROP"),
-        (UNREADY, DEAD, "REJECT", "REJECT"),
-        (DEAD, DEAD, "REJECT", "REJECT"),
-    ],
-)
-def test_terminating_endpoints_serve_only_when_nobody_else_can(here: str, there: str, cluster: str, local: str) -> None:
-    ends = endpoint(LOCAL_END, local=True, state=here), endpoint(REMOTE_END, state=there)
-    assert flow(kernel([service(*ends)]), POD, *IP) == cluster
-    assert flow(kernel([service(*ends, internal=Reach.LOCAL)]), POD, *IP) == local
-    assert flow(kernel([service(*ends, external=Reach.LOCAL)]), OUTSIDER, *NP) == local
+@pytest.mark.parametrize("protocol", [Protocol.UDP, Protocol.SCTP])
+@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+@pytest.mark.parametrize("case", [case for case in CASES if case.subject == PLAIN and case.settings == BASE], ids=str)
+def test_every_protocol_goes_the_same_ways(mode: Mode, case: Case, protocol: Protocol) -> None:
+    for world in WORLDS:
+        service = replace(world.service(case.subject), protocol=protocol)
+        trace = tracer(mode, [service], world.policy(case.settings))
+        for flow in case.flows:
+            seen = world.outcome(trace(world.packet(flow, protocol), world.node_addresses))
+            assert seen == flow.expected(mode, world.family.value), str(flow)
 
 
-def test_node_ports_only_on_the_addresses_asked_for() -> None:
-    snapshot = kernel([PLAIN], replace(POLICY, node_port_addresses=(IPv4Address(NODE),)))
-    assert flow(snapshot, OUTSIDER, NODE, NODE_PORT) == ALL_MASQ
-    assert flow(snapshot, OUTSIDER, "10.180.0.1", NODE_PORT) == "pass"
-    assert flow(kernel([PLAIN], replace(POLICY, node_port_addresses=())), OUTSIDER, NODE, NODE_PORT) == "pass"
+@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+def test_pods_are_told_by_their_interfaces(mode: Mode) -> None:
+    for world in WORLDS:
+        for pods, interface in ((PodBridge("cbr0"), "cbr0"), (PodInterfaces("veth"), "veth1234")):
+            policy = replace(world.policy(DEFAULT), pods=pods)
+            for subject, inside, outside in ((PLAIN, ALL, ALL_MASQ), (INTERNAL_LOCAL, "here", "here masq")):
+                trace = tracer(mode, [world.service(subject)], policy)
+                for source, arriving, expected in (
+                    ("outsider", interface, inside),
+                    ("pod", "eth0", outside),
+                    ("node", interface, outside),
+                ):
+                    packet = replace(world.packet(Flow(source, "cluster", "")), in_interface=arriving)
+                    assert world.outcome(trace(packet, world.node_addresses)) == set(expected.split(", "))
+            trace = tracer(mode, [world.service(EXTERNAL_LOCAL)], policy)
+            packet = replace(world.packet(Flow("outsider", "balancer", "")), in_interface=interface)
+            assert world.outcome(trace(packet, world.node_addresses)) == set(ALL.split(", "))
 
 
-def test_affinity_remembers_and_still_spreads_new_clients() -> None:
-    snapshot = kernel([service(HERE, THERE, affinity=900)])
-    assert flow(snapshot, POD, *IP) == ALL
+@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+def test_a_new_masquerade_bit_moves_every_mark(mode: Mode) -> None:
+    for world in WORLDS:
+        trace = tracer(mode, [world.service(PLAIN)], replace(world.policy(DEFAULT), masquerade_bit=20))
+        for flow in (Flow("outsider", "cluster", ALL_MASQ), Flow("pod", "cluster", ALL)):
+            seen = world.outcome(trace(world.packet(flow), world.node_addresses))
+            assert seen == flow.expected(mode, 4)
 
 
-def test_a_new_masquerade_bit_moves_every_mark() -> None:
-    snapshot = kernel([PLAIN], replace(POLICY, masquerade_bit=20))
-    assert flow(snapshot, OUTSIDER, *IP) == ALL_MASQ
-    assert flow(snapshot, POD, *IP) == ALL
+def test_health_check_ports_are_let_in_past_a_firewall_behind_ours() -> None:
+    """iptables only: an accept in a table of nftables' own cannot overrule another's drop."""
+    for world in WORLDS:
+        service = replace(world.service(EXTERNAL_LOCAL), health_check_node_port=31000)
+        rules = snapshot([service], world.policy(DEFAULT))
+        closed = replace(rules, policies={(Table.FILTER, "INPUT"): "DROP"})
+        for port, verdict in ((31000, "ACCEPT"), (31001, "DROP")):
+            packet = replace(world.packet(Flow("outsider", "nodeport", "")), port=port)
+            assert {end.verdict for end in trace_iptables(closed, packet, world.node_addresses)} == {verdict}
+
+
+def test_invalid_packets_are_dropped_unless_conntrack_is_liberal() -> None:
+    for world in WORLDS:
+        packet = replace(world.packet(Flow("outsider", "there", "")), state="INVALID")
+        for drop, verdict in ((True, "DROP"), (False, "ACCEPT")):
+            rules = snapshot([world.service(PLAIN)], replace(world.policy(DEFAULT), drop_invalid=drop))
+            assert {end.verdict for end in trace_iptables(rules, packet, world.node_addresses)} == {verdict}
+
+
+def test_the_network_cannot_reach_loopback_through_route_localnet() -> None:
+    """CVE-2020-8558: what comes for 127.0.0.1 from outside is dropped, when localhostNodePorts opened the way."""
+    world = WORLDS[0]
+    rules = snapshot([world.service(PLAIN)], replace(world.policy(DEFAULT), localhost_node_ports=True))
+    packet = replace(world.packet(Flow("outsider", "localport", "")), port=10248)
+    assert {end.verdict for end in trace_iptables(rules, packet, world.node_addresses)} == {"DROP"}
+    mine = replace(world.packet(Flow("localhost", "localport", "")), port=10248)
+    assert {end.verdict for end in trace_iptables(rules, mine, world.node_addresses)} == {"ACCEPT"}

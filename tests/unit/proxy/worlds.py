@@ -85,6 +85,8 @@ class World:
         return self.addresses[{"localhost": "loopback", "vip": "balancer"}.get(word, word)]
 
     def destination(self, word: str) -> Address:
+        if word in self.ends:
+            return self.ends[word][0]
         return self.addresses[{"nodeport": "node", "nodeport2": "node2", "localport": "loopback"}.get(word, word)]
 
     def outcome(self, endings: Iterable[Ending]) -> frozenset[str]:
