@@ -1,5 +1,6 @@
 """Fixtures for every tier: golden files, network namespaces, and the proof that nothing was left behind."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -79,9 +80,9 @@ class Netns:
         return subprocess.Popen(["nsenter", f"--net={self.path}", *argv], **options)  # type: ignore[call-overload,no-any-return]
 
 
-@pytest.fixture
-def netns() -> Iterator[Callable[[str], Netns]]:
-    """`netns("a")`: a fresh namespace with its loopback up, deleted after the test."""
+@contextlib.contextmanager
+def named_netns() -> Iterator[Callable[[str], Netns]]:
+    """`make("a")`: a fresh namespace with its loopback up, deleted at the end."""
     requires("netns", "nsenter", "ip")
     made: list[Netns] = []
 
@@ -92,9 +93,18 @@ def netns() -> Iterator[Callable[[str], Netns]]:
         space.run("ip", "link", "set", "lo", "up")
         return space
 
-    yield make
-    for space in made:
-        kernel_netns.delete(space.name)
+    try:
+        yield make
+    finally:
+        for space in made:
+            kernel_netns.delete(space.name)
+
+
+@pytest.fixture
+def netns() -> Iterator[Callable[[str], Netns]]:
+    """`netns("a")`: a namespace of one test."""
+    with named_netns() as make:
+        yield make
 
 
 @pytest.fixture

@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 import enum
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from linux import netns as kernel_netns
-from linux.iptables import backend
-from linux.iptables.restore import Iptables
+from linux.iptables import backend as commands
 from linux.iptables.rules import Family
-from proxy.iptables import plan
-from proxy.iptables.apply import Rules
+from proxy.backend import Applied, Backend, Wish
+from proxy.iptables import backend as iptables
 from proxy.model import Policy, ServicePort
 from tests.conftest import Netns
 from tests.requirements import requires
@@ -65,14 +64,29 @@ class Writer:
         self.mode = mode
         self.family = family
         self._inside = inside
+        self._backend = inside(_backend(mode, family))
+        self._last: dict[str, tuple[ServicePort, ...]] = {}
 
-    def write(self, services: tuple[ServicePort, ...], policy: Policy) -> None:
-        """The kernel holds exactly these Services when it returns."""
-        self._inside(self._write(services, policy))
+    def write(self, ports: Iterable[ServicePort], policy: Policy) -> Applied:
+        """The kernel holds exactly these Services when it returns; their names are `namespace/name:port`."""
+        services: dict[str, tuple[ServicePort, ...]] = {}
+        for port in ports:
+            key = port.name.partition(":")[0]
+            services[key] = (*services.get(key, ()), port)
+        changed = frozenset(key for key in services.keys() | self._last if services.get(key) != self._last.get(key))
+        wish = Wish(services, changed if self._last else None, policy)
+        self._last = services
+        return self._inside(self._backend.apply(wish))
 
-    async def _write(self, services: tuple[ServicePort, ...], policy: Policy) -> None:
-        flavor = backend.Flavor(self.mode.removeprefix("iptables-"))
-        await Rules(Iptables(await backend.named(self.family, flavor))).apply(plan.tree(services, policy))
+    def forget(self) -> int:
+        return self._inside(self._backend.forget())
+
+
+async def _backend(mode: Mode, family: Family) -> Backend:
+    match mode:
+        case Mode.IPTABLES_NFT | Mode.IPTABLES_LEGACY:
+            flavor = commands.Flavor(mode.removeprefix("iptables-"))
+            return iptables.of(await commands.named(family, flavor))
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
                             other node 192.168.0.2, its pod 10.180.1.9
                                      |
-    pods 10.180.0.{2,3,9} --cni0-- node 192.168.0.1 (and .3) -- endpoint 10.180.1.2 of a third node
+    pods 10.180.0.{2,3,9} --cni0-- node 192.168.0.1 (and .3) -- endpoints 10.180.1.{2,3} of a third node
                                      |
-                            outsider 203.0.113.7
+                            outsiders 203.0.113.{7,8}
 
 Local pods hang on a bridge, whose ports may send back what they got and whose frames pass the packet filter: what a pod
 needs to reach itself or its neighbour through a Service. Whoever is not local has a namespace and a link of its own, and
@@ -34,11 +34,12 @@ from tests.node.packet_client import Flow
 
 HERE, HERE_TOO, POD, GATEWAY = "10.180.0.2", "10.180.0.3", "10.180.0.9", "10.180.0.1"
 NODE, NODE_TOO, LOOPBACK = "192.168.0.1", "192.168.0.3", "127.0.0.1"
-THERE, OTHER_POD, OTHER_NODE, OUTSIDER = "10.180.1.2", "10.180.1.9", "192.168.0.2", "203.0.113.7"
-TO_THERE, TO_OUTSIDE = "192.168.1.1", "203.0.113.1"
+THERE, THERE_TOO, OTHER_POD, OTHER_NODE = "10.180.1.2", "10.180.1.3", "10.180.1.9", "192.168.0.2"
+OUTSIDER, STRANGER = "203.0.113.7", "203.0.113.8"
+TO_THERE, VIA_THERE, TO_OUTSIDE = "192.168.1.1", "192.168.1.2", "203.0.113.1"
 POD_RANGE = "10.180.0.0/16"
 LOCAL_PODS = (HERE, HERE_TOO, POD)
-SERVERS = (HERE, HERE_TOO, THERE, NODE, OTHER_NODE)
+SERVERS = (HERE, HERE_TOO, THERE, THERE_TOO, NODE, OTHER_NODE)
 MASQUERADED = (GATEWAY, TO_THERE, TO_OUTSIDE)
 PORT = 8080
 PORTS = (PORT,)
@@ -235,26 +236,48 @@ def build(make: Make, *, ports: Sequence[int] = PORTS) -> World:
     _links(node, other, there, outside, pods)
     _address(node, [("eth0", f"{NODE}/24"), ("eth0", f"{NODE_TOO}/24"), ("cni0", f"{GATEWAY}/24")])
     _address(node, [("there", f"{TO_THERE}/24"), ("outside", f"{TO_OUTSIDE}/24")])
-    _routes(node, [("10.180.1.2/32", "192.168.1.2"), ("10.180.1.9/32", OTHER_NODE), ("default", OTHER_NODE)])
+    _routes(
+        node,
+        [
+            (f"{THERE}/32", VIA_THERE),
+            (f"{THERE_TOO}/32", VIA_THERE),
+            (f"{OTHER_POD}/32", OTHER_NODE),
+            ("default", OTHER_NODE),
+        ],
+    )
     for space, addresses, gateway in (
         (other, [OTHER_NODE, OTHER_POD], NODE),
-        (there, ["192.168.1.2", THERE], TO_THERE),
-        (outside, [OUTSIDER], TO_OUTSIDE),
+        (there, [VIA_THERE, THERE, THERE_TOO], TO_THERE),
+        (outside, [OUTSIDER, STRANGER], TO_OUTSIDE),
         *((space, [address], GATEWAY) for address, space in pods.items()),
     ):
         _address(space, [("eth0", f"{address}/{24 if address == addresses[0] else 32}") for address in addresses])
         _routes(space, [("default", gateway)])
     spaces = {
         **dict.fromkeys((NODE, NODE_TOO, GATEWAY, LOOPBACK), node),
-        OTHER_NODE: other,
-        OTHER_POD: other,
-        THERE: there,
-        OUTSIDER: outside,
+        **dict.fromkeys((OTHER_NODE, OTHER_POD), other),
+        **dict.fromkeys((THERE, THERE_TOO), there),
+        **dict.fromkeys((OUTSIDER, STRANGER), outside),
         **pods,
     }
     world = World(node, {spell(address, family): space for address, space in spaces.items() for family in FAMILIES})
-    world.serve(*((spell(address, family), port) for address in SERVERS for family in FAMILIES for port in ports))
+    world.serve(
+        *((spell(address, family), port) for address in SERVERS for family in FAMILIES for port in {PORT, *ports})
+    )
+    _acquaint(world)
     return world
+
+
+def _acquaint(world: World) -> None:
+    """Everybody talks to everybody once: while an address is being resolved the kernel keeps few packets for it."""
+    flows = [
+        world.flow(spell(source, family), spell(server, family), PORT)
+        for source in (NODE, OTHER_NODE, OUTSIDER, THERE, *LOCAL_PODS)
+        for server in SERVERS
+        for family in FAMILIES
+    ]
+    for flow, found in zip(flows, world.ask_all(flows), strict=True):
+        assert all(" " in answer for answer in found), f"{flow.source} asks {flow.destination}: {found}"
 
 
 def _links(node: Netns, other: Netns, there: Netns, outside: Netns, pods: dict[str, Netns]) -> None:
