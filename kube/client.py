@@ -20,13 +20,13 @@ import orjson
 
 from kube.errors import ApiError, ApiUnreachable, api_error
 from kube.kubeconfig import Connection
-from kube.meta import ObjectMeta, Typed, to_wire
+from kube.meta import Identified, Typed, to_wire
 from kube.resources import PODS, Resource
 from kube.version import WHERRY
 
 __all__ = ["Client", "Connection", "Page", "Patch", "WatchEvent"]
 
-T = TypeVar("T", bound=Typed)
+T = TypeVar("T", bound=Identified)
 D = TypeVar("D")
 Body = Typed | Mapping[str, Any]
 Observe = Callable[[str, str, str, float], None]  # method, host, status code (`<error>` without an answer), seconds
@@ -67,7 +67,7 @@ class _Frame(msgspec.Struct, frozen=True):
 
 
 class _Bookmark(msgspec.Struct, frozen=True):
-    metadata: ObjectMeta = ObjectMeta()
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class Client:
@@ -317,7 +317,8 @@ class Client:
             case "ADDED" | "MODIFIED" | "DELETED":
                 return WatchEvent(frame.type, self._decoded(frame.object, kind, path))
             case "BOOKMARK":
-                return WatchEvent("BOOKMARK", kind(metadata=self._decoded(frame.object, _Bookmark, path).metadata))
+                metadata = bytes(self._decoded(frame.object, _Bookmark, path).metadata)
+                return WatchEvent("BOOKMARK", self._decoded(b'{"metadata":%b}' % metadata, kind, path))
             case _:
                 status = _status_of(bytes(frame.object))
                 code = status.get("code")

@@ -16,11 +16,11 @@ from typing import Generic, Never, TypeVar
 
 from kube.client import Client
 from kube.errors import ApiError, ApiUnreachable, Expired
-from kube.meta import Typed
+from kube.meta import Identified
 from kube.reconcile import Backoff
 from kube.resources import Resource
 
-T = TypeVar("T", bound=Typed)
+T = TypeVar("T", bound=Identified)
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ no daemon reads are not here: decoding skips them, and daemons write by PATCH, s
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -83,6 +83,23 @@ class Typed(Object, frozen=True, kw_only=True, rename="camel", omit_defaults=Tru
     api_version: str = ""
     kind: str = ""
     metadata: ObjectMeta = ObjectMeta()
+
+
+class Identity(Protocol):
+    """What a copy of many objects needs to know of each one's metadata."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def resource_version(self) -> str: ...
+
+
+class Identified(Protocol):
+    """A top-level object of any type: `Typed`, or a room's own that holds less of it."""
+
+    @property
+    def metadata(self) -> Identity: ...
 
 
 def now() -> datetime:

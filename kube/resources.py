@@ -5,9 +5,9 @@ from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from kube import apps, coordination, core, discovery, pods, policy, runtimeclass, signing
-from kube.meta import Typed
+from kube.meta import Identified
 
-T = TypeVar("T", bound=Typed)
+T = TypeVar("T", bound=Identified)
 
 
 @dataclass(frozen=True, slots=True)

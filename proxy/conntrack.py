@@ -22,10 +22,10 @@ import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from linux import addresses as local
 from linux import conntrack
 from linux.iptables.rules import Family
 from proxy.model import Address, Endpoint, Protocol, ServicePort
-from proxy.observe import local_addresses
 
 Reach = bytes | int
 """Where a UDP Service port is reached: an address and port (`linux.conntrack.endpoint`), or a NodePort of any address."""
@@ -141,7 +141,7 @@ class Flows:
         return bool(claims), frozenset(conntrack.endpoint(end.ip.packed, end.port) for end in ends)
 
     def _packed(self, addresses: Sequence[Address] | None) -> frozenset[bytes]:
-        mine = local_addresses() if addresses is None else addresses
+        mine = local.read() if addresses is None else addresses
         return frozenset(ip.packed for ip in mine if ip.version == self._family)
 
 

@@ -20,7 +20,7 @@ from functools import partial
 
 from kube.client import Client, Connection
 from kube.errors import UsageError
-from kube.events import Recorder, Reference
+from kube.events import Recorder
 from kube.reconcile import Backoff, Pace, Wake, forever
 from linux.addresses import LocalAddresses
 from linux.capabilities import Capability, effective
@@ -152,7 +152,7 @@ class _Daemon:
     def _tell(self, key: str, reason: str, message: str) -> None:
         service = self._objects.service(key)
         if service is not None:
-            self._recorder.event(Reference.of(service), "Warning", reason, message)
+            self._recorder.event(service.reference, "Warning", reason, message)
 
     async def _loop(self, one: Pass, families: int) -> None:
         rules = self._config.rules

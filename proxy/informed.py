@@ -7,11 +7,12 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from kube import core, discovery, labels
+from kube import core, labels
 from kube.client import Client
 from kube.errors import Retry
 from kube.informer import Change, Informer
-from kube.resources import ENDPOINTSLICES, NODES, SERVICES
+from kube.resources import NODES
+from proxy import objects
 from proxy.config import Config
 from proxy.health import node_is_eligible
 from proxy.metrics import Metrics
@@ -36,8 +37,10 @@ class Informed:
         metrics: Metrics,
         queued: Callable[[], None],
     ) -> None:
-        self._services = Informer(client, SERVICES, label_selector=SERVICES_SELECTOR, field_selector=SERVICES_FIELDS)
-        self._slices = Informer(client, ENDPOINTSLICES, label_selector=SLICES_SELECTOR)
+        self._services = Informer(
+            client, objects.SERVICES, label_selector=SERVICES_SELECTOR, field_selector=SERVICES_FIELDS
+        )
+        self._slices = Informer(client, objects.ENDPOINTSLICES, label_selector=SLICES_SELECTOR)
         self._nodes = Informer(client, NODES, field_selector=f"metadata.name={node}")
         self._name = node
         self._by_node_cidr = config.detect_local_mode == "NodeCIDR"
@@ -68,21 +71,21 @@ class Informed:
     def node(self) -> core.Node | None:
         return self._nodes.get(self._name)
 
-    def service(self, key: str) -> core.Service | None:
+    def service(self, key: str) -> objects.Service | None:
         return self._services.get(key)
 
     def eligible(self) -> bool:
         """An unknown node is ineligible only once the server has answered."""
         return not self._nodes.synced.is_set() or node_is_eligible(self.node())
 
-    def _service_changed(self, change: Change[core.Service]) -> None:
+    def _service_changed(self, change: Change[objects.Service]) -> None:
         for tracker in self._trackers:
             tracker.service_changed(change)
         self._metrics.service_changes.inc()
         self._metrics.service_changes_pending.inc()
         self._queued()
 
-    def _slice_changed(self, change: Change[discovery.EndpointSlice]) -> None:
+    def _slice_changed(self, change: Change[objects.EndpointSlice]) -> None:
         for tracker in self._trackers:
             tracker.slice_changed(change)
         self._metrics.endpoint_changes.inc()

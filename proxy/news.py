@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from kube import core
 from linux.iptables.rules import Family
+from proxy.objects import Service
 from proxy.slices import Skipped
 
 REFUSED = "FailedToProgramService"
@@ -25,7 +25,7 @@ class News:
         self._count = count
         self._refused: dict[Family, Mapping[str, str]] = {}
 
-    def skipped(self, parts: Iterable[tuple[core.Service, Skipped]]) -> None:
+    def skipped(self, parts: Iterable[tuple[Service, Skipped]]) -> None:
         """Parts of objects that could not be used; the rest of each object is."""
         for service, part in parts:
             key = service.metadata.key

@@ -8,20 +8,18 @@ slices, does not matter, nor does which went first.
 
 from __future__ import annotations
 
-import ipaddress
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from types import MappingProxyType
 
-from kube import core, discovery, labels
+from kube import core, labels
 from kube.informer import Change
 from linux.iptables.rules import Family
+from proxy import objects
 from proxy.addresses import address  # noqa: F401  until proxy.sync asks proxy.addresses
 from proxy.endpoints import Place
-from proxy.model import Address, Network, ServicePort
+from proxy.model import ServicePort
 from proxy.services import service_ports
 from proxy.slices import Skipped
 
@@ -29,10 +27,6 @@ SERVICES_SELECTOR = f"!{labels.SERVICE_PROXY_NAME}"
 SERVICES_FIELDS = "spec.clusterIP!=None"
 """Headless Services need no rules: they are never sent."""
 SLICES_SELECTOR = f"!{labels.HEADLESS}"
-
-_LIBERAL = Path("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +41,7 @@ class Taken:
     services: Mapping[str, tuple[ServicePort, ...]]
     changed: frozenset[str]
     triggered: tuple[float, ...] = ()
-    skipped: tuple[tuple[core.Service, Skipped], ...] = ()
+    skipped: tuple[tuple[objects.Service, Skipped], ...] = ()
 
 
 class Tracker:
@@ -59,22 +53,22 @@ class Tracker:
         self._address_type = f"IPv{family:d}"
         self._place = Place(node)
         self._started = started
-        self._objects: dict[str, core.Service] = {}
-        self._slices: dict[str, tuple[discovery.EndpointSlice, ...]] = {}
+        self._objects: dict[str, objects.Service] = {}
+        self._slices: dict[str, tuple[objects.EndpointSlice, ...]] = {}
         self._ports: dict[str, tuple[ServicePort, ...]] = {}
         self._skipped: dict[str, tuple[Skipped, ...]] = {}
         self._causes: dict[str, float] = {}
         self._dirty: dict[str, None] = {}
         self.services: Mapping[str, tuple[ServicePort, ...]] = MappingProxyType(self._ports)
 
-    def service_changed(self, change: Change[core.Service]) -> None:
+    def service_changed(self, change: Change[objects.Service]) -> None:
         if change.new is None:
             self._objects.pop(change.key, None)
         else:
             self._objects[change.key] = change.new
         self._dirty[change.key] = None
 
-    def slice_changed(self, change: Change[discovery.EndpointSlice]) -> None:
+    def slice_changed(self, change: Change[objects.EndpointSlice]) -> None:
         """A slice may move to another Service by its label."""
         before, after = self._service_of(change.old), self._service_of(change.new)
         if before and before != after:
@@ -126,14 +120,14 @@ class Tracker:
             self._skipped[key] = skipped
         return [each for each in dict.fromkeys(skipped) if each not in known]
 
-    def _service_of(self, piece: discovery.EndpointSlice | None) -> str:
+    def _service_of(self, piece: objects.EndpointSlice | None) -> str:
         """The key of the Service that a slice of this family belongs to; empty where it belongs to none."""
         if piece is None or piece.address_type != self._address_type:
             return ""
-        name = piece.metadata.labels.get(labels.SERVICE_NAME)
-        return f"{piece.metadata.namespace}/{name}" if name else ""
+        meta = piece.metadata
+        return f"{meta.namespace}/{meta.labels.service}" if meta.labels and meta.labels.service else ""
 
-    def _put(self, service: str, key: str, piece: discovery.EndpointSlice | None) -> None:
+    def _put(self, service: str, key: str, piece: objects.EndpointSlice | None) -> None:
         """In the order of their names: where two slices name one address, the outcome must not depend on which came first."""
         others = [other for other in self._slices.get(service, ()) if other.metadata.key != key]
         if piece is not None:
@@ -145,73 +139,13 @@ class Tracker:
             self._slices.pop(service, None)
         self._dirty[service] = None
 
-    def _note_cause(self, service: str, old: discovery.EndpointSlice | None, new: discovery.EndpointSlice) -> None:
-        text = new.metadata.annotations.get(labels.LAST_CHANGE_TRIGGER_TIME)
-        if not text or (old is not None and old.metadata.annotations.get(labels.LAST_CHANGE_TRIGGER_TIME) == text):
+    def _note_cause(self, service: str, old: objects.EndpointSlice | None, new: objects.EndpointSlice) -> None:
+        noted = new.metadata.annotations
+        if not noted or not noted.cause or (old is not None and old.metadata.annotations == noted):
             return
         try:
-            cause = datetime.fromisoformat(text).timestamp()
+            cause = datetime.fromisoformat(noted.cause).timestamp()
         except ValueError:
             return  # somebody's own words; only a figure depends on it
         if cause > self._started:
             self._causes[service] = min(cause, self._causes.get(service, cause))
-
-
-class Services:
-    """What `proxy.sync` asks until it asks a Tracker."""
-
-    def __init__(self, node: str, family: Family = Family.V4) -> None:
-        self._tracker = Tracker(node, family)
-        self._services: dict[str, core.Service] = {}
-        self._slices: dict[str, discovery.EndpointSlice] = {}
-
-    def ports(
-        self, services: Iterable[core.Service], slices: Iterable[discovery.EndpointSlice]
-    ) -> tuple[ServicePort, ...]:
-        ours = {each.metadata.key: each for each in services}
-        theirs = {each.metadata.key: each for each in slices}
-        for key in {**self._services, **ours}:
-            if self._services.get(key) is not ours.get(key):
-                self._tracker.service_changed(Change(key, self._services.get(key), ours.get(key)))
-        for key in {**self._slices, **theirs}:
-            if self._slices.get(key) is not theirs.get(key):
-                self._tracker.slice_changed(Change(key, self._slices.get(key), theirs.get(key)))
-        self._services, self._slices = ours, theirs
-        return tuple(port for ports in self._tracker.take().services.values() for port in ports)
-
-
-def node_port_addresses(
-    networks: Sequence[Network], local: Iterable[Address], family: Family
-) -> tuple[Address, ...] | None:
-    """The local addresses in `networks`, which NodePorts are served on; None means all."""
-    mine = [network for network in networks if network.version == family]
-    if not networks or any(network.prefixlen == 0 for network in mine):
-        return None
-    return tuple(
-        sorted(
-            {ip for ip in local if ip.version == family and not ip.is_loopback and any(ip in net for net in mine)},
-            key=int,
-        )
-    )
-
-
-def local_addresses() -> list[Address]:
-    """Every address of this network namespace."""
-    import psutil
-
-    found = []
-    for entries in psutil.net_if_addrs().values():
-        for entry in entries:
-            try:
-                found.append(ipaddress.ip_address(entry.address.split("%")[0]))
-            except ValueError:
-                continue  # a link-layer address
-    return found
-
-
-def conntrack_is_liberal() -> bool:
-    """Conntrack takes TCP segments outside its window for valid, so INVALID says nothing worth dropping."""
-    try:
-        return _LIBERAL.read_text().strip() == "1"
-    except OSError:
-        return False  # conntrack is not loaded yet; its default is strict

@@ -18,9 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
-from kube import core
-from kube.discovery import EndpointSlice
 from linux.iptables.rules import Family
+from proxy import objects
 from proxy.addresses import address, family_of, network
 from proxy.endpoints import Place, usable
 from proxy.model import MAX_PORT, Address, Network, Protocol, Reach, ServicePort
@@ -41,7 +40,9 @@ class Made:
     skipped: tuple[Skipped, ...] = ()
 
 
-def service_ports(service: core.Service, slices: Sequence[EndpointSlice], place: Place, family: Family) -> Made:
+def service_ports(
+    service: objects.Service, slices: Sequence[objects.EndpointSlice], place: Place, family: Family
+) -> Made:
     """The ports of one Service in one family; none for headless and ExternalName Services, and none yet for one that no
     cluster IP was allocated to. `slices`: this Service's of this family, in a stable order."""
     spec = service.spec
@@ -53,7 +54,7 @@ def service_ports(service: core.Service, slices: Sequence[EndpointSlice], place:
         return Made((), tuple(reading.skipped))
     behind = Behind(slices, family, place, reading.skipped)
     balancers = reading.load_balancer_ips(service.status)
-    externals = reading.addresses(spec.external_ips, "spec.externalIPs", "InvalidExternalIP")
+    externals = reading.addresses(spec.external_ips or (), "spec.externalIPs", "InvalidExternalIP")
     ranges = reading.source_ranges()
     published = spec.type in ("NodePort", "LoadBalancer")
     external = Reach.CLUSTER
@@ -95,7 +96,7 @@ def service_ports(service: core.Service, slices: Sequence[EndpointSlice], place:
     return Made(tuple(made), tuple(reading.skipped))
 
 
-def _affinity(spec: core.ServiceSpec) -> int | None:
+def _affinity(spec: objects.ServiceSpec) -> int | None:
     if spec.session_affinity != "ClientIP":
         return None
     config = spec.session_affinity_config.client_ip if spec.session_affinity_config else None
@@ -107,7 +108,7 @@ def _affinity(spec: core.ServiceSpec) -> int | None:
 class _Reading:
     """One Service being read for one family, and what of it had to be skipped."""
 
-    spec: core.ServiceSpec
+    spec: objects.ServiceSpec
     family: Family
     skipped: list[Skipped] = field(default_factory=list)
 
@@ -116,7 +117,7 @@ class _Reading:
         found = self.addresses(given, "spec.clusterIPs", "InvalidClusterIP")
         return found[0] if found else None
 
-    def load_balancer_ips(self, status: core.ServiceStatus) -> tuple[Address, ...]:
+    def load_balancer_ips(self, status: objects.ServiceStatus) -> tuple[Address, ...]:
         """Those that traffic arrives with; with ipMode Proxy it arrives with the node's own."""
         ingress = status.load_balancer.ingress
         if not ingress:
@@ -139,7 +140,7 @@ class _Reading:
     def source_ranges(self) -> tuple[Network, ...]:
         """Empty where everybody is admitted: no range is given, or one that holds every address. What cannot be read admits
         nobody; if nothing else is given, then nobody at all is admitted, because the author wanted to keep somebody out."""
-        given = [text for text in self.spec.load_balancer_source_ranges if text.strip()]
+        given = [text for text in self.spec.load_balancer_source_ranges or () if text.strip()]
         ranges = [network(text) for text in given]
         for text, found in zip(given, ranges, strict=True):
             if found is None and family_of(text) is self.family:
@@ -152,10 +153,10 @@ class _Reading:
             return (_NOBODY[self.family],)
         return tuple(mine)
 
-    def ports(self) -> list[tuple[core.ServicePort, Protocol]]:
-        good: dict[tuple[str, Protocol], core.ServicePort] = {}
+    def ports(self) -> list[tuple[objects.ServicePort, Protocol]]:
+        good: dict[tuple[str, Protocol], objects.ServicePort] = {}
         numbers: set[tuple[int, Protocol]] = set()
-        for port in self.spec.ports:
+        for port in self.spec.ports or ():
             protocol = _PROTOCOLS.get(port.protocol)
             name = repr(port.name) if port.name else str(port.port)
             if protocol is None:
@@ -172,6 +173,6 @@ class _Reading:
         return [(port, protocol) for (_, protocol), port in good.items()]
 
     def _tell(self, reason: str, message: str) -> None:
-        first = next(iter(self.spec.cluster_ips), self.spec.cluster_ip)
+        first = next(iter(self.spec.cluster_ips or ()), self.spec.cluster_ip)
         if family_of(first) is self.family:
             self.skipped.append(Skipped(reason, f"spec.ports: {message}; this port is not served"))

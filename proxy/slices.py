@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeAlias
 
-from kube.discovery import Endpoint as Entry
-from kube.discovery import EndpointPort, EndpointSlice
 from linux.iptables.rules import Family
 from proxy.addresses import address
 from proxy.endpoints import Candidate, Place
 from proxy.model import MAX_PORT, Address, Endpoint
+from proxy.objects import Endpoint as Entry
+from proxy.objects import EndpointPort, EndpointSlice
 
 _Row: TypeAlias = tuple[Address, str, bool, Entry, tuple[str, ...], tuple[str, ...]]
 """The address, how it is spelt before `:port`, whether it is this node's, its entry, and the zones and nodes it is for."""
@@ -46,7 +46,9 @@ class Behind:
             for port in piece.ports or ():
                 number = self._number(port, piece)
                 if number:
-                    self._ports.setdefault((port.name or "", port.protocol), []).append((len(self._rows), number))
+                    self._ports.setdefault((port.name or "", port.protocol or "TCP"), []).append(
+                        (len(self._rows), number)
+                    )
             self._rows.append([row for entry in piece.endpoints or () if (row := self._row(entry, piece)) is not None])
 
     def candidates(self, name: str, protocol: str) -> list[Candidate]:
@@ -79,8 +81,8 @@ class Behind:
             return None
         host = str(ip) if self._family is Family.V4 else f"[{ip}]"
         hints = entry.hints
-        zones = tuple([zone.name for zone in hints.for_zones]) if hints else ()
-        nodes = tuple([node.name for node in hints.for_nodes]) if hints else ()
+        zones = tuple([zone.name for zone in hints.for_zones or ()]) if hints else ()
+        nodes = tuple([node.name for node in hints.for_nodes or ()]) if hints else ()
         return ip, host, entry.node_name == self._place.node, entry, zones, nodes
 
     def _number(self, port: EndpointPort, piece: EndpointSlice) -> int:

@@ -21,11 +21,11 @@ import msgspec
 from hypothesis import strategies as st
 
 from kube import labels
-from kube.core import Node, Service
-from kube.discovery import EndpointSlice
+from kube.core import Node
 from kube.informer import Change
 from linux.iptables.rules import Family
 from proxy.model import ServicePort
+from proxy.objects import EndpointSlice, Service
 from proxy.observe import Taken, Tracker
 
 NODE, ZONE = "node1", "zone1"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import msgspec
 import pytest
 
-from kube.core import Node, Service
-from kube.discovery import EndpointSlice
+from kube.core import Node
 from kube.informer import Change
 from linux.iptables.rules import Family
-from proxy.health import Health, node_is_eligible
-from proxy.observe import Taken, Tracker, node_port_addresses
+from proxy.objects import EndpointSlice, Service
+from proxy.observe import Taken, Tracker
 
 STARTED = datetime.fromisoformat("2026-01-01T12:00:00Z").timestamp()
 CAUSE = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -140,12 +138,11 @@ def test_types_change_both_ways() -> None:
 
 def test_each_family_tracks_its_own() -> None:
     dual = a_service(clusterIPs=["10.96.0.10", "fd00::10"])
-    for family, own in ((Family.V4, "10.0.0.1:8080"), (Family.V6, "[fd01::1]:8080")):
+    for family, own, others in ((Family.V4, "10.0.0.1:8080", "b"), (Family.V6, "[fd01::1]:8080", "a")):
         cluster = Cluster(family).service(dual)
         cluster.slice("a", a_slice("a", "10.0.0.1")).slice("b", a_slice("b", "fd01::1", kind="IPv6"))
         assert cluster.take() == ({"shop/web": [own]}, ["shop/web"])
-    cluster.slice("a", None)
-    assert cluster.take()[1] == []
+        assert cluster.slice(others, None).take()[1] == []
 
 
 def test_a_nodes_zone_is_read_anew() -> None:
@@ -206,48 +203,3 @@ def test_a_bad_address_is_told_by_the_family_it_looks_like(family: Family) -> No
     )
     (told,) = cluster.tracker.take().skipped
     assert ("fd00::xyz" if family is Family.V6 else "10.1.1.300") in told[1].message
-
-
-def test_node_port_addresses() -> None:
-    local = [IPv4Address("127.0.0.1"), IPv4Address("192.168.0.1"), IPv4Address("10.0.0.1")]
-    assert node_port_addresses([], local, Family.V4) is None
-    assert node_port_addresses([IPv4Network("0.0.0.0/0")], local, Family.V4) is None
-    assert node_port_addresses([IPv4Network("192.168.0.0/16")], local, Family.V4) == (IPv4Address("192.168.0.1"),)
-    assert node_port_addresses([IPv4Network("172.16.0.0/12")], local, Family.V4) == ()
-
-
-def test_health_is_about_changes_that_wait() -> None:
-    health = Health(period=30, now=1000)
-    assert health.report(1001, "IPv4", eligible=True)[0] == 200
-    assert health.report(1060, "IPv4", eligible=True)[0] == 503
-    waiting = health.taken()
-    health.updated(1061)
-    assert health.report(2000, "IPv4", eligible=True)[0] == 200
-    assert health.report(2000, "IPv4", eligible=False)[0] == 503
-    assert health.report(2000, "IPv4", eligible=None)[0] == 200
-    health.queued(2000)
-    health.queued(2050)
-    assert health.report(2060, "IPv4", eligible=None)[0] == 503
-    taken = health.taken()
-    health.queued(2062)
-    health.failed(taken)
-    status, body = health.report(2063, "IPv4", eligible=True)
-    assert (status, body["nodeEligible"], body["healthy"], body["status"]["IPv4"]["healthy"]) == (
-        503,
-        True,
-        False,
-        False,
-    )
-    assert waiting == 1000
-
-
-def test_nodes_that_should_get_nothing_new() -> None:
-    def node(**parts: Any) -> Node:
-        return msgspec.convert({"metadata": {"name": "n"}} | parts, Node)
-
-    assert node_is_eligible(node())
-    assert not node_is_eligible(None)
-    assert not node_is_eligible(node(metadata={"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"}))
-    assert not node_is_eligible(
-        node(spec={"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]})
-    )

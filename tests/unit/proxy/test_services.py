@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kube.core import Service
-from kube.discovery import EndpointSlice
 from linux.iptables.rules import Family
 from proxy.addresses import address, network
 from proxy.endpoints import Place
 from proxy.model import Protocol, Reach, ServicePort
+from proxy.objects import EndpointSlice, Service
 from proxy.services import Made, service_ports
 
 SPEC: dict[str, Any] = {
