@@ -11,6 +11,7 @@ usage: wherry COMMAND ...
   lab         a whole cluster in network namespaces on this machine: up, status, shell, kubectl, stop, start, down
   server      the centre (API, scheduler, controllers) in one process
   agent       a node's four daemons (kubelet, proxy, overlay, metrics) in one process
+  proxy       what the service proxy's rules do on this node: show, trace
   store       the API server's store: snapshot, restore, ls, get
   install     lay out units, configuration and certificates on a host
   uninstall   remove them
@@ -56,6 +57,12 @@ def _store(argv: Sequence[str]) -> int:
     return store(argv)
 
 
+def _proxy(argv: Sequence[str]) -> int:
+    from proxy.commands import main as proxy
+
+    return proxy(argv)
+
+
 def _install(argv: Sequence[str]) -> int:
     from wherry.install import install
 
@@ -72,6 +79,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "lab": _lab,
     "server": _server,
     "agent": _agent,
+    "proxy": _proxy,
     "store": _store,
     "install": _install,
     "uninstall": _uninstall,

@@ -82,7 +82,7 @@ class IptablesRules:
     def bases(self) -> Iterator[Base]:
         for table, chains in self._snapshot.tables.items():
             for hook in Hook:
-                if hook.value in chains:
+                if chains.get(hook.value) or (table, hook.value) in self._snapshot.policies:
                     yield Base(hook, _PRIORITY[table], self._from(table, hook.value), nat=table is Table.NAT)
 
     def _from(self, table: Table, chain: str) -> _Run:

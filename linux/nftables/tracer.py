@@ -42,7 +42,7 @@ class NftablesRules:
         for table in self._tables:
             for content in table.chains.values():
                 hook = content.about.hook
-                if hook is not None and hook.number < len(HOOKS):
+                if hook is not None and hook.number < len(HOOKS) and (content.rules or hook.drops):
                     run = _Run(self, table, content, drops=hook.drops)
                     yield Base(Hook(hook.name.upper()), hook.priority, run, nat=hook.kind == "nat")
 
