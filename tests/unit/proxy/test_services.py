@@ -103,7 +103,7 @@ def test_services_that_are_not_ours_or_not_yet(spec: dict[str, Any]) -> None:
 
 def test_each_family_takes_its_own() -> None:
     service = a_service(
-        status={"loadBalancer": {"ingress": [{"ip": "198.18.0.1"}, {"ip": "fd00:18::1"}]}},
+        {"loadBalancer": {"ingress": [{"ip": "198.18.0.1"}, {"ip": "fd00:18::1"}]}},
         type="LoadBalancer",
         externalIPs=["fd00:113::5", "203.0.113.5"],
         loadBalancerSourceRanges=["192.0.2.0/24", "fd00:2::/64"],
