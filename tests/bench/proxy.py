@@ -1,155 +1,151 @@
-"""The proxy's rows: from API objects to rules in the kernel, against a bare iptables-restore of the same text.
+"""The proxy's rows: a real daemon in a fresh network namespace, driven by watch events, timed by the kernel's own notices.
 
-Each run has a fresh network namespace. `ours` is a whole first pass: reading objects, planning, rendering, asking the kernel
-what is there, writing. The floor is one `iptables-nft-restore --noflush` fed the very sections that ours wrote; for a change
-of one endpoint it is the restore of the chains that change.
+    proxy.<mode>.full.<n>     from its asking for the lists to its being ready: transfer, decoding, planning, n Services of 5
+                              endpoints in the kernel
+    proxy.<mode>.change.<n>   an endpoint more or less of one Service, from the event's first byte to the last commit
+    proxy.<mode>.rss.10000    resident memory after that
+    proxy.idle.cpu            of one core, when nothing changes, with 10,000 Services; the worst of the modes
+    proxy.churn.failures      of new connections while the endpoints of 1,000 Services change 50 times a second
+    proxy.reach.<mode>        a Service is created; seconds to the first connection through its cluster IP
+
+Floors are the same rules by the bare tools (`_floors`). QUICK=1 takes fewer runs and shorter windows.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
+import random
 import statistics
 import subprocess
+import tempfile
 import time
-import uuid
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from kube.core import Service
-from kube.discovery import EndpointSlice
-from linux import netns
-from linux.iptables import backend
-from linux.iptables.restore import Iptables
-from linux.iptables.rules import Family, Section
-from proxy.iptables import plan
-from proxy.iptables.apply import Rules
-from proxy.model import PodNetwork, Policy
-from proxy.observe import Services
+from tests.bench import _churn, _floors, _reach
+from tests.bench._services import ENDPOINTS, Centre, daemon, legacy_table, namespace
 from tests.requirements import missing
 
-SERVICES, ENDPOINTS, RUNS = 1000, 5, 5
-POLICY = Policy(pods=PodNetwork(IPv4Network("10.244.0.0/16")))
+QUICK = bool(os.environ.get("QUICK"))
+RUNS = 1 if QUICK else 3
+CHANGES = 6 if QUICK else 20
+IDLE = 5.0 if QUICK else 20.0
+CHURN = 10.0 if QUICK else 60.0
+MODES = ("iptables-nft", "iptables-legacy", "nftables")
+COUNTS = (1000, 10_000)
+
+
+@dataclass(slots=True)
+class Found:
+    """Of one mode and number of Services."""
+
+    full: list[float] = field(default_factory=list)
+    full_floor: list[float] = field(default_factory=list)
+    change: list[float] = field(default_factory=list)
+    change_floor: list[float] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
 
 
 def rows(only: str | None = None) -> Iterator[dict[str, Any]]:
     """The rows whose names begin with `only`; none where the machine cannot run them."""
-    names = ("proxy.iptables-nft.full.1000", "proxy.iptables-nft.change.1000")
-    if not any(name.startswith(only or "") for name in names) or missing("netns", "iptables-nft-restore"):
+    only = only or ""
+    if not "proxy.".startswith(only) and not only.startswith("proxy"):
         return
-    full: list[tuple[float, float]] = []
-    change: list[tuple[float, float]] = []
-    for _ in range(RUNS):
-        recorded = _in_fresh_namespace(_ours)
-        floor = _in_fresh_namespace(_floor, recorded.full, recorded.change)
-        full.append((recorded.full_seconds, floor[0]))
-        change.append((recorded.change_seconds, floor[1]))
-    note = f"{SERVICES} Services x {ENDPOINTS} endpoints"
-    for name, pairs, about in zip(names, (full, change), (note, f"one endpoint more, at {note}"), strict=True):
-        if name.startswith(only or ""):
-            ours, bare = (statistics.median(column) * 1000 for column in zip(*pairs, strict=True))
-            yield {
-                "name": name,
-                "unit": "ms",
-                "ours": round(ours, 1),
-                "floor": round(bare, 1),
-                "ratio": round(ours / bare, 2),
-                "runs": len(pairs),
-                "note": about,
-            }
+    if lacking := missing("netns", "iptables-nft-restore", "iptables-legacy-restore", "ip", "nft"):
+        print(f"proxy: not measured, this machine lacks {', '.join(lacking)}")
+        return
+    idle: dict[str, float] = {}
+    for mode in MODES:
+        for count in COUNTS:
+            names = {what: f"proxy.{mode}.{what}.{count}" for what in ("full", "change", "rss")}
+            wanted = {what for what, name in names.items() if name.startswith(only)} - (
+                {"rss"} if count < 10_000 else set()
+            )
+            resting = count == COUNTS[-1] and "proxy.idle.cpu".startswith(only)
+            if wanted or resting:
+                found = _measured(mode, count, RUNS if wanted else 1, resting=resting)
+                if resting:
+                    idle[mode] = statistics.median(found.idle)
+                yield from _told(found, {what: names[what] for what in sorted(wanted)}, count)
+    if idle:
+        note = "% of a core, 10,000 Services; " + ", ".join(f"{mode} {value:.3f}" for mode, value in idle.items())
+        yield _row("proxy.idle.cpu", "%", max(idle.values()), None, 1, note)
+    yield from _others(only)
 
 
-class Recorder(Iptables):
-    """The real packet filter that also keeps what was written."""
-
-    written: list[Section]
-
-    async def write(self, sections: Any) -> None:
-        self.written = [*getattr(self, "written", []), *sections]
-        await super().write(sections)
-
-
-class Run(msgspec.Struct):
-    full: str
-    full_seconds: float
-    change: str
-    change_seconds: float
+def _others(only: str) -> Iterator[dict[str, Any]]:
+    if "proxy.churn.failures".startswith(only):
+        total = _churn.Outcome()
+        for mode in MODES:
+            total += _churn.measured(mode, CHURN)
+        yield _row("proxy.churn.failures", "", total.failures, None, len(MODES), total.words())
+    for mode in ("iptables", "nftables"):
+        if f"proxy.reach.{mode}".startswith(only):
+            with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home:
+                found = _reach.measured(mode, Path(home), CHANGES)
+            middle = _reach.medians(found)
+            hops = ", ".join(f"{name} {value:.1f}" for name, value in middle.items())
+            yield _row(f"proxy.reach.{mode}", "ms", middle["reached"], None, len(found), f"Service created, ms: {hops}")
 
 
-def _ours() -> Run:
-    async def passes() -> Run:
-        packets = Recorder(await backend.named(Family.V4, backend.Flavor.NFT))
-        services, slices = _objects()
-        view, rules, fragments = Services("node1"), Rules(packets), plan.Fragments()
-
-        async def one() -> tuple[float, str]:
-            packets.written = []
-            begun = time.perf_counter()
-            await rules.apply(plan.tree(view.ports(services, slices), POLICY, fragments))
-            return time.perf_counter() - begun, "".join(section.text() for section in packets.written)
-
-        full = await one()
-        slices[0] = _slice(0, ENDPOINTS + 1)
-        change = await one()
-        return Run(full[1], full[0], change[1], change[0])
-
-    return asyncio.run(passes())
+def _measured(mode: str, count: int, runs: int, *, resting: bool) -> Found:
+    found = Found()
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home, namespace("proxy"):
+            saved = _run(found, mode, count, Path(home), resting=resting)
+        if saved is None:
+            full, changes = _floors.flat(count, CHANGES)
+            found.full_floor.append(full)
+            found.change_floor += [seconds * 1000 for seconds in changes]
+        else:
+            with namespace("floor"):
+                found.full_floor.append(saved.full())
+                found.change_floor += [saved.change() * 1000 for _ in range(CHANGES)]
+    return found
 
 
-def _floor(full: str, change: str) -> tuple[float, float]:
-    return _restore(full), _restore(change)
+def _run(found: Found, mode: str, count: int, home: Path, *, resting: bool) -> _floors.Saved | None:
+    """One daemon's life in this namespace; the rules it left, for iptables."""
+    flavor = mode.partition("-")[2]
+    os.environ["XTABLES_LOCKFILE"] = str(home / "xtables.lock")
+    if flavor == "legacy":
+        subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=True)
+    with Centre(count, legacy_table if flavor == "legacy" else None).serving() as centre:
+        with daemon(home, centre.port, f"--proxy-mode={mode.partition('-')[0]}") as proxy:
+            found.full.append(proxy.ready - centre.asked)
+            for _ in range(CHANGES // 2):
+                index = random.randrange(count)
+                found.change += [centre.change(index, each) for each in (ENDPOINTS + 1, ENDPOINTS)]
+            found.memory.append(proxy.memory())
+            if resting:
+                began = proxy.seconds()
+                time.sleep(IDLE)
+                found.idle.append((proxy.seconds() - began) / IDLE * 100)
+        return _floors.Saved(flavor) if flavor else None
 
 
-def _restore(text: str) -> float:
-    begun = time.perf_counter()
-    subprocess.run(["iptables-nft-restore", "--noflush"], input=text.encode(), check=True)
-    return time.perf_counter() - begun
+def _told(found: Found, names: dict[str, str], count: int) -> Iterator[dict[str, Any]]:
+    size = f"{count:,} Services x {ENDPOINTS}"
+    for what, name in names.items():
+        match what:
+            case "full":
+                ours, floor = statistics.median(found.full), statistics.median(found.full_floor)
+                yield _row(name, "s", ours, floor, len(found.full), f"{size}; floor: the bare tool, no decoding")
+            case "change":
+                ours, floor = statistics.median(found.change), statistics.median(found.change_floor)
+                yield _row(
+                    name, "ms", ours, floor, len(found.change), f"event to kernel; at most {max(found.change):.1f}"
+                )
+            case _:
+                now, most = (statistics.median(column) for column in zip(*found.memory, strict=True))
+                yield _row(name, "MB", now, None, len(found.memory), f"{size}; at most {most:.0f}")
 
 
-def _in_fresh_namespace(function: Any, *args: Any) -> Any:
-    space = netns.create(f"wb-{uuid.uuid4().hex[:8]}")
-    try:
-        with netns.enter(space.path):
-            return function(*args)
-    finally:
-        netns.delete(space.name)
-
-
-def _objects() -> tuple[list[Service], list[EndpointSlice]]:
-    services = [
-        msgspec.convert(
-            {
-                "metadata": {"name": f"svc-{index}", "namespace": f"ns-{index % 10}", "resourceVersion": "1"},
-                "spec": {
-                    "clusterIP": str(IPv4Address("10.96.0.10") + index),
-                    "type": "ClusterIP",
-                    "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
-                },
-            },
-            Service,
-        )
-        for index in range(SERVICES)
-    ]
-    return services, [_slice(index, ENDPOINTS) for index in range(SERVICES)]
-
-
-def _slice(index: int, count: int) -> EndpointSlice:
-    base = IPv4Address("10.244.0.0") + index * (ENDPOINTS + 1)
-    return msgspec.convert(
-        {
-            "metadata": {
-                "name": f"svc-{index}-x",
-                "namespace": f"ns-{index % 10}",
-                "labels": {"kubernetes.io/service-name": f"svc-{index}"},
-            },
-            "addressType": "IPv4",
-            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-            "endpoints": [
-                {"addresses": [str(base + each)], "nodeName": f"node{each % 3}", "conditions": {"ready": True}}
-                for each in range(count)
-            ],
-        },
-        EndpointSlice,
-    )
+def _row(name: str, unit: str, ours: float, floor: float | None, runs: int, note: str) -> dict[str, Any]:
+    """Three digits are what these runs are worth."""
+    ratio = float(f"{ours / floor:.3g}") if floor else None
+    figures = {"ours": float(f"{ours:.3g}"), "floor": None if floor is None else float(f"{floor:.3g}")}
+    return {"name": name, "unit": unit, **figures, "ratio": ratio, "runs": runs, "note": note}
