@@ -4,8 +4,6 @@ A proxy holds every Service and every slice of the cluster, on every node. As `k
 thousand Services with five endpoints each are 87 MB; so they are 25. What is not named here is skipped while decoding: the
 pods behind endpoints, selectors, owners, other people's labels and annotations. Garbage collection is told nothing of these
 values: they are trees, and looking for cycles in a hundred thousand of them takes as long as a pass.
-
-Absent conditions mean what upstream says they mean: `ready` and `serving` absent are true, `terminating` absent is false.
 """
 
 from __future__ import annotations
@@ -107,6 +105,8 @@ class SliceMetadata(_Part, frozen=True, gc=False, rename="camel"):
 
 
 class Conditions(_Part, frozen=True, gc=False, rename="camel"):
+    """Absent means what upstream says it means: ready, serving, not terminating."""
+
     ready: bool | None = None
     serving: bool | None = None
     terminating: bool | None = None
@@ -126,18 +126,6 @@ class Endpoint(_Part, frozen=True, gc=False, rename="camel"):
     conditions: Conditions = Conditions()
     node_name: str | None = None
     hints: Hints | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self.conditions.ready is not False
-
-    @property
-    def serving(self) -> bool:
-        return self.conditions.serving is not False
-
-    @property
-    def terminating(self) -> bool:
-        return self.conditions.terminating is True
 
 
 class EndpointPort(_Part, frozen=True, gc=False, rename="camel"):

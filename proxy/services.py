@@ -141,6 +141,8 @@ class _Reading:
         """Empty where everybody is admitted: no range is given, or one that holds every address. What cannot be read admits
         nobody; if nothing else is given, then nobody at all is admitted, because the author wanted to keep somebody out."""
         given = [text for text in self.spec.load_balancer_source_ranges or () if text.strip()]
+        if not given:
+            return ()
         ranges = [network(text) for text in given]
         for text, found in zip(given, ranges, strict=True):
             if found is None and family_of(text) is self.family:
@@ -149,7 +151,7 @@ class _Reading:
         mine = dict.fromkeys(found for found in ranges if found is not None and found.version == self.family)
         if any(found.prefixlen == 0 for found in mine):
             return ()
-        if given and not any(ranges):
+        if not any(ranges):
             return (_NOBODY[self.family],)
         return tuple(mine)
 

@@ -13,14 +13,15 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from linux.iptables.rules import Family
-from proxy.addresses import address
+from proxy.addresses import spelt
 from proxy.endpoints import Candidate, Place
 from proxy.model import MAX_PORT, Address, Endpoint
 from proxy.objects import Endpoint as Entry
 from proxy.objects import EndpointPort, EndpointSlice
 
-_Row: TypeAlias = tuple[Address, str, bool, Entry, tuple[str, ...], tuple[str, ...]]
-"""The address, how it is spelt before `:port`, whether it is this node's, its entry, and the zones and nodes it is for."""
+_Row: TypeAlias = tuple[Address, str, bool, bool, bool, bool, tuple[str, ...], tuple[str, ...]]
+"""The address, how it is spelt before `:port`, whether it is this node's, ready, serving and terminating, and the zones and
+nodes it is for."""
 
 _BY_TEXT = attrgetter("endpoint.text")
 
@@ -56,34 +57,39 @@ class Behind:
         at = self._ports.get((name, protocol), ())
         found: dict[str, Candidate] = {}
         for index, number in at:
-            for ip, host, local, entry, zones, nodes in self._rows[index]:
+            for ip, host, local, ready, serving, terminating, zones, nodes in self._rows[index]:
                 text = f"{host}:{number}"
-                if text in found and entry.terminating:
+                if terminating and text in found:
                     continue
-                found[text] = Candidate(
-                    Endpoint(ip, number, local, text), entry.ready, entry.serving, entry.terminating, zones, nodes
-                )
+                end = Endpoint(ip, number, local, text)
+                found[text] = Candidate(end, ready, serving, terminating, zones, nodes)
         return sorted(found.values(), key=_BY_TEXT)
 
     def ready_here(self) -> int:
         """On how many addresses of this node a ready endpoint runs, whatever its port."""
         rows = (row for rows in self._rows for row in rows)
-        return len({ip for ip, _, local, entry, *_ in rows if local and entry.ready})
+        return len({ip for ip, _, local, ready, *_ in rows if local and ready})
 
     def _row(self, entry: Entry, piece: EndpointSlice) -> _Row | None:
         if not entry.addresses:
             return None
-        ip = address(entry.addresses[0])
-        if ip is None or ip.version != self._family:
+        found = spelt(entry.addresses[0])
+        if found is None or found[0].version != self._family:
             kind = f"IPv{self._family:d}"
             words = f"{entry.addresses[0]!r} in EndpointSlice {piece.metadata.name} is not an {kind} address"
             self._skipped.append(Skipped("InvalidEndpointAddress", f"{words}; this endpoint gets no traffic"))
             return None
-        host = str(ip) if self._family is Family.V4 else f"[{ip}]"
+        ip, text = found
+        host = text if self._family is Family.V4 else f"[{text}]"
+        local = entry.node_name == self._place.node
+        states = entry.conditions
+        ready, serving = states.ready is not False, states.serving is not False
         hints = entry.hints
-        zones = tuple([zone.name for zone in hints.for_zones or ()]) if hints else ()
-        nodes = tuple([node.name for node in hints.for_nodes or ()]) if hints else ()
-        return ip, host, entry.node_name == self._place.node, entry, zones, nodes
+        if hints is None:
+            return ip, host, local, ready, serving, states.terminating is True, (), ()
+        zones = tuple([zone.name for zone in hints.for_zones or ()])
+        nodes = tuple([node.name for node in hints.for_nodes or ()])
+        return ip, host, local, ready, serving, states.terminating is True, zones, nodes
 
     def _number(self, port: EndpointPort, piece: EndpointSlice) -> int:
         number = port.port or 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linux.iptables.rules import Family
-from proxy.addresses import address, network
+from proxy.addresses import address, network, spelt
 from proxy.endpoints import Place
 from proxy.model import Protocol, Reach, ServicePort
 from proxy.objects import EndpointSlice, Service
@@ -136,7 +138,7 @@ def test_load_balancers_that_keep_the_address(mode: str | None, used: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("given", "found", "told"),
+    ("written", "found", "told"),
     [
         ([" 192.0.2.0/24 ", "192.0.2.0/24"], ["192.0.2.0/24"], 0),
         (["192.0.2.7/24"], ["192.0.2.0/24"], 0),
@@ -149,8 +151,8 @@ def test_load_balancers_that_keep_the_address(mode: str | None, used: bool) -> N
         (["  "], [], 0),
     ],
 )
-def test_source_ranges(given: list[str], found: list[str], told: int) -> None:
-    seen = made(a_service(type="LoadBalancer", loadBalancerSourceRanges=given))
+def test_source_ranges(written: list[str], found: list[str], told: int) -> None:
+    seen = made(a_service(type="LoadBalancer", loadBalancerSourceRanges=written))
     assert [str(each) for each in seen.ports[0].source_ranges] == found
     assert reasons(seen) == ["InvalidSourceRange"] * told
 
@@ -313,3 +315,10 @@ def test_addresses(text: str, found: str | None) -> None:
 )
 def test_networks(text: str, found: str | None) -> None:
     assert network(text) == (ip_network(found) if found else None)
+
+
+@given(st.ip_addresses())
+def test_every_address_is_spelt_as_everybody_spells_it(ip: IPv4Address | IPv6Address) -> None:
+    seen = ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+    for text in (str(ip), ip.exploded, ip.exploded.upper()):
+        assert spelt(text) == (seen, str(seen))
