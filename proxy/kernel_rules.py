@@ -41,7 +41,9 @@ _ENTRANCES = (
     (Table.FILTER, "KUBE-SERVICES"),
     (Table.FILTER, "KUBE-EXTERNAL-SERVICES"),
 )
-_NAME = re.compile(r"(?<![\w./-])([a-z0-9][a-z0-9.-]*/[a-z0-9][a-z0-9.-]*(?::[a-z0-9-]+)?)(?![\w/])")
+# In kube-proxy's nftables mode and in ours.
+_ENTRANCE_MAPS = frozenset(["service-ips", "service-nodeports", "no-endpoint-services", "no-endpoint-nodeports"])
+_NAME = re.compile(r"(?<![\w./-])([a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*(?::[a-z0-9-]+)?)(?![\w/])")
 
 
 class At(NamedTuple):
@@ -110,19 +112,17 @@ def _elements(table: TableContent) -> Iterator[Entrance]:
     """Elements of the maps that lead to Services: address . protocol . port, or protocol . port for node ports. Every
     field takes four bytes."""
     size = 4 if table.family == socket.AF_INET else 16
-    for content in table.sets.values():
+    for name, content in table.sets.items():
         about = content.about
-        if about.data_type is None or about.key_length not in (size + 8, 8) or content.about.name.startswith("__"):
-            continue
-        if not any(isinstance(each.element.data, tuple) for each in content):
+        if name not in _ENTRANCE_MAPS or about.key_length not in (size + 8, 8):
             continue
         for counted in content:
             key = counted.element.key
             where = ip_address(key[:size]) if about.key_length == size + 8 else None
             protocol, port = key[-8], int.from_bytes(key[-4:-2], "big")
-            name = service_named(counted.element.comment or "") or _of_chain(counted.element.data)
+            said = service_named(counted.element.comment or "") or _of_chain(counted.element.data)
             packets, octets = counted.counter or (None, None)
-            yield Entrance(At(where, _NUMBERS.get(protocol, str(protocol)), port), name, packets, octets)
+            yield Entrance(At(where, _NUMBERS.get(protocol, str(protocol)), port), said, packets, octets)
 
 
 def service_named(text: str) -> str:

@@ -33,12 +33,16 @@ def print_report(report: Report, *, detail: bool, to: TextIO | None = None) -> N
 
 def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    for name in ("SERVICE", "AT", "ENDPOINTS", "PACKETS"):
+    for name in ("SERVICE", "AT", "POLICY", "ENDPOINTS", "PACKETS", "STATE"):
         table.add_column(name, no_wrap=True)
-    table.add_column("STATE", no_wrap=True)
     for each in report.shown:
         table.add_row(
-            each.name, Text(_ats(each.places)), _endpoints(each), _number(each.packets), _state(each, report.compared)
+            each.name,
+            Text(_ats(each.places)),
+            _policy(each),
+            _endpoints(each),
+            _number(each.packets),
+            _state(each, report.compared),
         )
     return table
 
@@ -52,6 +56,22 @@ def _ats(places: Iterable[Place]) -> str:
 def at(place: Place) -> str:
     where = f"*:{place.at.port}" if place.at.address is None else spelt(place.at.address, place.at.port)
     return f"{where}/{place.at.protocol}"
+
+
+def _policy(each: Shown) -> str:
+    """What is not everybody's: Local policies, affinity, source ranges."""
+    if each.port is None:
+        return ""
+    said = [
+        f"{which} Local"
+        for which, reach in (("internal", each.port.internal), ("external", each.port.external))
+        if reach is Reach.LOCAL
+    ]
+    if each.port.affinity_seconds is not None:
+        said.append("ClientIP")
+    if each.port.source_ranges:
+        said.append("source ranges")
+    return ", ".join(said) or "Cluster"
 
 
 def _endpoints(each: Shown) -> str:

@@ -177,7 +177,8 @@ def lines(story: Story, most: int = MOST_SHOWN) -> Iterator[str]:
     yield f"rules of: {', '.join(story.sources) or 'nobody: there are none in this network namespace'}"
     yield ""
     if story.service:
-        yield f"Service {story.service} decides."
+        kind = next((kind for kind in _kinds(story) if kind), "")
+        yield f"Service {story.service} decides{f', by its {kind}' if kind else ''}."
     elif story.found:
         yield "No rule names a Service."
     else:
@@ -190,6 +191,20 @@ def lines(story: Story, most: int = MOST_SHOWN) -> Iterator[str]:
     yield from _chains(story.outcomes)
     for note in story.notes:
         yield f"note: {note}"
+
+
+def _kinds(story: Story) -> Iterator[str]:
+    """What of the Service was met, as upstream's comments say it: `namespace/name:port cluster IP`."""
+    for outcome in story.outcomes:
+        for step in outcome.steps:
+            kind = step.said.removeprefix(story.service).strip()
+            if step.said.startswith(story.service) and kind in _KINDS:
+                yield _KINDS[kind]
+            elif step.chain == "KUBE-NODEPORTS" and any(each.said == story.service for each in outcome.steps):
+                yield "node port"
+
+
+_KINDS = {"cluster IP": "cluster IP", "external IP": "external IP", "loadbalancer IP": "load balancer IP"}
 
 
 def _sentence(outcome: Outcome, packet: Packet) -> str:

@@ -1,0 +1,127 @@
+"""What `wherry proxy show` says, word by word: in sync, behind the API, after the API, and without it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from linux.iptables.rules import Family, Table
+from linux.packets import Node
+from proxy.kernel_rules import IPTABLES_NFT, Entrance, KernelRules, Source, counted
+from proxy.model import Endpoint, Policy, Reach, ServicePort
+from proxy.screen import print_report
+from proxy.show import Report, View, compared, document, seen
+from proxy.wanted import Wanted
+from tests.unit.proxy.cases import CASES, DEFAULT
+from tests.unit.proxy.test_trace import cluster, device
+from tests.unit.proxy.tracing import snapshot
+from tests.unit.proxy.worlds import WORLDS, World
+
+GOLDEN = Path(__file__).parent / "golden"
+V4, V6 = WORLDS
+
+
+def wanted(world: World, services: Sequence[ServicePort]) -> Wanted:
+    keyed: dict[str, tuple[ServicePort, ...]] = {}
+    for service in services:
+        key = service.name.partition(":")[0]
+        keyed[key] = (*keyed.get(key, ()), service)
+    return Wanted("node1", {world.family: keyed})
+
+
+def view(world: World, services: Sequence[ServicePort], policy: Policy | None = None) -> View:
+    held = snapshot(services, policy or world.policy(DEFAULT))
+    counters = {
+        (table, name): tuple((index + 1, 60 * (index + 1)) for index in range(len(held.lines(table, name))))
+        for table in (Table.NAT, Table.FILTER)
+        for name in held.tables[table]
+    }
+    rules = KernelRules(world.family, (Source(IPTABLES_NFT, held, counters=counters),))
+    return View(rules, Node(world.node_addresses, device), world.addresses["node"])
+
+
+def text(report: Report, *, detail: bool) -> str:
+    out = io.StringIO()
+    print_report(report, detail=detail, to=out)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + f"\nexit {int(not report.in_sync)}\n"
+
+
+def changed(services: Sequence[ServicePort]) -> list[ServicePort]:
+    """As the API wants it a moment later: web has lost `there` and got another, empty is gone, near may go anywhere."""
+    web, _, near, dns = services
+    fresh = Endpoint(V4.ends["there2"][0], 9090)
+    ends = replace(web.endpoints, cluster=(web.endpoints.cluster[0], fresh))
+    far = replace(near, internal=Reach.CLUSTER, endpoints=replace(near.endpoints, cluster=web.endpoints.cluster))
+    return [replace(web, endpoints=ends), far, dns]
+
+
+def test_in_sync(golden: Callable[[Path, str], None]) -> None:
+    services = cluster(V4)
+    report = Report("node1", (IPTABLES_NFT,), tuple(compared(wanted(V4, services), [view(V4, services)])), True)
+    golden(GOLDEN / "show-in-sync.txt", text(report, detail=False))
+
+
+@pytest.mark.parametrize("detail", [False, True])
+def test_out_of_sync(golden: Callable[[Path, str], None], detail: bool) -> None:
+    services = cluster(V4)
+    only = "default/web" if detail else ""
+    found = compared(wanted(V4, changed(services)), [view(V4, services)], only)
+    report = Report("node1", (IPTABLES_NFT,), tuple(found), True)
+    golden(GOLDEN / f"show-out-of-sync{'-detail' if detail else ''}.txt", text(report, detail=detail))
+
+
+def test_without_the_api(golden: Callable[[Path, str], None]) -> None:
+    report = Report("node1", (IPTABLES_NFT,), tuple(seen([view(V4, cluster(V4))])), False, ("the API was not asked",))
+    golden(GOLDEN / "show-without-api.txt", text(report, detail=False))
+
+
+def test_json(golden: Callable[[Path, str], None]) -> None:
+    services = cluster(V6)
+    report = Report("node1", (IPTABLES_NFT,), tuple(compared(wanted(V6, services), [view(V6, services)])), True)
+    golden(GOLDEN / "show.json", json.dumps(document(report), indent=2) + "\n")
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"v{world.family.value}")
+def test_every_kind_of_service_is_in_sync_after_a_pass(world: World) -> None:
+    served = [case for case in CASES if case.settings.node_ports is None]
+    for case in served:
+        services = [world.service(case.subject)]
+        for shown in compared(wanted(world, services), [view(world, services, world.policy(case.settings))]):
+            assert shown.in_sync, f"{case}: {shown.words}"
+
+
+def test_a_drop_of_somebody_else_counts_against_it() -> None:
+    services = cluster(V4)
+    mine = view(V4, services)
+    held = mine.rules.sources[0].snapshot
+    assert held is not None
+    chains = {**held.tables[Table.FILTER], "FORWARD": ("-d 10.180.1.2/32 -j DROP",)}
+    source = Source(IPTABLES_NFT, replace(held, tables={**held.tables, Table.FILTER: chains}))
+    broken = View(KernelRules(Family.V4, (source,)), mine.node, mine.node_ports_on)
+    web = next(each for each in compared(wanted(V4, services), [broken]) if each.name == "default/web:http")
+    assert not web.in_sync
+    assert web.places[0].missing == {"10.180.1.2:8080"}
+
+
+def test_counters_are_read_beside_the_rules() -> None:
+    saved = """
+*nat
+:KUBE-SERVICES - [0:0]
+[7:420] -A KUBE-SERVICES -d 10.0.0.1/32 -p tcp -m comment --comment "a/b:c cluster IP" -m tcp --dport 80 -j KUBE-SVC-X
+[0:0] -A OTHER -j RETURN
+COMMIT
+"""
+    plain, counters = counted(saved.splitlines())
+    assert counters[Table.NAT, "KUBE-SERVICES"] == ((7, 420),)
+    assert plain[3].startswith("-A KUBE-SERVICES -d")
+
+
+def test_one_place_in_two_tables_counts_once_with_its_sum() -> None:
+    services = cluster(V4)
+    entrances: list[Entrance] = list(view(V4, services).rules.entrances())
+    assert {each.name for each in entrances} == {service.name for service in services}
