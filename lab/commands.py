@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
                 store=arguments.store,
                 runtime=arguments.runtime,
                 static=arguments.static_control_plane,
+                proxy_mode=arguments.proxy_mode,
             )
         ),
         "down": lambda: life.down(arguments.name, state),
@@ -91,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         "--static-control-plane",
         action="store_true",
         help="API server, scheduler and controllers as static pods of node1's kubelet (with --runtime containerd)",
+    )
+    up.add_argument(
+        "--proxy-mode",
+        choices=("iptables", "nftables"),
+        default="",
+        help="how Services become rules on the nodes (default: iptables)",
     )
     commands.add_parser("down", help="end the lab and leave the machine as it was")
     commands.add_parser("status", help="nodes and daemons")

@@ -92,6 +92,10 @@ def _existing(wish: Wish) -> Topology | None:
     kept = "etcd" if found.lab.etcd else "sqlite"
     if wish.store not in ("", kept):
         raise UsageError(f"--store {wish.store}: lab {wish.name} has its objects in {kept}; `wherry lab down` first")
+    if wish.proxy_mode not in ("", found.lab.proxy_mode) and _answers(wish.state):
+        raise UsageError(
+            f"--proxy-mode {wish.proxy_mode}: lab {wish.name} runs with {found.lab.proxy_mode}; `wherry lab down` first"
+        )
     if wish.prometheus and not found.lab.prometheus and _answers(wish.state):
         raise UsageError(f"--prometheus: lab {wish.name} runs without one; `wherry lab down` first")
     return found

@@ -38,6 +38,8 @@ class Wish:
     """docker or containerd; a new lab's is docker."""
     static: bool = False
     """Whether the control plane is made of static pods."""
+    proxy_mode: str = ""
+    """iptables or nftables; a new lab's is iptables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Lab:
     """Paths of others' CNI plugins that this machine has, by name: loopback, portmap."""
     static: "StaticImage | None" = None
     """What the control plane's static pods run, where it is made of them."""
+    proxy_mode: str = "iptables"
+    """How the nodes' proxies write their rules: iptables or nftables."""
 
     @property
     def outer(self) -> str:

@@ -287,8 +287,12 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
         "hostnameOverride": node.name,
         "bindAddress": str(node.address),
         "clusterCIDR": str(PODS),
+        "mode": lab.proxy_mode,
         "metricsBindAddress": "0.0.0.0:10249",
         "healthzBindAddress": "0.0.0.0:10256",
+        # Not a namespace's own: the limit of flows and the hash table are the machine's, and so is who dies first.
+        "conntrack": {"maxPerCore": 0},
+        "oomScoreAdj": 0,
     }
     cni = launcher.conflist(
         subnet_file=f"{home}/run/flannel/subnet.env",

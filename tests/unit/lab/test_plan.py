@@ -104,3 +104,16 @@ def test_a_lab_on_etcd() -> None:
     without = topology(LAB)
     assert not [daemon for daemon in without.daemons if "etcd" in daemon.name]
     assert "etcdServers" not in without.files[f"{without.nodes[0].state}/apiserver.yaml"]
+
+
+def test_nodes_proxies_write_rules_as_the_lab_was_asked() -> None:
+    for mode in ("iptables", "nftables"):
+        files = topology(replace(LAB, proxy_mode=mode)).files
+        for node in ("node1", "node2"):
+            assert json.loads(files[f"/state/x/{node}/proxy.yaml"])["mode"] == mode
+
+
+def test_each_node_has_a_lock_of_its_own() -> None:
+    """Legacy iptables and its lock: nodes share the file system, and must not wait for each other."""
+    locks = [daemon.env["XTABLES_LOCKFILE"] for daemon in topology(LAB).daemons if daemon.name.endswith("/proxy")]
+    assert len(locks) == len(set(locks)) == 2
