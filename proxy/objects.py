@@ -1,7 +1,7 @@
 """Services and EndpointSlices with nothing but what rules are made of.
 
 A proxy holds every Service and every slice of the cluster, on every node. As `kube` types, which many rooms read, ten
-thousand Services with five endpoints each are 87 MB; so they are 25. What is not named here is skipped while decoding: the
+thousand Services with five endpoints each are 87 MB; these are 35. What is not named here is skipped while decoding: the
 pods behind endpoints, selectors, owners, other people's labels and annotations. Garbage collection is told nothing of these
 values: they are trees, and looking for cycles in a hundred thousand of them takes as long as a pass.
 """
