@@ -13,7 +13,9 @@ finds its containers' mounts again, and `down` finds it in the kernel's mount ta
 the kernel takes every mount in it away. Beside it is a UTS namespace, so that pods with the node's network have its name too.
 """
 
+import asyncio
 import contextlib
+import errno
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -64,7 +66,27 @@ async def build(views: Mapping[str, Sequence[str]]) -> None:
             Path(path, file).touch()
         names = (f"--mount={path}/mnt", f"--uts={path}/uts")
         commands.append(["unshare", *names, "--propagation=slave", "sh", "-ec", "\n".join(lines)])
-    await process.run_all(commands)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for command in commands:
+                group.create_task(_younger(command))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed  # each names its command; one is enough
+
+
+async def _younger(command: Sequence[str]) -> None:
+    """Run what names a new mount namespace. The kernel lets a namespace be mounted only in one with a smaller number (no
+    two inside each other), and since 6.18 each CPU numbers from a stock of its own: made on another CPU than ours was,
+    one can be younger and have a smaller number. On ours it has a greater one, and ours was made on one of these."""
+    cpus = sorted(os.sched_getaffinity(0))
+    for cpu in cpus:
+        try:
+            await process.run(["taskset", "--cpu-list", str(cpu), *command])
+        except process.CommandFailed as error:
+            if os.strerror(errno.EINVAL) not in error.stderr or cpu == cpus[-1]:
+                raise
+        else:
+            return
 
 
 def unmake(state: str) -> None:
