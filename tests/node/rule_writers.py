@@ -19,6 +19,7 @@ from linux.iptables.rules import Family
 from proxy.backend import Applied, Backend, Wish
 from proxy.iptables import backend as iptables
 from proxy.model import Policy, ServicePort
+from proxy.nftables import backend as nftables
 from tests.conftest import Netns
 from tests.requirements import requires
 
@@ -28,12 +29,15 @@ T = TypeVar("T")
 class Mode(enum.StrEnum):
     IPTABLES_NFT = "iptables-nft"
     IPTABLES_LEGACY = "iptables-legacy"
+    NFTABLES = "nftables"
 
     def required(self, family: int) -> None:
         """Skip the test where the machine lacks what this mode writes with."""
         match self:
             case Mode.IPTABLES_NFT | Mode.IPTABLES_LEGACY:
                 requires("netns", f"{self.replace('iptables', 'iptables' if family == 4 else 'ip6tables')}-restore")
+            case Mode.NFTABLES:
+                requires("netns")
 
 
 class Inside:
@@ -87,6 +91,8 @@ async def _backend(mode: Mode, family: Family) -> Backend:
         case Mode.IPTABLES_NFT | Mode.IPTABLES_LEGACY:
             flavor = commands.Flavor(mode.removeprefix("iptables-"))
             return iptables.of(await commands.named(family, flavor))
+        case Mode.NFTABLES:
+            return await nftables.opened(family)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Services as elements of a few nf_tables maps."""

@@ -1,0 +1,226 @@
+"""The nftables mode: one family's table `kube-proxy`, kept as the wish wants it by writing only what differs.
+
+A pass is one transaction: the elements that the changed Services had and should not, and those that they should have and had
+not; rarely a chain for a number of endpoints that no Service had before. The kernel says who else writes to the table, so it
+is read only at the start, after a refusal, and when somebody did: then all of it is compared, and what differs is written.
+
+When even that is refused, the kernel names the element: the Service that wants it is left out, and everything else goes in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+from kube.errors import Retry
+from linux.iptables.rules import Family
+from linux.nftables.batch import Batch
+from linux.nftables.connection import Connection, Refused
+from linux.nftables.listener import Interest, Listener, Touch
+from proxy.backend import Applied, Wish
+from proxy.model import Policy, ServicePort
+from proxy.nftables import kernel
+from proxy.nftables.layout import TABLE, socket_family
+from proxy.nftables.plan import Flat, Layout
+from proxy.nftables.shadow import Delta, Shadow
+
+_FEW = 100  # Services whose change is planned at once; more are planned on the connection's thread
+_LARGE = 1 << 16  # bytes of a transaction that the listener need not hear
+_ATTEMPTS = 6
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+log = logging.getLogger(__name__)
+
+Services = Mapping[str, tuple[ServicePort, ...]]
+
+
+class NftablesBackend:
+    """Satisfies proxy.backend.Backend. One pass at a time."""
+
+    def __init__(self, family: Family, connection: Connection, layout: Layout) -> None:
+        self._family = family
+        self._connection = connection
+        self._layout = layout
+        self._shadow: Shadow | None = None
+        self._policy: Policy | None = None
+        self._written = False
+        self._listener: Listener | None = None
+        self._refused: dict[str, str] = {}
+        _connections.add(connection)
+
+    @property
+    def words(self) -> str:
+        return f"nf_tables maps in table {'ip' if self._family is Family.V4 else 'ip6'} {TABLE} ({self._layout.name})"
+
+    @property
+    def sees_changes(self) -> bool:
+        return True
+
+    @contextlib.asynccontextmanager
+    async def watching(self, touched: Callable[[], None]) -> AsyncIterator[None]:
+        def told(touch: Touch) -> None:
+            log.info("IPv%d: %s", self._family, touch)
+            self.doubt()
+            touched()
+
+        listener = Listener([Interest(socket_family(self._family), TABLE)], told)
+        async with listener:
+            for connection in _connections:
+                listener.own(connection.port)
+            self._listener = listener
+            try:
+                yield
+            finally:
+                self._listener = None
+
+    def doubt(self) -> None:
+        self._shadow = None
+
+    async def apply(self, wish: Wish) -> Applied:
+        try:
+            if self._shadow is not None and self._policy == wish.policy and wish.changed is not None:
+                applied = await self._change(self._shadow, wish, wish.changed)
+                if applied is not None:
+                    return applied
+            return await self._whole(wish)
+        except Refused as error:
+            self.doubt()
+            raise Retry(f"writing table {TABLE} of IPv{self._family}: {error}") from error
+        except BaseException:
+            self.doubt()  # cancelled half-way: what was committed is unknown
+            raise
+
+    async def _change(self, shadow: Shadow, wish: Wish, changed: frozenset[str]) -> Applied | None:
+        """None when the kernel is not as it was left: then everything has to be compared."""
+        wanted = {service: wish.services.get(service, ()) for service in changed}
+        if len(wanted) > _FEW:
+            delta, batch = await self._connection.aside(self._planned, shadow, wanted)
+        else:
+            delta, batch = self._planned(shadow, wanted)
+        try:
+            await self._write(batch)
+        except Refused as error:
+            log.info("IPv%d: the table is not as it was left: %s", self._family, error)
+            self.doubt()
+            return None
+        for service in changed:
+            self._refused.pop(service, None)
+        if shadow is self._shadow:  # nobody has touched the table meanwhile
+            await self._afterwards(delta, everything=False)
+        return self._applied(shadow, delta, full=False)
+
+    def _planned(self, shadow: Shadow, wanted: Services) -> tuple[Delta, Batch]:
+        delta = shadow.change(wanted)
+        return delta, kernel.batch(delta, self._family, self._layout)
+
+    async def _whole(self, wish: Wish) -> Applied:
+        """Read, compare, repair. Again when somebody commits between reading and writing, without those Services of which
+        the kernel refuses an element."""
+        changed = wish.changed if self._written and self._policy == wish.policy else None
+        services = dict(wish.services)
+        refused: dict[str, str] = {}
+        for attempt in range(_ATTEMPTS):
+            wanted = {service: ports for service, ports in services.items() if service not in refused}
+            shadow = Shadow(self._layout, wish.policy)
+            self._shadow, self._policy = shadow, wish.policy
+            delta, batch, generation = await self._connection.aside(self._compared, shadow, wanted, changed)
+            try:
+                await self._write(batch, generation if attempt < _ATTEMPTS // 2 else None)
+            except Refused as error:
+                if error.outdated:
+                    continue
+                blamed = self._blamed(error, shadow)
+                if not blamed or attempt == _ATTEMPTS - 1:
+                    raise
+                refused.update(blamed)
+                continue
+            self._refused = {
+                port.name: words for service, words in refused.items() for port in services.get(service, ())
+            }
+            self._written = True
+            await self._afterwards(delta, everything=True)
+            return self._applied(shadow, delta, full=True)
+        raise Retry(f"table {TABLE} of IPv{self._family} changes faster than it can be compared")
+
+    def _compared(self, shadow: Shadow, services: Services, changed: frozenset[str] | None) -> tuple[Delta, Batch, int]:
+        generation = self._connection.generation()
+        seen = kernel.read(self._connection, self._family, self._layout)
+        delta = shadow.whole(services, seen, changed)
+        return delta, kernel.batch(delta, self._family, self._layout), generation
+
+    def _blamed(self, error: Refused, shadow: Shadow) -> dict[str, str]:
+        """Services by whose elements the kernel stumbled, and what it said."""
+        owners = ((failure, shadow.owner(failure.element.key)) for failure in error.failures if failure.element)
+        return {owner: str(failure) for failure, owner in owners if owner is not None}
+
+    async def _write(self, batch: Batch, generation: int | None = None) -> None:
+        if self._listener is None or batch.size < _LARGE:
+            await self._connection.write(batch, generation=generation)
+            return
+        with self._listener.deaf(lambda: sum(each.commits for each in _connections)):
+            await self._connection.write(batch, generation=generation)
+
+    async def _afterwards(self, delta: Delta, *, everything: bool) -> None:
+        """What may come after the transaction: @affinity forgets who is gone, and chains nobody needs are deleted."""
+        if delta.purge and not delta.rebuild:
+            forgotten = await self._connection.aside(
+                kernel.purge, self._connection, self._family, delta.purge, all_others=everything
+            )
+            if forgotten:
+                log.info("IPv%d: %d clients are no longer kept on endpoints that are gone", self._family, forgotten)
+        try:
+            for batch in kernel.idle(delta, self._family):
+                await self._connection.write(batch)
+        except Refused as error:
+            log.info("IPv%d: chains that nobody needs stay for now: %s", self._family, error)
+
+    def _applied(self, shadow: Shadow, delta: Delta, *, full: bool) -> Applied:
+        return Applied(
+            full=full,
+            repaired=delta.foreign,
+            written=delta.written,
+            deleted=delta.deleted + len(delta.idle),
+            rules={TABLE: shadow.rules + shadow.elements},
+            rules_written={TABLE: delta.written},
+            refused=self._refused,
+        )
+
+    async def forget(self) -> int:
+        self.doubt()
+        self._written = False
+        try:
+            return await self._connection.aside(_forget, self._connection, self._family)
+        except Refused as error:
+            raise Retry(f"deleting table {TABLE} of IPv{self._family}: {error}") from error
+
+
+def _forget(connection: Connection, family: Family) -> int:
+    """Chains and sets of the table `kube-proxy`, ours or a stock proxy's; then it is gone."""
+    number = socket_family(family)
+    if all(table.name != TABLE for table in connection.tables(number)):
+        return 0
+    found = len(connection.chains(number, TABLE)) + len(connection.sets(number, TABLE))
+    batch = Batch(number, TABLE)
+    batch.delete_table()
+    connection.commit(batch)
+    return found + 1
+
+
+async def opened(family: Family) -> NftablesBackend:
+    """Of the network namespace of this thread. Raises Unusable in words where nf_tables is not there."""
+    connection = Connection()
+    return NftablesBackend(family, connection, Flat())
+
+
+async def forget_all(families: Iterable[Family]) -> int:
+    """Delete the table `kube-proxy` of these families, whoever made it; how many objects. Raises Retry."""
+    found = 0
+    with Connection() as connection:
+        for family in families:
+            try:
+                found += await connection.aside(_forget, connection, family)
+            except Refused as error:
+                raise Retry(f"deleting table {TABLE} of IPv{family}: {error}") from error
+    return found

@@ -1,0 +1,170 @@
+"""A chain for each Service, as kube-proxy writes them: the layout for kernels that lack what the flat one needs. Pure.
+
+Base chains, checks and maps are those of the flat layout (`layout`); what `service-ips` and `service-nodeports` lead to
+differs. The names are upstream's:
+
+    service-HASH-ns/svc/tcp/p80      1. with affinity, for each endpoint: client in its affinity set -> its chain
+    local-HASH-...                   2. a fair die: endpoint i of n is taken with probability 1/(n-i); -> its chain or, without
+                                        affinity, DNAT at once
+    endpoint-HASH-...__10.0.0.2/80   remember the client in affinity-HASH-..., then DNAT (only Services with affinity)
+    external-HASH-...                Cluster: mark for masquerading, -> service-HASH
+                                     Local: pods -> service-HASH; this node: mark, -> service-HASH; others -> local-HASH
+    firewall-HASH                    loadBalancerSourceRanges
+
+Upstream throws its die with an anonymous map for each Service. Thousands of maps in one table make loading them quadratic
+(13 s at 10,000 Services), so here the die is a comparison for each endpoint, as in iptables: no Service without affinity has
+a set of its own.
+
+It asks less of the kernel than the flat layout: no counters on elements, no lookups whose values are addresses, no maps that
+rules write values into.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from linux.iptables.rules import Family
+from linux.nftables import expressions as do
+from linux.nftables.elements import GOTO, JUMP
+from linux.nftables.objects import DYNAMIC, TIMEOUT, Set, Type
+from proxy.model import Endpoint, Policy, Reach, ServicePort
+from proxy.nftables import chains, layout
+from proxy.nftables.chains import Chain, Rule, Way
+from proxy.nftables.layout import AFFINITY, AFFINITY_RECORD, Map, socket_family, width
+from proxy.nftables.plan import Content, Destination, Leads, Placed, destinations, is_taken, refuse, shared
+
+_LONGEST = 240  # of a name; the kernel takes 255
+_MOST_CLIENTS = 65535  # that an endpoint remembers
+_SOURCE = 8  # the first register
+
+
+class Fallback:
+    """Satisfies plan.Layout."""
+
+    @property
+    def name(self) -> str:
+        return "wherry-proxy fallback 1"
+
+    def sets(self, family: Family) -> tuple[Set, ...]:
+        return tuple(replace(one, counts=False) for one in layout.sets(family) if one.name != AFFINITY)
+
+    def fixed(self, policy: Policy) -> tuple[Chain, ...]:
+        record = do.verdict(JUMP, AFFINITY_RECORD)
+        return tuple(
+            Chain(chain.name, tuple(rule for rule in chain.rules if record not in rule.expressions), chain.hook)
+            for chain in chains.fixed(policy)
+            if chain.name != AFFINITY_RECORD
+        )
+
+    def render(self, ports: Iterable[Placed], policy: Policy, owns: Callable[[bytes], bool], content: Content) -> None:
+        for placed in ports:
+            shared(placed, policy, owns, content)
+            port = placed.port
+            wanted = [one for one in destinations(port) if owns(one.key) and not is_taken(one, content)]
+            if port.endpoints.any and wanted:
+                for chain in _chains(port, policy, content):
+                    content.use(chain)
+            for destination in wanted:
+                _serve(destination, port, content)
+
+
+def _serve(destination: Destination, port: ServicePort, content: Content) -> None:
+    usable, internal = port.endpoints, destination.way is Way.CLUSTER
+    held_back = internal and destination.reach is Reach.LOCAL
+    kind = ("local" if held_back else "service") if internal else "external"
+    served = usable.local if held_back else usable.cluster
+    if served or (usable.any and not internal):
+        which = Map.SERVICE_NODEPORTS if destination.by_port else Map.SERVICE_IPS
+        content.maps[which][destination.key] = Leads(f"{kind}-{base_name(port)}", port.name)
+    refuse(destination, port, content)
+
+
+def base_name(port: ServicePort) -> str:
+    """Upstream's: HASH-namespace/service/protocol/port."""
+    return _hashed(_whole_name(port))
+
+
+def _whole_name(port: ServicePort) -> str:
+    service, _, name = port.name.partition(":")
+    return f"{service}/{port.protocol}/{name}"
+
+
+def _hashed(name: str) -> str:
+    hashed = base64.b32encode(hashlib.sha256(name.encode()).digest())[:8].decode()
+    whole = f"{hashed}-{name}"
+    return whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST - 3]}..."
+
+
+def _chains(port: ServicePort, policy: Policy, content: Content) -> Iterator[Chain]:
+    """Referees first."""
+    base, usable, family = base_name(port), port.endpoints, policy.family
+    if port.affinity_seconds is not None:
+        for endpoint in usable.all:
+            learnt = _affinity(port, endpoint, family, port.affinity_seconds)
+            content.sets[learnt.name] = learnt
+            remember = Rule((chains.source(family), do.update(learnt.name, _SOURCE)), port.name)
+            yield Chain(_named("endpoint", port, endpoint), (remember, Rule(_rewrite(endpoint, family), port.name)))
+    for kind, members in (("service", usable.cluster), ("local", usable.local)):
+        if members:
+            yield Chain(f"{kind}-{base}", tuple(_die(port, members, family)))
+    if port.externally_reachable:
+        yield Chain(f"external-{base}", tuple(_external(port, base, policy)))
+
+
+def _die(port: ServicePort, members: Sequence[Endpoint], family: Family) -> Iterator[Rule]:
+    sticky = port.affinity_seconds is not None
+    if sticky:
+        for endpoint in members:
+            known = chains.source(family), do.lookup(_named("affinity", port, endpoint), _SOURCE)
+            yield Rule((*known, do.verdict(GOTO, _named("endpoint", port, endpoint))), port.name)
+    for left, endpoint in zip(range(len(members), 0, -1), members, strict=True):
+        odds = (do.numgen(_SOURCE, left), do.compare(_SOURCE, do.Comparison.EQUAL, bytes(4))) if left > 1 else ()
+        taken = (do.verdict(GOTO, _named("endpoint", port, endpoint)),) if sticky else _rewrite(endpoint, family)
+        yield Rule((*odds, *taken), port.name)
+
+
+def _external(port: ServicePort, base: str, policy: Policy) -> Iterator[Rule]:
+    everyone = do.verdict(GOTO, f"service-{base}")
+    mark = chains.marked(1 << policy.masquerade_bit)
+    if port.external is Reach.CLUSTER:
+        yield Rule(mark, "masquerade")
+        if port.endpoints.cluster:
+            yield Rule((everyone,))
+        return
+    if port.endpoints.cluster:
+        pods, node = chains.pods(policy), chains.from_this_node()
+        if pods is not None:
+            yield Rule((*pods, everyone), "short-circuit pod traffic")
+        yield Rule((*node, *mark), "masquerade local traffic")
+        yield Rule((*node, everyone), "short-circuit local traffic")
+    if port.endpoints.local:
+        yield Rule((do.verdict(GOTO, f"local-{base}"),), "only endpoints of this node")
+
+
+def _rewrite(endpoint: Endpoint, family: Family) -> tuple[bytes, ...]:
+    port = _SOURCE + width(family)
+    return (
+        do.immediate(_SOURCE, endpoint.ip.packed),
+        do.immediate(port, endpoint.port.to_bytes(2, "big")),
+        do.nat(do.Nat.DESTINATION, socket_family(family), _SOURCE, port),
+    )
+
+
+def _affinity(port: ServicePort, endpoint: Endpoint, family: Family, seconds: int) -> Set:
+    return Set(
+        _named("affinity", port, endpoint),
+        family.bits // 8,
+        Type.IPV4 if family is Family.V4 else Type.IPV6,
+        flags=TIMEOUT | DYNAMIC,
+        size=_MOST_CLIENTS,
+        timeout=seconds * 1000,
+    )
+
+
+def _named(kind: str, port: ServicePort, endpoint: Endpoint) -> str:
+    """Upstream's: HASH-namespace/service/protocol/port__ip/port, the colons of IPv6 as dots."""
+    ip = str(endpoint.ip).replace(":", ".")
+    return f"{kind}-{_hashed(f'{_whole_name(port)}__{ip}/{endpoint.port}')}"

@@ -1,0 +1,153 @@
+"""Our table in the kernel: reading it, and the transactions that carry out what `shadow` says."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+
+from linux.iptables.rules import Family
+from linux.nftables.batch import Batch
+from linux.nftables.connection import Connection, Refused
+from linux.nftables.elements import DROP, GOTO, Counted, Element, Verdict
+from linux.nftables.objects import MAP, Chain, Rule, Set
+from proxy.nftables import chains
+from proxy.nftables.chains import Way
+from proxy.nftables.layout import AFFINITY, SHARED, TABLE, VERDICTS, Map, socket_family
+from proxy.nftables.plan import Layout, Leads, Value
+from proxy.nftables.shadow import Allowed, ChainSeen, Delta, Seen
+
+_DROPPED = Verdict(DROP)
+_GONE = "table kube-proxy was gone"
+_PURGES = 5
+
+
+def read(connection: Connection, family: Family, layout: Layout) -> Seen:
+    """Blocks for some 8 µs an element. Raises Refused."""
+    number = socket_family(family)
+    table = next((each for each in connection.tables(number) if each.name == TABLE), None)
+    if table is None:
+        return Seen(_GONE)
+    if table.comment != layout.name:
+        return Seen(f"table kube-proxy was somebody else's ({table.comment or 'no comment'})")
+    sets = {each.name: each for each in connection.sets(number, TABLE)}
+    wanted = {each.name: each for each in layout.sets(family)}
+    for name, shape in wanted.items():
+        if name not in sets or _shape(sets[name]) != _shape(shape):
+            return Seen(f"map {name} was gone" if name not in sets else f"map {name} was of another kind")
+    seen = Seen("", _chains(connection.chains(number, TABLE), connection.rules(number, TABLE)), frozenset(sets))
+    seen.maps = tuple(
+        _content(which, connection.elements(number, TABLE, which.title)) if which.title in wanted else {}
+        for which in Map
+    )
+    return seen
+
+
+def _shape(found: Set) -> tuple[object, ...]:
+    return found.key_length, found.data_type, found.data_length, found.flags & ~MAP, found.counts
+
+
+def _chains(found: Iterable[Chain], rules: Iterable[Rule]) -> dict[str, ChainSeen]:
+    counts: dict[str, int] = {}
+    stamps: dict[str, str] = {}
+    for rule in rules:
+        if rule.chain not in counts:
+            stamps[rule.chain] = chains.stamp_of(rule.comment)
+        counts[rule.chain] = counts.get(rule.chain, 0) + 1
+    return {chain.name: ChainSeen(stamps.get(chain.name, ""), counts.get(chain.name, 0), chain.hook) for chain in found}
+
+
+def _content(which: Map, found: Iterable[Counted]) -> dict[bytes, Value]:
+    if which not in VERDICTS:
+        return {element.key: _plain(element.data) for element, _ in found}
+    return {element.key: _leads(element) for element, _ in found}
+
+
+def _plain(data: bytes | Verdict | None) -> bytes | None:
+    return data if isinstance(data, bytes) else None
+
+
+def _leads(element: Element) -> Leads:
+    data = element.data
+    if isinstance(data, Verdict) and data.code in (GOTO, DROP):
+        return Leads(data.chain, element.comment or "")
+    return Leads("?", "")  # nothing that we would write
+
+
+def batch(delta: Delta, family: Family, layout: Layout) -> Batch:
+    """All of it but what is idle, as one transaction."""
+    made = Batch(socket_family(family), TABLE)
+    if delta.rebuild:
+        made.add_table()
+        made.delete_table()
+        made.add_table(comment=layout.name)
+    for each in delta.sets:
+        made.add_set(each)
+    for chain in delta.chains:
+        made.add_chain(chain.name, chain.hook)
+        if not delta.rebuild:
+            made.flush_chain(chain.name)
+    for chain in delta.chains:
+        for rule, comment in zip(chain.rules, chain.comments(), strict=True):
+            made.add_rule(chain.name, rule.expressions, comment=comment or None)
+    for which in Map:
+        if delta.gone[which]:
+            made.delete_elements(which.title, (Element(key) for key in delta.gone[which]))
+    for which in Map:
+        if delta.put[which]:
+            made.add_elements(which.title, _elements(which, delta.put[which]))
+    return made
+
+
+def _elements(which: Map, put: Iterable[tuple[bytes, Value]]) -> Iterator[Element]:
+    if which not in VERDICTS:
+        member = which in SHARED
+        for key, value in put:
+            yield Element(key, None if member or not isinstance(value, bytes) else value)
+        return
+    for key, value in put:
+        assert isinstance(value, Leads)
+        verdict = Verdict(GOTO, value.chain) if value.chain else _DROPPED
+        yield Element(key, verdict, comment=value.about)
+
+
+def idle(delta: Delta, family: Family) -> Iterator[Batch]:
+    """What nothing leads to any more. Emptied first: kernels before 6.2 hold on to what a deleted rule led to for a while."""
+    if not delta.idle and not delta.idle_sets:
+        return
+    emptied, deleted = Batch(socket_family(family), TABLE), Batch(socket_family(family), TABLE)
+    for name in delta.idle:
+        emptied.flush_chain(name)
+        deleted.delete_chain(name)
+    for name in delta.idle_sets:
+        deleted.delete_set(name)
+    yield emptied
+    yield deleted
+
+
+def purge(connection: Connection, family: Family, wanted: Allowed, *, all_others: bool) -> int:
+    """Take clients of endpoints that are gone out of @affinity; with `all_others`, those of destinations without affinity
+    too. How many. Entries may fade meanwhile: then it is read again. Raises Refused."""
+    for attempt in range(_PURGES):
+        stale = [
+            element
+            for element, _ in connection.elements(socket_family(family), TABLE, AFFINITY)
+            if _stale(element, family, wanted, all_others=all_others)
+        ]
+        made = Batch(socket_family(family), TABLE)
+        made.delete_elements(AFFINITY, stale)
+        try:
+            connection.commit(made)
+        except Refused as error:
+            if error.errno != errno.ENOENT or attempt == _PURGES - 1:
+                raise
+            continue
+        return len(stale)
+    return 0
+
+
+def _stale(
+    element: Element, family: Family, wanted: Mapping[bytes, tuple[Way, frozenset[bytes]]], *, all_others: bool
+) -> bool:
+    """The key is client . address . protocol . port; NodePorts are known by protocol . port alone."""
+    found = wanted.get(element.key[family.bits // 8 :]) or wanted.get(element.key[-8:])
+    return all_others if found is None else element.data not in found[1]

@@ -1,0 +1,268 @@
+"""What one Service contributes to the maps. Pure; `shadow` puts Services together.
+
+The content of a map is a dict from the packed key to what the kernel is to hold there: the packed endpoint; for verdict maps
+`Leads` (into a chain, or nowhere: drop; and whose it is); for sets None. Where several Services may want the same member of a
+set, the number of those that do.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from linux.iptables.rules import Family
+from linux.nftables.objects import Set
+from proxy import model
+from proxy.model import Address, Endpoint, Network, Policy, Reach, ServicePort
+from proxy.nftables import chains, layout
+from proxy.nftables.chains import Chain, Way
+from proxy.nftables.layout import REJECT, Map
+
+_PROTOCOLS = {
+    model.Protocol.TCP: b"\x06\0\0\0",
+    model.Protocol.UDP: b"\x11\0\0\0",
+    model.Protocol.SCTP: b"\x84\0\0\0",
+}
+_PORT = struct.Struct(">Hxx")
+_SIDE = struct.Struct("=I")
+_SIDES = tuple(_SIDE.pack(number) for number in range(64))
+
+
+class Leads(NamedTuple):
+    """What a verdict map says: `goto` a chain, or drop where it is empty. `about` is the Service port's name."""
+
+    chain: str
+    about: str
+
+
+Value = bytes | Leads | int | None
+
+
+@dataclass(slots=True)
+class Content:
+    """`maps` by `Map`. `chains` that elements lead into, and how many Services `use` each; `sets` that belong to chains."""
+
+    maps: tuple[dict[bytes, Value], ...] = field(default_factory=lambda: tuple({} for _ in Map))
+    chains: dict[str, Chain] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
+    sets: dict[str, Set] = field(default_factory=dict)
+
+    def use(self, chain: Chain) -> str:
+        """The chain's name, for a verdict."""
+        self.chains[chain.name] = chain
+        self.uses[chain.name] = self.uses.get(chain.name, 0) + 1
+        return chain.name
+
+
+class Placed(NamedTuple):
+    """A Service port, and its endpoints in the order of their numbers, packed: all, and those of this node."""
+
+    port: ServicePort
+    cluster: tuple[bytes, ...]
+    local: tuple[bytes, ...]
+
+
+class Destination(NamedTuple):
+    """One name by which packets come for a Service port: `key` is address . protocol . port, or protocol . port where
+    `by_port`. `inside` are the endpoints for whoever the traffic policy does not hold back."""
+
+    key: bytes
+    by_port: bool
+    way: Way
+    reach: Reach
+
+
+class Layout(Protocol):
+    """What a table consists of. `name` is its comment: a table with another one is replaced."""
+
+    @property
+    def name(self) -> str: ...
+
+    def sets(self, family: Family) -> tuple[Set, ...]:
+        """Those that are always there."""
+        ...
+
+    def fixed(self, policy: Policy) -> tuple[Chain, ...]:
+        """Chains that depend on no Service, referees first."""
+        ...
+
+    def render(self, ports: Iterable[Placed], policy: Policy, owns: Callable[[bytes], bool], content: Content) -> None:
+        """Add what these ports of one Service want, as far as the Service `owns` the keys."""
+        ...
+
+
+def side(number: int) -> bytes:
+    """A number of the die as numgen gives it."""
+    return _SIDES[number] if number < len(_SIDES) else _SIDE.pack(number)
+
+
+def packed(endpoint: Endpoint) -> bytes:
+    return endpoint.ip.packed + _PORT.pack(endpoint.port)
+
+
+def name_key(ip: Address, protocol: model.Protocol, port: int) -> bytes:
+    return ip.packed + _PROTOCOLS[protocol] + _PORT.pack(port)
+
+
+def port_key(protocol: model.Protocol, port: int) -> bytes:
+    return _PROTOCOLS[protocol] + _PORT.pack(port)
+
+
+def destinations(port: ServicePort) -> Iterator[Destination]:
+    yield Destination(name_key(port.cluster_ip, port.protocol, port.port), False, Way.CLUSTER, port.internal)
+    local = port.external is Reach.LOCAL
+    for ip in (*port.external_ips, *port.load_balancer_ips):
+        way = Way.EXTERNAL_ALL if local else Way.EXTERNAL
+        yield Destination(name_key(ip, port.protocol, port.port), False, way, port.external)
+    if port.node_port:
+        way = Way.NODEPORT_ALL if local else Way.NODEPORT
+        yield Destination(port_key(port.protocol, port.node_port), True, way, port.external)
+
+
+def keys(ports: Iterable[ServicePort]) -> set[bytes]:
+    """Every key of service-ips (12 bytes, 24 in IPv6) and service-nodeports (8 bytes) that these ports ask for."""
+    return {destination.key for port in ports for destination in destinations(port)}
+
+
+def placed(port: ServicePort, before: Placed | None) -> Placed:
+    """Endpoints keep the numbers they had as far as possible: who goes is replaced by the last."""
+    cluster, local = port.endpoints.cluster, port.endpoints.local
+    return Placed(
+        port,
+        numbered(tuple(map(packed, cluster)), before.cluster if before else ()),
+        numbered(tuple(map(packed, local)), before.local if before else ()),
+    )
+
+
+def numbered(wanted: tuple[bytes, ...], before: Sequence[bytes]) -> tuple[bytes, ...]:
+    if not before or wanted == before:
+        return wanted
+    count = len(wanted)
+    absent = dict.fromkeys(wanted)
+    if len(absent) < count:  # an endpoint twice: it has two sides
+        return wanted
+    places: list[bytes | None] = [None] * count
+    for place, endpoint in enumerate(before[:count]):
+        if endpoint in absent:
+            places[place] = endpoint
+            del absent[endpoint]
+    rest = iter(absent)
+    return tuple(endpoint if endpoint is not None else next(rest) for endpoint in places)
+
+
+class Flat:
+    """The layout that `proxy.nftables.layout` describes."""
+
+    name = layout.LAYOUT
+
+    def sets(self, family: Family) -> tuple[Set, ...]:
+        return layout.sets(family)
+
+    def fixed(self, policy: Policy) -> tuple[Chain, ...]:
+        return chains.fixed(policy)
+
+    def render(self, ports: Iterable[Placed], policy: Policy, owns: Callable[[bytes], bool], content: Content) -> None:
+        for each in ports:
+            shared(each, policy, owns, content)
+            for destination in destinations(each.port):
+                if owns(destination.key) and not is_taken(destination, content):
+                    _serve(destination, each, policy, content)
+
+
+def shared(placed_port: Placed, policy: Policy, owns: Callable[[bytes], bool], content: Content) -> None:
+    """What is alike in all layouts: cluster IPs, hairpins, source ranges."""
+    port = placed_port.port
+    members = content.maps[Map.CLUSTER_IPS]
+    cluster_ip = port.cluster_ip.packed
+    members[cluster_ip] = _counted(members.get(cluster_ip))
+    if port.endpoints.local:
+        _hairpins(port.endpoints.local, content)
+    if port.endpoints.cluster is not port.endpoints.local:
+        _hairpins((end for end in port.endpoints.cluster if end.local), content)
+    if port.source_ranges and port.load_balancer_ips:
+        name = content.use(chains.firewall(admitted(port, policy), policy.family))
+        for ip in port.load_balancer_ips:
+            key = name_key(ip, port.protocol, port.port)
+            if owns(key):
+                content.maps[Map.FIREWALL_IPS][key] = Leads(name, port.name)
+
+
+def is_taken(destination: Destination, content: Content) -> bool:
+    """Another port of the same Service has it."""
+    if destination.by_port:
+        served, unserved = content.maps[Map.SERVICE_NODEPORTS], content.maps[Map.NO_ENDPOINT_NODEPORTS]
+    else:
+        served, unserved = content.maps[Map.SERVICE_IPS], content.maps[Map.NO_ENDPOINT_SERVICES]
+    return destination.key in served or destination.key in unserved
+
+
+def refuse(destination: Destination, port: ServicePort, content: Content) -> None:
+    """Reject or drop where nobody serves this destination."""
+    ends = port.endpoints
+    which = Map.NO_ENDPOINT_NODEPORTS if destination.by_port else Map.NO_ENDPOINT_SERVICES
+    if not ends.any:
+        content.maps[which][destination.key] = Leads(REJECT, port.name)
+    elif not (ends.local if destination.reach is Reach.LOCAL else ends.cluster):
+        content.maps[which][destination.key] = Leads("", port.name)
+
+
+def _serve(destination: Destination, placed_port: Placed, policy: Policy, content: Content) -> None:
+    port, cluster, local = placed_port
+    key, by_port, way, reach = destination
+    sticky = port.affinity_seconds is not None
+    everyone = local if way is Way.CLUSTER and reach is Reach.LOCAL else cluster
+    if everyone:
+        _fill(content.maps[way.endpoints], key, everyone)
+        name = content.use(chains.die(way, len(everyone), policy, sticky=sticky))
+        content.maps[Map.SERVICE_NODEPORTS if by_port else Map.SERVICE_IPS][key] = Leads(name, port.name)
+        if port.affinity_seconds is not None:
+            which = Map.AFFINITY_NODEPORTS if by_port else Map.AFFINITY_SERVICES
+            remember = content.use(chains.remember(port.affinity_seconds, policy))
+            content.maps[which][key] = Leads(remember, port.name)
+    if reach is Reach.LOCAL and way is not Way.CLUSTER and local:
+        outside = Way.NODEPORT_LOCAL if by_port else Way.EXTERNAL_LOCAL
+        _fill(content.maps[outside.endpoints], key, local)
+        name = content.use(chains.die(outside, len(local), policy, sticky=sticky))
+        content.maps[Map.NODEPORT_LOCAL if by_port else Map.EXTERNAL_LOCAL][key] = Leads(name, port.name)
+    refuse(destination, port, content)
+
+
+def _fill(numbers: dict[bytes, Value], key: bytes, endpoints: Sequence[bytes]) -> None:
+    for number, endpoint in enumerate(endpoints):
+        numbers[key + side(number)] = endpoint
+
+
+def _hairpins(endpoints: Iterable[Endpoint], content: Content) -> None:
+    members = content.maps[Map.HAIRPIN]
+    for endpoint in endpoints:
+        pair = endpoint.ip.packed * 2
+        members[pair] = _counted(members.get(pair))
+
+
+def _counted(before: Value) -> int:
+    return (before if isinstance(before, int) else 0) + 1
+
+
+def admitted(port: ServicePort, policy: Policy) -> tuple[Network, ...]:
+    """Whom loadBalancerSourceRanges lets in. A node that is let in may also come with the balancer's own address, which
+    some balancers give to the node."""
+    ranges = port.source_ranges
+    node = policy.node_ip
+    if node is None or not any(node in network for network in ranges):
+        return ranges
+    return (*ranges, *(type(ranges[0])(f"{ip}/{ip.max_prefixlen}") for ip in port.load_balancer_ips))
+
+
+def allowed(ports: Iterable[Placed]) -> dict[bytes, tuple[Way, frozenset[bytes]]]:
+    """For each destination with affinity: which endpoints its clients may be kept on."""
+    found: dict[bytes, tuple[Way, frozenset[bytes]]] = {}
+    for each in ports:
+        if each.port.affinity_seconds is None:
+            continue
+        for destination in destinations(each.port):
+            narrow = destination.way is Way.CLUSTER and destination.reach is Reach.LOCAL
+            ends = frozenset(each.local if narrow else (*each.cluster, *each.local))
+            found.setdefault(destination.key, (destination.way, ends))
+    return found
