@@ -121,17 +121,17 @@ class LegacyWatch:
     @contextlib.asynccontextmanager
     async def watching(self, touched: Touched) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
+        pending: list[asyncio.TimerHandle] = []
 
         def look() -> None:
-            nonlocal next_look
             self._look(touched)
-            next_look = loop.call_later(self._poll, look)
+            pending[:] = [loop.call_later(self._poll, look)]
 
-        next_look = loop.call_later(self._poll, look)
+        pending.append(loop.call_later(self._poll, look))
         try:
             yield
         finally:
-            next_look.cancel()
+            pending[0].cancel()
 
     def started(self, pid: int) -> None:
         """Nothing: the kernel names nobody."""

@@ -24,24 +24,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from kube.errors import Retry
 from linux.iptables import backend as commands
 from linux.iptables.changes import missing, removals
+from linux.iptables.legacy_reader import LegacyTables
 from linux.iptables.restore import Iptables, PacketFilter, Refused
 from linux.iptables.rules import Family, Mark, Survey, Table
 from linux.iptables.watch import LegacyWatch, NftWatch, Unwatched, Watch
+from linux.process import CommandFailed
 from proxy.backend import Applied, Wish
 from proxy.iptables import chains, plan
 from proxy.iptables.fragments import Style
 from proxy.iptables.parts import Parts
-from proxy.iptables.writing import Key, Writing
+from proxy.iptables.writing import TABLES, Key, Writing
 
-TABLES = (Table.MANGLE, Table.NAT, Table.FILTER)
 _LARGE, _SMALL_AGAIN = 1000, 800  # endpoints; the first is upstream's largeClusterEndpointsThreshold
-_NAMED = 5  # things named in one sentence
+_NAMED = 4  # things named in one sentence
 
 log = logging.getLogger(__name__)
 
@@ -211,3 +212,21 @@ async def forget(packets: PacketFilter) -> int:
     except Refused as error:
         raise Retry(f"deleting the rules: {error}") from error
     return sum(len(section.deleted) for section in sections)
+
+
+async def forget_all(families: Iterable[Family]) -> int:
+    """Delete what a proxy, ours or a stock one, left in either of the kernel's two iptables; how many chains. A flavor without
+    commands is passed over, and so is a node without iptables. Raises Retry."""
+    deleted = 0
+    for family in families:
+        for flavor in commands.Flavor:
+            try:
+                chosen = await commands.named(family, flavor)
+            except (commands.Unusable, CommandFailed) as error:
+                log.info("%s tables of IPv%d are left alone: %s", flavor, family, error)
+                continue
+            packets: PacketFilter = Iptables(chosen)
+            if flavor is commands.Flavor.LEGACY:
+                packets = LegacyTables(packets, family)
+            deleted += await forget(packets)
+    return deleted

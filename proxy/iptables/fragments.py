@@ -104,15 +104,11 @@ def _pods(policy: Policy) -> str:
 
 
 class Fragment(NamedTuple):
-    """`chains`, all in nat, refer only to chains before them and to KUBE-MARK-MASQ. `lines` go into the shared chains.
-
-    `internal_without_local`, `external_without_local`: a Local policy leaves traffic nowhere to go on this node.
-    """
+    """`chains`, all in nat, refer only to chains before them and to KUBE-MARK-MASQ. `lines`, indexed by Shared, go into the
+    chains that all Services share."""
 
     chains: tuple[Rendered, ...]
     lines: tuple[str, ...]
-    internal_without_local: bool
-    external_without_local: bool
 
 
 class Unfit(Exception):
@@ -137,61 +133,82 @@ def fragment(service: ServicePort, style: Style) -> Fragment:
     external = bool(usable.cluster if service.external is Reach.CLUSTER else usable.local)
     return Fragment(
         chains=tuple(_chains(service, names, style, external=external)) if usable.any else (),
-        lines=_lines(service, names, style, internal=internal, external=external),
-        internal_without_local=usable.any and not internal,
-        external_without_local=service.externally_reachable and usable.any and not external,
+        lines=_Lines(service, names, style, internal=internal, external=external).all,
     )
 
 
-def _lines(service: ServicePort, names: _Names, style: Style, *, internal: bool, external: bool) -> tuple[str, ...]:
-    """The lines in the shared chains. Nobody anywhere: refuse at once. Somebody elsewhere but Local asked for: drop, as a
-    load balancer expects; the short cut of pods and of this node, in KUBE-EXT, has had its turn in nat by then."""
-    lines = [*NOTHING]
-    usable = service.endpoints
+class _Lines:
+    """A Service port's lines in the shared chains, gathered. Nobody anywhere: refuse at once. Somebody elsewhere but Local
+    asked for: drop, as a load balancer expects; the short cut of pods and of this node, in KUBE-EXT, has had its turn in nat
+    by then."""
 
-    def add(where: Shared, about: str, spec: str) -> None:
-        lines[where] += f'-A {where.chain} -m comment --comment "{about}" {spec}\n'
+    def __init__(self, service: ServicePort, names: _Names, style: Style, *, internal: bool, external: bool) -> None:
+        self._service = service
+        self._names = names
+        self._any = service.endpoints.any
+        self._match = f"-m {service.protocol} -p {service.protocol}"
+        self._verdict = "DROP" if self._any else style.reject(service)
+        self._why = f"{service.name} has no {'local ' if self._any else ''}endpoints"
+        self._lines = [*NOTHING]
+        self._cluster_ip(internal=internal)
+        self._external_ips(external=external)
+        self._load_balancer_ips(external=external)
+        if service.node_port:
+            self._node_port(style, external=external)
+        if port := service.health_check_node_port:
+            spec = f"-m tcp -p tcp --dport {port} -j ACCEPT"
+            self._add(Shared.FILTER_NODEPORTS, f"{service.name} health check node port", spec)
 
-    def to(address: Address, port: int = service.port) -> str:
-        return f"{match} -d {address} --dport {port}"
+    @property
+    def all(self) -> tuple[str, ...]:
+        return tuple(self._lines)
 
-    name, match = service.name, f"-m {service.protocol} -p {service.protocol}"
-    if usable.any:
-        verdict, why = "DROP", f"{name} has no local endpoints"
-    else:
-        verdict, why = style.reject(service), f"{name} has no endpoints"
-    if internal:
-        target = names.svc if service.internal is Reach.CLUSTER else names.svl
-        add(Shared.NAT_SERVICES, f"{name} cluster IP", f"{to(service.cluster_ip)} -j {target}")
-    else:
-        add(Shared.FILTER_SERVICES, why, f"{to(service.cluster_ip)} -j {verdict}")
-    for address in service.external_ips:
-        if usable.any:
-            add(Shared.NAT_SERVICES, f"{name} external IP", f"{to(address)} -j {names.ext}")
-        if not external:
-            add(Shared.FILTER_EXTERNAL, why, f"{to(address)} -j {verdict}")
-    guarded = usable.any and bool(service.source_ranges)
-    for address in service.load_balancer_ips:
-        if usable.any:
-            target = names.fw if guarded else names.ext
-            add(Shared.NAT_SERVICES, f"{name} loadbalancer IP", f"{to(address)} -j {target}")
-        if guarded:
-            add(Shared.FILTER_FIREWALL, f"{name} traffic not accepted by {names.fw}", f"{to(address)} -j DROP")
-        if not external:
-            add(Shared.FILTER_EXTERNAL, why, f"{to(address)} -j {verdict}")
-    if service.node_port:
-        port = f"--dport {service.node_port}"
-        if usable.any:
+    def _add(self, where: Shared, about: str, spec: str) -> None:
+        self._lines[where] += f'-A {where.chain} -m comment --comment "{about}" {spec}\n'
+
+    def _to(self, address: Address) -> str:
+        return f"{self._match} -d {address} --dport {self._service.port}"
+
+    def _cluster_ip(self, *, internal: bool) -> None:
+        service, to = self._service, self._to(self._service.cluster_ip)
+        if internal:
+            target = self._names.svc if service.internal is Reach.CLUSTER else self._names.svl
+            self._add(Shared.NAT_SERVICES, f"{service.name} cluster IP", f"{to} -j {target}")
+        else:
+            self._add(Shared.FILTER_SERVICES, self._why, f"{to} -j {self._verdict}")
+
+    def _external_ips(self, *, external: bool) -> None:
+        for address in self._service.external_ips:
+            to = self._to(address)
+            if self._any:
+                self._add(Shared.NAT_SERVICES, f"{self._service.name} external IP", f"{to} -j {self._names.ext}")
+            if not external:
+                self._add(Shared.FILTER_EXTERNAL, self._why, f"{to} -j {self._verdict}")
+
+    def _load_balancer_ips(self, *, external: bool) -> None:
+        name, names = self._service.name, self._names
+        guarded = self._any and bool(self._service.source_ranges)
+        for address in self._service.load_balancer_ips:
+            to = self._to(address)
+            if self._any:
+                target = names.fw if guarded else names.ext
+                self._add(Shared.NAT_SERVICES, f"{name} loadbalancer IP", f"{to} -j {target}")
+            if guarded:
+                self._add(Shared.FILTER_FIREWALL, f"{name} traffic not accepted by {names.fw}", f"{to} -j DROP")
+            if not external:
+                self._add(Shared.FILTER_EXTERNAL, self._why, f"{to} -j {self._verdict}")
+
+    def _node_port(self, style: Style, *, external: bool) -> None:
+        service, port = self._service, f"--dport {self._service.node_port}"
+        if self._any:
+            to = f"-j {self._names.ext}"
             if style.policy.localhost_node_ports and LOCALHOST_ACCEPTED in style.accounted:
-                counted = f"-m nfacct --nfacct-name {LOCALHOST_ACCEPTED}"
-                add(Shared.NAT_NODEPORTS, name, f"{match} -d 127.0.0.0/8 {port} {counted} -j {names.ext}")
-            add(Shared.NAT_NODEPORTS, name, f"{match} {port} -j {names.ext}")
+                counted = f"-d 127.0.0.0/8 {port} -m nfacct --nfacct-name {LOCALHOST_ACCEPTED}"
+                self._add(Shared.NAT_NODEPORTS, service.name, f"{self._match} {counted} {to}")
+            self._add(Shared.NAT_NODEPORTS, service.name, f"{self._match} {port} {to}")
         if not external:
-            add(Shared.FILTER_EXTERNAL, why, f"-m addrtype --dst-type LOCAL {match} {port} -j {verdict}")
-    if service.health_check_node_port:
-        about = f"{name} health check node port"
-        add(Shared.FILTER_NODEPORTS, about, f"-m tcp -p tcp --dport {service.health_check_node_port} -j ACCEPT")
-    return tuple(lines)
+            spec = f"-m addrtype --dst-type LOCAL {self._match} {port} -j {self._verdict}"
+            self._add(Shared.FILTER_EXTERNAL, self._why, spec)
 
 
 def _chains(service: ServicePort, names: _Names, style: Style, *, external: bool) -> Iterator[Rendered]:
@@ -271,7 +288,7 @@ def _firewall(service: ServicePort, names: _Names, style: Style) -> Iterator[_Ru
 
 
 def _rendered(name: str, rules: Sequence[_Rule]) -> Rendered:
-    texts = [f'-m comment --comment "{about}" {rest}' if about else rest for about, rest in rules]
+    texts = [f'-m comment --comment "{about}" {rest}'.rstrip() if about else rest for about, rest in rules]
     stamp = hashlib.blake2s("\n".join(texts).encode(), digest_size=6).hexdigest()
     about, rest = rules[0]
     texts[0] = f'-m comment --comment "{about}{" " if about else ""}wherry:{stamp}" {rest}'

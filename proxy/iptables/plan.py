@@ -26,13 +26,11 @@ and never taken away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-from linux.iptables.changes import Wanted
-from linux.iptables.rules import Chain, Family, Jump, Position, Rule, Table, stamped
+from linux.iptables.rules import Chain, Family, Jump, Position, Rule, Table
 from proxy.iptables import chains
-from proxy.iptables.fragments import INVALID_DROPPED, Fragment, Shared, Style, fragment
-from proxy.model import Policy, ServicePort
+from proxy.iptables.fragments import INVALID_DROPPED, Style
 
 _NEW = "-m conntrack --ctstate NEW"
 _PORTALS = "kubernetes service portals"
@@ -135,26 +133,3 @@ def _node_port_matches(style: Style) -> Iterator[str]:
     for address in policy.node_port_addresses:
         if not address.is_loopback or localhost_node_ports(style):
             yield f"-d {address}"
-
-
-class Fragments:
-    def of(self, services: Iterable[ServicePort], policy: Policy) -> list[Fragment]:
-        style = Style(policy)
-        return [fragment(service, style) for service in services]
-
-
-def tree(services: Sequence[ServicePort], policy: Policy, fragments: Fragments | None = None) -> Wanted:
-    """Everything of ours that should be in the kernel. Services come out in the order of their names."""
-    ordered = sorted(services, key=lambda service: (service.name, service.protocol.value))
-    return joined((fragments or Fragments()).of(ordered, policy), policy)
-
-
-def joined(parts: Sequence[Fragment], policy: Policy) -> Wanted:
-    style = Style(policy)
-    ends = {Shared.NAT_SERVICES: to_node_ports(style)}
-    shared = [
-        stamped(where.table, where.chain, "".join(part.lines[where] for part in parts) + ends.get(where, ""))
-        for where in Shared
-    ]
-    groups = [foundation(style), *(part.chains for part in parts if part.chains), shared]
-    return Wanted(groups, jumps(style), chains.is_per_service)

@@ -25,6 +25,8 @@ from proxy.model import ServicePort
 
 Key = tuple[Table, str]
 
+TABLES = (Table.MANGLE, Table.FILTER, Table.NAT)
+
 _SECTIONS_A_RUN = 10
 _CHAINS_A_TURN = 500  # rendered before the event loop has a turn: 5 ms
 _MOST_CULPRITS = 100  # so many refusals are no Service's fault
@@ -90,6 +92,9 @@ class Writing:
             return
         await self._step(batch)
         await self._publish(sorted(self._fresh))
+        await self._write(
+            [Section(table, (), self._undeclared(jumps), jumps) for table, jumps in self._jumps_by_table()]
+        )
         await self._delete(self._stale())
 
     def _items(self, key: str, ports: Sequence[ServicePort]) -> Iterator[Item]:
@@ -117,22 +122,36 @@ class Writing:
                 raise
             log.info("the rules go in by steps: %s", error)
             self._fresh = before
+            await self._unsure([*self._foundation, *shared])
             return False
         self.deleted += len(stale)
         self._settled(shared)
         self._parts.accept(fresh)
         return True
 
-    def _sections(self, some: Sequence[Chain | Rendered], stale: Sequence[str] = ()) -> list[Section]:
-        """One a table, with the jumps that are missing there."""
+    async def _unsure(self, some: Iterable[Chain | Rendered]) -> None:
+        """After a refusal nobody knows whether the sections before it were committed. A chain is written again; a jump that
+        is there must not be."""
+        for chain in some:
+            self._fixed.pop(chain.key, None)
+        if self._jumps:
+            self._jumps = missing(self._jumps, (await self._packets.survey(TABLES, plan.SHOWN)).snapshot)
+
+    def _sections(self, some: Sequence[Chain | Rendered], stale: Sequence[str]) -> list[Section]:
+        """One a table, with the jumps that are missing there and, in nat, the end of what is stale."""
         made = []
-        for table in (Table.MANGLE, Table.FILTER, Table.NAT):
-            mine = tuple(chain for chain in some if chain.table is table)
-            jumps = tuple(jump for jump in self._jumps if jump.table is table)
+        jumps = dict(self._jumps_by_table())
+        chains_of = {section.table: section.chains for section in _by_table(some)}
+        for table in TABLES:
+            mine, here = chains_of.get(table, ()), jumps.get(table, ())
             gone = tuple(stale) if table is Table.NAT else ()
-            if mine or jumps or gone:
-                made.append(Section(table, mine, (*self._undeclared(jumps), *gone), jumps, deleted=gone))
+            if mine or here or gone:
+                made.append(Section(table, mine, (*self._undeclared(here), *gone), here, deleted=gone))
         return made
+
+    def _jumps_by_table(self) -> list[tuple[Table, tuple[Jump, ...]]]:
+        found = [(table, tuple(jump for jump in self._jumps if jump.table is table)) for table in TABLES]
+        return [(table, jumps) for table, jumps in found if jumps]
 
     def _undeclared(self, jumps: Sequence[Jump]) -> tuple[str, ...]:
         """KUBE-FIREWALL is nobody's to empty: it is declared only where it is not there."""
@@ -145,13 +164,11 @@ class Writing:
         """The chains of these Services, which nothing leads to yet, or which are right by themselves."""
         self._stepped = True
         if self._foundation:
-            jumps, self._jumps = self._jumps, ()
-            await self._write(self._sections(self._foundation))
-            self._jumps = jumps
+            await self._write(_by_table(self._foundation))
             self._settled(())
-        own = [chain for item in items for chain in self._differing(item)]
-        self._tried.update(chain.name for chain in own)
-        sections = [Section(Table.NAT, some) for some in _chunks(own, self._limit)]
+        own = [self._differing(item) for item in items]
+        self._tried.update(chain.name for some in own for chain in some)
+        sections = [Section(Table.NAT, some) for some in _packed(own, self._limit)]
         try:
             await self._write(sections)
         except Refused as error:
@@ -182,10 +199,11 @@ class Writing:
         fresh = {key: self._fresh[key] for key in keys}
         shared = self._shared(fresh)
         try:
-            await self._write(self._sections(shared))
+            await self._write(_by_table(shared))
         except Refused as error:
             if error.blameless or not keys:
                 raise
+            await self._unsure(shared)
             await self._withdraw(keys, error)
             return
         self._settled(shared)
@@ -263,7 +281,8 @@ class Writing:
         )
 
     def _settled(self, shared: Sequence[Rendered]) -> None:
-        self._fixed.update((chain.key, chain.mark) for chain in (*self._foundation, *shared))
+        for chain in (*self._foundation, *shared):
+            self._fixed[chain.table, chain.name] = chain.mark
         self._foundation = []
 
     def _before(self, key: str, part: Part | ServicePort) -> tuple[Part, ...]:
@@ -290,6 +309,8 @@ class Writing:
             raise error
 
     async def _write(self, sections: Sequence[Section]) -> None:
+        if not sections:
+            return
         count = sum(len(section.chains) + len(section.deleted) for section in sections)
         with self._watch.writing(count) as committed:
             await self._packets.write(sections)
@@ -309,6 +330,24 @@ def _grouped(items: Iterable[Item], fresh: Mapping[str, tuple[Part, ...]]) -> di
     return {key: tuple(parts) for key, parts in made.items()}
 
 
-def _chunks(some: Sequence[Rendered], size: int) -> Iterator[tuple[Rendered, ...]]:
-    for start in range(0, len(some), size):
-        yield tuple(some[start : start + size])
+def _by_table(some: Iterable[Chain | Rendered]) -> list[Section]:
+    made: dict[Table, list[Chain | Rendered]] = {table: [] for table in TABLES}
+    for chain in some:
+        made[chain.table].append(chain)
+    return [Section(table, tuple(mine)) for table, mine in made.items() if mine]
+
+
+def _packed(groups: Iterable[Sequence[Rendered]], size: int) -> Iterator[tuple[Rendered, ...]]:
+    """Transactions of at most `size` chains. A Service port's stay together, so that it is refused or taken as a whole, unless
+    they are too many for that."""
+    pending: list[Rendered] = []
+    for group in groups:
+        if pending and len(pending) + len(group) > size:
+            yield tuple(pending)
+            pending = []
+        pending += group
+        while len(pending) > size:
+            yield tuple(pending[:size])
+            pending = pending[size:]
+    if pending:
+        yield tuple(pending)

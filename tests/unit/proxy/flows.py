@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from linux.iptables.rules import Snapshot
-from linux.iptables.tracer import trace
-from linux.packets import Packet
 from proxy.endpoints import Candidate, usable
-from proxy.iptables import plan
-from proxy.iptables.apply import TABLES, Rules
 from proxy.model import Endpoint, PodNetwork, Policy, Protocol, Reach, ServicePort
-from tests.fakes.iptables import FakeIptables
 
 POD, OTHER_POD = "10.180.0.9", "10.180.1.9"
 NODE, OTHER_NODE, LOOPBACK, OUTSIDER = "192.168.0.1", "192.168.0.2", "127.0.0.1", "203.0.113.7"
@@ -62,27 +54,3 @@ def service(
             externally_reachable=node_port != 0,
         ),
     )
-
-
-def kernel(services: Sequence[ServicePort], policy: Policy = POLICY) -> Snapshot:
-    """The rules of `services` as a packet filter would hold them."""
-
-    async def written() -> Snapshot:
-        packets = FakeIptables()
-        await Rules(packets).apply(plan.tree(services, policy))
-        return await packets.read(*TABLES)
-
-    return asyncio.run(written())
-
-
-def flow(snapshot: Snapshot, source: str, destination: str, port: int, protocol: str = "tcp") -> str:
-    """`ip:port, ip:port` or a verdict, with `masq` where the source address is replaced; `pass` for what is no Service."""
-    local = IPv4Address(source) in NODE_ADDRESSES or source == LOOPBACK
-    packet = Packet(IPv4Address(source), IPv4Address(destination), port, protocol, local=local)
-    endings = trace(snapshot, packet, NODE_ADDRESSES)
-    words = set()
-    for ending in endings:
-        where = f"{ending.destination}:{ending.port}" if ending.rewritten else "pass"
-        word = where if ending.verdict == "ACCEPT" else ending.verdict
-        words.add(f"{word} masq" if ending.masqueraded else word)
-    return ", ".join(sorted(words))
