@@ -106,7 +106,7 @@ class _Daemon:
         )
         checks = await stack.enter_async_context(HealthChecks(self._node, self._tell, self._keeps_up))
         local = await stack.enter_async_context(LocalAddresses(self._queued))
-        policies = Policies(config, self._objects.node, local.known)
+        policies = Policies(config, self._objects.node, local.known, self._objects.service_cidrs)
         news = News(self._tell, lambda reason: self._metrics.skipped.labels(reason).inc())
         passes = [
             Pass(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from kube import core, labels
 from kube.client import Client
-from kube.errors import Retry
+from kube.errors import ApiError, ApiUnreachable, Forbidden, NotFound, Retry
 from kube.informer import Change, Informer
 from kube.resources import NODES
 from proxy import objects
@@ -19,6 +19,7 @@ from proxy.metrics import Metrics
 from proxy.observe import SERVICES_FIELDS, SERVICES_SELECTOR, SLICES_SELECTOR, Tracker
 from proxy.policy import pod_cidrs
 
+_AGAIN = 1.0
 _NODE_PATIENCE = 5.0
 """Seconds that the first rules wait for the Node; what of them depends on it follows when it comes."""
 
@@ -42,6 +43,14 @@ class Informed:
         )
         self._slices = Informer(client, objects.ENDPOINTSLICES, label_selector=SLICES_SELECTOR)
         self._nodes = Informer(client, NODES, field_selector=f"metadata.name={node}")
+        self._ranges: Informer[objects.ServiceCIDR] | None = None
+        if config.mode == "nftables":  # iptables mode has no rules about them
+            self._ranges = Informer(client, objects.SERVICE_CIDRS)
+            self._ranges.subscribe(lambda _change: queued())
+        self._ranges_known = asyncio.Event()
+        if self._ranges is None:
+            self._ranges_known.set()
+        self._client = client
         self._name = node
         self._by_node_cidr = config.detect_local_mode == "NodeCIDR"
         self._trackers = trackers
@@ -56,6 +65,8 @@ class Informed:
     def start(self, group: asyncio.TaskGroup) -> None:
         for informer in (self._services, self._slices, self._nodes):
             group.create_task(informer.run())
+        if self._ranges is not None:
+            group.create_task(self._follow_ranges(self._ranges))
 
     async def synced(self) -> None:
         """Both kinds of which rules are made are here, and the Node if it can be had."""
@@ -64,9 +75,35 @@ class Informed:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_NODE_PATIENCE):
                 await self._nodes.synced.wait()
+                await self._ranges_known.wait()
         if self._by_node_cidr and not self._has_range.is_set():
             log.info("detectLocalMode NodeCIDR: waiting until Node %s has a podCIDR", self._name)
             await self._has_range.wait()
+
+    async def _follow_ranges(self, ranges: Informer[objects.ServiceCIDR]) -> None:
+        """A server may not have the kind, or not show it to us: then it is not asked again."""
+        while not self._ranges_known.is_set():
+            try:
+                await self._client.list(objects.SERVICE_CIDRS)
+            except (NotFound, Forbidden) as error:
+                log.info(
+                    "addresses without a Service are not refused, the API server tells of no ServiceCIDRs: %s", error
+                )
+                self._ranges_known.set()
+                return
+            except (ApiError, ApiUnreachable):
+                await asyncio.sleep(_AGAIN)
+            else:
+                break
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ranges.run())
+            await ranges.synced.wait()
+            self._ranges_known.set()
+
+    def service_cidrs(self) -> list[str]:
+        """What cluster IPs are allocated from; empty where that is not known."""
+        found = self._ranges.items() if self._ranges is not None else []
+        return sorted(cidr for each in found for cidr in each.spec.cidrs or ())
 
     def node(self) -> core.Node | None:
         return self._nodes.get(self._name)

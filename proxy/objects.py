@@ -27,7 +27,7 @@ class Metadata(_Part, frozen=True, gc=False, rename="camel"):
 
     @property
     def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class ServicePort(_Part, frozen=True, gc=False, rename="camel"):
@@ -101,7 +101,7 @@ class SliceMetadata(_Part, frozen=True, gc=False, rename="camel"):
 
     @property
     def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class Conditions(_Part, frozen=True, gc=False, rename="camel"):
@@ -141,5 +141,17 @@ class EndpointSlice(_Part, frozen=True, gc=False, rename="camel"):
     ports: tuple[EndpointPort, ...] | None = ()
 
 
+class ServiceCIDRSpec(_Part, frozen=True, gc=False, rename="camel"):
+    cidrs: tuple[str, ...] | None = ()
+
+
+class ServiceCIDR(_Part, frozen=True, gc=False, rename="camel"):
+    """A range that cluster IPs are allocated from."""
+
+    metadata: Metadata = Metadata()
+    spec: ServiceCIDRSpec = ServiceCIDRSpec()
+
+
 SERVICES = Resource("", "v1", "services", "Service", True, Service)
 ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", True, EndpointSlice)
+SERVICE_CIDRS = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", False, ServiceCIDR)

@@ -14,6 +14,7 @@ from kube.errors import Retry
 from linux.iptables.rules import Family
 from proxy import conntrack
 from proxy.backend import Applied, Backend, Wish
+from proxy.firewalls import Firewalls
 from proxy.health import Waiting
 from proxy.healthchecks import HealthChecks
 from proxy.metrics import FamilyMetrics
@@ -53,6 +54,7 @@ class Pass:
         self._sync_period = sync_period
         self._clock = clock
         self._flows = conntrack.Flows(family)
+        self._firewalls = Firewalls(family)
         self._local = WithoutLocal()
         self._changed: set[str] = set()
         self._triggered: list[float] = []
@@ -78,13 +80,15 @@ class Pass:
             (self._metrics.failures if self._written is None else self._metrics.partial_failures).inc()
             await self._answer(taken, changed, policy)  # a load balancer's question must not wait for a refusal
             raise
-        self._written = policy
+        first, self._written = self._written is None, policy
         self._changed.clear()
         self._tell(taken, changed, applied, begun)
         await self._answer(taken, changed, policy)
         self._flows.note(taken.services, changed, applied.refused)
         if self._flows.due:
             await self._clean_flows(policy)
+        if first or applied.repaired:
+            await self._firewalls.look()
 
     async def _answer(self, taken: Taken, changed: Collection[str] | None, policy: Policy) -> None:
         self._checks.note(self.family, taken.services, changed, policy.node_port_addresses)
