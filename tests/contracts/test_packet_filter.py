@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+import re
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from linux.iptables import backend
 from linux.iptables.changes import Wanted, changes, missing, removals
 from linux.iptables.legacy_reader import LegacyTables
 from linux.iptables.restore import Iptables, PacketFilter, Refused
-from linux.iptables.rules import Chain, Family, Jump, Position, Rule, Section, Table
+from linux.iptables.rules import Chain, Family, Jump, Position, Rendered, Rule, Section, Snapshot, Survey, Table
 from tests.conftest import Netns
 from tests.fakes.iptables import FakeIptables
 from tests.requirements import requires
@@ -27,7 +29,11 @@ B = Chain(Table.NAT, "T-B", (Rule("-m tcp -p tcp -j DNAT --to-destination 10.0.0
 JUMP = Jump(Table.NAT, "OUTPUT", Rule("-j T-A", "to ours"))
 
 
-@pytest.fixture(params=["fake", "nft", "legacy", "legacy read by python-iptables"])
+PYTHON, PYTHON_SIXTH = "legacy by python-iptables v4", "legacy by python-iptables v6"
+KINDS = ["fake", "nft v4", "nft v6", "legacy v4", "legacy v6", PYTHON]
+
+
+@pytest.fixture(params=KINDS)
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
     """`run(scenario)`: the scenario, over one kind of packet filter that holds nothing yet."""
     kind = request.param
@@ -35,20 +41,56 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         fake = FakeIptables()
         yield lambda scenario: asyncio.run(scenario(fake))
         return
-    flavor = backend.Flavor.NFT if kind == "nft" else backend.Flavor.LEGACY
-    requires("netns", f"iptables-{flavor}-restore")
+    flavor = backend.Flavor.NFT if kind.startswith("nft") else backend.Flavor.LEGACY
+    family = Family(int(kind[-1]))
+    requires("netns", f"{family.command}-{flavor}-restore")
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     space: Netns = request.getfixturevalue("netns")("packets")
 
     async def real(scenario: Scenario) -> None:
-        packets = Iptables(await backend.named(Family.V4, flavor))
-        await scenario(LegacyTables(packets) if "python" in kind else packets)
+        packets = Familiar(Iptables(await backend.named(family, flavor)), family)
+        await scenario(LegacyTables(packets, family) if "python" in kind else packets)
 
     def inside(scenario: Scenario) -> None:
         with kernel_netns.enter(space.path):
             asyncio.run(real(scenario))
 
     yield inside
+
+
+class Familiar:
+    """Spells the scenarios' addresses in the family."""
+
+    def __init__(self, packets: Iptables, family: Family) -> None:
+        self._packets = packets
+        self._family = family
+        self.chains_per_section = packets.chains_per_section
+
+    async def read(self, *tables: Table) -> Snapshot:
+        return await self._packets.read(*tables)
+
+    async def survey(self, tables: Sequence[Table], shown: Collection[str]) -> Survey:
+        return await self._packets.survey(tables, shown)
+
+    async def write(self, sections: Sequence[Section]) -> None:
+        await self._packets.write([self._spelt(section) for section in sections])
+
+    def _spelt(self, section: Section) -> Section:
+        if self._family is Family.V4:
+            return section
+        chains = tuple(chain._replace(body=sixth(chain.body)) for chain in map(rendered, section.chains))
+        jumps = tuple(replace(jump, rule=replace(jump.rule, spec=sixth(jump.rule.spec))) for jump in section.jumps)
+        return replace(section, chains=chains, jumps=jumps)
+
+
+def rendered(chain: Chain | Rendered) -> Rendered:
+    return Rendered(chain.table, chain.name, chain.body, chain.mark)
+
+
+def sixth(text: str) -> str:
+    """10.0.0.2:80 is [fd00::2]:80."""
+    text = re.sub(r"\b10\.\d+\.\d+\.(\d+):(\d+)", r"[fd00::\1]:\2", text)
+    return re.sub(r"\b10\.\d+\.\d+\.(\d+)", r"fd00::\1", text)
 
 
 def test_chains_come_back_with_their_marks(run: Run) -> None:
@@ -60,6 +102,19 @@ def test_chains_come_back_with_their_marks(run: Run) -> None:
         assert marks[B.key] == B.mark
         assert JUMP.is_in(snapshot)
         assert not Jump(Table.NAT, "PREROUTING", JUMP.rule).is_in(snapshot)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("run", [*KINDS, PYTHON_SIXTH], indirect=True)
+def test_a_survey_tells_what_a_reading_tells(run: Run) -> None:
+    async def scenario(packets: PacketFilter) -> None:
+        await packets.write([Section(Table.NAT, (TO_B, B), jumps=(JUMP,))])
+        survey = await packets.survey((Table.NAT,), {"OUTPUT", "T-NOWHERE"})
+        snapshot = await packets.read(Table.NAT)
+        marks = snapshot.marks()
+        assert {key: mark for key, mark in survey.marks.items() if key in marks} == marks
+        assert survey.snapshot.tables == {Table.NAT: {"OUTPUT": snapshot.lines(Table.NAT, "OUTPUT")}}
 
     run(scenario)
 
