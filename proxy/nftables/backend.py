@@ -21,9 +21,9 @@ from linux.nftables.connection import Connection, Refused
 from linux.nftables.listener import Interest, Listener, Touch
 from proxy.backend import Applied, Wish
 from proxy.model import Policy, ServicePort
-from proxy.nftables import kernel
-from proxy.nftables.layout import TABLE, socket_family
-from proxy.nftables.plan import Flat, Layout
+from proxy.nftables import fallback, kernel, probe
+from proxy.nftables.layout import AFFINITY, TABLE, socket_family
+from proxy.nftables.plan import Layout
 from proxy.nftables.shadow import Delta, Shadow
 
 _FEW = 100  # Services whose change is planned at once; more are planned on the connection's thread
@@ -43,6 +43,7 @@ class NftablesBackend:
         self._family = family
         self._connection = connection
         self._layout = layout
+        self._remembers = any(one.name == AFFINITY for one in layout.sets(family))
         self._shadow: Shadow | None = None
         self._policy: Policy | None = None
         self._written = False
@@ -151,8 +152,11 @@ class NftablesBackend:
         return delta, kernel.batch(delta, self._family, self._layout), generation
 
     def _blamed(self, error: Refused, shadow: Shadow) -> dict[str, str]:
-        """Services by whose elements the kernel stumbled, and what it said."""
-        owners = ((failure, shadow.owner(failure.element.key)) for failure in error.failures if failure.element)
+        """Services by whose elements or chains the kernel stumbled, and what it said."""
+        owners = (
+            (failure, shadow.owner(failure.element.key) if failure.element else fallback.owner(failure.name))
+            for failure in error.failures
+        )
         return {owner: str(failure) for failure, owner in owners if owner is not None}
 
     async def _write(self, batch: Batch, generation: int | None = None) -> None:
@@ -164,7 +168,7 @@ class NftablesBackend:
 
     async def _afterwards(self, delta: Delta, *, everything: bool) -> None:
         """What may come after the transaction: @affinity forgets who is gone, and chains nobody needs are deleted."""
-        if delta.purge and not delta.rebuild:
+        if delta.purge and self._remembers and not delta.rebuild:
             forgotten = await self._connection.aside(
                 kernel.purge, self._connection, self._family, delta.purge, all_others=everything
             )
@@ -209,9 +213,15 @@ def _forget(connection: Connection, family: Family) -> int:
 
 
 async def opened(family: Family) -> NftablesBackend:
-    """Of the network namespace of this thread. Raises Unusable in words where nf_tables is not there."""
+    """Of the network namespace of this thread, in the layout that the kernel takes. Raises Unusable in words where nf_tables
+    is not there."""
     connection = Connection()
-    return NftablesBackend(family, connection, Flat())
+    try:
+        layout = await connection.aside(probe.chosen, connection, family)
+    except BaseException:
+        connection.close()
+        raise
+    return NftablesBackend(family, connection, layout)
 
 
 async def forget_all(families: Iterable[Family]) -> int:

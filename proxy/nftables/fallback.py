@@ -87,6 +87,12 @@ def base_name(port: ServicePort) -> str:
     return _hashed(_whole_name(port))
 
 
+def owner(chain: str) -> str | None:
+    """The `namespace/name` of the Service whose chain or set this is; None for others'."""
+    parts = chain.split("-", 2)[-1].split("/")
+    return "/".join(parts[:2]) if chain.count("-") > 1 and len(parts) > 2 else None
+
+
 def _whole_name(port: ServicePort) -> str:
     service, _, name = port.name.partition(":")
     return f"{service}/{port.protocol}/{name}"
@@ -103,10 +109,13 @@ def _chains(port: ServicePort, policy: Policy, content: Content) -> Iterator[Cha
     base, usable, family = base_name(port), port.endpoints, policy.family
     if port.affinity_seconds is not None:
         for endpoint in usable.all:
-            learnt = _affinity(port, endpoint, family, port.affinity_seconds)
+            learnt = _affinity(port, endpoint, family)
             content.sets[learnt.name] = learnt
-            remember = Rule((chains.source(family), do.update(learnt.name, _SOURCE)), port.name)
-            yield Chain(_named("endpoint", port, endpoint), (remember, Rule(_rewrite(endpoint, family), port.name)))
+            learn = do.update(learnt.name, _SOURCE, timeout=port.affinity_seconds * 1000)
+            remember = Rule((chains.source(family), learn), port.name)
+            yield Chain(
+                endpoint_name("endpoint", port, endpoint), (remember, Rule(_rewrite(endpoint, family), port.name))
+            )
     for kind, members in (("service", usable.cluster), ("local", usable.local)):
         if members:
             yield Chain(f"{kind}-{base}", tuple(_die(port, members, family)))
@@ -118,11 +127,11 @@ def _die(port: ServicePort, members: Sequence[Endpoint], family: Family) -> Iter
     sticky = port.affinity_seconds is not None
     if sticky:
         for endpoint in members:
-            known = chains.source(family), do.lookup(_named("affinity", port, endpoint), _SOURCE)
-            yield Rule((*known, do.verdict(GOTO, _named("endpoint", port, endpoint))), port.name)
+            known = chains.source(family), do.lookup(endpoint_name("affinity", port, endpoint), _SOURCE)
+            yield Rule((*known, do.verdict(GOTO, endpoint_name("endpoint", port, endpoint))), port.name)
     for left, endpoint in zip(range(len(members), 0, -1), members, strict=True):
         odds = (do.numgen(_SOURCE, left), do.compare(_SOURCE, do.Comparison.EQUAL, bytes(4))) if left > 1 else ()
-        taken = (do.verdict(GOTO, _named("endpoint", port, endpoint)),) if sticky else _rewrite(endpoint, family)
+        taken = (do.verdict(GOTO, endpoint_name("endpoint", port, endpoint)),) if sticky else _rewrite(endpoint, family)
         yield Rule((*odds, *taken), port.name)
 
 
@@ -153,18 +162,17 @@ def _rewrite(endpoint: Endpoint, family: Family) -> tuple[bytes, ...]:
     )
 
 
-def _affinity(port: ServicePort, endpoint: Endpoint, family: Family, seconds: int) -> Set:
+def _affinity(port: ServicePort, endpoint: Endpoint, family: Family) -> Set:
     return Set(
-        _named("affinity", port, endpoint),
+        endpoint_name("affinity", port, endpoint),
         family.bits // 8,
         Type.IPV4 if family is Family.V4 else Type.IPV6,
         flags=TIMEOUT | DYNAMIC,
         size=_MOST_CLIENTS,
-        timeout=seconds * 1000,
     )
 
 
-def _named(kind: str, port: ServicePort, endpoint: Endpoint) -> str:
+def endpoint_name(kind: str, port: ServicePort, endpoint: Endpoint) -> str:
     """Upstream's: HASH-namespace/service/protocol/port__ip/port, the colons of IPv6 as dots."""
     ip = str(endpoint.ip).replace(":", ".")
     return f"{kind}-{_hashed(f'{_whole_name(port)}__{ip}/{endpoint.port}')}"
