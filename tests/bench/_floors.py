@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 from linux.nftables.batch import Batch
@@ -39,6 +40,8 @@ class Saved:
         for line in lines:
             if line.startswith("-A KUBE-"):
                 chains[line.split(maxsplit=2)[1]].append(line)
+        # As long as nothing leads to a chain the kernel does not look at its rules: without the jumps nf_tables is four times as fast.
+        self._jumps = [line for line in lines if line.startswith("-A ") and not line.startswith("-A KUBE-")]
         self._chains = dict(sorted(chains.items(), key=lambda item: _place(item[0])))
 
     def full(self) -> float:
@@ -47,6 +50,7 @@ class Saved:
         parts = iter(self._chains.items())
         while some := dict(itertools.islice(parts, self._at_once)):
             self._restored(some)
+        self._restored({}, self._jumps)
         return time.perf_counter() - began
 
     def change(self) -> float:
@@ -58,9 +62,9 @@ class Saved:
         self._restored(some)
         return time.perf_counter() - began
 
-    def _restored(self, chains: dict[str, list[str]]) -> None:
+    def _restored(self, chains: dict[str, list[str]], jumps: Sequence[str] = ()) -> None:
         heads = [f":{name} - [0:0]" for name in chains]
-        lines = ["*nat", *heads, *itertools.chain.from_iterable(chains.values()), "COMMIT", ""]
+        lines = ["*nat", *heads, *itertools.chain.from_iterable(chains.values()), *jumps, "COMMIT", ""]
         subprocess.run(self._restore, input="\n".join(lines).encode(), check=True)
 
 

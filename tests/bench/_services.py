@@ -29,8 +29,8 @@ from linux import netns
 
 ENDPOINTS = 5
 NODE_IP = "10.200.0.1"
-QUIET = 0.15
-"""Seconds without a commit after which a change is taken to be carried out whole."""
+QUIET = 0.3
+"""Seconds without a commit after which a change is taken to be carried out whole, and the system to be quiet again."""
 
 _KINDS = {
     "/api/v1/services": ("ServiceList", "v1"),
