@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import enum
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -39,6 +42,18 @@ tlsPrivateKeyFile: {home}/server.key
 clientCaFile: {home}/ca.crt
 serviceClusterIPRange: {range}
 """
+
+
+class Kernel(enum.StrEnum):
+    """A mode of the proxy and the interface of the kernel that it writes to."""
+
+    IPTABLES_NFT = "iptables-nft"
+    IPTABLES_LEGACY = "iptables-legacy"
+    NFTABLES = "nftables"
+
+    @property
+    def mode(self) -> str:
+        return str(self).partition("-")[0]
 
 
 def until(condition: Callable[[], object], words: str | Callable[[], str], seconds: float = 20.0) -> None:
@@ -109,6 +124,11 @@ class End:
 Ends = Sequence[str | End]
 
 
+def many(index: int) -> str:
+    """The cluster IP of the service `many<index>`."""
+    return f"172.30.{10 + index // 200}.{1 + index % 200}"
+
+
 class Cluster:
     """The API server and whatever proxies a test starts; `close` ends them all. One family: our API server's Services have
     one."""
@@ -171,9 +191,21 @@ class Cluster:
         path.write_text(yaml.safe_dump(document))
         return path
 
-    def start_proxy(self, *flags: str, **keys: Any) -> Process:
+    def start_proxy(self, *flags: str, kernel: Kernel = Kernel.IPTABLES_NFT, **keys: Any) -> Process:
         """`keys` of its configuration; it is not waited for."""
-        return self._started("proxy", f"--config={self.config(**keys)}", *flags)
+        hinted = "KUBE-IPTABLES-HINT" in self.world.node.run("iptables-legacy-save", "-t", "mangle")
+        if hinted is not (kernel is Kernel.IPTABLES_LEGACY):
+            # The kubelet's word about which interface the node uses.
+            word = "-X" if hinted else "-N"
+            self.world.node.run("iptables-legacy", "-t", "mangle", word, "KUBE-IPTABLES-HINT")
+        return self._started("proxy", f"--config={self.config(mode=kernel.mode, **keys)}", *flags)
+
+    def rules(self) -> list[str]:
+        """Every rule, chain, set and element of the proxy's family, of all three interfaces, without counters; in order."""
+        stem = "iptables" if self.family == 4 else "ip6tables"
+        commands = [[f"{stem}-legacy-save"], ["nft", "list", "ruleset"]]
+        found = [line for argv in commands for line in self.world.node.run(*argv).splitlines()]
+        return sorted(re.sub(r"\[\d+:\d+\]|packets \d+ bytes \d+", "", line) for line in found if line[:1] != "#")
 
     def _started(self, module: str, *argv: str) -> Process:
         process = Process(self.world, self.home / f"{module}.log", module, *argv)
@@ -210,6 +242,23 @@ class Cluster:
 
     def make_node(self, **spec: Any) -> None:
         self.api(lambda client: client.create(NODES, {"metadata": {"name": NODE_NAME}, "spec": spec}))
+
+    def make_services(self, count: int, *endpoints: str | End) -> None:
+        """`many0`, `many1`, ... at 172.30.10.0 and following, all at once."""
+
+        async def made(client: Client) -> None:
+            for first in range(0, count, 100):
+                async with asyncio.TaskGroup() as group:
+                    for index in range(first, min(count, first + 100)):
+                        group.create_task(one(client, index))
+
+        async def one(client: Client, index: int) -> None:
+            name = f"many{index}"
+            body = {"clusterIP": self.at(many(index)), "ports": [{"name": "http", "port": 80}]}
+            await client.create(SERVICES, {"metadata": {"name": name}, "spec": body}, "default")
+            await client.create(ENDPOINTSLICES, self.slice_of(name, endpoints), "default")
+
+        self.api(made)
 
     def make_service(
         self,
