@@ -40,7 +40,7 @@ class Saved:
         for line in lines:
             if line.startswith("-A KUBE-"):
                 chains[line.split(maxsplit=2)[1]].append(line)
-        # As long as nothing leads to a chain the kernel does not look at its rules: without the jumps nf_tables is four times as fast.
+        # The kernel looks only at rules that something leads to: without the jumps nf_tables would be four times as fast.
         self._jumps = [line for line in lines if line.startswith("-A ") and not line.startswith("-A KUBE-")]
         self._chains = dict(sorted(chains.items(), key=lambda item: _place(item[0])))
 
