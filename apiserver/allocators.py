@@ -132,9 +132,11 @@ def drop_foreign(new: Obj, old: Obj) -> None:
     """What a changed type no longer has goes, unless the client changed it too (dropTypeDependentFields)."""
     spec, before = new["spec"], old["spec"]
     kind, kind_before = spec.get("type", "ClusterIP"), before.get("type", "ClusterIP")
-    if kind == "ExternalName" and spec.get("clusterIP") == before.get("clusterIP"):
-        for name in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-            spec.pop(name, None)
+    if kind == "ExternalName" and kind_before != "ExternalName":
+        for group in (("clusterIP", "clusterIPs"), ("ipFamilies",), ("ipFamilyPolicy",)):
+            if spec.get(group[0]) == before.get(group[0]):
+                for name in group:
+                    spec.pop(name, None)
     if kind_before in _WITH_PORTS and kind not in _WITH_PORTS:
         gone = ports_of(old)
         for port in spec.get("ports") or ():

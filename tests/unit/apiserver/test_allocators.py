@@ -142,6 +142,15 @@ def test_a_changed_type_drops_what_it_no_longer_has() -> None:
     world.write(service("t", type="NodePort", clusterIP=address, ports=[{"port": 1, "nodePort": port}]))
 
 
+def test_what_the_client_gave_up_itself_takes_the_rest_along() -> None:
+    world = World()
+    old = world.write(service(ipFamilyPolicy="SingleStack"))
+    families = old["spec"]["ipFamilies"]
+    new = service(type="ExternalName", externalName="x", ipFamilies=families, ipFamilyPolicy="SingleStack")
+    drop_foreign(new, old)
+    assert new["spec"] == {"type": "ExternalName", "externalName": "x"}
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["ClusterIP", "NodePort", "delete"])), max_size=40))
 def test_no_two_services_ever_hold_the_same(steps: list[tuple[int, str]]) -> None:
     world = World()
