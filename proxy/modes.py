@@ -54,10 +54,7 @@ async def usable(mode: str, families: Iterable[Family] = Family) -> dict[Family,
 
 async def forget(mode: str, families: Iterable[Family]) -> int:
     """Delete all that a proxy of this mode leaves, ours and a stock one's alike; how many objects. Raises Retry."""
-    try:
-        return await _mode(mode).forget_all(families)
-    except ModuleNotFoundError:  # until both modes have it
-        return 0
+    return await _mode(mode).forget_all(families)
 
 
 def _mode(name: str) -> Mode:
