@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 from linux import netns as kernel_netns
 from linux.iptables import backend as commands
 from linux.iptables.rules import Family
+from linux.nftables.connection import Connection
 from proxy.backend import Applied, Backend, Wish
 from proxy.iptables import backend as iptables
 from proxy.model import Policy, ServicePort
 from proxy.nftables import backend as nftables
+from proxy.nftables.fallback import Fallback
 from tests.conftest import Netns
 from tests.requirements import requires
 
@@ -30,13 +32,14 @@ class Mode(enum.StrEnum):
     IPTABLES_NFT = "iptables-nft"
     IPTABLES_LEGACY = "iptables-legacy"
     NFTABLES = "nftables"
+    NFTABLES_FALLBACK = "nftables-fallback"
 
     def required(self, family: int) -> None:
         """Skip the test where the machine lacks what this mode writes with."""
         match self:
             case Mode.IPTABLES_NFT | Mode.IPTABLES_LEGACY:
                 requires("netns", f"{self.replace('iptables', 'iptables' if family == 4 else 'ip6tables')}-restore")
-            case Mode.NFTABLES:
+            case Mode.NFTABLES | Mode.NFTABLES_FALLBACK:
                 requires("netns")
 
 
@@ -93,6 +96,8 @@ async def _backend(mode: Mode, family: Family) -> Backend:
             return iptables.of(await commands.named(family, flavor))
         case Mode.NFTABLES:
             return await nftables.opened(family)
+        case Mode.NFTABLES_FALLBACK:
+            return nftables.NftablesBackend(family, Connection(), Fallback())
 
 
 @contextlib.contextmanager
