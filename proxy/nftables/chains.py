@@ -9,6 +9,7 @@ import functools
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
@@ -40,6 +41,7 @@ _NEW, _INVALID, _DNATED = 8, 1, 1 << 5  # ct state bits; IPS_DST_NAT
 _STAMP = re.compile(r"\bwherry:([0-9a-f]{12})\b")
 _SOURCE = 8  # the first of the sixteen registers
 _NAME_LENGTH = 16  # of an interface's name
+_THROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ class Way(Enum):
 
 @functools.lru_cache(maxsize=4096)
 def die(way: Way, sides: int, policy: Policy, *, sticky: bool) -> Chain:
-    """The chain that throws a die of so many sides, having asked @affinity first where it is sticky."""
+    """The chain that throws a die of so many sides, a power of two, having asked @affinity first where it is sticky."""
     chosen = _chosen(way, sides, policy, sticky=sticky)
     mark = marked(1 << policy.masquerade_bit)
     match way:
@@ -337,13 +339,24 @@ def _chosen(way: Way, sides: int, policy: Policy, *, sticky: bool) -> tuple[Rule
     side = _SOURCE + len(load) + (0 if by_port else wide - 1)
     answer = side + 1
     go = do.nat(do.Nat.DESTINATION, socket_family(family), answer, answer + wide)
-    throw = do.numgen(side, sides), do.lookup(way.endpoints.title, _SOURCE, answer)
-    thrown = Rule((*load, *throw, go))
+    thrown = [
+        Rule((*load, do.numgen(side, number), do.lookup(way.endpoints.title, _SOURCE, answer), go))
+        for number in _throws(sides)
+    ]
     if not sticky:
-        return (thrown,)
+        return tuple(thrown)
     behind = _SOURCE + 2 * wide + 2
     asked = (source(family), *name(family, _SOURCE + wide), do.lookup(AFFINITY, _SOURCE, behind))
-    return Rule((*asked, do.nat(do.Nat.DESTINATION, socket_family(family), behind, behind + wide))), thrown
+    return Rule((*asked, do.nat(do.Nat.DESTINATION, socket_family(family), behind, behind + wide))), *thrown
+
+
+def _throws(sides: int) -> Iterator[int]:
+    """The sides of one die after the other: whatever number of endpoints there is, one hits."""
+    if sides > 1:
+        yield from (sides for _ in range(_THROWS - 1))
+    while sides:
+        yield sides
+        sides //= 2
 
 
 def _record(policy: Policy) -> Chain:

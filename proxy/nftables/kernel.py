@@ -9,7 +9,7 @@ from linux.iptables.rules import Family
 from linux.nftables.batch import Batch
 from linux.nftables.connection import Connection, Refused
 from linux.nftables.elements import DROP, GOTO, Counted, Element, Verdict
-from linux.nftables.objects import MAP, Chain, Rule, Set
+from linux.nftables.objects import MAP, VERDICT_TYPE, Chain, Rule, Set
 from proxy.nftables import chains
 from proxy.nftables.chains import Way
 from proxy.nftables.layout import AFFINITY, SHARED, TABLE, VERDICTS, Map, socket_family
@@ -43,7 +43,8 @@ def read(connection: Connection, family: Family, layout: Layout) -> Seen:
 
 
 def _shape(found: Set) -> tuple[object, ...]:
-    return found.key_length, found.data_type, found.data_length, found.flags & ~MAP, found.counts
+    length = 0 if found.data_type == VERDICT_TYPE else found.data_length
+    return found.key_length, found.data_type, length, found.flags & ~MAP, found.counts
 
 
 def _chains(found: Iterable[Chain], rules: Iterable[Rule]) -> dict[str, ChainSeen]:

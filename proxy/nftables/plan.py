@@ -57,11 +57,14 @@ class Content:
 
 
 class Placed(NamedTuple):
-    """A Service port, and its endpoints in the order of their numbers, packed: all, and those of this node."""
+    """A Service port, and its endpoints in the order of their numbers, packed: all, and those of this node. `sides` and
+    `local_sides` have their dice."""
 
     port: ServicePort
     cluster: tuple[bytes, ...]
     local: tuple[bytes, ...]
+    sides: int = 0
+    local_sides: int = 0
 
 
 class Destination(NamedTuple):
@@ -128,12 +131,19 @@ def keys(ports: Iterable[ServicePort]) -> set[bytes]:
 
 def placed(port: ServicePort, before: Placed | None) -> Placed:
     """Endpoints keep the numbers they had as far as possible: who goes is replaced by the last."""
-    cluster, local = port.endpoints.cluster, port.endpoints.local
-    return Placed(
-        port,
-        numbered(tuple(map(packed, cluster)), before.cluster if before else ()),
-        numbered(tuple(map(packed, local)), before.local if before else ()),
-    )
+    if before is None:
+        before = Placed(port, (), ())
+    cluster = numbered(tuple(map(packed, port.endpoints.cluster)), before.cluster)
+    local = numbered(tuple(map(packed, port.endpoints.local)), before.local)
+    return Placed(port, cluster, local, sides(len(cluster), before.sides), sides(len(local), before.local_sides))
+
+
+def sides(endpoints: int, before: int = 0) -> int:
+    """Of the die for so many: a power of two, no larger than twice what it takes, if possible the one it had."""
+    if not endpoints:
+        return 0
+    least = 1 << (endpoints - 1).bit_length()
+    return before if before == 2 * least else least
 
 
 def numbered(wanted: tuple[bytes, ...], before: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -209,13 +219,15 @@ def refuse(destination: Destination, port: ServicePort, content: Content) -> Non
 
 
 def _serve(destination: Destination, placed_port: Placed, policy: Policy, content: Content) -> None:
-    port, cluster, local = placed_port
+    port, cluster, local, dice, local_dice = placed_port
     key, by_port, way, reach = destination
     sticky = port.affinity_seconds is not None
-    everyone = local if way is Way.CLUSTER and reach is Reach.LOCAL else cluster
+    everyone = cluster
+    if way is Way.CLUSTER and reach is Reach.LOCAL:
+        everyone, dice = local, local_dice
     if everyone:
         _fill(content.maps[way.endpoints], key, everyone)
-        name = content.use(chains.die(way, len(everyone), policy, sticky=sticky))
+        name = content.use(chains.die(way, dice, policy, sticky=sticky))
         content.maps[Map.SERVICE_NODEPORTS if by_port else Map.SERVICE_IPS][key] = Leads(name, port.name)
         if port.affinity_seconds is not None:
             which = Map.AFFINITY_NODEPORTS if by_port else Map.AFFINITY_SERVICES
@@ -224,7 +236,7 @@ def _serve(destination: Destination, placed_port: Placed, policy: Policy, conten
     if reach is Reach.LOCAL and way is not Way.CLUSTER and local:
         outside = Way.NODEPORT_LOCAL if by_port else Way.EXTERNAL_LOCAL
         _fill(content.maps[outside.endpoints], key, local)
-        name = content.use(chains.die(outside, len(local), policy, sticky=sticky))
+        name = content.use(chains.die(outside, local_dice, policy, sticky=sticky))
         content.maps[Map.NODEPORT_LOCAL if by_port else Map.EXTERNAL_LOCAL][key] = Leads(name, port.name)
     refuse(destination, port, content)
 

@@ -10,6 +10,7 @@ Services want the same member of a set, and which chains the kernel has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from proxy.model import Policy, Reach, ServicePort
 from proxy.nftables import plan
 from proxy.nftables.chains import Chain, Way
 from proxy.nftables.layout import SHARED, Map
-from proxy.nftables.plan import Content, Layout, Placed, Value
+from proxy.nftables.plan import Content, Layout, Leads, Placed, Value
 
 Ports = tuple[ServicePort, ...]
 Allowed = dict[bytes, tuple[Way, frozenset[bytes]]]
@@ -259,13 +260,18 @@ class Shadow:
         found = []
         for port in ports:
             lists: dict[Reach, tuple[bytes, ...]] = {Reach.CLUSTER: (), Reach.LOCAL: ()}
-            for destination in plan.destinations(port):
-                inside = destination.reach if destination.way is Way.CLUSTER else Reach.CLUSTER
-                lists[inside] = lists[inside] or _numbered(seen.maps[destination.way.endpoints], destination.key)
-                if destination.way in (Way.EXTERNAL_ALL, Way.NODEPORT_ALL):
-                    outside = Map.NODEPORT_LOCAL_ENDPOINTS if destination.by_port else Map.LOCAL_ENDPOINTS
-                    lists[Reach.LOCAL] = lists[Reach.LOCAL] or _numbered(seen.maps[outside], destination.key)
-            found.append(Placed(port, lists[Reach.CLUSTER], lists[Reach.LOCAL]))
+            dice = {Reach.CLUSTER: 0, Reach.LOCAL: 0}
+            for each in plan.destinations(port):
+                inside = each.reach if each.way is Way.CLUSTER else Reach.CLUSTER
+                lists[inside] = lists[inside] or _numbered(seen.maps[each.way.endpoints], each.key)
+                verdicts = seen.maps[Map.SERVICE_NODEPORTS if each.by_port else Map.SERVICE_IPS]
+                dice[inside] = dice[inside] or _sides(verdicts.get(each.key))
+                if each.way in (Way.EXTERNAL_ALL, Way.NODEPORT_ALL):
+                    outside = Map.NODEPORT_LOCAL_ENDPOINTS if each.by_port else Map.LOCAL_ENDPOINTS
+                    lists[Reach.LOCAL] = lists[Reach.LOCAL] or _numbered(seen.maps[outside], each.key)
+                    verdicts = seen.maps[Map.NODEPORT_LOCAL if each.by_port else Map.EXTERNAL_LOCAL]
+                    dice[Reach.LOCAL] = dice[Reach.LOCAL] or _sides(verdicts.get(each.key))
+            found.append(Placed(port, lists[Reach.CLUSTER], lists[Reach.LOCAL], dice[Reach.CLUSTER], dice[Reach.LOCAL]))
         return tuple(found)
 
     def _foreign(self, delta: Delta, seen: Seen, changed: frozenset[str]) -> tuple[str, ...]:
@@ -294,6 +300,7 @@ class _Owning:
 
 
 _MOST_IDLE = 200
+_DIE = re.compile(r"[a-z-]+-(\d+)(?:-sticky)?$")
 
 
 def _number(value: Value) -> int:
@@ -312,6 +319,12 @@ def _numbered(numbers: Mapping[bytes, Value], key: bytes) -> tuple[bytes, ...]:
     while isinstance(endpoint := numbers.get(key + plan.side(len(found))), bytes):
         found.append(endpoint)
     return tuple(found)
+
+
+def _sides(value: Value) -> int:
+    """Of the die that a verdict leads to."""
+    found = _DIE.match(value.chain) if isinstance(value, Leads) else None
+    return int(found[1]) if found else 0
 
 
 def _narrowed(before: Allowed, after: Allowed) -> Allowed:
