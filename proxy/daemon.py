@@ -84,6 +84,7 @@ class _Daemon:
         self._ready: Callable[[], None] | None = ready
         self._tried: set[int] = set()
         self._wrote = False
+        self._soon: asyncio.TimerHandle | None = None
 
     async def run(self, stack: AsyncExitStack) -> None:
         config = self._config
@@ -137,12 +138,22 @@ class _Daemon:
         except* config_file.Changed as changed:
             log.warning("%s", changed.exceptions[0])
 
-    def _queued(self) -> None:
+    def _queued(self, after: float = 0.0) -> None:
+        """A change that may wait `after` seconds; others that come meanwhile take it along."""
         now = time.time()
         for waiting in self._health.families.values():
             waiting.queued(now)
         for metrics in self._metrics.families.values():
             metrics.last_queued.set(now)
+        if not after:
+            self._wake()
+        elif self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(after, self._wake)
+
+    def _wake(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         for wake in self._wakes.values():
             wake.set()
 

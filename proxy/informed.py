@@ -20,6 +20,9 @@ from proxy.observe import SERVICES_FIELDS, SERVICES_SELECTOR, SLICES_SELECTOR, T
 from proxy.policy import pod_cidrs
 
 _AGAIN = 1.0
+_SLICE_PATIENCE = 0.02
+"""Seconds that a new Service waits for its EndpointSlice, which its controller writes just after: a pass that refuses and
+one that serves take twice as long as one that serves. The slice does not wait."""
 _NODE_PATIENCE = 5.0
 """Seconds that the first rules wait for the Node; what of them depends on it follows when it comes."""
 
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Informed:
-    """`queued` is called for everything that may change rules."""
+    """`queued` is called for everything that may change rules, with the seconds that may pass before they do."""
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Informed:
         node: str,
         trackers: Sequence[Tracker],
         metrics: Metrics,
-        queued: Callable[[], None],
+        queued: Callable[[float], None],
     ) -> None:
         self._services = Informer(
             client, objects.SERVICES, label_selector=SERVICES_SELECTOR, field_selector=SERVICES_FIELDS
@@ -46,7 +49,7 @@ class Informed:
         self._ranges: Informer[objects.ServiceCIDR] | None = None
         if config.mode == "nftables":  # iptables mode has no rules about them
             self._ranges = Informer(client, objects.SERVICE_CIDRS)
-            self._ranges.subscribe(lambda _change: queued())
+            self._ranges.subscribe(lambda _change: queued(0.0))
         self._ranges_known = asyncio.Event()
         if self._ranges is None:
             self._ranges_known.set()
@@ -120,14 +123,14 @@ class Informed:
             tracker.service_changed(change)
         self._metrics.service_changes.inc()
         self._metrics.service_changes_pending.inc()
-        self._queued()
+        self._queued(_SLICE_PATIENCE if change.old is None and self._services.synced.is_set() else 0.0)
 
     def _slice_changed(self, change: Change[objects.EndpointSlice]) -> None:
         for tracker in self._trackers:
             tracker.slice_changed(change)
         self._metrics.endpoint_changes.inc()
         self._metrics.endpoint_changes_pending.inc()
-        self._queued()
+        self._queued(0.0)
 
     def _node_changed(self, change: Change[core.Node]) -> None:
         if self._by_node_cidr:
@@ -136,7 +139,7 @@ class Informed:
             return  # a heartbeat
         for tracker in self._trackers:
             tracker.node_changed(change.new)
-        self._queued()
+        self._queued(0.0)
 
     def _see_range(self, found: tuple[str, ...]) -> None:
         """As upstream, a Node that got another range ends the proxy: its pods are about to be others, too."""
