@@ -50,9 +50,12 @@ def _six(text: str) -> tuple[Address, str] | None:
 
 def _with_leading_zeros(text: str) -> IPv4Address | None:
     parts = text.split(".")
-    if len(parts) == 4 and all(part.isascii() and part.isdigit() and int(part[:9]) < 256 for part in parts):
-        return IPv4Address(bytes(int(part) for part in parts))
-    return None
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
+        return None
+    try:
+        return IPv4Address(".".join(part.lstrip("0") or "0" for part in parts))
+    except ValueError:
+        return None
 
 
 def network(text: str) -> Network | None:

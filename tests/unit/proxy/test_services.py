@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from linux.iptables.rules import Family
@@ -293,7 +293,17 @@ def test_a_thousand_ports_and_five_thousand_endpoints() -> None:
             (bad, None)
             for bad in ("172.30.0.256", "", "1.2.3", "1.2.3.4.5", "banana", "1.2.3.x", "1.2.3.²", "fd00::1%eth0")
         ),
-        *((bad, None) for bad in ("1.2.3.4\0", "fd00::\0", "10.0.0.1 ", "0x7f.1.1.1", "1.2.3.99999999999999999999")),
+        *(
+            (bad, None)
+            for bad in (
+                "1.2.3.0000000000999",
+                "1.2.3.4\0",
+                "fd00::\0",
+                "10.0.0.1 ",
+                "0x7f.1.1.1",
+                "1.2.3.99999999999999999999",
+            )
+        ),
     ],
 )
 def test_addresses(text: str, found: str | None) -> None:
@@ -322,3 +332,12 @@ def test_every_address_is_spelt_as_everybody_spells_it(ip: IPv4Address | IPv6Add
     seen = ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
     for text in (str(ip), ip.exploded, ip.exploded.upper()):
         assert spelt(text) == (seen, str(seen))
+
+
+@given(st.text(alphabet="0123456789.:abcdef/x% ", max_size=40))
+@example("1.2.3." + "9" * 5000)
+@example("1.2.3.0000000000999")
+def test_nothing_that_is_written_as_an_address_is_a_fault(text: str) -> None:
+    found = spelt(text)
+    assert found is None or spelt(found[1]) == found
+    network(text)
