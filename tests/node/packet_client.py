@@ -9,7 +9,8 @@ one command, answered by one line; streams and held connections go on in between
     {"stop": id}                               -> [{answer: how often}, [[seconds ago, flow, answer], ...]]: what failed
 
 A flow is `[namespace path, source, destination, port, protocol, times, timeout, source port]`. An answer is the server's
-words, or `refused`, `silence` (nothing came in time), `closed` (by the peer, without an answer) or an errno's name.
+words, or `refused`, `silence` (nothing came in time), `resent` (an answer came, but TCP had to send something twice: a packet
+was lost, however fast the machine is), `closed` (by the peer, without an answer) or an errno's name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import asyncio
 import errno
 import json
 import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -27,8 +29,9 @@ from typing import Any
 from linux import netns
 
 FAILURES_KEPT = 50
-AT_ONCE = 400
+AT_ONCE = 200
 HOLD_SECONDS = 0.02
+_TOTAL_RETRANS = 100  # tcpi_total_retrans of struct tcp_info
 _NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT: the port is chosen at connect, when the whole tuple is known
 
 
@@ -42,7 +45,7 @@ class Flow:
     port: int
     protocol: str = "tcp"
     times: int = 1
-    timeout: float = 0.9
+    timeout: float = 3.0
     source_port: int = 0
 
     def open(self) -> socket.socket:
@@ -63,7 +66,8 @@ class Flow:
         except OSError as error:
             return word(error)
         with made:
-            return await self.on(made, connect=True)
+            answer = await self.on(made, connect=True)
+            return "resent" if self.protocol == "tcp" and not failed(answer) and resent(made) else answer
 
     async def on(self, made: socket.socket, *, connect: bool = False) -> str:
         loop = asyncio.get_running_loop()
@@ -77,6 +81,12 @@ class Flow:
             return "silence"
         except OSError as error:
             return word(error)
+
+
+def resent(connection: socket.socket) -> int:
+    """How many segments TCP has sent again."""
+    (count,) = struct.unpack_from("=I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), _TOTAL_RETRANS)
+    return int(count)
 
 
 def word(error: OSError) -> str:

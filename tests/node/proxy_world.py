@@ -311,9 +311,11 @@ class Cluster:
             "endpoints": [end.body(self.family) for end in ends],
         }
 
-    def names(self, source: str, destination: str, port: int, times: int = 20, **more: Any) -> set[str]:
+    def names(
+        self, source: str, destination: str, port: int, times: int = 20, timeout: float = 0.5, **more: Any
+    ) -> set[str]:
         """Who answers: addresses, or words."""
-        found = self.ask(source, destination, port, times=times, **more)
+        found = self.ask(source, destination, port, times=times, timeout=timeout, **more)
         return {answer.split(" ")[0].removesuffix(f":{PORT}") for answer in found}
 
     def answers(self, source: str, destination: str, port: int, *names: str, **more: Any) -> None:

@@ -25,7 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -124,7 +124,7 @@ class World:
         *,
         protocol: str = "tcp",
         times: int = 1,
-        timeout: float = 0.9,
+        timeout: float = 3.0,
         source_port: int = 0,
     ) -> Flow:
         return Flow(self.spaces[source].path, source, destination, port, protocol, times, timeout, source_port)
@@ -156,7 +156,7 @@ class World:
     def _going_on(self, how: str, flows: Sequence[Flow], *more: object) -> Iterator[Callable[[], Talk]]:
         self._streams += 1
         name, ended = f"{how} {self._streams}", False
-        self.client(**{how: [name, [astuple(replace(flow, timeout=3.0)) for flow in flows], *more]})
+        self.client(**{how: [name, [astuple(flow) for flow in flows], *more]})
 
         def stop() -> Talk:
             nonlocal ended
