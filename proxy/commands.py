@@ -26,9 +26,11 @@ from linux.capabilities import Capability, effective
 from linux.iptables.rules import Family
 from linux.packets import Address, Node, Packet
 from linux.route_lookup import Routes
-from proxy import kernel_rules, screen, show, trace
+from proxy import kernel_rules, show, trace
 from proxy.addresses import address
-from proxy.kernel_rules import At, KernelRules
+from proxy.config import Config
+from proxy.kernel_rules import At
+from proxy.policy import Policies
 from proxy.wanted import NOTHING, Wanted, asked, pod_address, service_target
 
 _CONFIGZ = "http://127.0.0.1:10249/configz"
@@ -153,36 +155,42 @@ async def _shown(arguments: argparse.Namespace) -> int:
     with Routes() as routes:
         node = Node(frozenset(local_addresses.read()), routes.device)
         rules = [await kernel_rules.read(family) for family in Family]
-        views = [show.View(each, node, _node_port_address(each, node, api.node_ip)) for each in rules]
+        views = [show.View(each, node, _node_port_addresses(api, wanted, each.family)) for each in rules]
         only = arguments.service
         shown = show.compared(wanted, views, only) if wanted.known else show.seen(views, only)
     modes = tuple(dict.fromkeys(words for each in rules for words in each.proxies))
     if not modes:
         notes = [*notes, "no proxy has written rules here: neither KUBE-SERVICES nor a table kube-proxy exists"]
-    if len(modes) > 1:
-        notes = [*notes, f"{' and '.join(modes)} both hold a proxy's rules: packets pass through both"]
-    notes = list(dict.fromkeys([*notes, *(words for each in rules for words in each.untold)]))
+    for each in rules:
+        if len(each.proxies) > 1:
+            both = " and ".join(each.proxies)
+            notes = [*notes, f"{both} both hold a proxy's rules for IPv{each.family:d}: packets pass through both"]
+        notes = [*notes, *each.untold]
+    notes = list(dict.fromkeys(notes))
     report = show.Report(api.node, modes, tuple(shown), wanted.known, tuple(notes))
     if arguments.service and not shown:
         raise UsageError(f"Service {arguments.service} is neither wanted by the API nor known to the rules here")
     if arguments.output == "json":
         print(json.dumps(show.document(report), indent=2))
     else:
+        from proxy import screen  # half of this command's start is rich
+
         screen.print_report(report, detail=bool(arguments.service))
     return 0 if report.in_sync else 1
 
 
-def _node_port_address(rules: KernelRules, node: Node, own: str) -> Address | None:
-    """An address of the node that NodePorts are served on: its own where the proxy says it, else one that is not for
-    loopback or one link only."""
-    if (mine := address(own)) is not None and mine.version == rules.family and node.holds(mine):
-        return mine
-    candidates = [
-        each
-        for each in node.addresses
-        if each.version == rules.family and not each.is_loopback and not each.is_link_local
-    ]
-    return min(candidates, key=int, default=None)
+def _node_port_addresses(api: Api, wanted: Wanted, family: Family) -> tuple[Address, ...]:
+    """Those that the configuration of the proxy here names, or any that is not for loopback or one link only."""
+    config = Config(
+        mode=api.running.get("mode") or "iptables",
+        bind_address=str(api.running.get("bindAddress") or "0.0.0.0"),
+        node_port_addresses=tuple(api.running.get("nodePortAddresses") or ()),
+    )
+    local = local_addresses.read()
+    named = Policies(config, lambda: wanted.here, lambda: local).of(family).node_port_addresses
+    candidates = local if named is None else named
+    fit = {each for each in candidates if each.version == family and not each.is_loopback and not each.is_link_local}
+    return tuple(sorted(fit, key=int))
 
 
 # --- the API -------------------------------------------------------------------------------------------------------
@@ -190,10 +198,10 @@ def _node_port_address(rules: KernelRules, node: Node, own: str) -> Address | No
 
 @dataclass(slots=True)
 class Api:
-    """`client` is None where no API is known; `why` says why."""
+    """`client` is None where no API is known; `why` says why. `running`: the configuration of the proxy that runs here."""
 
     node: str
-    node_ip: str = ""
+    running: dict[str, Any]
     client: Client | None = None
     why: str = ""
 
@@ -202,7 +210,7 @@ class Api:
 async def _api(arguments: argparse.Namespace, *, needed: bool) -> AsyncIterator[Api]:
     running = await _running()
     node = arguments.node or str(running.get("hostnameOverride") or "") or socket.gethostname().lower()
-    api = Api(node, str(running.get("bindAddress") or ""))
+    api = Api(node, running)
     path = arguments.kubeconfig or str((running.get("clientConnection") or {}).get("kubeconfig") or "")
     if not path:
         api.why = "no proxy answers at 127.0.0.1:10249 and --kubeconfig names no API"

@@ -33,7 +33,10 @@ KUBE_TABLE = "kube-proxy"
 
 _COUNTED = re.compile(r"^\[(\d+):(\d+)\] ")
 _TABLES = {Family.V4: (1, socket.AF_INET), Family.V6: (1, socket.AF_INET6)}
-_LEGACY = {Family.V4: Path("/proc/net/ip_tables_names"), Family.V6: Path("/proc/net/ip6_tables_names")}
+_LEGACY = {
+    Family.V4: Path("/proc/thread-self/net/ip_tables_names"),
+    Family.V6: Path("/proc/thread-self/net/ip6_tables_names"),
+}
 _NUMBERS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
 _ENTRANCES = (
     (Table.NAT, "KUBE-SERVICES"),

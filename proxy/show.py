@@ -108,21 +108,25 @@ class Report:
 
 @dataclass(slots=True)
 class View:
-    """One family's rules and node, ready to be asked about many packets."""
+    """One family's rules and node, ready to be asked about many packets. `node_ports_on`: addresses of the node of which
+    at least one serves NodePorts; empty where none does."""
 
     rules: KernelRules
     node: Node
-    node_ports_on: Address | None
+    node_ports_on: tuple[Address, ...]
     bases: list[Base] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.bases = self.rules.bases(self.node)
 
     def trace(self, at: At, source: Address) -> frozenset[Ending]:
-        address = at.address or self.node_ports_on
-        if address is None:
-            return frozenset()
-        return follow(self.bases, Packet(source, address, at.port, at.protocol, in_interface="wherry-show"), self.node)
+        found: frozenset[Ending] = frozenset()
+        for address in [at.address] if at.address else self.node_ports_on:
+            packet = Packet(source, address, at.port, at.protocol, in_interface="wherry-show")
+            found = follow(self.bases, packet, self.node)
+            if any(ending.rewritten or ending.verdict != "ACCEPT" for ending in found):
+                break
+        return found
 
 
 def compared(wanted: Wanted, views: Sequence[View], only: str = "") -> list[Shown]:
@@ -171,7 +175,7 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 def _places(port: ServicePort, places: Sequence[At], view: View, entrances: Mapping[At, Entrance]) -> Iterator[Place]:
     for at in places:
-        if at.address is None and view.node_ports_on is None:
+        if at.address is None and not view.node_ports_on:
             continue
         what = _what(port, at)
         should = _should(port, what)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kube import core
 from kube.client import Client
 from kube.errors import ApiError, UsageError
 from kube.informer import Change
-from kube.meta import Typed
 from kube.resources import NODES, PODS
 from linux.iptables.rules import Family
 from linux.packets import Address
@@ -21,10 +21,12 @@ from proxy.observe import SERVICES_FIELDS, SERVICES_SELECTOR, SLICES_SELECTOR, T
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Service ports by `namespace/name`, of each family, with the endpoints that `node` should use."""
+    """Service ports by `namespace/name`, of each family, with the endpoints that the node of this name should use. `here`:
+    the Node, where there is one."""
 
     node: str
     services: Mapping[Family, Mapping[str, tuple[ServicePort, ...]]]
+    here: core.Node | None = None
 
     @property
     def known(self) -> bool:
@@ -56,21 +58,18 @@ async def asked(client: Client, node: str) -> Wanted:
     """Raises ApiError, ApiUnreachable."""
     services = await client.list(SERVICES, label_selector=SERVICES_SELECTOR, field_selector=SERVICES_FIELDS)
     slices = await client.list(ENDPOINTSLICES, label_selector=SLICES_SELECTOR)
-    here = next((each for each in (await _nodes(client, node)) if each.metadata.name == node), None)
+    nodes = (await client.list(NODES, field_selector=f"metadata.name={node}")).items
+    here = next(iter(nodes), None)
     made = {}
     for family in Family:
         tracker = Tracker(node, family)
-        tracker.node_changed(here)  # type: ignore[arg-type]
+        tracker.node_changed(here)
         for service in services.items:
             tracker.service_changed(Change(service.metadata.key, None, service))
         for piece in slices.items:
             tracker.slice_changed(Change(piece.metadata.key, None, piece))
         made[family] = tracker.take().services
-    return Wanted(node, made)
-
-
-async def _nodes(client: Client, node: str) -> tuple[Typed, ...]:
-    return (await client.list(NODES, field_selector=f"metadata.name={node}")).items
+    return Wanted(node, made, here)
 
 
 async def pod_address(client: Client, namespace: str, name: str, family: Family | None) -> Address:

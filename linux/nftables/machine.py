@@ -51,7 +51,8 @@ class State:
     def storing(self, register: int, value: bytes) -> State:
         start = _offset(register)
         padded = value + bytes(-len(value) % 4)
-        return replace(self, registers=self.registers[:start] + padded + self.registers[start + len(padded) :])
+        registers = self.registers[:start] + padded + self.registers[start + len(padded) :]
+        return State(self.walk, registers, self.said)
 
 
 Outcome = tuple[Verdict, State]

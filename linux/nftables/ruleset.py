@@ -7,6 +7,7 @@ never met a kernel would have left there.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ def _taken(table: TableContent, message: Message, family: int, body: bytes, foun
         case Message.DELCHAIN:
             table.chains.pop(as_text(found[3]), None)
         case Message.NEWRULE:
-            rule = objects.rule(family, body)
+            rule = _rule(family, body)
             table.chains[rule.chain].rules.append(rule)
         case Message.DELRULE:
             _rules_deleted(table, as_text(found.get(2)), as_number(found.get(3)))
@@ -154,6 +155,9 @@ def _taken(table: TableContent, message: Message, family: int, body: bytes, foun
             _elements(table.sets[as_text(found[2])], message, body)
         case _:
             pass
+
+
+_rule = functools.lru_cache(maxsize=1 << 12)(objects.rule)  # a ruleset repeats itself, and tests repeat rulesets
 
 
 def _rules_deleted(table: TableContent, chain: str, handle: int) -> None:

@@ -22,27 +22,27 @@ from tests.unit.proxy.cases import (
     Flow,
     Mode,
 )
-from tests.unit.proxy.tracing import snapshot, tracer
+from tests.unit.proxy.tracing import Writer, snapshot, tracer
 from tests.unit.proxy.worlds import WORLDS, World
 
 
-@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+@pytest.mark.parametrize("writer", list(Writer))
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"v{world.family.value}")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_packets_go_where_upstreams_tables_say(mode: Mode, world: World, case: Case) -> None:
-    trace = tracer(mode, [world.service(case.subject)], world.policy(case.settings))
-    protocol = case.subject.protocol.value
+def test_packets_go_where_upstreams_tables_say(writer: Writer, world: World) -> None:
     wrong = []
-    for flow in case.flows:
-        seen = world.outcome(trace(world.packet(flow, protocol), world.node_addresses))
-        if seen != flow.expected(mode, world.family.value):
-            wrong.append(f"{flow}: {', '.join(sorted(seen))}, not {flow.expected(mode, world.family.value)}")
+    for case in CASES:
+        trace = tracer(writer, [world.service(case.subject)], world.policy(case.settings))
+        for flow in case.flows:
+            seen = world.outcome(trace(world.packet(flow, case.subject.protocol), world.node_addresses))
+            expected = flow.expected(writer.mode, world.family.value)
+            if seen != expected:
+                wrong.append(f"{case}, {flow}: {', '.join(sorted(seen))}, not {', '.join(sorted(expected))}")
     assert not wrong
 
 
-@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+@pytest.mark.parametrize("writer", list(Writer))
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"v{world.family.value}")
-def test_protocols_on_one_port_are_separate(mode: Mode, world: World) -> None:
+def test_protocols_on_one_port_are_separate(writer: Writer, world: World) -> None:
     port = world.service(PLAIN)
     services = [
         replace(
@@ -50,11 +50,11 @@ def test_protocols_on_one_port_are_separate(mode: Mode, world: World) -> None:
         )
         for protocol in (Protocol.TCP, Protocol.UDP)
     ]
-    trace = tracer(mode, services, world.policy(DEFAULT))
+    trace = tracer(writer, services, world.policy(DEFAULT))
     for protocol, end in (("tcp", "here"), ("udp", "there"), ("sctp", "pass")):
         for source, to in (("outsider", "nodeport"), ("pod", "cluster")):
             seen = world.outcome(trace(world.packet(Flow(source, to, ""), protocol), world.node_addresses))
-            refused = mode is Mode.NFTABLES and end == "pass" and to == "cluster"
+            refused = writer.mode is Mode.NFTABLES and end == "pass" and to == "cluster"
             assert {word.removesuffix(" masq") for word in seen} == {"REJECT" if refused else end}
 
 
@@ -65,24 +65,24 @@ def only(port: ServicePort, *, local: bool) -> Usable:
 
 
 @pytest.mark.parametrize("protocol", [Protocol.UDP, Protocol.SCTP])
-@pytest.mark.parametrize("mode", [Mode.IPTABLES])
+@pytest.mark.parametrize("writer", list(Writer))
 @pytest.mark.parametrize("case", [case for case in CASES if case.subject == PLAIN and case.settings == BASE], ids=str)
-def test_every_protocol_goes_the_same_ways(mode: Mode, case: Case, protocol: Protocol) -> None:
+def test_every_protocol_goes_the_same_ways(writer: Writer, case: Case, protocol: Protocol) -> None:
     for world in WORLDS:
         service = replace(world.service(case.subject), protocol=protocol)
-        trace = tracer(mode, [service], world.policy(case.settings))
+        trace = tracer(writer, [service], world.policy(case.settings))
         for flow in case.flows:
             seen = world.outcome(trace(world.packet(flow, protocol), world.node_addresses))
-            assert seen == flow.expected(mode, world.family.value), str(flow)
+            assert seen == flow.expected(writer.mode, world.family.value), str(flow)
 
 
-@pytest.mark.parametrize("mode", [Mode.IPTABLES])
-def test_pods_are_told_by_their_interfaces(mode: Mode) -> None:
+@pytest.mark.parametrize("writer", list(Writer))
+def test_pods_are_told_by_their_interfaces(writer: Writer) -> None:
     for world in WORLDS:
         for pods, interface in ((PodBridge("cbr0"), "cbr0"), (PodInterfaces("veth"), "veth1234")):
             policy = replace(world.policy(DEFAULT), pods=pods)
             for subject, inside, outside in ((PLAIN, ALL, ALL_MASQ), (INTERNAL_LOCAL, "here", "here masq")):
-                trace = tracer(mode, [world.service(subject)], policy)
+                trace = tracer(writer, [world.service(subject)], policy)
                 for source, arriving, expected in (
                     ("outsider", interface, inside),
                     ("pod", "eth0", outside),
@@ -90,18 +90,18 @@ def test_pods_are_told_by_their_interfaces(mode: Mode) -> None:
                 ):
                     packet = replace(world.packet(Flow(source, "cluster", "")), in_interface=arriving)
                     assert world.outcome(trace(packet, world.node_addresses)) == set(expected.split(", "))
-            trace = tracer(mode, [world.service(EXTERNAL_LOCAL)], policy)
+            trace = tracer(writer, [world.service(EXTERNAL_LOCAL)], policy)
             packet = replace(world.packet(Flow("outsider", "balancer", "")), in_interface=interface)
             assert world.outcome(trace(packet, world.node_addresses)) == set(ALL.split(", "))
 
 
-@pytest.mark.parametrize("mode", [Mode.IPTABLES])
-def test_a_new_masquerade_bit_moves_every_mark(mode: Mode) -> None:
+@pytest.mark.parametrize("writer", list(Writer))
+def test_a_new_masquerade_bit_moves_every_mark(writer: Writer) -> None:
     for world in WORLDS:
-        trace = tracer(mode, [world.service(PLAIN)], replace(world.policy(DEFAULT), masquerade_bit=20))
+        trace = tracer(writer, [world.service(PLAIN)], replace(world.policy(DEFAULT), masquerade_bit=20))
         for flow in (Flow("outsider", "cluster", ALL_MASQ), Flow("pod", "cluster", ALL)):
             seen = world.outcome(trace(world.packet(flow), world.node_addresses))
-            assert seen == flow.expected(mode, 4)
+            assert seen == flow.expected(writer.mode, 4)
 
 
 def test_health_check_ports_are_let_in_past_a_firewall_behind_ours() -> None:

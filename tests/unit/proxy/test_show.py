@@ -42,7 +42,7 @@ def view(world: World, services: Sequence[ServicePort], policy: Policy | None = 
         for name in held.tables[table]
     }
     rules = KernelRules(world.family, (Source(IPTABLES_NFT, held, counters=counters),))
-    return View(rules, Node(world.node_addresses, device), world.addresses["node"])
+    return View(rules, Node(world.node_addresses, device), (world.addresses["node"],))
 
 
 def text(report: Report, *, detail: bool) -> str:
