@@ -235,6 +235,11 @@ class Connection:
         seen = (objects.chain(kind, body) for kind, body in found)
         return [chain for chain in seen if table is None or chain.table == table]
 
+    def base_chains(self, family: int = 0) -> list[objects.Chain]:
+        """Those at hooks, of all tables. The others are passed over as they come: there may be 60,000."""
+        found = self._dump(Message.GETCHAIN, family, b"", "list the chains", _is_base_chain)
+        return [chain for chain in (objects.chain(kind, body) for kind, body in found) if chain.hook is not None]
+
     def rules(self, family: int, table: str, chain: str | None = None) -> list[objects.Rule]:
         """In the order of each chain. Empty when the table is not there."""
         narrowed = text(1, table) + (text(2, chain) if chain else b"")
@@ -302,12 +307,14 @@ class Connection:
                 return data[4:]
         raise Refused((Failure(errno.EIO, f"{what}: no answer"),))
 
-    def _dump(self, kind: Message, family: int, body: bytes, what: str) -> list[tuple[int, bytes]]:
-        """(family, attributes) of each answer."""
+    def _dump(
+        self, kind: Message, family: int, body: bytes, what: str, keep: Callable[[bytes], bool] = bool
+    ) -> list[tuple[int, bytes]]:
+        """(family, attributes) of each answer that `keep` wants."""
         with self._lock:
             for _ in range(_DUMP_ATTEMPTS):
                 try:
-                    found = list(self._asked(kind, family, DUMP, body, what))
+                    found = [answer for answer in self._asked(kind, family, DUMP, body, what) if keep(answer[1])]
                 except _Interrupted:
                     continue
                 except Refused as error:
@@ -354,6 +361,13 @@ class Connection:
 
 class _Interrupted(Exception):
     pass
+
+
+_CHAIN_TYPES = tuple(text(7, kind) for kind in ("filter", "nat", "route"))  # NFTA_CHAIN_TYPE: only base chains have one
+
+
+def _is_base_chain(answer: bytes) -> bool:
+    return any(kind in answer for kind in _CHAIN_TYPES)
 
 
 def _failure(batch: Batch, sequence: int, code: int, flags: int, data: bytes) -> Failure:

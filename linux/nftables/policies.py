@@ -42,7 +42,7 @@ class Dropping:
 def dropping(kernel: Connection, family: int, ours: Collection[str] = ("kube-proxy",)) -> list[Dropping]:
     """Those that packets of this family meet, without tables named in `ours`. iptables-nft's own tables are among them
     (FORWARD, when docker has set its policy); what legacy iptables has is not."""
-    return list(_dropping(kernel.chains(), family, ours))
+    return list(_dropping(kernel.base_chains(), family, ours))
 
 
 def _dropping(chains: list[Chain], family: int, ours: Collection[str]) -> Iterator[Dropping]:

@@ -49,7 +49,9 @@ class Fallback:
         return "wherry-proxy fallback 1"
 
     def sets(self, family: Family) -> tuple[Set, ...]:
-        return tuple(replace(one, counts=False) for one in layout.sets(family) if one.name != AFFINITY)
+        """The first has the layout's name for its comment: kernels before 5.10 keep none of the table's."""
+        first, *rest = (replace(one, counts=False) for one in layout.sets(family) if one.name != AFFINITY)
+        return replace(first, comment=self.name), *rest
 
     def fixed(self, policy: Policy) -> tuple[Chain, ...]:
         record = do.verdict(JUMP, AFFINITY_RECORD)

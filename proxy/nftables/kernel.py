@@ -27,10 +27,13 @@ def read(connection: Connection, family: Family, layout: Layout) -> Seen:
     table = next((each for each in connection.tables(number) if each.name == TABLE), None)
     if table is None:
         return Seen(_GONE)
-    if table.comment != layout.name:
-        return Seen(f"table kube-proxy was somebody else's ({table.comment or 'no comment'})")
     sets = {each.name: each for each in connection.sets(number, TABLE)}
     wanted = {each.name: each for each in layout.sets(family)}
+    made_as = table.comment  # kernels before 5.10 keep none: there the first of the fallback's sets has it
+    if made_as is None and next(iter(wanted)) in sets:
+        made_as = sets[next(iter(wanted))].comment
+    if made_as != layout.name:
+        return Seen(f"table kube-proxy was somebody else's ({made_as or 'no comment'})")
     for name, shape in wanted.items():
         if name not in sets or _shape(sets[name]) != _shape(shape):
             return Seen(f"map {name} was gone" if name not in sets else f"map {name} was of another kind")

@@ -8,6 +8,7 @@ behind. What lacks is then said in people's words.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -25,22 +26,23 @@ from proxy.nftables.shadow import Seen, Shadow
 log = logging.getLogger(__name__)
 
 
-def chosen(connection: Connection, family: Family) -> Layout:
-    """Blocks for milliseconds (and while modules are loaded). Raises Unusable in words where neither is taken."""
+def chosen(connection: Connection, family: Family, layouts: Sequence[Layout] = (Flat(), Fallback())) -> Layout:
+    """The first that the kernel takes. Blocks for milliseconds (and while modules are loaded). Raises Unusable in words where
+    it takes none."""
+    lacks = ""
     try:
-        refused = refusals(connection, family, Flat())
-        if not refused:
-            return Flat()
-        log.warning(
-            "IPv%d: this kernel does not take the flat nftables layout: %s. A chain for each Service is written instead:"
-            " slower to load, the same for packets",
-            family,
-            _lacks(connection, family) or refused,
-        )
-        refused = refusals(connection, family, Fallback())
-        if not refused:
-            return Fallback()
-        lacks = _lacks(connection, family) or refused
+        for layout in layouts:
+            refused = refusals(connection, family, layout)
+            if not refused:
+                if lacks:
+                    log.warning(
+                        "IPv%d: this kernel lacks what flat nftables maps need: %s. Each Service gets chains of its own"
+                        " instead: slower to load, the same for packets",
+                        family,
+                        lacks,
+                    )
+                return layout
+            lacks = _lacks(connection, family) or refused
     except Refused as error:
         raise Unusable(f"nf_tables of IPv{family} cannot be asked: {error}; use mode: iptables") from error
     raise Unusable(f"nf_tables of IPv{family} lacks what Services need: {lacks}; use mode: iptables")
@@ -49,7 +51,7 @@ def chosen(connection: Connection, family: Family) -> Layout:
 def refusals(connection: Connection, family: Family, layout: Layout) -> str:
     """What the kernel says against it, in its words; empty if nothing."""
     seen = Seen("rehearsed")
-    delta = Shadow(layout, _policy(family)).whole({"rehearsal/every-kind": _every_kind(family)}, seen, None)
+    delta = Shadow(layout, _policy(family)).whole({"rehearsal/every-kind": every_kind(family)}, seen, None)
     failures = features.rehearse(connection, kernel.batch(delta, family, layout))
     return "; ".join(str(failure) for failure in failures[:3])
 
@@ -62,7 +64,7 @@ def _policy(family: Family) -> Policy:
     return Policy(family=family, pods=PodNetwork(_network(family)))
 
 
-def _every_kind(family: Family) -> tuple[ServicePort, ...]:
+def every_kind(family: Family) -> tuple[ServicePort, ...]:
     """From the ranges for documentation; the table never comes to be."""
     here, there = (Endpoint(_address(family, number), 8080, local=number == 1) for number in (1, 2))
     plain = ServicePort(
