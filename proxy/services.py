@@ -61,7 +61,7 @@ def service_ports(
     if spec.external_traffic_policy == "Local" and (published or spec.external_ips):
         external = Reach.LOCAL
     internal = Reach.LOCAL if spec.internal_traffic_policy == "Local" else Reach.CLUSTER
-    health = spec.health_check_node_port if spec.type == "LoadBalancer" and external is Reach.LOCAL else 0
+    health = reading.health_check() if spec.type == "LoadBalancer" and external is Reach.LOCAL else 0
     ready_here = behind.ready_here() if health else 0
     affinity = _affinity(spec)
     key = service.metadata.key
@@ -163,18 +163,30 @@ class _Reading:
             name = repr(port.name) if port.name else str(port.port)
             if protocol is None:
                 known = ", ".join(_PROTOCOLS)
-                self._tell("UnsupportedProtocol", f"port {name}: {port.protocol!r} is not one of {known}")
+                self._leave(f"port {name}: {port.protocol!r} is not one of {known}", "UnsupportedProtocol")
             elif not 1 <= port.port <= MAX_PORT or not 0 <= port.node_port <= MAX_PORT:
                 given = f"port {port.port}, nodePort {port.node_port}"
-                self._tell("InvalidPort", f"port {name}: {given}: ports are 1 to {MAX_PORT}")
+                self._leave(f"port {name}: {given}: ports are 1 to {MAX_PORT}", "InvalidPort")
             elif (port.name, protocol) in good or (port.port, protocol) in numbers:
-                self._tell("DuplicatePort", f"port {name}/{port.protocol} comes twice; the first is served")
+                self._leave(f"port {name}/{port.protocol} comes twice; the first is served", "DuplicatePort")
             else:
                 good[port.name, protocol] = port
                 numbers.add((port.port, protocol))
         return [(port, protocol) for (_, protocol), port in good.items()]
 
+    def health_check(self) -> int:
+        number = self.spec.health_check_node_port
+        if 0 <= number <= MAX_PORT:
+            return number
+        self._tell(
+            "InvalidPort", f"spec.healthCheckNodePort: {number}: ports are 1 to {MAX_PORT}; nothing answers there"
+        )
+        return 0
+
+    def _leave(self, words: str, reason: str) -> None:
+        self._tell(reason, f"spec.ports: {words}; this port is not served")
+
     def _tell(self, reason: str, message: str) -> None:
         first = next(iter(self.spec.cluster_ips or ()), self.spec.cluster_ip)
         if family_of(first) is self.family:
-            self.skipped.append(Skipped(reason, f"spec.ports: {message}; this port is not served"))
+            self.skipped.append(Skipped(reason, message))
