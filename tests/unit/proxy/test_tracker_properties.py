@@ -18,7 +18,7 @@ from tests.unit.proxy.strategies import Action, Cluster, histories
 HISTORIES = st.one_of(histories(), histories(odd=True))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(HISTORIES, st.sampled_from(Family), st.sets(st.integers(0, 12)))
 def test_what_is_kept_is_what_a_fresh_start_finds(history: list[Action], family: Family, pauses: set[int]) -> None:
     cluster = Cluster(family)
@@ -34,7 +34,7 @@ def test_what_is_kept_is_what_a_fresh_start_finds(history: list[Action], family:
     assert not cluster.take().changed
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(HISTORIES, st.sampled_from(Family))
 def test_what_backends_may_rely_on(history: list[Action], family: Family) -> None:
     cluster = Cluster(family)
