@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from typing import NamedTuple
 
 from linux.iptables.rules import Family
 from linux.nftables import expressions as do
@@ -22,6 +23,7 @@ from linux.nftables.objects import Hook
 from proxy.model import Network, PodBridge, PodInterfaces, PodNetwork, Policy
 from proxy.nftables.layout import (
     AFFINITY,
+    AFFINITY_LOCAL,
     AFFINITY_RECORD,
     CLUSTER_IPS_CHECK,
     FIREWALL_CHECK,
@@ -303,10 +305,19 @@ class Way(Enum):
                 return Map.NODEPORT_LOCAL_ENDPOINTS
 
 
+class Sticky(NamedTuple):
+    """A Service port with affinity: its name in chains, and the packed cluster IP . protocol . port by which @affinity knows
+    it. `only_local`: here only endpoints of this node will do."""
+
+    name: str
+    key: bytes
+    only_local: bool = False
+
+
 @functools.lru_cache(maxsize=4096)
-def die(way: Way, sides: int, policy: Policy, *, sticky: bool) -> Chain:
-    """The chain that throws a die of so many sides, a power of two, having asked @affinity first where it is sticky."""
-    chosen = _chosen(way, sides, policy, sticky=sticky)
+def die(way: Way, sides: int, policy: Policy, sticky: Sticky | None = None) -> Chain:
+    """The chain that throws a die of so many sides, a power of two; having asked first where a Service is `sticky`."""
+    chosen = _chosen(way, sides, policy, sticky)
     mark = marked(1 << policy.masquerade_bit)
     match way:
         case Way.EXTERNAL | Way.NODEPORT:
@@ -322,15 +333,15 @@ def die(way: Way, sides: int, policy: Policy, *, sticky: bool) -> Chain:
                 rules.append(Rule(verdict_of_port(Map.NODEPORT_LOCAL), "others"))
         case _:
             rules = list(chosen)
-    name = f"{way.value}-{sides}-sticky" if sticky else f"{way.value}-{sides}"
-    return Chain(name, tuple(rules))
+    name = f"{way.value}-{sides}"
+    return Chain(f"{name}-{sticky.name}" if sticky else name, tuple(rules))
 
 
 def _before(match: tuple[bytes, ...], rule: Rule, who: str) -> Rule:
-    return Rule((*match, *rule.expressions), who)
+    return Rule((*match, *rule.expressions), f"{who}, {rule.comment}" if rule.comment else who)
 
 
-def _chosen(way: Way, sides: int, policy: Policy, *, sticky: bool) -> tuple[Rule, ...]:
+def _chosen(way: Way, sides: int, policy: Policy, sticky: Sticky | None) -> tuple[Rule, ...]:
     """The rules that rewrite the destination."""
     family = policy.family
     wide = width(family)
@@ -343,11 +354,17 @@ def _chosen(way: Way, sides: int, policy: Policy, *, sticky: bool) -> tuple[Rule
         Rule((*load, do.numgen(side, number), do.lookup(way.endpoints.title, _SOURCE, answer), go))
         for number in _throws(sides)
     ]
-    if not sticky:
+    if sticky is None:
         return tuple(thrown)
     behind = _SOURCE + 2 * wide + 2
-    asked = (source(family), *name(family, _SOURCE + wide), do.lookup(AFFINITY, _SOURCE, behind))
-    return Rule((*asked, do.nat(do.Nat.DESTINATION, socket_family(family), behind, behind + wide))), *thrown
+    last = AFFINITY_LOCAL if sticky.only_local else AFFINITY
+    # The packet itself says the key where it came by the cluster IP: `nft list` prints that better than constants.
+    key = name(family, _SOURCE + wide) if way is Way.CLUSTER else _constant(sticky, family)
+    asked = (source(family), *key, do.lookup(last, _SOURCE, behind))
+    again = Rule(
+        (*asked, do.nat(do.Nat.DESTINATION, socket_family(family), behind, behind + wide)), "where it went last"
+    )
+    return again, *thrown
 
 
 def _throws(sides: int) -> Iterator[int]:
@@ -380,16 +397,34 @@ def _record(policy: Policy) -> Chain:
     )
 
 
-@functools.lru_cache(maxsize=256)
-def remember(seconds: int, policy: Policy) -> Chain:
-    """Write down which endpoint a client has."""
+def remember(sticky: Sticky, seconds: int, policy: Policy, *, reaches_local: bool) -> Chain:
+    """Write down which endpoint a client has; also among those of this node if it is one, where `reaches_local`."""
     family = policy.family
     wide = width(family)
     behind = _SOURCE + 2 * wide + 2
-    seen = (source(family), *original(family, _SOURCE + wide))
+    twice = destination(family, _SOURCE), destination(family, _SOURCE + wide)
+    here = (*twice, do.lookup(Map.HAIRPIN.title, _SOURCE))
+    seen = (source(family), *_constant(sticky, family))
     given = (destination(family, behind), do.payload(Header.TRANSPORT, 2, 2, behind + wide))
-    update = do.update(AFFINITY, _SOURCE, behind, timeout=seconds * 1000)
-    return Chain(f"affinity-for-{seconds}s", (Rule((*seen, *given, update)),))
+
+    def update(title: str) -> bytes:
+        return do.update(title, _SOURCE, behind, timeout=seconds * 1000)
+
+    rules = [Rule((*seen, *given, update(AFFINITY)))]
+    if reaches_local:
+        rules.append(Rule((*here, *seen, *given, update(AFFINITY_LOCAL)), "an endpoint of this node"))
+    return Chain(f"affinity-{sticky.name}", tuple(rules))
+
+
+def _constant(sticky: Sticky, family: Family) -> tuple[bytes, ...]:
+    """The Service port's cluster IP . protocol . port behind the client's address."""
+    wide = width(family)
+    size, key, first = family.bits // 8, sticky.key, _SOURCE + wide
+    return (
+        do.immediate(first, key[:size]),
+        do.immediate(first + wide, key[size : size + 1]),
+        do.immediate(first + wide + 1, key[size + 4 : size + 6]),
+    )
 
 
 def original(family: Family, register: int) -> tuple[bytes, ...]:

@@ -33,7 +33,7 @@ from linux.nftables.objects import DYNAMIC, TIMEOUT, Set, Type
 from proxy.model import Endpoint, Policy, Reach, ServicePort
 from proxy.nftables import chains, layout
 from proxy.nftables.chains import Chain, Rule, Way
-from proxy.nftables.layout import AFFINITY, AFFINITY_RECORD, Map, socket_family, width
+from proxy.nftables.layout import AFFINITIES, AFFINITY_RECORD, Map, socket_family, width
 from proxy.nftables.plan import Content, Destination, Leads, Placed, destinations, is_taken, refuse, shared
 
 _LONGEST = 240  # of a name; the kernel takes 255
@@ -50,7 +50,7 @@ class Fallback:
 
     def sets(self, family: Family) -> tuple[Set, ...]:
         """The first has the layout's name for its comment: kernels before 5.10 keep none of the table's."""
-        first, *rest = (replace(one, counts=False) for one in layout.sets(family) if one.name != AFFINITY)
+        first, *rest = (replace(one, counts=False) for one in layout.sets(family) if one.name not in AFFINITIES)
         return replace(first, comment=self.name), *rest
 
     def fixed(self, policy: Policy) -> tuple[Chain, ...]:

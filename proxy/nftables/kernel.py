@@ -11,8 +11,7 @@ from linux.nftables.connection import Connection, Refused
 from linux.nftables.elements import DROP, GOTO, Counted, Element, Verdict
 from linux.nftables.objects import MAP, VERDICT_TYPE, Chain, Rule, Set
 from proxy.nftables import chains
-from proxy.nftables.chains import Way
-from proxy.nftables.layout import AFFINITY, SHARED, TABLE, VERDICTS, Map, socket_family
+from proxy.nftables.layout import AFFINITIES, SHARED, TABLE, VERDICTS, Map, socket_family
 from proxy.nftables.plan import Layout, Leads, Value
 from proxy.nftables.shadow import Allowed, ChainSeen, Delta, Seen
 
@@ -129,16 +128,26 @@ def idle(delta: Delta, family: Family) -> Iterator[Batch]:
 
 
 def purge(connection: Connection, family: Family, wanted: Allowed, *, all_others: bool) -> int:
-    """Take clients of endpoints that are gone out of @affinity; with `all_others`, those of destinations without affinity
-    too. How many. Entries may fade meanwhile: then it is read again. Raises Refused."""
+    """Take clients of endpoints that are gone out of @affinity; with `all_others`, those of Services without affinity too.
+    How many. Entries may fade meanwhile: then it is read again. Raises Refused."""
+    return sum(
+        _purged(connection, family, title, {key: ends for (of, key), ends in wanted.items() if of == title}, all_others)
+        for title in AFFINITIES
+    )
+
+
+def _purged(
+    connection: Connection, family: Family, title: str, wanted: Mapping[bytes, frozenset[bytes]], all_others: bool
+) -> int:
+    number = socket_family(family)
     for attempt in range(_PURGES):
-        stale = [
-            element
-            for element, _ in connection.elements(socket_family(family), TABLE, AFFINITY)
-            if _stale(element, family, wanted, all_others=all_others)
-        ]
-        made = Batch(socket_family(family), TABLE)
-        made.delete_elements(AFFINITY, stale)
+        stale = []
+        for element, _ in connection.elements(number, TABLE, title):
+            ends = wanted.get(element.key[family.bits // 8 :])  # the key is client . cluster IP . protocol . port
+            if all_others if ends is None else element.data not in ends:
+                stale.append(element)
+        made = Batch(number, TABLE)
+        made.delete_elements(title, stale)
         try:
             connection.commit(made)
         except Refused as error:
@@ -147,11 +156,3 @@ def purge(connection: Connection, family: Family, wanted: Allowed, *, all_others
             continue
         return len(stale)
     return 0
-
-
-def _stale(
-    element: Element, family: Family, wanted: Mapping[bytes, tuple[Way, frozenset[bytes]]], *, all_others: bool
-) -> bool:
-    """The key is client . address . protocol . port; NodePorts are known by protocol . port alone."""
-    found = wanted.get(element.key[family.bits // 8 :]) or wanted.get(element.key[-8:])
-    return all_others if found is None else element.data not in found[1]

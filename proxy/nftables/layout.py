@@ -23,11 +23,12 @@ one client in ten million gets that far. So an endpoint that comes is one elemen
 goes is two (the last takes its number). That no verdict changes matters: the kernel checks all verdict maps of a table for
 loops whenever an element with a verdict is added, 2 ms with 10,000 Services.
 
-With ClientIP affinity the chains are called cluster-8-sticky and so on, and ask @affinity first: which endpoint has this
-client . address . protocol . port  had last? What was chosen is written down behind NAT, in the filter hooks: there
-@affinity-services knows by the connection's original destination that it shall be, and for how long. An entry renews itself
-with each connection, outlives restarts of the proxy and changes of the Service, and fades after the timeout. When an endpoint
-goes, @affinity is read and its entries are deleted: only a Service with affinity ever costs that.
+A Service with ClientIP affinity has chains of its own, `cluster-8-HASH-ns/svc/tcp/p80` and so on, which ask @affinity first:
+which endpoint has  client . cluster IP . protocol . port  had last, by whatever door it came (@affinity-local, where only
+endpoints of this node will do)? What was chosen is written down behind NAT, in the filter hooks, by `affinity-HASH-...`:
+@affinity-services and @affinity-nodeports know by the connection's original destination that it shall be. An entry renews
+itself with each connection, outlives restarts of the proxy and changes of the Service, and fades after the timeout. When an
+endpoint goes, @affinity is read and its entries are deleted: only a Service with affinity ever costs that.
 
     filter hooks -> firewall-check (before NAT): loadBalancerSourceRanges, one chain for each different list of ranges
                     service-endpoints-check, nodeport-endpoints-check: no endpoints -> reject; none here -> drop
@@ -59,8 +60,9 @@ FIREWALL_CHECK, CLUSTER_IPS_CHECK = "firewall-check", "cluster-ips-check"
 AFFINITY_RECORD = "affinity-record"
 SERVICE_ENDPOINTS_CHECK, NODEPORT_ENDPOINTS_CHECK = "service-endpoints-check", "nodeport-endpoints-check"
 
-AFFINITY = "affinity"
-MOST_CLIENTS = 1 << 18  # whom @affinity remembers at most; further clients are served without
+AFFINITY, AFFINITY_LOCAL = "affinity", "affinity-local"
+AFFINITIES = (AFFINITY, AFFINITY_LOCAL)
+MOST_CLIENTS = 1 << 18  # whom each of them remembers at most; further clients are served without
 
 REJECTED = Verdict(GOTO, REJECT)
 
@@ -119,7 +121,7 @@ def socket_family(family: Family) -> int:
 
 
 def sets(family: Family) -> tuple[Set, ...]:
-    """Every set and map, `AFFINITY` last."""
+    """Every set and map, those of `AFFINITIES` last."""
     size = family.bits // 8
     ip = _IPV4 if family is Family.V4 else _IPV6
     address, port = (size, ip), ((1, _PROTOCOL), (2, _PORT))
@@ -145,18 +147,21 @@ def sets(family: Family) -> tuple[Set, ...]:
         Map.NODEPORT_IPS: ((address,), None, "addresses of this node that serve NodePorts"),
     }
     made = [_set(which.title, key, data, comment) for which, (key, data, comment) in shapes.items()]
-    affinity = Set(
-        AFFINITY,
-        _length((address, *name)),
-        _type((address, *name)),
-        data_type=_type(endpoint),
-        data_length=_length(endpoint),
-        flags=MAP | TIMEOUT | DYNAMIC,
-        fields=tuple(length for length, _ in (address, *name)),
-        size=MOST_CLIENTS,
-        comment="client . destination : the endpoint that it had last",
+    affinities = (
+        Set(
+            title,
+            _length((address, *name)),
+            _type((address, *name)),
+            data_type=_type(endpoint),
+            data_length=_length(endpoint),
+            flags=MAP | TIMEOUT | DYNAMIC,
+            fields=tuple(length for length, _ in (address, *name)),
+            size=MOST_CLIENTS,
+            comment="client . Service : the endpoint that it had last",
+        )
+        for title in AFFINITIES
     )
-    return (*made, affinity)
+    return (*made, *affinities)
 
 
 def _set(title: str, key: tuple[tuple[int, int], ...], data: tuple[tuple[int, int], ...] | None, comment: str) -> Set:

@@ -16,9 +16,9 @@ from linux.iptables.rules import Family
 from linux.nftables.objects import Set
 from proxy import model
 from proxy.model import Address, Endpoint, Network, Policy, Reach, ServicePort
-from proxy.nftables import chains, layout
-from proxy.nftables.chains import Chain, Way
-from proxy.nftables.layout import REJECT, Map
+from proxy.nftables import chains, layout, names
+from proxy.nftables.chains import Chain, Sticky, Way
+from proxy.nftables.layout import AFFINITY, AFFINITY_LOCAL, REJECT, Map
 
 _PROTOCOLS = {
     model.Protocol.TCP: b"\x06\0\0\0",
@@ -221,24 +221,28 @@ def refuse(destination: Destination, port: ServicePort, content: Content) -> Non
 def _serve(destination: Destination, placed_port: Placed, policy: Policy, content: Content) -> None:
     port, cluster, local, dice, local_dice = placed_port
     key, by_port, way, reach = destination
-    sticky = port.affinity_seconds is not None
-    everyone = cluster
+    everyone, only_local = cluster, False
     if way is Way.CLUSTER and reach is Reach.LOCAL:
-        everyone, dice = local, local_dice
+        everyone, dice, only_local = local, local_dice, True
+    sticky = None if port.affinity_seconds is None else _sticky(port)
     if everyone:
         _fill(content.maps[way.endpoints], key, everyone)
-        name = content.use(chains.die(way, dice, policy, sticky=sticky))
+        name = content.use(chains.die(way, dice, policy, sticky and sticky._replace(only_local=only_local)))
         content.maps[Map.SERVICE_NODEPORTS if by_port else Map.SERVICE_IPS][key] = Leads(name, port.name)
-        if port.affinity_seconds is not None:
+        if sticky is not None and port.affinity_seconds is not None:
             which = Map.AFFINITY_NODEPORTS if by_port else Map.AFFINITY_SERVICES
-            remember = content.use(chains.remember(port.affinity_seconds, policy))
-            content.maps[which][key] = Leads(remember, port.name)
+            remember = chains.remember(sticky, port.affinity_seconds, policy, reaches_local=bool(port.endpoints.local))
+            content.maps[which][key] = Leads(content.use(remember), port.name)
     if reach is Reach.LOCAL and way is not Way.CLUSTER and local:
         outside = Way.NODEPORT_LOCAL if by_port else Way.EXTERNAL_LOCAL
         _fill(content.maps[outside.endpoints], key, local)
-        name = content.use(chains.die(outside, local_dice, policy, sticky=sticky))
+        name = content.use(chains.die(outside, local_dice, policy, sticky and sticky._replace(only_local=True)))
         content.maps[Map.NODEPORT_LOCAL if by_port else Map.EXTERNAL_LOCAL][key] = Leads(name, port.name)
     refuse(destination, port, content)
+
+
+def _sticky(port: ServicePort) -> Sticky:
+    return Sticky(names.base_name(port), name_key(port.cluster_ip, port.protocol, port.port))
 
 
 def _fill(numbers: dict[bytes, Value], key: bytes, endpoints: Sequence[bytes]) -> None:
@@ -267,14 +271,12 @@ def admitted(port: ServicePort, policy: Policy) -> tuple[Network, ...]:
     return (*ranges, *(type(ranges[0])(f"{ip}/{ip.max_prefixlen}") for ip in port.load_balancer_ips))
 
 
-def allowed(ports: Iterable[Placed]) -> dict[bytes, tuple[Way, frozenset[bytes]]]:
-    """For each destination with affinity: which endpoints its clients may be kept on."""
-    found: dict[bytes, tuple[Way, frozenset[bytes]]] = {}
+def allowed(ports: Iterable[Placed]) -> dict[tuple[str, bytes], frozenset[bytes]]:
+    """Which endpoints the clients of Service ports with affinity may be kept on, by @affinity's name and the port's key."""
+    found: dict[tuple[str, bytes], frozenset[bytes]] = {}
     for each in ports:
-        if each.port.affinity_seconds is None:
-            continue
-        for destination in destinations(each.port):
-            narrow = destination.way is Way.CLUSTER and destination.reach is Reach.LOCAL
-            ends = frozenset(each.local if narrow else (*each.cluster, *each.local))
-            found.setdefault(destination.key, (destination.way, ends))
+        if each.port.affinity_seconds is not None:
+            key = name_key(each.port.cluster_ip, each.port.protocol, each.port.port)
+            found[AFFINITY, key] = frozenset(each.cluster)
+            found[AFFINITY_LOCAL, key] = frozenset(each.local)
     return found

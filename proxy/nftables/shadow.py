@@ -22,8 +22,8 @@ from proxy.nftables.layout import SHARED, Map
 from proxy.nftables.plan import Content, Layout, Leads, Placed, Value
 
 Ports = tuple[ServicePort, ...]
-Allowed = dict[bytes, tuple[Way, frozenset[bytes]]]
-"""For keys of destinations with affinity, the endpoints whose clients stay."""
+Allowed = dict[tuple[str, bytes], frozenset[bytes]]
+"""Of Service ports with affinity: the endpoints whose clients stay, by the map that remembers and the key there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Seen:
 @dataclass(slots=True)
 class Delta:
     """To be done in one transaction, in this order: the sets and `chains` to write whole, elements to delete and to put by
-    `Map`. Afterwards, apart: `idle` chains and sets that nothing leads to any more. `purge`: what @affinity may keep, for the
-    destinations of which it may hold something else. `foreign`: what somebody else had changed, in words."""
+    `Map`. Afterwards, apart: `idle` chains and sets that nothing leads to any more. `purge`: what @affinity may keep, of the
+    Service ports of which it may hold something else. `foreign`: what somebody else had changed, in words."""
 
     rebuild: bool = False
     sets: list[Set] = field(default_factory=list)
@@ -84,10 +84,6 @@ class Shadow:
         self._sets: set[str] = set()
         self.elements = 0
         self.rules = 0
-
-    @property
-    def has_affinity(self) -> bool:
-        return any(each.port.affinity_seconds is not None for ports in self._held.values() for each in ports)
 
     def owner(self, key: bytes) -> str | None:
         """The Service that has a key of service-ips, service-nodeports or of anything that begins so."""
@@ -141,7 +137,7 @@ class Shadow:
         if all(each.port.affinity_seconds is None for each in held):
             return {}
         owns = self._owning(service)
-        return {key: found for key, found in plan.allowed(held).items() if owns(key)}
+        return {key: found for key, found in plan.allowed(held).items() if owns(key[1])}
 
     def _owning(self, service: str) -> _Owning:
         return _Owning(self._claims, service)
@@ -300,7 +296,7 @@ class _Owning:
 
 
 _MOST_IDLE = 200
-_DIE = re.compile(r"[a-z-]+-(\d+)(?:-sticky)?$")
+_DIE = re.compile(r"[a-z-]+-(\d+)(?:-|$)")
 
 
 def _number(value: Value) -> int:
@@ -328,18 +324,10 @@ def _sides(value: Value) -> int:
 
 
 def _narrowed(before: Allowed, after: Allowed) -> Allowed:
-    """Destinations of which @affinity may hold clients of endpoints that are not theirs any more. Where the policy of who
-    may go where has changed, nobody stays."""
+    """Service ports of which @affinity may hold clients of endpoints that are not theirs any more."""
     found: Allowed = {}
     for key in before.keys() | after.keys():
-        old, new = before.get(key), after.get(key)
-        if new is None:
-            if old is not None:
-                found[key] = old[0], frozenset()
-        elif old is None:
-            found[key] = new
-        elif old[0] is not new[0]:
-            found[key] = new[0], frozenset()
-        elif old[1] - new[1]:
+        old, new = before.get(key), after.get(key, frozenset())
+        if old is None or old - new:
             found[key] = new
     return found
