@@ -69,3 +69,7 @@ class Backend(Protocol):
     async def forget(self) -> int:
         """Delete everything of ours and nothing else; how many chains or objects there were. Raises Retry."""
         ...
+
+    def close(self) -> None:
+        """Let go of sockets and threads; no pass comes after it, and the rules stay."""
+        ...

@@ -12,6 +12,7 @@ with which the network can reach what listens on loopback (CVE-2020-8558), and i
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -32,6 +33,8 @@ _ZEROS = (
     "masquerade_bit", "oom_score_adj", "max_per_core", "min", "tcp_established_timeout", "tcp_close_wait_timeout",
     "udp_timeout", "udp_stream_timeout", "healthz_bind_address", "metrics_bind_address",
 )  # fmt: skip
+_VERBOSITY = re.compile(r"^-v(=.*)?$")
+"""klog's flag, with one dash as everybody writes it."""
 _SHARED_FLAGS = {
     "--iptables-masquerade-bit": "masquerade_bit",
     "--masquerade-all": "masquerade_all",
@@ -174,7 +177,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 def load(argv: Sequence[str]) -> Config:
     """The configuration from flags and `--config FILE`. Raises UsageError that names the field and the remedy."""
-    argv = ["-" + arg if arg == "-v" or arg.startswith("-v=") else arg for arg in argv]
+    argv = [_VERBOSITY.sub(r"--v\1", arg) for arg in argv]
     config = settings.load(
         Config,
         argv,

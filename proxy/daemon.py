@@ -20,7 +20,7 @@ from functools import partial
 
 from kube.client import Client, Connection
 from kube.errors import UsageError
-from kube.events import Recorder
+from kube.events import Recorder, Reference
 from kube.reconcile import Backoff, Pace, Wake, forever
 from linux.addresses import LocalAddresses
 from linux.capabilities import Capability, effective
@@ -62,7 +62,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     if config.detect_local_mode == "ClusterCIDR" and not config.cluster_cidr:
         log.warning("clusterCIDR is empty: nobody is taken for a pod; set it, or another detectLocalMode")
     async with AsyncExitStack() as stack:
-        node = config.hostname_override or socket.gethostname().lower()
+        node = (config.hostname_override or socket.gethostname()).strip().lower()
         client = await stack.enter_async_context(Client(_connection(config), user_agent="wherry-proxy"))
         await _Daemon(config, node, client, host, ready).run(stack)
 
@@ -124,6 +124,7 @@ class _Daemon:
             for family, backend in backends.items()
         ]
         for one in passes:
+            stack.callback(one.backend.close)
             await stack.enter_async_context(one.backend.watching(self._wakes[one.family].set))
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,6 +132,8 @@ class _Daemon:
                 if config.config_file:
                     group.create_task(config_file.unchanged(config.config_file))
                 group.create_task(self._recorder.run())
+                about = Reference("v1", "Node", "", self._node, self._node)  # upstream's: the uid is the name
+                self._recorder.event(about, "Normal", "Starting", f"Starting wherry-proxy, mode {config.mode}.")
                 self._objects.start(group)
                 await self._objects.synced()
                 for one in passes:

@@ -150,6 +150,9 @@ class IptablesBackend:
         self._parts, self._style = Parts(), None
         return await forget(self._packets)
 
+    def close(self) -> None:
+        """Nothing is held between two passes."""
+
     def _styled(self, wish: Wish) -> Style:
         endpoints = self._parts.endpoints
         if wish.changed is None or self._doubted:

@@ -199,6 +199,9 @@ class NftablesBackend:
         except Refused as error:
             raise Retry(f"deleting table {TABLE} of IPv{self._family}: {error}") from error
 
+    def close(self) -> None:
+        self._connection.close()
+
 
 def _forget(connection: Connection, family: Family) -> int:
     """Chains and sets of the table `kube-proxy`, ours or a stock proxy's; then it is gone."""

@@ -55,6 +55,8 @@ class Recorded:
     async def forget(self) -> int:
         return 0
 
+    def close(self) -> None: ...
+
 
 class Rig:
     def __init__(self) -> None:
