@@ -27,7 +27,7 @@ Key = tuple[Table, str]
 
 TABLES = (Table.MANGLE, Table.FILTER, Table.NAT)
 
-_SECTIONS_A_RUN = 10
+_SECTIONS_A_RUN = 6
 _CHAINS_A_TURN = 500  # rendered before the event loop has a turn: 5 ms
 _MOST_CULPRITS = 100  # so many refusals are no Service's fault
 
@@ -75,27 +75,46 @@ class Writing:
     async def run(self, services: Mapping[str, tuple[ServicePort, ...]], keys: Iterable[str]) -> None:
         """Write the Services of `keys`, or delete them where `services` has them no more. With a survey `keys` must be all.
         Raises Refused when no Service is to blame."""
-        batch: list[Item] = []
-        size = turn = 0
-        for key in keys:
-            self._fresh[key] = ()
-            for item in self._items(key, services.get(key, ())):
-                batch.append(item)
-                size += len(item.fragment.chains)
-            if size - turn >= _CHAINS_A_TURN:
-                turn = size
-                await asyncio.sleep(0)
-            if size >= self._limit * _SECTIONS_A_RUN:
-                await self._step(batch)
-                batch, size, turn = [], 0, 0
-        if not self._stepped and size <= self._limit and await self._quick(batch):
+        rest = await self._all_but_the_last(services, keys)
+        if (
+            not self._stepped
+            and sum(len(item.fragment.chains) for item in rest) <= self._limit
+            and await self._quick(rest)
+        ):
             return
-        await self._step(batch)
+        await self._step(rest)
         await self._publish(sorted(self._fresh))
         await self._write(
             [Section(table, (), self._undeclared(jumps), jumps) for table, jumps in self._jumps_by_table()]
         )
         await self._delete(self._stale())
+
+    async def _all_but_the_last(
+        self, services: Mapping[str, tuple[ServicePort, ...]], keys: Iterable[str]
+    ) -> list[Item]:
+        """Render, and write what is a batch while the next is rendered: the kernel's work and ours are about the same. What is
+        left is less than a batch."""
+        batch: list[Item] = []
+        size = turn = 0
+        previous: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key in keys:
+                    self._fresh[key] = ()
+                    for item in self._items(key, services.get(key, ())):
+                        batch.append(item)
+                        size += len(item.fragment.chains)
+                    if size - turn >= _CHAINS_A_TURN:
+                        turn = size
+                        await asyncio.sleep(0)
+                    if size > self._limit * _SECTIONS_A_RUN:
+                        if previous is not None:
+                            await previous
+                        previous = group.create_task(self._step(batch))
+                        batch, size, turn = [], 0, 0
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return batch
 
     def _items(self, key: str, ports: Sequence[ServicePort]) -> Iterator[Item]:
         for port in ports:
