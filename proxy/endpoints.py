@@ -77,6 +77,6 @@ def _near(ready: Sequence[Candidate], place: Place) -> list[Candidate]:
         here = [one for one in ready if place.node in one.nodes]
         if here:
             return here
-    if place.zone and all(one.zones for one in ready):
+    if all(one.zones for one in ready):
         return [one for one in ready if place.zone in one.zones]
     return []

@@ -102,10 +102,10 @@ class Cluster:
         return self.tracker.take()
 
     def fresh(self) -> Mapping[str, tuple[ServicePort, ...]]:
-        """What a tracker makes that knows nothing but how things are now."""
+        """What a tracker makes that knows nothing but how things are now, and heard of it in another order."""
         other = Cluster(self.family)
         other.do(Move(self.zone))
-        other.do(Relist(tuple(self.services.values()), tuple(self.slices.values())))
+        other.do(Relist(tuple(self.services.values()), tuple(self.slices.values())[::-1]))
         return other.take().services
 
     def _relist(self, services: tuple[Service, ...], slices: tuple[EndpointSlice, ...]) -> None:

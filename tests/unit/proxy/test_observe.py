@@ -194,6 +194,10 @@ def test_what_was_skipped_is_told_once_a_change() -> None:
     assert told() == [("web", "InvalidEndpointAddress")]
     cluster.service(None).service(a_service())
     assert told() == []
+    cluster.service(None)
+    assert told() == []
+    cluster.service(a_service())  # another one of the same name
+    assert told() == [("web", "InvalidEndpointAddress")]
 
 
 @pytest.mark.parametrize("family", Family)

@@ -81,6 +81,16 @@ def test_ports_addresses_and_policies() -> None:
     assert (dns.protocol, dns.endpoints.all) == (Protocol.UDP, ())
 
 
+def test_who_may_go_on_serving_udp_flows() -> None:
+    ports = [HTTP, {"name": "dns", "port": 5353, "protocol": "UDP"}]
+    piece = a_slice(
+        "a", end("10.244.0.1"), end("10.244.0.2", ready=False), end("10.244.0.3", serving=False), ports=ports
+    )
+    http, dns = made(a_service(), piece).ports
+    assert [each.text for each in dns.endpoints.serving] == ["10.244.0.1:5353", "10.244.0.2:5353"]
+    assert http.endpoints.serving == ()
+
+
 def test_unnamed_ports_have_plain_names() -> None:
     service = a_service(ports=[{"port": 80, "protocol": "TCP"}])
     for unnamed in ({"port": 8080, "protocol": "TCP"}, {"name": "", "port": 8080}):
