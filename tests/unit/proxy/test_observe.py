@@ -124,6 +124,19 @@ def test_a_slice_moves_from_one_slice_to_another() -> None:
     assert cluster.take()[1] == []
 
 
+def test_which_of_two_slices_came_first_does_not_matter() -> None:
+    """Both name one address: node2 has given it away, and its slice does not say so yet."""
+    slices = {"a": a_slice("a", "10.0.0.1", nodeName="node1"), "b": a_slice("b", "10.0.0.1", nodeName="node2")}
+    outcomes = set()
+    for order in ("ab", "ba"):
+        cluster = Cluster().service(a_service())
+        for name in order:
+            cluster.slice(name, slices[name])
+        (port,) = cluster.tracker.take().services["shop/web"]
+        outcomes.add(tuple(end.local for end in port.endpoints.all))
+    assert len(outcomes) == 1
+
+
 def test_types_change_both_ways() -> None:
     cluster = Cluster().service(a_service()).slice("a", a_slice("a", "10.0.0.1"))
     cluster.take()
