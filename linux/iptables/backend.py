@@ -2,22 +2,31 @@
 
 Both may hold rules at once, and packets pass both, so a daemon must write where the others on the machine write. The
 order of questions is that of Kubernetes' iptables-wrappers: where the kubelet left its hint chain; where any Kubernetes
-chain is; what the distribution made the default. Reading legacy tables without naming one does not load its modules.
+chain is; what the distribution made the default. As there, the families are asked together: a hint in IPv4 decides for IPv6.
+
+Only mangle and filter are read, where every kubelet and every proxy has chains: nat may be 18 MB of text. Asking for a legacy
+table by name loads its module, so that is done only for tables that are there.
 """
 
 from __future__ import annotations
 
 import enum
+import logging
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from linux import process
 from linux.iptables.rules import Family, Snapshot, Table, parse
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?: \((nf_tables|legacy)\))?")
+_TELLING = (Table.MANGLE, Table.FILTER)
 _HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 RANDOM_FULLY = (1, 6, 2)  # the first release with MASQUERADE --random-fully
+
+log = logging.getLogger(__name__)
 
 
 class Flavor(enum.StrEnum):
@@ -51,14 +60,17 @@ class Backend:
 
 
 async def detect(family: Family = Family.V4) -> Backend:
-    """The backend to use in this network namespace."""
+    """The backend to use in this network namespace. Raises Unusable, and CommandFailed when a command cannot be run."""
     version, default = await _version(family.command)
-    seen = {flavor: await _saved(family, flavor) for flavor in Flavor}
-    for matches in (_has_hint, _has_kubernetes):
-        for flavor, snapshot in seen.items():
-            if snapshot is not None and matches(snapshot):
-                return backend(family, flavor, version)
-    return backend(family, default, version)
+    seen = {flavor: [await _saved(each, flavor) for each in Family] for flavor in Flavor}
+    holding = [flavor for flavor, snapshots in seen.items() if any(map(_has_kubernetes, snapshots))]
+    if len(holding) > 1:
+        log.warning(
+            "both nf_tables and legacy iptables hold KUBE-* chains, and packets pass both: a proxy or kubelet of the other kind "
+            "left them, or runs still; stop it, then `wherry-proxy --cleanup` removes a proxy's from both"
+        )
+    hinting = [flavor for flavor, snapshots in seen.items() if any(map(_has_hint, snapshots))]
+    return backend(family, next(iter((*hinting, *holding)), default), version)
 
 
 def backend(family: Family, flavor: Flavor, version: tuple[int, int, int]) -> Backend:
@@ -88,12 +100,26 @@ async def _version(command: str) -> tuple[tuple[int, int, int], Flavor]:
     return (int(found[1]), int(found[2]), int(found[3])), flavor
 
 
-async def _saved(family: Family, flavor: Flavor) -> Snapshot | None:
+async def _saved(family: Family, flavor: Flavor) -> Snapshot:
+    """The tables that tell; nothing where there are none."""
     command = shutil.which(f"{family.command}-{flavor}-save")
-    if command is None:
-        return None
-    done = await process.run([command], timeout=60, check=False)
-    return parse(done.stdout.decode(errors="replace")) if done.returncode == 0 else None
+    tables: Sequence[Table] = _TELLING
+    if flavor is Flavor.LEGACY:
+        names = present(family)
+        tables = [table for table in _TELLING if table.value in names]
+    text = ""
+    for table in tables if command is not None else ():
+        done = await process.run([command, "-t", table.value], timeout=60, check=False)
+        text += done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    return parse(text)
+
+
+def present(family: Family) -> list[str]:
+    """The legacy tables that are there in this network namespace."""
+    try:
+        return Path(f"/proc/net/{'ip' if family is Family.V4 else 'ip6'}_tables_names").read_text().split()
+    except OSError:
+        return []
 
 
 def _has_hint(snapshot: Snapshot) -> bool:

@@ -16,11 +16,11 @@ import ctypes
 import re
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from linux import process
+from linux.iptables.backend import present
 from linux.iptables.restore import PacketFilter, Refused
 from linux.iptables.rules import Family, Section, Snapshot, Survey, Table, parse, surveyed
 
@@ -57,15 +57,6 @@ class LegacyTables:
             return (await process.run(argv, timeout=120)).stdout
         except process.CommandFailed as error:
             raise Refused(str(error), blameless=True) from error
-
-
-def present(family: Family, names: Iterable[str]) -> list[str]:
-    """Those of the tables that are there in this network namespace."""
-    try:
-        there = Path(f"/proc/net/{'ip' if family is Family.V4 else 'ip6'}_tables_names").read_text().split()
-    except FileNotFoundError:
-        return []
-    return [name for name in names if name in there]
 
 
 def saved(family: Family, table: str, shown: Collection[str] | None) -> Iterator[str]:
@@ -149,7 +140,8 @@ def _quoted(word: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     family, shown, *names = argv
-    for name in present(Family(int(family)), names):
+    there = present(Family(int(family)))
+    for name in (name for name in names if name in there):
         for line in saved(Family(int(family)), name, None if shown == _ALL else shown.split(",")):
             print(line)
     return 0

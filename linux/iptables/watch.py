@@ -15,9 +15,9 @@ import contextlib
 import ctypes
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
+from linux.iptables.backend import present
 from linux.iptables.rules import Family, Table
 from linux.nftables.listener import Interest, Listener, Touch
 
@@ -160,10 +160,9 @@ class LegacyWatch:
 
 def shape(family: Family, table: str) -> bytes:
     """The numbers by which a legacy table is known; empty where there is no such table (asking must not load its module)."""
-    version = "ip" if family is Family.V4 else "ip6"
+    if table not in present(family):
+        return b""
     try:
-        if table not in Path(f"/proc/net/{version}_tables_names").read_text().split():
-            return b""
         address_family, level = (
             (socket.AF_INET, socket.SOL_IP) if family is Family.V4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
         )

@@ -32,7 +32,7 @@ from linux.iptables import backend as commands
 from linux.iptables.changes import missing, removals
 from linux.iptables.legacy_reader import LegacyTables
 from linux.iptables.restore import Iptables, PacketFilter, Refused
-from linux.iptables.rules import Family, Mark, Survey, Table
+from linux.iptables.rules import Family, Mark, Snapshot, Survey, Table
 from linux.iptables.watch import LegacyWatch, NftWatch, Unwatched, Watch
 from linux.process import CommandFailed
 from proxy.backend import Applied, Wish
@@ -66,17 +66,23 @@ class IptablesBackend:
         words: str = "iptables rules",
         random_fully: bool = True,
         accounted: frozenset[str] = frozenset(),
+        auditor: PacketFilter | None = None,
+        audit_after: float = 3600.0,
         retry_after: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`words` say for the log which rules these are; `random_fully`: the tool knows MASQUERADE --random-fully;
-        `accounted`: the nfacct counters that are there; `retry_after`: seconds until a refused Service that stayed as it
+        `accounted`: the nfacct counters that are there; `auditor` reads what `watch` may miss, every `audit_after`
+        seconds; `retry_after`: seconds until a refused Service that stayed as it
         was is tried again."""
         self._packets = packets
         self._watch = watch or Unwatched()
         self.words = words
         self._random_fully = random_fully
         self._accounted = accounted
+        self._auditor = auditor
+        self._audit_after = audit_after
+        self._surveyed = clock()
         self._retry_after = retry_after
         self._clock = clock
         self._style: Style | None = None
@@ -109,7 +115,8 @@ class IptablesBackend:
             self._doubted = True
         full, self._doubted = self._doubted, False
         try:
-            survey = await self._packets.survey(TABLES, plan.SHOWN) if full else None
+            survey = await self._survey(doubted=full)
+            full = survey is not None
             repaired = self._repaired(survey) if survey is not None and self._style is not None else ()
             writing = Writing(
                 self._packets,
@@ -152,6 +159,18 @@ class IptablesBackend:
 
     def close(self) -> None:
         """Nothing is held between two passes."""
+
+    async def _survey(self, *, doubted: bool) -> Survey | None:
+        """What the kernel holds, when that is in doubt or an audit is due. The auditor is thorough, not fast."""
+        if doubted:
+            reader = self._packets
+        elif self._auditor is not None and self._clock() - self._surveyed >= self._audit_after:
+            reader = self._auditor
+        else:
+            return None
+        found = await reader.survey(TABLES, plan.SHOWN)
+        self._surveyed = self._clock()
+        return found
 
     def _styled(self, wish: Wish) -> Style:
         endpoints = self._parts.endpoints
@@ -196,21 +215,33 @@ async def opened(family: Family) -> IptablesBackend:
 
 
 def of(chosen: commands.Backend) -> IptablesBackend:
-    watch: Watch
+    words = f"{chosen.family.command} ({chosen.flavor}) rules"
     if chosen.flavor is commands.Flavor.NFT:
         watch = NftWatch(chosen.family, TABLES, chains.PREFIXES)
-    else:
-        watch = LegacyWatch(chosen.family, TABLES)
-    packets = Iptables(chosen, started=watch.started)
-    words = f"{chosen.family.command} ({chosen.flavor}) rules"
-    return IptablesBackend(packets, watch, words=words, random_fully=chosen.random_fully)
+        packets = Iptables(chosen, started=watch.started)
+        return IptablesBackend(packets, watch, words=words, random_fully=chosen.random_fully)
+    packets = Iptables(chosen)
+    return IptablesBackend(
+        packets,
+        LegacyWatch(chosen.family, TABLES),
+        words=words,
+        random_fully=chosen.random_fully,
+        auditor=LegacyTables(packets, chosen.family),
+    )
 
 
 async def forget(packets: PacketFilter) -> int:
     """Delete every chain of ours and every jump to one; how many chains there were. Raises Retry."""
     try:
-        snapshot = await packets.read(*TABLES)
-        sections = removals(snapshot, chains.is_ours, chains_per_section=packets.chains_per_section)
+        marks = (await packets.survey(TABLES, ())).marks
+        if not any(map(chains.is_ours, marks)):
+            return 0
+        others = {name for table, name in marks if not chains.is_ours((table, name))}
+        shown = (await packets.survey(TABLES, others)).snapshot.tables
+        tables: dict[Table, dict[str, tuple[str, ...]]] = {}
+        for table, name in marks:
+            tables.setdefault(table, {})[name] = shown.get(table, {}).get(name, ())
+        sections = removals(Snapshot(tables), chains.is_ours, chains_per_section=packets.chains_per_section)
         await packets.write(sections)
     except Refused as error:
         raise Retry(f"deleting the rules: {error}") from error
