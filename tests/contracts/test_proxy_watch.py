@@ -77,7 +77,7 @@ class Seen:
 async def watching(folder: Path) -> AsyncIterator[Seen]:
     async with api(folder) as connection, Client(connection) as client:
         tracker, wake = Tracker(NODE, Family.V4), Wake()
-        informed = Informed(client, Config(), NODE, [tracker], Metrics("iptables", ["IPv4"]), wake.set)
+        informed = Informed(client, Config(), NODE, [tracker], Metrics("iptables", ["IPv4"]), lambda *_: wake.set())
         async with asyncio.TaskGroup() as group:
             own = group.create_task(_running(informed))
             await informed.synced()
@@ -140,3 +140,20 @@ async def test_types_change_slices_move_and_names_are_used_again(tmp_path: Path)
         await seen.client.create(resources.SERVICES, headless, NAMESPACE)
         await seen.client.delete(resources.ENDPOINTSLICES, "web-a", NAMESPACE)
         await seen.until({"new": "", "web": ""})
+
+
+async def test_large_and_odd_objects_that_a_server_takes(tmp_path: Path) -> None:
+    async with watching(tmp_path) as seen:
+        ports = [{"name": f"p{number}", "port": 1000 + number} for number in range(1000)]
+        await seen.client.create(
+            resources.SERVICES, {"metadata": {"name": "wide"}, "spec": {"ports": ports}}, NAMESPACE
+        )
+        await seen.client.create(resources.SERVICES, SERVICE, NAMESPACE)
+        await seen.create_slice("web-a", *(f"10.244.{number // 250}.{number % 250 + 1}" for number in range(1000)))
+        await seen.create_slice("web-b", "10.244.0.1", "10.244.9.1")  # the first one for the second time
+        odd = {"metadata": {"name": "web-c", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4"}
+        odd |= {"endpoints": [{"addresses": ["10.244.9.2"]}], "ports": [{"name": "http", "protocol": "TCP"}]}
+        await seen.client.create(resources.ENDPOINTSLICES, odd, NAMESPACE)
+        everyone = {f"10.244.{number // 250}.{number % 250 + 1}:8080" for number in range(1000)} | {"10.244.9.1:8080"}
+        await seen.until({"wide": "", "web": " ".join(sorted(everyone))})
+        assert len(seen.tracker.services[f"{NAMESPACE}/wide"]) == 1000
