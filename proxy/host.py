@@ -101,9 +101,7 @@ class Host:
             if path.read_text().strip() != wanted:
                 path.write_text(wanted)
         except OSError as error:
-            self._tell(
-                "oom", f"oomScoreAdj: {wanted} was not permitted ({_words(error)}); set it from outside, or to 0"
-            )
+            log.info("oomScoreAdj: %s was not permitted (%s); set it from outside, or to 0", wanted, _words(error))
 
     def _look_at_bridges(self) -> None:
         try:

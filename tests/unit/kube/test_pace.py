@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kube.reconcile import Pace
+from kube.reconcile import Pace, Wake, forever
 
 
 class Clock:
@@ -86,3 +86,30 @@ def test_it_recovers_in_a_quiet_time_and_never_saves_up_more_than_its_room(clock
 def test_without_a_pause_allowed_there_is_none(clock: Clock) -> None:
     pace = Pace(0.0, clock=clock)
     assert [pace.worked(5.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+async def test_the_loop_keeps_the_pace(clock: Clock) -> None:
+    """Passes of 0.6 s, all asked for at once: the first empties the bucket, the others wait for it."""
+    waits: list[float] = []
+    passes = 0
+
+    class Told(Pace):
+        def worked(self, seconds: float) -> float:
+            waits.append(super().worked(seconds))
+            clock.now += waits[-1]
+            return 0.0  # waited for already, by this clock
+
+    wake = Wake()
+
+    async def sync() -> None:
+        nonlocal passes
+        passes += 1
+        clock.now += 0.6
+        if passes == 3:
+            raise KeyError("enough")
+        wake.set()
+
+    with pytest.raises(KeyError):
+        await forever(sync, wake, resync=60, pace=Told(1.0, clock=clock), clock=clock)
+    assert waits[0] == pytest.approx(0.5)  # 0.6 spent of 0.5, repaid by a fifth of the time
+    assert waits[1] == 1.0
