@@ -151,7 +151,10 @@ async def test_large_and_odd_objects_that_a_server_takes(tmp_path: Path) -> None
         await seen.client.create(resources.SERVICES, SERVICE, NAMESPACE)
         await seen.create_slice("web-a", *(f"10.244.{number // 250}.{number % 250 + 1}" for number in range(1000)))
         await seen.create_slice("web-b", "10.244.0.1", "10.244.9.1")  # the first one for the second time
-        odd = {"metadata": {"name": "web-c", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4"}
+        odd: dict[str, Any] = {
+            "metadata": {"name": "web-c", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+        }
         odd |= {"endpoints": [{"addresses": ["10.244.9.2"]}], "ports": [{"name": "http", "protocol": "TCP"}]}
         await seen.client.create(resources.ENDPOINTSLICES, odd, NAMESPACE)
         everyone = {f"10.244.{number // 250}.{number % 250 + 1}:8080" for number in range(1000)} | {"10.244.9.1:8080"}
