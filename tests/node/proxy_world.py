@@ -22,13 +22,18 @@ import yaml
 
 from kube import certificates, kubeconfig
 from kube.client import Client, Connection
-from kube.errors import ApiError, ApiUnreachable
+from kube.errors import AlreadyExists, ApiError, ApiUnreachable
 from kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from linux import netns as kernel_netns
+from tests.fakes.eavesdropper import Heard, eavesdropping
 from tests.node.rule_writers import Inside
 from tests.node.service_world import LOCAL_PODS, NODE, POD_RANGE, PORT, Site, World, spell
 
 T = TypeVar("T")
+_MADE_BY_LOOKING = (
+    r"#.*|\*\w+|COMMIT|table \w+ (nat|filter|mangle|raw|security) {|}|"
+    r":[A-Z]+ ACCEPT|chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) {|type .* policy accept;|"
+)
 API = "https://127.0.0.1:6443"
 NODE_NAME = "node1"
 SERVICE_RANGE = {4: "172.30.0.0/16", 6: f"{spell('172.30.0.0', 6)}/112"}
@@ -150,6 +155,7 @@ class Cluster:
 
         self._client = self._inside(connected())
         self.server = self.start_api()
+        self.make_node()
 
     def _make_trust(self) -> None:
         ca = certificates.authority("test-ca")
@@ -177,6 +183,21 @@ class Cluster:
         until(up, lambda: f"the API server answers\n{server.log}")
         return server
 
+    @contextlib.contextmanager
+    def overheard(self) -> Iterator[tuple[str, list[Heard]]]:
+        """A kubeconfig whose every request is heard on its way to the API server, and what was heard."""
+        ear = eavesdropping(Connection.from_kubeconfig(str(self.home / "admin.kubeconfig")))
+        connection, heard = self._inside(ear.__aenter__())
+        path = self.home / "overheard.kubeconfig"
+        cluster = {"name": "c", "cluster": {"server": connection.server}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        document = {"clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}
+        path.write_text(yaml.safe_dump({**document, "apiVersion": "v1", "kind": "Config", "current-context": "c"}))
+        try:
+            yield str(path), heard
+        finally:
+            self._inside(ear.__aexit__(None, None, None))
+
     def config(self, **keys: Any) -> Path:
         """A configuration file of the proxy; `keys` go over what a test needs."""
         document: dict[str, Any] = {
@@ -195,17 +216,22 @@ class Cluster:
         """`keys` of its configuration; it is not waited for."""
         hinted = "KUBE-IPTABLES-HINT" in self.world.node.run("iptables-legacy-save", "-t", "mangle")
         if hinted is not (kernel is Kernel.IPTABLES_LEGACY):
-            # The kubelet's word about which interface the node uses.
-            word = "-X" if hinted else "-N"
-            self.world.node.run("iptables-legacy", "-t", "mangle", word, "KUBE-IPTABLES-HINT")
+            self.hint("-X" if hinted else "-N")
         return self._started("proxy", f"--config={self.config(mode=kernel.mode, **keys)}", *flags)
 
+    def hint(self, word: str) -> None:
+        """Make (`-N`) or delete (`-X`) the kubelet's word that the node uses the legacy interface."""
+        for stem in ("iptables", "ip6tables"):
+            self.world.node.run(f"{stem}-legacy", "-t", "mangle", word, "KUBE-IPTABLES-HINT")
+
     def rules(self) -> list[str]:
-        """Every rule, chain, set and element of the proxy's family, of all three interfaces, without counters; in order."""
+        """Every rule, chain, set and element of all three interfaces, without counters; in order. Not the tables and base
+        chains that are empty: looking makes them, and they decide nothing."""
         stem = "iptables" if self.family == 4 else "ip6tables"
         commands = [[f"{stem}-legacy-save"], ["nft", "list", "ruleset"]]
-        found = [line for argv in commands for line in self.world.node.run(*argv).splitlines()]
-        return sorted(re.sub(r"\[\d+:\d+\]|packets \d+ bytes \d+", "", line) for line in found if line[:1] != "#")
+        listed = [line.strip() for argv in commands for line in self.world.node.run(*argv).splitlines()]
+        plain = [re.sub(r" ?\[\d+:\d+\]| packets \d+ bytes \d+", "", line) for line in listed]
+        return sorted(line for line in plain if not re.fullmatch(_MADE_BY_LOOKING, line))
 
     def _started(self, module: str, *argv: str) -> Process:
         process = Process(self.world, self.home / f"{module}.log", module, *argv)
@@ -241,7 +267,17 @@ class Cluster:
         return kernel_netns.call(self.world.node.path, asking)
 
     def make_node(self, **spec: Any) -> None:
-        self.api(lambda client: client.create(NODES, {"metadata": {"name": NODE_NAME}, "spec": spec}))
+        """The Node as its kubelet makes it; one without a range of pods is there from the beginning."""
+        addresses = [{"type": "InternalIP", "address": spell(NODE, family)} for family in (4, 6)]
+
+        async def made(client: Client) -> None:
+            try:
+                await client.create(NODES, {"metadata": {"name": NODE_NAME}, "spec": spec})
+            except AlreadyExists:
+                await client.patch(NODES, NODE_NAME, {"spec": spec})
+            await client.patch(NODES, NODE_NAME, {"status": {"addresses": addresses}}, subresource="status")
+
+        self.api(made)
 
     def make_services(self, count: int, *endpoints: str | End) -> None:
         """`many0`, `many1`, ... at 172.30.10.0 and following, all at once."""

@@ -35,7 +35,6 @@ def test_it_follows_services_and_endpoints(cluster: Cluster) -> None:
 
 def test_its_own_endpoints(cluster: Cluster) -> None:
     proxy = cluster.start_proxy(healthzBindAddress="127.0.0.1:10256")
-    cluster.make_node()
     cluster.make_service("web", CLUSTER_IP, HERE)
     cluster.make_service("lonely", "172.30.0.42", THERE, internalTrafficPolicy="Local")
     proxy.ready()
