@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
@@ -29,6 +30,7 @@ from proxy.nftables.shadow import Delta, Shadow
 _FEW = 100  # Services whose change is planned at once; more are planned on the connection's thread
 _LARGE = 1 << 16  # bytes of a transaction that the listener need not hear
 _ATTEMPTS = 6
+_RETRY_AFTER = 30.0  # seconds until a refused Service that stayed as it was is tried again
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,10 @@ class NftablesBackend:
         self._policy: Policy | None = None
         self._written = False
         self._listener: Listener | None = None
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, Mapping[str, str]] = {}
+        self._refused_at = 0.0
         _connections.add(connection)
+        weakref.finalize(self, connection.close)
 
     @property
     def words(self) -> str:
@@ -82,7 +86,7 @@ class NftablesBackend:
     async def apply(self, wish: Wish) -> Applied:
         try:
             if self._shadow is not None and self._policy == wish.policy and wish.changed is not None:
-                applied = await self._change(self._shadow, wish, wish.changed)
+                applied = await self._change(self._shadow, wish, wish.changed | self._due())
                 if applied is not None:
                     return applied
             return await self._whole(wish)
@@ -92,6 +96,11 @@ class NftablesBackend:
         except BaseException:
             self.doubt()  # cancelled half-way: what was committed is unknown
             raise
+
+    def _due(self) -> frozenset[str]:
+        """Refused Services that may be tried again."""
+        due = self._refused and time.monotonic() - self._refused_at >= _RETRY_AFTER
+        return frozenset(self._refused if due else ())
 
     async def _change(self, shadow: Shadow, wish: Wish, changed: frozenset[str]) -> Applied | None:
         """None when the kernel is not as it was left: then everything has to be compared."""
@@ -138,8 +147,9 @@ class NftablesBackend:
                 refused.update(blamed)
                 continue
             self._refused = {
-                port.name: words for service, words in refused.items() for port in services.get(service, ())
+                service: {port.name: words for port in services.get(service, ())} for service, words in refused.items()
             }
+            self._refused_at = time.monotonic()
             self._written = True
             await self._afterwards(delta, everything=True)
             return self._applied(shadow, delta, full=True)
@@ -188,7 +198,7 @@ class NftablesBackend:
             deleted=delta.deleted + len(delta.idle),
             rules={TABLE: shadow.rules + shadow.elements},
             rules_written={TABLE: delta.written},
-            refused=self._refused,
+            refused={name: words for ports in self._refused.values() for name, words in ports.items()},
         )
 
     async def forget(self) -> int:

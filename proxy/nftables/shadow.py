@@ -274,12 +274,13 @@ class Shadow:
         if seen.why:
             return (seen.why,)
         words = [f"chain {chain.name}" for chain in delta.chains if chain.name in seen.chains or not chain.rules]
+        wished, _ = self._rendered(changed)
         for which in Map:
-            keys = {*delta.gone[which], *(key for key, _ in delta.put[which])}
-            if which not in SHARED:
-                keys = {key for key in keys if (self.owner(key) or "") not in changed}
-            elif changed:
-                continue
+            put = {key for key, _ in delta.put[which]}
+            if which in SHARED:
+                keys = (put - wished.maps[which].keys()) | (set() if changed else set(delta.gone[which]))
+            else:
+                keys = {key for key in put.union(delta.gone[which]) if (self.owner(key) or "") not in changed}
             if keys:
                 words.append(f"{len(keys)} elements of {which.title}")
         return tuple(words)
