@@ -53,7 +53,6 @@ class NftablesBackend:
         self._refused: dict[str, Mapping[str, str]] = {}
         self._refused_at = 0.0
         _connections.add(connection)
-        weakref.finalize(self, connection.close)
 
     @property
     def words(self) -> str:

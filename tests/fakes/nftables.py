@@ -18,6 +18,7 @@ from linux.nftables.batch import Batch
 from linux.nftables.connection import Failure, Refused
 from linux.nftables.elements import GOTO, JUMP, Counted, Element, Verdict, unpacked, unpacked_data
 from linux.nftables.objects import Chain, Rule, Set, Table
+from linux.nftables.ruleset import Ruleset
 from linux.nftables.wire import Message, as_text, attributes, spans
 
 T = TypeVar("T")
@@ -51,9 +52,14 @@ class FakeNftables:
         self.refuse: set[bytes] = set()
         self.interfere: Callable[[], None] | None = None
         self._generation = 1
+        self._told: list[tuple[Message, int, bytes]] = []
 
     def close(self) -> None:
         return
+
+    def ruleset(self) -> Ruleset:
+        """For the tracer: all transactions, read again."""
+        return Ruleset().take(self._told)
 
     def generation(self) -> int:
         return self._generation
@@ -106,6 +112,7 @@ class FakeNftables:
                 name = as_text(attributes(body).get(2))
                 raise Refused((Failure(code, f"{kind.name} {name}", name=name, element=element),)) from None
         self._generation += 1
+        self._told.extend(batch.contents())
 
     def _carry_out(self, kind: Message, family: int, body: bytes) -> None:
         found = attributes(body)

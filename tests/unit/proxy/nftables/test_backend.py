@@ -18,6 +18,8 @@ from linux.nftables.batch import Batch
 from linux.nftables.connection import Connection
 from linux.nftables.elements import GOTO, Element, Verdict
 from linux.nftables.objects import Hook, Set
+from linux.nftables.tracer import trace
+from linux.packets import Packet
 from proxy.backend import Applied, Wish
 from proxy.model import Endpoint, PodBridge, PodNetwork, Policy, Protocol, Reach, ServicePort, Usable
 from proxy.nftables import kernel, plan
@@ -124,6 +126,34 @@ def test_a_die_has_a_side_for_everyone_and_is_not_much_too_large(sizes: list[int
         sides = plan.sides(size, sides)
         assert size <= sides < 4 * size or size == sides == 0
         assert sides & (sides - 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("sides", "members", "tolerance"), [(8, 5, 1e-6), (8, 8, 1e-9), (8, 3, 0.005), (4, 1, 1e-9), (1, 1, 0)]
+)
+def test_the_die_is_fair_though_it_has_more_sides_than_there_are_endpoints(
+    sides: int, members: int, tolerance: float
+) -> None:
+    name = plan.name_key(ip_address("10.96.0.1"), Protocol.TCP, 80)
+    fake = FakeNftables()
+    services = {"ns/a": (port("ns/a:http", *map(end, range(1, sides + 1))),)}
+    writer = backend(fake)
+    apply(writer, services)
+    if members <= sides // 4 < sides:  # that many would get a smaller die: what is tried is the larger one
+        batch = Batch(IP, TABLE)
+        batch.delete_elements(
+            Map.ENDPOINTS.title, [Element(name + plan.side(number)) for number in range(members, sides)]
+        )
+        fake.others(batch)
+    else:
+        services["ns/a"] = (port("ns/a:http", *map(end, range(1, members + 1))),)
+        apply(writer, services, "ns/a")
+    assert held(fake, Map.SERVICE_IPS)[name].data == Verdict(GOTO, f"cluster-{sides}")
+    packet = Packet(ip_address("10.0.9.9"), ip_address("10.96.0.1"), 80)
+    shares: dict[object, float] = {}
+    for ending in trace(fake.ruleset(), packet, frozenset()):
+        shares[ending.destination] = shares.get(ending.destination, 0) + ending.share
+    assert list(shares.values()) == pytest.approx([1 / members] * members, abs=tolerance)
 
 
 # --- one change --------------------------------------------------------------------------------------------------

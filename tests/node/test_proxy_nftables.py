@@ -1,0 +1,287 @@
+"""nftables mode in a real kernel: the fake tells the truth, histories end where they should, others' hands are undone within a
+second, and people can list what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from kube.errors import Retry
+from linux import netns as kernel_netns
+from linux.iptables.rules import Family
+from linux.nftables.batch import Batch
+from linux.nftables.connection import Connection
+from linux.nftables.elements import Element
+from proxy.backend import Wish
+from proxy.model import Endpoint, Protocol, Reach, ServicePort, Usable
+from proxy.nftables import kernel, plan
+from proxy.nftables.backend import NftablesBackend, forget_all
+from proxy.nftables.fallback import Fallback
+from proxy.nftables.layout import AFFINITY, TABLE, Map, socket_family
+from proxy.nftables.plan import Flat, Layout
+from proxy.nftables.shadow import Seen
+from tests.conftest import Netns
+from tests.fakes.nftables import FakeNftables
+from tests.requirements import requires
+from tests.unit.proxy.nftables.test_backend import nothing_to_do, policy
+from tests.unit.proxy.strategies import Action, Cluster, histories
+
+requires("root", "netns", "nsenter", "nft")
+
+IP = socket_family(Family.V4)
+LAYOUTS: tuple[Layout, ...] = (Flat(), Fallback())
+
+
+@pytest.fixture
+def space(netns: Callable[[str], Netns]) -> Netns:
+    return netns("proxy")
+
+
+@pytest.fixture
+def connection(space: Netns) -> Iterator[Connection]:
+    with kernel_netns.enter(space.path):
+        opened = Connection()
+    with opened:
+        yield opened
+
+
+def ends(*numbers: int) -> Usable:
+    found = tuple(
+        Endpoint(ip_address(f"10.244.{number % 2}.{number}"), 8080, local=number % 2 == 0) for number in numbers
+    )
+    return Usable(found, tuple(end for end in found if end.local), True)
+
+
+def every_kind() -> dict[str, tuple[ServicePort, ...]]:
+    """A Service for every sort of rule."""
+    plain = ServicePort("ns/plain:http", Protocol.TCP, ip_address("10.96.0.1"), 80, endpoints=ends(1, 2, 3))
+    open_ = replace(
+        plain,
+        name="ns/open:http",
+        cluster_ip=ip_address("10.96.0.2"),
+        node_port=30080,
+        external_ips=(ip_address("203.0.113.1"),),
+        load_balancer_ips=(ip_address("203.0.113.2"),),
+        source_ranges=(ip_network("198.51.100.0/24"), ip_network("192.0.2.0/25"), ip_network("192.0.2.128/25")),
+    )
+    local = replace(
+        open_,
+        name="ns/local:http",
+        cluster_ip=ip_address("10.96.0.3"),
+        node_port=30081,
+        external_ips=(ip_address("203.0.113.3"),),
+        load_balancer_ips=(ip_address("203.0.113.4"),),
+        external=Reach.LOCAL,
+        internal=Reach.LOCAL,
+        affinity_seconds=90,
+        protocol=Protocol.SCTP,
+    )
+    empty = replace(
+        plain, name="ns/empty:http", cluster_ip=ip_address("10.96.0.4"), node_port=30082, endpoints=Usable()
+    )
+    return {port.name.partition(":")[0]: (port,) for port in (plain, open_, local, empty)}
+
+
+# --- what is held ------------------------------------------------------------------------------------------------
+
+_steps = st.lists(st.booleans(), min_size=12, max_size=12)
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(history=histories(longest=8), passes=_steps, family=st.sampled_from(Family), layout=st.sampled_from(LAYOUTS))
+def test_the_kernel_ends_where_the_fake_ends_and_nothing_is_left_to_do(
+    connection: Connection, history: list[Action], passes: list[bool], family: Family, layout: Layout
+) -> None:
+    asyncio.run(forget_in(connection, family))
+    fake = FakeNftables()
+    writers = [NftablesBackend(family, each, layout) for each in (cast("Connection", fake), connection)]
+    cluster, rules = Cluster(family), policy(family)
+    changed: set[str] = set()
+    for position, action in enumerate(history):
+        cluster.do(action)
+        if not passes[position % len(passes)] and position < len(history) - 1:
+            continue
+        taken = cluster.take()
+        changed |= taken.changed
+        for writer in writers:
+            asyncio.run(writer.apply(Wish(taken.services, frozenset(changed), rules)))
+        changed = set()
+        assert seen(connection, family, layout) == seen(cast("Connection", fake), family, layout)
+    nothing_to_do(cast("FakeNftables", connection), cluster.fresh(), layout, rules)
+
+
+def seen(connection: Connection, family: Family, layout: Layout) -> Seen:
+    return kernel.read(connection, family, layout)
+
+
+async def forget_in(connection: Connection, family: Family) -> int:
+    return await NftablesBackend(family, connection, Flat()).forget()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__.lower())
+def test_people_can_list_it_as_text_and_json_and_find_the_services(
+    space: Netns, connection: Connection, layout: Layout
+) -> None:
+    asyncio.run(NftablesBackend(Family.V4, connection, layout).apply(Wish(every_kind(), None, policy())))
+    text = space.run("nft", "list", "ruleset")
+    for name in every_kind():
+        assert f'comment "{name}:http"' in text
+    assert "[invalid type]" not in text.replace("map @affinity", "").split("chain cluster-4 {")[-1].split("}")[0]
+    json.loads(space.run("nft", "-j", "list", "ruleset"))
+
+
+def test_a_stock_table_is_taken_over_and_forgetting_leaves_others_alone(space: Netns, connection: Connection) -> None:
+    space.run("nft", 'add table ip kube-proxy { comment "rules for kube-proxy"; }; add chain ip kube-proxy services')
+    space.run("nft", "add table ip other; add chain ip other kube-proxy { type filter hook input priority 0; }")
+    others = space.run("nft", "list", "table", "ip", "other")
+    writer = NftablesBackend(Family.V4, connection, Flat())
+    asyncio.run(writer.apply(Wish(every_kind(), None, policy())))
+    nothing_to_do(cast("FakeNftables", connection), every_kind(), Flat(), policy())
+
+    def all_forgotten() -> int:
+        return asyncio.run(forget_all(Family))
+
+    assert kernel_netns.call(space.path, all_forgotten) > 20
+    assert kernel_netns.call(space.path, all_forgotten) == 0
+    assert space.run("nft", "list", "ruleset") == others
+
+
+def test_clients_stay_where_they_are_through_a_restart_and_a_change_of_the_service(connection: Connection) -> None:
+    services = every_kind()
+    port = services["ns/local"][0]
+    asyncio.run(NftablesBackend(Family.V4, connection, Flat()).apply(Wish(services, None, policy())))
+    key = plan.name_key(port.cluster_ip, port.protocol, port.port)
+    batch = Batch(IP, TABLE)
+    stays, goes = (
+        Element(ip_address(f"192.0.2.{number}").packed + key, plan.packed(end))
+        for number, end in ((1, port.endpoints.cluster[0]), (2, port.endpoints.cluster[1]))
+    )
+    batch.add_elements(AFFINITY, [stays._replace(timeout=90_000), goes._replace(timeout=90_000)])
+    connection.commit(batch)
+    again = NftablesBackend(Family.V4, connection, Flat())
+    assert asyncio.run(again.apply(Wish(services, None, policy()))).written == 0
+    assert clients(connection) == {stays.key, goes.key}
+    services["ns/local"] = (replace(port, endpoints=ends(1, 3, 4), affinity_seconds=120),)
+    asyncio.run(again.apply(Wish(services, frozenset(["ns/local"]), policy())))
+    assert clients(connection) == {stays.key}
+
+
+def clients(connection: Connection) -> set[bytes]:
+    return {found.element.key for found in connection.elements(IP, TABLE, AFFINITY)}
+
+
+# --- others' hands -----------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def kept(writer: NftablesBackend, wish: Wish) -> AsyncIterator[list[float]]:
+    """A pass at the start and after each foreign change, as the daemon does it; when each of them ended."""
+    woken = asyncio.Event()
+    ended: list[float] = []
+
+    async def keep() -> None:
+        while True:
+            await woken.wait()
+            woken.clear()
+            with contextlib.suppress(Retry):
+                await writer.apply(wish)
+                ended.append(time.monotonic())
+
+    async with writer.watching(woken.set), asyncio.TaskGroup() as group:
+        woken.set()
+        keeping = group.create_task(keep())
+        while not ended:
+            await asyncio.sleep(0.01)
+        try:
+            yield ended
+        finally:
+            keeping.cancel()
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flush ruleset",
+        "delete table ip kube-proxy",
+        "flush chain ip kube-proxy services",
+        "add rule ip kube-proxy nat-prerouting accept",
+        "delete element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 }",
+        "flush map ip kube-proxy endpoints",
+        "add element ip kube-proxy cluster-ips { 1.2.3.4 }",
+    ],
+)
+def test_what_somebody_else_does_is_undone_within_a_second(space: Netns, command: str) -> None:
+    wish = Wish(every_kind(), frozenset(), policy())
+
+    async def scenario() -> float:
+        writer = NftablesBackend(Family.V4, Connection(), Flat())
+        async with kept(writer, wish) as ended:
+            begun = len(ended)
+            at = time.monotonic()
+            await asyncio.to_thread(space.run, "nft", command)
+            while len(ended) == begun:
+                assert time.monotonic() - at < 5, "not noticed"
+                await asyncio.sleep(0.005)
+            return ended[begun] - at
+
+    def inside() -> float:
+        return asyncio.run(scenario())
+
+    assert kernel_netns.call(space.path, inside) < 1
+    with kernel_netns.enter(space.path), Connection() as connection:
+        nothing_to_do(cast("FakeNftables", connection), every_kind(), Flat(), policy())
+
+
+def test_our_own_transactions_large_and_small_do_not_wake_us(space: Netns) -> None:
+    """Two families write at once and each hears the other's commits."""
+    many = {
+        f"ns/{number}": (
+            ServicePort(
+                f"ns/{number}",
+                Protocol.TCP,
+                ip_address(f"10.96.{number >> 8}.{number & 255}"),
+                80,
+                endpoints=ends(1, 2),
+            ),
+        )
+        for number in range(1500)
+    }
+
+    async def scenario() -> list[int]:
+        counts = []
+        writers = [NftablesBackend(family, Connection(), Flat()) for family in Family]
+        wishes = [Wish(many, frozenset(), policy()), Wish({}, frozenset(), policy(Family.V6))]
+        async with kept(writers[0], wishes[0]) as first, kept(writers[1], wishes[1]) as second:
+            for _ in range(20):
+                await asyncio.sleep(0.01)  # the silence that is being tried
+            counts.extend((len(first), len(second)))
+        return counts
+
+    def inside() -> list[int]:
+        return asyncio.run(scenario())
+
+    assert kernel_netns.call(space.path, inside) == [1, 1]
+
+
+def test_the_maps_are_known_to_nft_by_their_types(space: Netns, connection: Connection) -> None:
+    asyncio.run(NftablesBackend(Family.V4, connection, Flat()).apply(Wish(every_kind(), None, policy())))
+    listed = space.run("nft", "list", "map", "ip", TABLE, Map.SERVICE_IPS.title)
+    assert "type ipv4_addr . inet_proto . inet_service : verdict" in listed
+    assert "10.96.0.1 . tcp . 80 counter packets 0 bytes 0" in listed
+    space.run("nft", "get", "element", "ip", TABLE, Map.ENDPOINTS.title, "{ 10.96.0.1 . tcp . 80 . 0 }")
