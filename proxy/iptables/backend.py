@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from kube.errors import Retry
+from linux import nfacct
 from linux.iptables import backend as commands
 from linux.iptables.changes import missing, removals
 from linux.iptables.legacy_reader import LegacyTables
@@ -37,7 +38,7 @@ from linux.iptables.watch import LegacyWatch, NftWatch, Unwatched, Watch
 from linux.process import CommandFailed
 from proxy.backend import Applied, Wish
 from proxy.iptables import chains, plan
-from proxy.iptables.fragments import Style
+from proxy.iptables.fragments import COUNTERS, Style
 from proxy.iptables.parts import Parts
 from proxy.iptables.writing import TABLES, Key, Writing
 
@@ -131,6 +132,8 @@ class IptablesBackend:
             await writing.run(wish.services, keys)
         except Refused as error:
             self._doubted = True
+            if "nfacct" in str(error):  # the counters are there, but rules cannot use them
+                self._accounted = frozenset()
             raise Retry(f"{self.words}: {error}") from error
         except BaseException:
             self._doubted = True  # cancelled half-way: what was committed is unknown
@@ -211,21 +214,22 @@ class IptablesBackend:
 async def opened(family: Family) -> IptablesBackend:
     """The iptables of this machine, of the flavor that others on it use. Raises linux.iptables.backend.Unusable or
     linux.process.CommandFailed."""
-    return of(await commands.detect(family))
+    return of(await commands.detect(family), accounted=nfacct.ensure(COUNTERS))
 
 
-def of(chosen: commands.Backend) -> IptablesBackend:
+def of(chosen: commands.Backend, *, accounted: frozenset[str] = frozenset()) -> IptablesBackend:
     words = f"{chosen.family.command} ({chosen.flavor}) rules"
     if chosen.flavor is commands.Flavor.NFT:
         watch = NftWatch(chosen.family, TABLES, chains.PREFIXES)
         packets = Iptables(chosen, started=watch.started)
-        return IptablesBackend(packets, watch, words=words, random_fully=chosen.random_fully)
+        return IptablesBackend(packets, watch, words=words, random_fully=chosen.random_fully, accounted=accounted)
     packets = Iptables(chosen)
     return IptablesBackend(
         packets,
         LegacyWatch(chosen.family, TABLES),
         words=words,
         random_fully=chosen.random_fully,
+        accounted=accounted,
         auditor=LegacyTables(packets, chosen.family),
     )
 

@@ -33,6 +33,7 @@ from proxy.model import Address, Endpoint, PodBridge, PodInterfaces, PodNetwork,
 # The names of upstream's counters; rules use them where the kernel has them.
 INVALID_DROPPED = "ct_state_invalid_dropped_pkts"
 LOCALHOST_ACCEPTED = "localhost_nps_accepted_pkts"
+COUNTERS = (INVALID_DROPPED, LOCALHOST_ACCEPTED)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9./:_-]*")
 
