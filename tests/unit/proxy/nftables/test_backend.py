@@ -129,7 +129,7 @@ def test_a_die_has_a_side_for_everyone_and_is_not_much_too_large(sizes: list[int
 
 
 @pytest.mark.parametrize(
-    ("sides", "members", "tolerance"), [(8, 5, 1e-6), (8, 8, 1e-9), (8, 3, 0.005), (4, 1, 1e-9), (1, 1, 0)]
+    ("sides", "members", "tolerance"), [(8, 5, 1e-6), (8, 8, 1e-9), (8, 3, 0.005), (4, 1, 0.006), (1, 1, 0)]
 )
 def test_the_die_is_fair_though_it_has_more_sides_than_there_are_endpoints(
     sides: int, members: int, tolerance: float
