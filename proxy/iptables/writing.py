@@ -300,8 +300,9 @@ class Writing:
         )
 
     def _settled(self, shared: Sequence[Rendered]) -> None:
-        for chain in (*self._foundation, *shared):
-            self._fixed[chain.table, chain.name] = chain.mark
+        now: list[Chain | Rendered] = [*self._foundation, *shared]
+        for chain in now:
+            self._fixed[chain.key] = chain.mark
         self._foundation = []
 
     def _before(self, key: str, part: Part | ServicePort) -> tuple[Part, ...]:
