@@ -105,13 +105,15 @@ _NODE = {
 
 @dataclass
 class Centre:
-    """`asked` is when the first list was asked for. `commits` are times of the kernel's notices (nf_tables), `probe` is asked
-    all the time instead where the kernel gives none (legacy tables): a value that differs is a commit."""
+    """`asked` is when the first list was asked for, `listed` when the last page of the last list was handed out. `commits` are
+    times of the kernel's notices (nf_tables); where it gives none (legacy tables) `probe` is asked all the time instead: a
+    value that differs is a commit."""
 
     count: int
     probe: Callable[[], object] | None = None
     port: int = 0
     asked: float = 0.0
+    listed: float = 0.0
     commits: list[float] = field(default_factory=list)
     _watchers: dict[str, list[web.StreamResponse]] = field(default_factory=dict)
     _version: int = 1
@@ -207,6 +209,8 @@ class Centre:
         items = self._items[request.path]
         start, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", 0)) or len(items)
         kind, version = _KINDS[request.path]
+        if start + limit >= len(items) > 1:
+            self.listed = time.perf_counter()
         meta = {"resourceVersion": "1"} | ({"continue": str(start + limit)} if start + limit < len(items) else {})
         head = json.dumps({"kind": kind, "apiVersion": version, "metadata": meta})[:-1].encode()
         body = head + b',"items":[' + b",".join(items[start : start + limit]) + b"]}"
@@ -266,17 +270,23 @@ def daemon(home: Path, port: int, *flags: str) -> Iterator[Daemon]:
     environment = os.environ | {"NOTIFY_SOCKET": str(notify), "XTABLES_LOCKFILE": str(home / "xtables.lock")}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, (home / "proxy.log").open("ab") as log:
         told.bind(str(notify))
-        told.settimeout(120)
+        told.settimeout(0.5)
         process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
+        deadline = time.monotonic() + 120
         try:
-            while b"READY=1" not in told.recv(4096):
-                pass
+            while not _said_ready(told):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"the proxy is not ready:\n{(home / 'proxy.log').read_text()[-4000:]}")
             yield Daemon(process.pid, time.perf_counter())
-        except TimeoutError:
-            raise AssertionError(f"the proxy was not ready:\n{(home / 'proxy.log').read_text()[-4000:]}") from None
         finally:
             process.terminate()
             process.wait(20)
+
+
+def _said_ready(told: socket.socket) -> bool:
+    with contextlib.suppress(TimeoutError):
+        return b"READY=1" in told.recv(4096)
+    return False
 
 
 def legacy_table() -> bytes:
