@@ -10,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import UnknownMetricFamily
+from prometheus_client.core import CounterMetricFamily, UnknownMetricFamily
+
+from linux import nfacct
 
 _BUCKETS = tuple(0.001 * 2**power for power in range(15))
 _PROGRAMMING_BUCKETS = (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
 _FAMILY = ("ip_family",)
 _SYNC = "kubeproxy_sync_proxy_rules"
+_COUNTED = {
+    "ct_state_invalid_dropped_pkts": (
+        "ct_state_invalid_dropped_packets",
+        "packets dropped by iptables to work around conntrack problems",
+    ),
+    "localhost_nps_accepted_pkts": (
+        "localhost_nodeports_accepted_packets",
+        "Number of packets accepted on nodeports of loopback interface",
+    ),
+}
+"""Upstream's names of counters in the kernel, and of their metrics."""
 
 
 class Metrics:
@@ -25,6 +38,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._counts = _Counts(mode)
         registry.register(self._counts)
+        if mode == "iptables":
+            registry.register(_Accounted())
         self.service_changes = Counter(
             f"{_SYNC}_service_changes_total", "Cumulative proxy rules Service changes", registry=registry
         )
@@ -141,6 +156,23 @@ class FamilyMetrics:
         """How many service ports of a Local policy have no endpoint on this node."""
         self._counts.without_local[self._family, "internal"] = internal
         self._counts.without_local[self._family, "external"] = external
+
+
+class _Accounted:
+    """What the kernel's named counters have counted, where it has them: asked for at each scrape."""
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        for name, about in _COUNTED.values():
+            yield CounterMetricFamily(f"kubeproxy_iptables_{name}", about)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        try:
+            counted = nfacct.packets()
+        except OSError:
+            return
+        for counter, (name, about) in _COUNTED.items():
+            if counter in counted:
+                yield CounterMetricFamily(f"kubeproxy_iptables_{name}", about, value=counted[counter])
 
 
 class _Counts:

@@ -63,7 +63,9 @@ def test_nftables_mode_tells_of_both_families_and_follows_its_configuration(clus
     assert cluster.world.node.run("sysctl", "-n", "net.ipv4.conf.all.route_localnet").strip() == "1"
     cluster.answers(NODE, "127.0.0.1", NODE_PORT, HERE, THERE)
     assert "! -s 127.0.0.0/8 -d 127.0.0.0/8" in cluster.world.node.run("iptables-save", "-t", "filter")
-    checked_metrics(cluster)
+    text = checked_metrics(cluster)
+    for counted in ("ct_state_invalid_dropped", "localhost_nodeports_accepted"):
+        assert f"kubeproxy_iptables_{counted}_packets_total " in text
     assert "Traceback" not in proxy.log + again.log
 
 
