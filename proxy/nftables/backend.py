@@ -9,6 +9,7 @@ When even that is refused, the kernel names the element: the Service that wants 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -31,7 +32,10 @@ _FEW = 100  # Services whose change is planned at once; more are planned on the 
 _LARGE = 1 << 16  # bytes of a transaction that the listener need not hear
 _ATTEMPTS = 6
 _RETRY_AFTER = 30.0  # seconds until a refused Service that stayed as it was is tried again
+# The families' backends of this process: what one commits is no news to the other.
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,6 @@ class NftablesBackend:
         self._shadow: Shadow | None = None
         self._policy: Policy | None = None
         self._written = False
-        self._listener: Listener | None = None
         self._refused: dict[str, Mapping[str, str]] = {}
         self._refused_at = 0.0
         _connections.add(connection)
@@ -73,11 +76,11 @@ class NftablesBackend:
         async with listener:
             for connection in _connections:
                 listener.own(connection.port)
-            self._listener = listener
+            _listeners.add(listener)
             try:
                 yield
             finally:
-                self._listener = None
+                _listeners.discard(listener)
 
     def doubt(self) -> None:
         self._shadow = None
@@ -169,11 +172,14 @@ class NftablesBackend:
         return {owner: str(failure) for failure, owner in owners if owner is not None}
 
     async def _write(self, batch: Batch, generation: int | None = None) -> None:
-        if self._listener is None or batch.size < _LARGE:
+        if batch.size < _LARGE:
             await self._connection.write(batch, generation=generation)
             return
-        with self._listener.deaf(lambda: sum(each.commits for each in _connections)):
-            await self._connection.write(batch, generation=generation)
+        async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            with contextlib.ExitStack() as stack:
+                for listener in _listeners:
+                    stack.enter_context(listener.deaf(lambda: sum(each.commits for each in _connections)))
+                await self._connection.write(batch, generation=generation)
 
     async def _afterwards(self, delta: Delta, *, everything: bool) -> None:
         """What may come after the transaction: @affinity forgets who is gone, and chains nobody needs are deleted."""
