@@ -113,6 +113,7 @@ class Listener:
     def __init__(self, interests: Sequence[Interest], touched: Callable[[Touch], None]) -> None:
         self._interests = tuple(interests)
         self._touched = touched
+        self._families = frozenset(interest.family for interest in interests)
         self._own: set[int] = set()
         self._found: Touch | None = None
         self._heard = 0
@@ -186,7 +187,7 @@ class Listener:
                 self._found = None
                 self._touched(Touch("something", "somebody: more happened than could be heard"))
                 continue
-            for notice in notices(data, self._own):
+            for notice in notices(data, self._own, self._families):
                 self._judge(notice)
         return True
 
@@ -204,13 +205,17 @@ class Listener:
             self._found = Touch(_WORDS[notice.kind].format(*names), "")
 
 
-def notices(data: bytes, own: set[int] | frozenset[int] = frozenset()) -> Iterator[Notice]:
-    """The announcements in one datagram, without those about objects whose author is one of `own`."""
+def notices(
+    data: bytes, own: set[int] | frozenset[int] = frozenset(), families: frozenset[int] = frozenset()
+) -> Iterator[Notice]:
+    """The announcements in one datagram, without those about objects whose author is one of `own`, or of other families
+    than these: the other family's first write is hundreds of thousands of them."""
     for number, _, _, port, start, end in messages(data):
         if number >> 8 != SUBSYSTEM:
             continue
         kind = number & 0xFF
-        if (kind in _KINDS and port not in own) or kind == Message.NEWGEN:
+        wanted = kind in _KINDS and port not in own and (not families or data[start] in families)
+        if wanted or kind == Message.NEWGEN:
             yield Notice(Message(kind), data[start], port, attributes(data[start + 4 : end]))
 
 
