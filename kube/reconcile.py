@@ -115,7 +115,8 @@ class Pace:
     Passes take out the time they last; `share` of each second flows back in, up to `room`. While something is in it a pass
     may begin at once, so a quiet system answers the first change and the ones right after it without a delay, and cheap
     passes never wait. When it is empty the passes last more than their share of the time: the next waits until the bucket
-    has recovered, at most `most` seconds, and takes all that has come in meanwhile. Seconds throughout.
+    has recovered, at most `most` seconds, and takes all that has come in meanwhile. One pass out of a quiet time only empties
+    the bucket, however long it was: after a start or a repair, the next change goes at once. Seconds throughout.
     """
 
     def __init__(
@@ -128,10 +129,12 @@ class Pace:
     def worked(self, seconds: float) -> float:
         """A pass of that length has ended: how long the next one waits."""
         now = self._clock()
-        # What a pass earns while it lasts is the share of its own time: it fills the bucket before it is charged.
-        self._left = min(self._room, self._left + (now - self._filled) * self._share) - seconds
+        quiet = max(0.0, now - self._filled - seconds)
+        found = min(self._room, self._left + quiet * self._share)
+        left = found - seconds * (1.0 - self._share)  # the share of its own time is its own
+        self._left = max(left, 0.0) if found > self._room / 2 else left
         self._filled = now
-        if self._left > 0:
+        if self._left >= 0.0:
             return 0.0
         pause = min(self._most, -self._left / self._share)
         self._left = max(self._left, -self._most * self._share)  # a very long pass is not held against the later ones
