@@ -26,9 +26,11 @@ def _tiers_dockerd(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def cluster(netns: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[proxy_world.Cluster]:
-    """A node, its neighbours and an API server; the proxy is the test's to start."""
+def cluster(
+    request: pytest.FixtureRequest, netns: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[proxy_world.Cluster]:
+    """A node, its neighbours and an API server; the proxy is the test's to start. The parameter is the family."""
     requires("netns", "iptables-nft-restore", "iptables-legacy-restore", "nft")
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    with built(netns) as world, proxy_world.running(world, tmp_path) as made:
+    with built(netns) as world, proxy_world.running(world, tmp_path, getattr(request, "param", 4)) as made:
         yield made

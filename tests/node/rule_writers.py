@@ -88,6 +88,9 @@ class Writer:
     def forget(self) -> int:
         return self._inside(self._backend.forget())
 
+    def close(self) -> None:
+        self._backend.close()
+
 
 async def _backend(mode: Mode, family: Family) -> Backend:
     match mode:
@@ -104,6 +107,7 @@ async def _backend(mode: Mode, family: Family) -> Backend:
 def writing(node: Netns, mode: Mode, family: Family) -> Iterator[Writer]:
     inside = Inside(node)
     try:
-        yield Writer(inside, mode, family)
+        with contextlib.closing(Writer(inside, mode, family)) as writer:
+            yield writer
     finally:
         inside.close()

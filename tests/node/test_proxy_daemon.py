@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import signal
 import socket
+from typing import Any
 
 import pytest
 
+from kube.errors import ApiError
+from kube.labels import SERVICE_PROXY_NAME
+from kube.resources import ENDPOINTSLICES, SERVICES
 from linux import netns as kernel_netns
-from tests.node.proxy_world import Cluster, Process, parsed, until
+from tests.node.proxy_world import Cluster, Kernel, parsed, until
 from tests.node.service_world import HERE, HERE_TOO, NODE, OUTSIDER, POD, THERE, World
 from tests.requirements import missing, tool
 
 CLUSTER_IP, BALANCER, NODE_PORT = "172.30.0.41", "198.51.100.4", 30080
+EITHER = [(Kernel.IPTABLES_NFT, 4), (Kernel.NFTABLES, 6)]
 POD_RANGES = "10.180.0.0/16,fd00::10:180:0:0/96"
 
 
-def test_it_follows_services_and_endpoints(cluster: Cluster) -> None:
-    world = cluster.world
-    proxy = cluster.start_proxy()
+@pytest.mark.parametrize(("kernel", "cluster"), EITHER, indirect=["cluster"])
+def test_it_follows_services_and_endpoints(kernel: Kernel, cluster: Cluster) -> None:
+    proxy = cluster.start_proxy(kernel=kernel).ready()
     cluster.make_service("web", CLUSTER_IP, HERE, THERE, node_port=NODE_PORT)
     cluster.answers(POD, CLUSTER_IP, 80, HERE, THERE)
     cluster.answers(OUTSIDER, NODE, NODE_PORT, HERE, THERE)
@@ -28,8 +33,16 @@ def test_it_follows_services_and_endpoints(cluster: Cluster) -> None:
     cluster.answers(OUTSIDER, NODE, NODE_PORT, "refused")
     cluster.set_endpoints("web", HERE)
     cluster.answers(OUTSIDER, NODE, NODE_PORT, HERE)
+    cluster.change_service("web", {}, {SERVICE_PROXY_NAME: "another"})
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, "refused")
+    cluster.change_service("web", {}, {SERVICE_PROXY_NAME: None})
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, HERE)
+    cluster.change_service("web", {"type": "ClusterIP", "ports": [{"name": "http", "port": 80}]})
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, "refused")
+    cluster.answers(OUTSIDER, CLUSTER_IP, 80, HERE)
     cluster.delete_service("web")
-    until(lambda: "KUBE-SEP" not in world.node.run("iptables-save"), "its chains are gone")
+    words = (cluster.at(CLUSTER_IP), cluster.at(HERE), "default/web", "KUBE-SEP", str(NODE_PORT))
+    until(lambda: not any(word in line for line in cluster.rules() for word in words), "nothing of it is left")
     assert "Traceback" not in proxy.log
 
 
@@ -62,25 +75,9 @@ def world_rules(world: World, table: str) -> list[str]:
     return [line for line in lines if line.startswith("-A KUBE-")]
 
 
-def test_a_kill_under_a_stream_of_connections_loses_none_and_a_restart_rewrites_nothing(cluster: Cluster) -> None:
-    world = cluster.world
-    proxy = cluster.start_proxy()
-    cluster.make_service("web", CLUSTER_IP, HERE, THERE)
-    cluster.answers(POD, CLUSTER_IP, 80, HERE, THERE)
-    flow = cluster.flow(POD, CLUSTER_IP, 80)
-    with world.holding(*[flow] * 20) as held, world.streaming(flow) as streamed:
-        for number in (signal.SIGKILL, signal.SIGTERM):
-            assert proxy.end(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-            assert set(cluster.ask(POD, CLUSTER_IP, 80, times=50)) == {f"{HERE}:8080 {POD}", f"{THERE}:8080 {POD}"}
-            proxy = cluster.start_proxy().ready()
-            assert "chains written" not in proxy.log, proxy.log
-        kept, fresh = held(), streamed()
-    assert (kept.failures, fresh.failures) == ([], [])
-    assert sum(fresh.answers.values()) > 200, fresh
-
-
-def test_a_udp_sender_that_keeps_its_port_follows_the_endpoints(cluster: Cluster) -> None:
-    cluster.start_proxy().ready()
+@pytest.mark.parametrize(("kernel", "cluster"), EITHER, indirect=["cluster"])
+def test_a_udp_sender_that_keeps_its_port_follows_the_endpoints(kernel: Kernel, cluster: Cluster) -> None:
+    cluster.start_proxy(kernel=kernel).ready()
     cluster.make_service("dns", CLUSTER_IP, HERE, protocol="UDP", node_port=NODE_PORT, balancer=BALANCER)
     senders = [(POD, CLUSTER_IP, 80), (OUTSIDER, NODE, NODE_PORT), (OUTSIDER, BALANCER, 80), (NODE, CLUSTER_IP, 80)]
     flows = [
@@ -103,28 +100,63 @@ def test_a_udp_sender_that_keeps_its_port_follows_the_endpoints(cluster: Cluster
     answered_by(HERE)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        ["-t nat -F KUBE-SERVICES"],
-        ["-t nat -F"],
-        ["-t nat -F", "-t nat -X", "-t filter -F", "-t filter -X", "-t mangle -F", "-t mangle -X"],
-        ["-t nat -I KUBE-SERVICES 1 -p tcp --dport 80 -j RETURN"],
-    ],
-)
-@pytest.mark.parametrize("flavor", ["nft", "legacy"])
-def test_what_others_break_is_repaired(cluster: Cluster, flavor: str, damage: list[str]) -> None:
-    world, command = cluster.world, f"iptables-{flavor}"
-    if flavor == "legacy":
-        world.node.run(command, "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
-    # nf_tables tells of changes at once; legacy tables have to be looked at, every sync period.
-    cluster.start_proxy(iptables={"syncPeriod": "1s" if flavor == "legacy" else "1h"})
-    cluster.make_service("web", CLUSTER_IP, HERE)
-    cluster.answers(POD, CLUSTER_IP, 80, HERE)
-    for line in damage:
-        world.node.run(command, *line.split())
-    cluster.answers(POD, CLUSTER_IP, 80, HERE)
-    assert "KUBE-SERVICES" in world.node.run(f"{command}-save", "-t", "nat")
+def odd_slices(cluster: Cluster) -> list[dict[str, Any]]:
+    plain = cluster.slice_of("odd", [HERE])
+    (end,) = plain["endpoints"]
+    return [
+        {**plain, "ports": []},
+        {**plain, "ports": [{"name": "http"}]},
+        {**plain, "ports": [{"name": "http", "port": 8080, "protocol": "SCTP"}]},
+        {**plain, "endpoints": [{**end, "addresses": ["010.180.000.002"]}]},
+        {**plain, "endpoints": [end, end, {**end, "conditions": {"ready": False, "terminating": True}}]},
+        {**plain, "endpoints": [{"addresses": [cluster.at(HERE)]}]},
+        {**plain, "addressType": "FQDN", "endpoints": [{"addresses": ["example.org"]}]},
+        {**plain, "metadata": {"labels": {"kubernetes.io/service-name": "nobody"}}},
+        {**plain, "metadata": {"labels": {}}},
+        {**plain, "endpoints": [{"addresses": [f"10.181.{n // 250}.{1 + n % 250}"]} for n in range(1000)]},
+    ]
+
+
+@pytest.mark.parametrize("kernel", [Kernel.IPTABLES_NFT, Kernel.NFTABLES])
+def test_odd_objects_never_hold_up_the_others(cluster: Cluster, kernel: Kernel) -> None:
+    proxy = cluster.start_proxy(kernel=kernel).ready()
+    cluster.make_service("web", CLUSTER_IP, HERE, node_port=NODE_PORT)
+    taken = 0
+    ports = [{"name": f"p{n}", "port": 1000 + n} for n in range(1000)]
+    for spec in (
+        {"clusterIP": "172.30.0.50", "ports": ports},
+        {
+            "clusterIP": "172.30.0.51",
+            "ports": [{"port": 80}],
+            "externalIPs": [cluster.at(CLUSTER_IP), cluster.at(NODE)],
+        },
+        {"type": "ExternalName", "externalName": "example.org"},
+        {"clusterIP": "None", "ports": [{"port": 80}]},
+        {"clusterIP": "172.30.0.52", "ports": [{"port": 80}], "sessionAffinity": "ClientIP"},
+        {
+            "clusterIP": "172.30.0.53",
+            "ports": [{"port": 80}],
+            "type": "LoadBalancer",
+            "loadBalancerSourceRanges": ["0.0.0.0/0"],
+        },
+    ):
+        body = {"metadata": {"name": f"odd{taken}"}, "spec": spec}
+        cluster.api(lambda client, body=body: client.create(SERVICES, body, "default"))
+        taken += 1
+    for index, body in enumerate(odd_slices(cluster)):
+        named = {**body, "metadata": {**body["metadata"], "name": f"odd-{index}"}}
+        try:
+            cluster.api(lambda client, named=named: client.create(ENDPOINTSLICES, named, "default"))
+        except ApiError:
+            continue  # this API server lets no such thing in
+        taken += 1
+    assert taken > 12
+    cluster.set_endpoints("web", THERE)
+    cluster.answers(OUTSIDER, NODE, NODE_PORT, THERE)
+    cluster.answers(POD, CLUSTER_IP, 80, THERE)
+    cluster.answers(POD, "172.30.0.50", 1999, "refused")
+    assert cluster.get("http://127.0.0.1:10256/livez")[0] == 200
+    assert "Traceback" not in proxy.log
 
 
 def test_without_the_api_the_rules_stay_and_with_it_they_follow_again(cluster: Cluster) -> None:
@@ -140,46 +172,6 @@ def test_without_the_api_the_rules_stay_and_with_it_they_follow_again(cluster: C
     cluster.server = cluster.start_api()
     cluster.set_endpoints("web", THERE)
     cluster.answers(POD, CLUSTER_IP, 80, THERE)
-
-
-def test_cleanup_takes_what_is_ours_and_leaves_the_rest(cluster: Cluster) -> None:
-    world = cluster.world
-    empty = {command: shape(world, command) for command in ("iptables-nft-save", "iptables-legacy-save")}
-    for flavor in ("nft", "legacy"):
-        iptables = f"iptables-{flavor}"
-        world.node.run(iptables, "-N", "KUBE-FIREWALL")
-        world.node.run(iptables, "-A", "INPUT", "-j", "KUBE-FIREWALL")
-        world.node.run(iptables, "-t", "nat", "-N", "FLANNEL-POSTRTG")
-        world.node.run(
-            iptables, "-t", "nat", "-A", "POSTROUTING", "-m", "comment", "--comment", "x y", "-j", "FLANNEL-POSTRTG"
-        )
-    others = {command: shape(world, command) for command in empty}
-    cluster.make_service("web", CLUSTER_IP, HERE, node_port=NODE_PORT)
-    cluster.make_service("none", "172.30.0.42")
-    for hint in (False, True):
-        if hint:
-            world.node.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
-        proxy = cluster.start_proxy()
-        proxy.ready()
-        proxy.end()
-    assert any("KUBE-SEP" in line for line in shape(world, "iptables-legacy-save"))
-    assert any("KUBE-SEP" in line for line in shape(world, "iptables-nft-save"))
-    world.node.run("iptables-legacy", "-t", "mangle", "-X", "KUBE-IPTABLES-HINT")
-    for _ in range(2):
-        cleanup = Process(world, cluster.home / "cleanup.log", "proxy", "--cleanup")
-        assert cleanup.wait() == 0, cleanup.log
-        assert {command: shape(world, command) for command in others} == others
-
-
-def shape(world: World, command: str) -> set[str]:
-    """Rules, and chains that are not built in, of the tables that hold any."""
-    found, table = set(), ""
-    for line in world.node.run(command).splitlines():
-        if line.startswith("*"):
-            table = line
-        elif line.startswith("-A") or (line.startswith(":") and " - " in line):
-            found.add(f"{table} {line.split(' [')[0]}")
-    return found
 
 
 def test_a_taken_port_is_one_line(cluster: Cluster) -> None:
