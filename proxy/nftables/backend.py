@@ -24,7 +24,7 @@ from linux.nftables.listener import Interest, Listener, Touch
 from proxy.backend import Applied, Wish
 from proxy.model import Policy, ServicePort
 from proxy.nftables import fallback, kernel, probe
-from proxy.nftables.layout import AFFINITY, TABLE, socket_family
+from proxy.nftables.layout import AFFINITY, TABLE, Map, socket_family
 from proxy.nftables.plan import Layout
 from proxy.nftables.shadow import Delta, Shadow
 
@@ -201,8 +201,8 @@ class NftablesBackend:
             repaired=delta.foreign,
             written=delta.written,
             deleted=delta.deleted + len(delta.idle),
-            rules={TABLE: shadow.rules + shadow.elements},
-            rules_written={TABLE: delta.written},
+            rules={which.title: shadow.elements[which] for which in Map},
+            rules_written={which.title: len(delta.put[which]) for which in Map},
             refused={name: words for ports in self._refused.values() for name, words in ports.items()},
         )
 

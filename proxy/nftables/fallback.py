@@ -158,7 +158,7 @@ def _external(port: ServicePort, base: str, policy: Policy) -> Iterator[Rule]:
 def _rewrite(endpoint: Endpoint, family: Family) -> tuple[bytes, ...]:
     port = _SOURCE + width(family)
     return (
-        do.immediate(_SOURCE, endpoint.ip.packed),
+        do.immediate(_SOURCE, endpoint.address),
         do.immediate(port, endpoint.port.to_bytes(2, "big")),
         do.nat(do.Nat.DESTINATION, socket_family(family), _SOURCE, port),
     )

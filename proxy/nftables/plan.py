@@ -30,6 +30,9 @@ _SIDE = struct.Struct("=I")
 _SIDES = tuple(_SIDE.pack(number) for number in range(64))
 
 
+OWN, NAMED = "0", "1"  # claims, the better first
+
+
 class Leads(NamedTuple):
     """What a verdict map says: `goto` a chain, or drop where it is empty. `about` is the Service port's name."""
 
@@ -102,7 +105,7 @@ def side(number: int) -> bytes:
 
 
 def packed(endpoint: Endpoint) -> bytes:
-    return endpoint.ip.packed + _PORT.pack(endpoint.port)
+    return endpoint.packed + b"\0\0"
 
 
 def name_key(ip: Address, protocol: model.Protocol, port: int) -> bytes:
@@ -124,9 +127,17 @@ def destinations(port: ServicePort) -> Iterator[Destination]:
         yield Destination(port_key(port.protocol, port.node_port), True, way, port.external)
 
 
-def keys(ports: Iterable[ServicePort]) -> set[bytes]:
-    """Every key of service-ips (12 bytes, 24 in IPv6) and service-nodeports (8 bytes) that these ports ask for."""
-    return {destination.key for port in ports for destination in destinations(port)}
+def keys(ports: Iterable[ServicePort]) -> dict[bytes, str]:
+    """Every key of service-ips (12 bytes, 24 in IPv6) and service-nodeports (8 bytes) that these ports ask for, and how good
+    the claim is: a cluster IP is its Service's own, whoever else names it as an external IP."""
+    found: dict[bytes, str] = {}
+    for port in ports:
+        for destination in destinations(port):
+            if destination.way is Way.CLUSTER:
+                found[destination.key] = OWN
+            else:
+                found.setdefault(destination.key, NAMED)
+    return found
 
 
 def placed(port: ServicePort, before: Placed | None) -> Placed:
@@ -253,7 +264,7 @@ def _fill(numbers: dict[bytes, Value], key: bytes, endpoints: Sequence[bytes]) -
 def _hairpins(endpoints: Iterable[Endpoint], content: Content) -> None:
     members = content.maps[Map.HAIRPIN]
     for endpoint in endpoints:
-        pair = endpoint.ip.packed * 2
+        pair = endpoint.address * 2
         members[pair] = _counted(members.get(pair))
 
 

@@ -66,7 +66,7 @@ def _policy(family: Family) -> Policy:
 
 def every_kind(family: Family) -> tuple[ServicePort, ...]:
     """From the ranges for documentation; the table never comes to be."""
-    here, there = (Endpoint(_address(family, number), 8080, local=number == 1) for number in (1, 2))
+    here, there = (Endpoint.at(_address(family, number), 8080, local=number == 1) for number in (1, 2))
     plain = ServicePort(
         "rehearsal/every-kind:plain",
         Protocol.TCP,

@@ -2,7 +2,8 @@
 
 Kept of a Service are its ports, which the tracker keeps anyway, and the order of its endpoints. Its elements are rendered from
 that again, as it was and as it is, and what differs is the change: so the work is proportional to the change and the memory
-small. Besides: who claims a key (two Services may want the same external IP and port; the first by name has it), how many
+small. Besides: who claims a key (two Services may want the same external IP and port; the first by name has it, unless it is
+another's cluster IP), how many
 Services want the same member of a set, and which chains the kernel has.
 
 `whole` compares everything with what was read from the kernel instead, and adopts from there the numbers of endpoints.
@@ -77,18 +78,17 @@ class Shadow:
         self._layout = layout
         self.policy = policy
         self._held: dict[str, tuple[Placed, ...]] = {}
-        self._claims: dict[bytes, str | tuple[str, ...]] = {}
+        self._claims: dict[bytes, str | tuple[str, ...]] = {}  # claimants: plan.OWN or NAMED, and the Service's name
         self._members: tuple[dict[bytes, int], ...] = tuple({} for _ in SHARED)
         self._uses: dict[str, int] = {}
         self._stamps: dict[str, str] = {}
         self._sets: set[str] = set()
-        self.elements = 0
-        self.rules = 0
+        self.elements = [0] * len(Map)  # by `Map`, how many the kernel has
 
     def owner(self, key: bytes) -> str | None:
         """The Service that has a key of service-ips, service-nodeports or of anything that begins so."""
         found = self._claims.get(key) or self._claims.get(key[:-4])
-        return found if isinstance(found, str) or found is None else found[0]
+        return None if found is None else _first(found)
 
     # --- some Services changed ---------------------------------------------------------------------------------
 
@@ -117,11 +117,8 @@ class Shadow:
         for service, ports in wanted.items():
             held = [each.port for each in self._held.get(service, ())]
             for key in plan.keys(held) | plan.keys(ports):
-                claim = self._claims.get(key)
-                if isinstance(claim, tuple):
-                    dirty.update(claim)
-                elif claim is not None:
-                    dirty.add(claim)
+                claim = self._claims.get(key, ())
+                dirty.update(each[1:] for each in ((claim,) if isinstance(claim, str) else claim))
         return dirty
 
     def _rendered(self, services: Iterable[str]) -> tuple[Content, Allowed]:
@@ -144,29 +141,29 @@ class Shadow:
 
     def _hold(self, service: str, ports: Ports, before: tuple[Placed, ...]) -> None:
         old = {(each.port.name, each.port.protocol): each for each in before}
-        for key in plan.keys(each.port for each in before):
-            self._unclaim(key, service)
-        for key in plan.keys(ports):
-            self._claim(key, service)
+        for key, rank in plan.keys(each.port for each in before).items():
+            self._unclaim(key, rank + service)
+        for key, rank in plan.keys(ports).items():
+            self._claim(key, rank + service)
         if ports:
             self._held[service] = tuple(plan.placed(port, old.get((port.name, port.protocol))) for port in ports)
         else:
             self._held.pop(service, None)
 
-    def _claim(self, key: bytes, service: str) -> None:
+    def _claim(self, key: bytes, claimant: str) -> None:
         claim = self._claims.get(key)
-        if claim is None or claim == service:
-            self._claims[key] = service
+        if claim is None or claim == claimant:
+            self._claims[key] = claimant
         else:
             others = (claim,) if isinstance(claim, str) else claim
-            self._claims[key] = tuple(sorted({*others, service}))
+            self._claims[key] = tuple(sorted({*others, claimant}))
 
-    def _unclaim(self, key: bytes, service: str) -> None:
+    def _unclaim(self, key: bytes, claimant: str) -> None:
         claim = self._claims.get(key)
-        if claim == service:
+        if claim == claimant:
             del self._claims[key]
         elif isinstance(claim, tuple):
-            rest = tuple(other for other in claim if other != service)
+            rest = tuple(other for other in claim if other != claimant)
             self._claims[key] = rest if len(rest) > 1 else rest[0]
 
     def _count(self, before: Content, after: Content) -> None:
@@ -192,7 +189,7 @@ class Shadow:
                     gone.append(key)
                     put.append((key, value))
             gone.extend(key for key in old if key not in new)
-            self.elements += len(put) - len(gone)
+            self.elements[which] += len(put) - len(gone)
 
     def _compare_chains(self, before: Content, after: Content, delta: Delta) -> None:
         for name in before.uses.keys() | after.uses.keys():
@@ -240,10 +237,108 @@ class Shadow:
         delta.idle.extend(name for name in seen.chains if name not in wanted)
         delta.idle_sets.extend(name for name in seen.sets if name not in sets)
         before = Content(maps=seen.maps) if seen.maps else Content()
-        self.elements = sum(map(len, before.maps))
+        self.elements = [len(held) for held in before.maps]
         self._compare_maps(before, content, delta)
         self._uses.update((chain.name, 1) for chain in fixed)
-        self.rules = sum(len(chain.rules) for chain in wanted.values())
+        delta.purge = allowed
+        if changed is not None:
+            delta.foreign = self._foreign(delta, seen, changed)
+        return delta
+
+    def _numbers(self, ports: Ports, seen: Seen) -> tuple[Placed, ...]:
+        """The ports with the endpoints that the kernel has for them, in its order."""
+        if not seen.maps:
+            return ()
+        found = []
+        for port in ports:
+            lists: dict[Reach, tuple[bytes, ...]] = {Reach.CLUSTER: (), Reach.LOCAL: ()}
+            dice = {Reach.CLUSTER: 0, Reach.LOCAL: 0}
+            for each in plan.destinations(port):
+                inside = each.reach if each.way is Way.CLUSTER else Reach.CLUSTER
+                lists[inside] = lists[inside] or _numbered(seen.maps[each.way.endpoints], each.key)
+                verdicts = seen.maps[Map.SERVICE_NODEPORTS if each.by_port else Map.SERVICE_IPS]
+                dice[inside] = dice[inside] or _sides(verdicts.get(each.key))
+                if each.way in (Way.EXTERNAL_ALL, Way.NODEPORT_ALL):
+                    outside = Map.NODEPORT_LOCAL_ENDPOINTS if each.by_port else Map.LOCAL_ENDPOINTS
+                    lists[Reach.LOCAL] = lists[Reach.LOCAL] or _numbered(seen.maps[outside], each.key)
+                    verdicts = seen.maps[Map.NODEPORT_LOCAL if each.by_port else Map.EXTERNAL_LOCAL]
+                    dice[Reach.LOCAL] = dice[Reach.LOCAL] or _sides(verdicts.get(each.key))
+            found.append(Placed(port, lists[Reach.CLUSTER], lists[Reach.LOCAL], dice[Reach.CLUSTER], dice[Reach.LOCAL]))
+        return tuple(found)
+
+    def _foreign(self, delta: Delta, seen: Seen, changed: frozenset[str]) -> tuple[str, ...]:
+        if seen.why:
+            return (seen.why,)
+        words = [f"chain {chain.name}" for chain in delta.chains if chain.name in seen.chains or not chain.rules]
+        wished, _ = self._rendered(changed)
+        for which in Map:
+            put = {key for key, _ in delta.put[which]}
+            if which in SHARED:
+                keys = (put - wished.maps[which].keys()) | (set() if changed else set(delta.gone[which]))
+            else:
+                keys = {key for key in put.union(delta.gone[which]) if (self.owner(key) or "") not in changed}
+            if keys:
+                words.append(f"{len(keys)} elements of {which.title}")
+        return tuple(words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owning:
+    claims: Mapping[bytes, str | tuple[str, ...]]
+    service: str
+
+    def __call__(self, key: bytes) -> bool:
+        claim = self.claims.get(key)
+        return claim is not None and _first(claim) == self.service
+
+
+def _first(claim: str | tuple[str, ...]) -> str:
+    """The Service whose claim is best; claimants are a digit and the Service's name."""
+    return (claim if isinstance(claim, str) else claim[0])[1:]
+
+
+_MOST_IDLE:
+                    delta.idle.append(name)
+        for name, chain in after.chains.items():
+            if self._stamps.get(name) != chain.stamp:
+                delta.chains.append(chain)
+                self._stamps[name] = chain.stamp
+        for name in delta.idle:
+            self._stamps.pop(name, None)
+
+    def _idle(self) -> int:
+        return len(self._stamps) - len(self._uses)
+
+    # --- everything --------------------------------------------------------------------------------------------
+
+    def whole(self, services: Mapping[str, Ports], seen: Seen, changed: frozenset[str] | None) -> Delta:
+        """Only of a new shadow. What differs although its Service is none of `changed` is somebody else's work (None: all
+        have changed)."""
+        for service, ports in services.items():
+            self._hold(service, ports, self._numbers(ports, seen))
+        content, allowed = self._rendered(self._held)
+        if self.policy.node_port_addresses is not None:
+            served = (ip for ip in self.policy.node_port_addresses if not ip.is_loopback)
+            content.maps[Map.NODEPORT_IPS].update((ip.packed, None) for ip in served)
+        for counts, which in zip(self._members, SHARED, strict=True):
+            counts.update((key, _number(count)) for key, count in content.maps[which].items())
+        self._uses.update(content.uses)
+        delta = Delta(rebuild=bool(seen.why))
+        fixed = self._layout.fixed(self.policy)
+        wanted = {chain.name: chain for chain in (*fixed, *content.chains.values())}
+        for chain in wanted.values():
+            self._stamps[chain.name] = chain.stamp
+            if seen.chains.get(chain.name) != ChainSeen(chain.stamp, len(chain.rules), chain.hook):
+                delta.chains.append(chain)
+        sets = {each.name: each for each in (*self._layout.sets(self.policy.family), *content.sets.values())}
+        self._sets.update(content.sets)
+        delta.sets.extend(each for name, each in sets.items() if name not in seen.sets)
+        delta.idle.extend(name for name in seen.chains if name not in wanted)
+        delta.idle_sets.extend(name for name in seen.sets if name not in sets)
+        before = Content(maps=seen.maps) if seen.maps else Content()
+        self.elements = [len(held) for held in before.maps]
+        self._compare_maps(before, content, delta)
+        self._uses.update((chain.name, 1) for chain in fixed)
         delta.purge = allowed
         if changed is not None:
             delta.foreign = self._foreign(delta, seen, changed)

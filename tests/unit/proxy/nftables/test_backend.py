@@ -60,7 +60,7 @@ def nothing_to_do(fake: FakeNftables, services: Services, layout: Layout, rules:
 
 
 def end(number: int, *, local: bool = False) -> Endpoint:
-    return Endpoint(ip_address(f"10.0.{number >> 8}.{number & 255}"), 8080, local=local)
+    return Endpoint.at(ip_address(f"10.0.{number >> 8}.{number & 255}"), 8080, local=local)
 
 
 def port(name: str = "ns/a:http", *ends: Endpoint, ip: str = "10.96.0.1", **more: object) -> ServicePort:
@@ -174,6 +174,7 @@ def test_a_change_of_endpoints_is_as_many_elements() -> None:
         applied = apply(writer, services, "ns/a")
         assert (applied.full, applied.written, applied.deleted) == (False, put, gone)
         nothing_to_do(fake, services, Flat(), policy())
+        assert applied.rules == {which.title: len(held(fake, which)) for which in Map}
     assert apply(writer, services, "ns/a").written == 0
 
 
@@ -210,6 +211,21 @@ def test_the_first_by_name_has_what_two_services_claim_and_the_other_gets_it_aft
     apply(writer, services, "ns/a")
     assert held(fake, Map.SERVICE_IPS)[key].comment == "ns/b:http"
     assert held(fake, Map.SERVICE_NODEPORTS)[plan.port_key(Protocol.TCP, 30080)].comment == "ns/b:http"
+    nothing_to_do(fake, services, Flat(), policy())
+
+
+def test_nobody_takes_a_cluster_ip_by_naming_it_as_an_external_one() -> None:
+    fake = FakeNftables()
+    writer = backend(fake)
+    thief = port("ns/a:http", ip="10.96.0.9", external_ips=(ip_address("10.96.0.1"),))
+    services = {"ns/a": (thief,), "ns/b": (port("ns/b:http", end(1), external_ips=(ip_address("10.96.0.1"),)),)}
+    apply(writer, services)
+    key = plan.name_key(ip_address("10.96.0.1"), Protocol.TCP, 80)
+    assert held(fake, Map.SERVICE_IPS)[key].comment == "ns/b:http"
+    assert key not in held(fake, Map.NO_ENDPOINT_SERVICES)
+    del services["ns/b"]
+    apply(writer, services, "ns/b")
+    assert held(fake, Map.NO_ENDPOINT_SERVICES)[key].comment == "ns/a:http"
     nothing_to_do(fake, services, Flat(), policy())
 
 

@@ -75,7 +75,7 @@ def test_chains_have_upstreams_names() -> None:
     world = WORLDS[0]
     service = world.service(Subject(affinity=900))
     assert base_name(service) == "ULMVA6XW-ns1/svc1/tcp/p80"
-    assert endpoint_name("endpoint", service, Endpoint(ip_address("10.180.0.1"), 80)) == (
+    assert endpoint_name("endpoint", service, Endpoint.at(ip_address("10.180.0.1"), 80)) == (
         "endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80"
     )
     made = content([service], world.policy(BASE))
