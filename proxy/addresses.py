@@ -13,6 +13,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from linux.iptables.rules import Family
 from proxy.model import Address, Network
 
+_MAPPED = bytes(10) + b"\xff\xff"
+
 
 def family_of(text: str) -> Family:
     """Which family `text` would be an address of, whether it is one or not."""
@@ -21,31 +23,32 @@ def family_of(text: str) -> Family:
 
 def address(text: str) -> Address | None:
     found = spelt(text)
-    return found[0] if found else None
+    if found is None:
+        return None
+    return IPv4Address(found[0]) if len(found[0]) == 4 else IPv6Address(found[0])
 
 
-def spelt(text: str) -> tuple[Address, str] | None:
-    """An address and its one right spelling. Asked for every endpoint: `inet_pton` knows more quickly than `ipaddress`."""
+def spelt(text: str) -> tuple[bytes, str] | None:
+    """An address in network order, and its one right spelling. Asked for every endpoint: `inet_pton` knows ten times as
+    quickly as `ipaddress`."""
     if ":" in text:
         return _six(text)
     try:
-        return IPv4Address(socket.inet_pton(socket.AF_INET, text)), text  # which takes no other spelling
+        return socket.inet_pton(socket.AF_INET, text), text  # which takes no other spelling
     except (OSError, ValueError):
         four = _with_leading_zeros(text)
-        return (four, str(four)) if four else None
+        return (four.packed, str(four)) if four else None
 
 
-def _six(text: str) -> tuple[Address, str] | None:
+def _six(text: str) -> tuple[bytes, str] | None:
     try:
         packed = socket.inet_pton(socket.AF_INET6, text)
     except (OSError, ValueError):
         return None
-    six = IPv6Address(packed)
-    four = six.ipv4_mapped
-    if four is not None:
-        return four, str(four)
+    if packed.startswith(_MAPPED):
+        return packed[12:], str(IPv4Address(packed[12:]))
     short = socket.inet_ntop(socket.AF_INET6, packed)
-    return six, str(six) if "." in short else short  # C still writes IPv4 into ::/96
+    return packed, str(IPv6Address(packed)) if "." in short else short  # C still writes IPv4 into ::/96
 
 
 def _with_leading_zeros(text: str) -> IPv4Address | None:

@@ -138,7 +138,7 @@ class Flows:
     def _rule(self, reach: Reach, former: tuple[Endpoint, ...]) -> tuple[bool, frozenset[bytes]]:
         claims = self._claims.get(reach)
         ends = self._known[claims[0]][reach] if claims else former
-        return bool(claims), frozenset(conntrack.endpoint(end.ip.packed, end.port) for end in ends)
+        return bool(claims), frozenset(end.packed for end in ends)
 
     def _packed(self, addresses: Sequence[Address] | None) -> frozenset[bytes]:
         mine = local.read() if addresses is None else addresses

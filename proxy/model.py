@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Self
 
 import msgspec
 
@@ -30,18 +31,30 @@ class Reach(enum.Enum):
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
-    """One address and port that packets may be sent to. `local`: it runs on this node. `text` is `ip:port`, as DNAT and
-    chain names spell it; it follows from the others. There are tens of thousands of these."""
+    """One address and port that packets may be sent to: `packed` as the kernel has them, the port in network order behind the
+    address; `text` as DNAT and chain names spell them, `ip:port`. `local`: it runs on this node. There are tens of thousands
+    of these, so nothing else is kept."""
 
-    ip: Address
-    port: int
+    packed: bytes
+    text: str
     local: bool = False
-    text: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.text:
-            host = f"[{self.ip}]" if self.ip.version == 6 else str(self.ip)
-            msgspec.structs.force_setattr(self, "text", f"{host}:{self.port}")
+    @classmethod
+    def at(cls, ip: Address, port: int, *, local: bool = False) -> Self:
+        host = f"[{ip}]" if ip.version == 6 else str(ip)
+        return cls(ip.packed + port.to_bytes(2, "big"), f"{host}:{port}", local)
+
+    @property
+    def address(self) -> bytes:
+        return self.packed[:-2]
+
+    @property
+    def ip(self) -> Address:
+        return IPv4Address(self.address) if len(self.packed) == 6 else IPv6Address(self.address)
+
+    @property
+    def port(self) -> int:
+        return int.from_bytes(self.packed[-2:], "big")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from typing import TypeAlias
 from linux.iptables.rules import Family
 from proxy.addresses import spelt
 from proxy.endpoints import Candidate, Place
-from proxy.model import MAX_PORT, Address, Endpoint
+from proxy.model import MAX_PORT, Endpoint
 from proxy.objects import Endpoint as Entry
 from proxy.objects import EndpointPort, EndpointSlice
 
-_Row: TypeAlias = tuple[Address, str, bool, bool, bool, bool, tuple[str, ...], tuple[str, ...]]
+_Row: TypeAlias = tuple[bytes, str, bool, bool, bool, bool, tuple[str, ...], tuple[str, ...]]
 """The address, how it is spelt before `:port`, whether it is this node's, ready, serving and terminating, and the zones and
 nodes it is for."""
 
@@ -39,6 +39,7 @@ class Behind:
 
     def __init__(self, slices: Sequence[EndpointSlice], family: Family, place: Place, skipped: list[Skipped]) -> None:
         self._family = family
+        self._length = family.bits // 8
         self._place = place
         self._skipped = skipped
         self._rows: list[list[_Row]] = []
@@ -57,11 +58,12 @@ class Behind:
         at = self._ports.get((name, protocol), ())
         found: dict[str, Candidate] = {}
         for index, number in at:
+            behind, colon = number.to_bytes(2, "big"), f":{number}"
             for ip, host, local, ready, serving, terminating, zones, nodes in self._rows[index]:
-                text = f"{host}:{number}"
+                text = host + colon
                 if terminating and text in found:
                     continue
-                end = Endpoint(ip, number, local, text)
+                end = Endpoint(ip + behind, text, local)
                 found[text] = Candidate(end, ready, serving, terminating, zones, nodes)
         return sorted(found.values(), key=_BY_TEXT)
 
@@ -74,7 +76,7 @@ class Behind:
         if not entry.addresses:
             return None
         found = spelt(entry.addresses[0])
-        if found is None or found[0].version != self._family:
+        if found is None or len(found[0]) != self._length:
             kind = f"IPv{self._family:d}"
             words = f"{entry.addresses[0]!r} in EndpointSlice {piece.metadata.name} is not an {kind} address"
             self._skipped.append(Skipped("InvalidEndpointAddress", f"{words}; this endpoint gets no traffic"))

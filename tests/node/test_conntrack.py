@@ -92,7 +92,7 @@ class Table:
 
 def service(version: int, *answering: str, node_port: int = 0) -> dict[str, tuple[ServicePort, ...]]:
     at = ADDRESSES[version]
-    ends = tuple(Endpoint(ip_address(at[name]), PORT) for name in answering)
+    ends = tuple(Endpoint.at(ip_address(at[name]), PORT) for name in answering)
     port = ServicePort(
         "kube-system/dns:dns",
         Protocol.UDP,

@@ -95,7 +95,7 @@ def test_bit_by_bit_the_kernel_gets_what_is_wanted(
 
 
 def test_a_refused_service_is_named_with_its_line_and_the_others_go_in(inside: Inside, flavor: Flavor) -> None:
-    odd = Endpoint(IPv6Address("fd00::1"), 80)
+    odd = Endpoint.at(IPv6Address("fd00::1"), 80)
     bad = replace(ONE, name="a/bad:http", endpoints=Usable((odd,), (), any=True))
     worse = replace(TWO, name="a/worse:http", external_ips=(IPv6Address("fd00::2"),))
 

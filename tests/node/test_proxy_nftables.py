@@ -57,7 +57,7 @@ def connection(space: Netns) -> Iterator[Connection]:
 
 def ends(*numbers: int) -> Usable:
     found = tuple(
-        Endpoint(ip_address(f"10.244.{number % 2}.{number}"), 8080, local=number % 2 == 0) for number in numbers
+        Endpoint.at(ip_address(f"10.244.{number % 2}.{number}"), 8080, local=number % 2 == 0) for number in numbers
     )
     return Usable(found, tuple(end for end in found if end.local), True)
 

@@ -18,7 +18,7 @@ POLICY = Policy(pods=PodNetwork(IPv4Network("10.180.0.0/16")))
 def endpoint(ip: str, *, local: bool = False, state: str = "ready", port: int = 8080) -> Candidate:
     """`state`: ready, unready, draining (serving while it terminates) or dead (terminating)."""
     return Candidate(
-        Endpoint(IPv4Address(ip), port, local=local),
+        Endpoint.at(IPv4Address(ip), port, local=local),
         ready=state == "ready",
         serving=state in ("ready", "draining"),
         terminating=state in ("draining", "dead"),

@@ -23,7 +23,7 @@ def candidate(text: str) -> Candidate:
     state = head[-1] if head[-1] in "-~!" else ""
     zones = tuple(word[2:] for word in hints if word.startswith("z:"))
     nodes = tuple(word[2:] for word in hints if word.startswith("n:"))
-    end = Endpoint(IPv4Address(f"10.0.0.{ord(name) - 64}"), 80, "*" in head)
+    end = Endpoint.at(IPv4Address(f"10.0.0.{ord(name) - 64}"), 80, local="*" in head)
     return Candidate(
         end, ready=not state, serving=state != "!", terminating=state in ("~", "!"), zones=zones, nodes=nodes
     )

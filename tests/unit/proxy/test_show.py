@@ -54,7 +54,7 @@ def text(report: Report, *, detail: bool) -> str:
 def changed(services: Sequence[ServicePort]) -> list[ServicePort]:
     """As the API wants it a moment later: web has lost `there` and got another, empty is gone, near may go anywhere."""
     web, _, near, dns = services
-    fresh = Endpoint(V4.ends["there2"][0], 9090)
+    fresh = Endpoint.at(V4.ends["there2"][0], 9090)
     ends = replace(web.endpoints, cluster=(web.endpoints.cluster[0], fresh))
     far = replace(near, internal=Reach.CLUSTER, endpoints=replace(near.endpoints, cluster=web.endpoints.cluster))
     return [replace(web, endpoints=ends), far, dns]

@@ -103,7 +103,7 @@ class World:
         assert state in STATES
         address, port = self.ends[name]
         return Candidate(
-            Endpoint(address, port, local=name.startswith("here")),
+            Endpoint.at(address, port, local=name.startswith("here")),
             ready=state == "ready",
             serving=state in ("ready", "draining"),
             terminating=state in ("draining", "dead"),

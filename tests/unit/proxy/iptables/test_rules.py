@@ -43,7 +43,7 @@ def made(services: Sequence[ServicePort], policy: Policy = POLICY, accounted: fr
 
 
 def ends(*spelt: str, local: bool = False) -> tuple[Endpoint, ...]:
-    return tuple(Endpoint(IPv4Address(ip), 80, local=local) for ip in spelt)
+    return tuple(Endpoint.at(IPv4Address(ip), 80, local=local) for ip in spelt)
 
 
 # The six kinds of upstream's TestOverallIPTablesRules, with its addresses.
@@ -107,8 +107,8 @@ SIXTH = ServicePort(
     source_ranges=(IPv6Network("2001:db8:1::/48"),),
     external=Reach.LOCAL,
     endpoints=Usable(
-        (Endpoint(IPv6Address("fd00:10::1"), 8080, local=True), Endpoint(IPv6Address("fd00:10::2"), 8080)),
-        (Endpoint(IPv6Address("fd00:10::1"), 8080, local=True),),
+        (Endpoint.at(IPv6Address("fd00:10::1"), 8080, local=True), Endpoint.at(IPv6Address("fd00:10::2"), 8080)),
+        (Endpoint.at(IPv6Address("fd00:10::1"), 8080, local=True),),
         any=True,
     ),
 )
