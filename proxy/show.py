@@ -141,7 +141,7 @@ def compared(wanted: Wanted, views: Sequence[View], only: str = "") -> list[Show
             mine.update(places)
             if not only or _of(port.name, only):
                 found.append(Shown(port.name, family, tuple(_places(port, places, view, entrances)), port))
-        found += [each for each in _unknown(view, entrances, mine) if not only or _of(each.name, only)]
+        found += _unknown(view, {at: each for at, each in entrances.items() if at not in mine}, only)
     return sorted(found, key=lambda each: (each.name, each.family))
 
 
@@ -235,11 +235,11 @@ def spelt(address: IPv4Address | IPv6Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def _unknown(view: View, entrances: Mapping[At, Entrance], mine: set[At]) -> Iterator[Shown]:
-    """What the kernel has beyond `mine`, gathered by name."""
+def _unknown(view: View, entrances: Mapping[At, Entrance], only: str) -> Iterator[Shown]:
+    """What only the kernel has, gathered by name."""
     by_name: dict[str, list[Place]] = {}
     for at, entrance in entrances.items():
-        if at in mine:
+        if only and not _of(entrance.name, only):
             continue
         ends, verdict = _ended(view.trace(at, _STRANGER[view.rules.family]))
         what = "node port" if at.address is None else "address"

@@ -38,11 +38,13 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A packet in the middle of a rule. `said` is the comment of the last element that was found."""
+    """A packet in the middle of a rule. `said` is the comment of the last element that was found; `share` is how likely this
+    is among what the rule's own dice made of it."""
 
     walk: Walk
     registers: bytes = bytes(64)
     said: str = ""
+    share: float = 1.0
 
     def load(self, register: int, size: int) -> bytes:
         start = _offset(register)
@@ -52,7 +54,7 @@ class State:
         start = _offset(register)
         padded = value + bytes(-len(value) % 4)
         registers = self.registers[:start] + padded + self.registers[start + len(padded) :]
-        return State(self.walk, registers, self.said)
+        return State(self.walk, registers, self.said, self.share)
 
 
 Outcome = tuple[Verdict, State]
@@ -79,8 +81,8 @@ def step(expression: Expression, state: State, sets: Mapping[str, SetContent], n
             yield _looked_up(found, state, sets)
         case "numgen" | "hash":
             modulus, offset = _dice(expression)
+            rolled = State(state.walk, state.registers, state.said, state.share / modulus)
             for number in range(modulus):
-                rolled = replace(state, walk=state.walk.likely(1 / modulus))
                 yield _GO_ON, rolled.storing(as_number(found[_DREG[expression.name]]), _NATIVE.pack(number + offset))
         case "nat" | "masq" | "redir":
             yield Verdict(ACCEPT), replace(state, walk=_translated(expression, state))

@@ -6,6 +6,7 @@ the kernel asks them, with what they hold now: a client that an affinity map rem
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from linux.packets import Address, Base, Ending, Hook, Node, Packet, Unknown, Wa
 
 _MOST_DEPTH = 32  # the kernel's own limit is 16
 _FAMILIES = {4: (1, 2), 6: (1, 10)}  # inet and the packet's own
+_STAMP = re.compile(r"(?:; )?\bwherry:[0-9a-f]{12}$")  # says what a chain is, not what a rule does
 _VERDICTS = {DROP: "DROP", ACCEPT: "ACCEPT", REJECTED: "REJECT"}
 
 
@@ -51,19 +53,26 @@ class NftablesRules:
         if depth > _MOST_DEPTH:
             raise Unknown(f"more than {_MOST_DEPTH} chains deep at {content.about.name}: rules in a circle?")
         pending = [walk.entering(table.words, content.about.name, said or content.about.comment or "")]
+        decided: list[tuple[str, Walk]] = []
         for rule in content.rules:
+            if not pending:
+                break
             going_on: list[Walk] = []
             for each in pending:
+                passing: dict[int, tuple[Walk, float]] = {}  # many sides of a die leave a packet as it was
                 for verdict, state in self._rule(table, rule, each):
                     if verdict.code in (CONTINUE, BREAK):
-                        going_on.append(state.walk)
+                        share = passing.get(id(state.walk), (state.walk, 0.0))[1] + state.share
+                        passing[id(state.walk)] = state.walk, share
                         continue
                     for word, after in self._decided(table, rule, verdict, state, depth):
                         if word == "":
                             going_on.append(after)
                         else:
-                            yield word, after
-            pending = _merged(going_on)
+                            decided.append((word, after))
+                going_on.extend(walk if share == 1.0 else walk.likely(share) for walk, share in passing.values())
+            pending = [each for _, each in _merged([("", each) for each in going_on])]
+        yield from _merged(decided)
         for each in pending:
             yield "", each
 
@@ -90,8 +99,8 @@ class NftablesRules:
             yield Verdict(CONTINUE), state
 
     def _decided(self, table: TableContent, rule: Rule, verdict: Verdict, state: State, depth: int) -> Ways:
-        said = state.said or rule.comment or ""
-        walk = replace(state.walk, why=said) if said else state.walk
+        said = state.said or _STAMP.sub("", rule.comment or "")
+        walk = replace(state.walk, why=said or state.walk.why, share=state.walk.share * state.share)
         match verdict.code:
             case code if code in _VERDICTS:
                 yield _VERDICTS[code], walk
@@ -119,15 +128,16 @@ def _both_ways(rule: Rule, position: int, walk: Walk) -> Iterator[tuple[Verdict,
                     yield verdict, state
 
 
-def _merged(walks: list[Walk]) -> list[Walk]:
-    """Dice that decided nothing are forgotten: equal walks become one, their shares added."""
-    if len(walks) < 2:
-        return walks
-    shares: dict[Walk, float] = {}
-    for walk in walks:
-        alike = replace(walk, share=0.0)
+def _merged(ways: list[tuple[str, Walk]]) -> list[tuple[str, Walk]]:
+    """Dice that decided nothing, or decided the same in several throws, are forgotten: equal ways become one, their shares
+    added."""
+    if len(ways) < 2:
+        return ways
+    shares: dict[tuple[str, Walk], float] = {}
+    for word, walk in ways:
+        alike = word, replace(walk, share=0.0)
         shares[alike] = shares.get(alike, 0.0) + walk.share
-    return [replace(walk, share=share) for walk, share in shares.items()]
+    return [(word, replace(walk, share=share)) for (word, walk), share in shares.items()]
 
 
 class _Run:
