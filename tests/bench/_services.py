@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -26,6 +25,8 @@ from typing import Any
 from aiohttp import web
 
 from linux import netns
+from linux.iptables.rules import Family
+from linux.iptables.watch import shape
 
 ENDPOINTS = 5
 NODE_IP = "10.200.0.1"
@@ -290,9 +291,8 @@ def _said_ready(told: socket.socket) -> bool:
 
 
 def legacy_table() -> bytes:
-    """What the kernel says of the legacy nat table: its size moves with every rule (struct ipt_getinfo)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
-        return asked.getsockopt(socket.SOL_IP, 64, struct.calcsize("32s13I"))[32:]
+    """What the kernel says of the legacy nat table: its size moves with every rule."""
+    return shape(Family.V4, "nat")
 
 
 @contextlib.contextmanager

@@ -96,13 +96,14 @@ def _others(only: str) -> Iterator[dict[str, Any]]:
 def _measured(mode: str, count: int, runs: int, *, resting: bool) -> Found:
     found = Found()
     for _ in range(runs):
-        with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home, namespace("proxy"):
-            saved = _run(found, mode, count, Path(home), resting=resting)
-        if saved is None:
-            full, changes = _floors.flat(count, CHANGES)
-            found.full_floor.append(full)
-            found.change_floor += [seconds * 1000 for seconds in changes]
-        else:
+        with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home:
+            with namespace("proxy"):
+                saved = _run(found, mode, count, Path(home), resting=resting)
+            if saved is None:
+                full, changes = _floors.flat(count, CHANGES)
+                found.full_floor.append(full)
+                found.change_floor += [seconds * 1000 for seconds in changes]
+                continue
             with namespace("floor"):
                 found.full_floor.append(saved.full())
                 found.change_floor += [saved.change() * 1000 for _ in range(CHANGES)]
