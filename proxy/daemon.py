@@ -56,8 +56,8 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         await cleanup.everything()
         return
     host = Host(config)
-    host.prepare()
     if config.init_only:
+        host.prepare()
         return
     if config.detect_local_mode == "ClusterCIDR" and not config.cluster_cidr:
         log.warning("clusterCIDR is empty: nobody is taken for a pod; set it, or another detectLocalMode")
@@ -132,6 +132,7 @@ class _Daemon:
                 if config.config_file:
                     group.create_task(config_file.unchanged(config.config_file))
                 group.create_task(self._recorder.run())
+                self._host.prepare()  # not before all is known to be well: who is refused changes nothing
                 about = Reference("v1", "Node", "", self._node, self._node)  # upstream's: the uid is the name
                 self._recorder.event(about, "Normal", "Starting", f"Starting wherry-proxy, mode {config.mode}.")
                 self._objects.start(group)
