@@ -275,7 +275,7 @@ def test_a_kubelet_without_docker_says_so(place: Place) -> None:
     [
         ("apiserver", ("--data-dir", "ermission denied")),
         ("kubelet", ("run", "as root")),
-        ("proxy", ("iptables", "run as root")),
+        ("proxy", ("packet filter", "run as root")),
         ("overlay", ("CAP_NET_ADMIN", "run as root")),
     ],
 )
