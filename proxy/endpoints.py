@@ -17,6 +17,8 @@ import msgspec
 
 from proxy.model import Endpoint, Reach, Usable
 
+_LOCAL = Reach.LOCAL
+
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
     """An endpoint with its conditions, as the slices tell it. `zones`, `nodes`: whose clients it is meant for."""
@@ -51,14 +53,14 @@ def usable(
     ready = [one for one in candidates if one.ready]
     everyone = ready or _draining(candidates)
     local: tuple[Endpoint, ...] = ()
-    if internal is Reach.LOCAL or (externally_reachable and external is Reach.LOCAL):
+    if internal is _LOCAL or (externally_reachable and external is _LOCAL):
         here = [one for one in ready if one.endpoint.local]
         local = _ends(here or _draining(one for one in candidates if one.endpoint.local))
     cluster: tuple[Endpoint, ...] = ()
-    if externally_reachable or internal is Reach.CLUSTER:
+    if externally_reachable or internal is not _LOCAL:
         cluster = _ends(_near(ready, place) or everyone)
     serving = _ends(one for one in candidates if one.serving) if flows_stay else ()
-    if serving == cluster:
+    if serving and serving == cluster:
         serving = cluster  # as good as always: one tuple less
     return Usable(cluster, local, bool(everyone), serving)
 

@@ -28,6 +28,11 @@ from proxy.slices import Behind, Skipped
 DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
 
+_CLUSTER, _LOCAL, _UDP = (
+    Reach.CLUSTER,
+    Reach.LOCAL,
+    Protocol.UDP,
+)  # asked of the class, a member costs as much as a call
 _PROTOCOLS = {protocol.value.upper(): protocol for protocol in Protocol}
 _NOBODY: dict[Family, Network] = {Family.V4: IPv4Network("0.0.0.0/32"), Family.V6: IPv6Network("::/128")}
 
@@ -57,11 +62,10 @@ def service_ports(
     externals = reading.addresses(spec.external_ips or (), "spec.externalIPs", "InvalidExternalIP")
     ranges = reading.source_ranges()
     published = spec.type in ("NodePort", "LoadBalancer")
-    external = Reach.CLUSTER
-    if spec.external_traffic_policy == "Local" and (published or spec.external_ips):
-        external = Reach.LOCAL
-    internal = Reach.LOCAL if spec.internal_traffic_policy == "Local" else Reach.CLUSTER
-    health = reading.health_check() if spec.type == "LoadBalancer" and external is Reach.LOCAL else 0
+    outward = spec.external_traffic_policy == "Local" and (published or spec.external_ips)
+    external = _LOCAL if outward else _CLUSTER
+    internal = _LOCAL if spec.internal_traffic_policy == "Local" else _CLUSTER
+    health = reading.health_check() if spec.type == "LoadBalancer" and outward else 0
     ready_here = behind.ready_here() if health else 0
     affinity = _affinity(spec)
     key = service.metadata.key
@@ -88,7 +92,7 @@ def service_ports(
                     external=external,
                     externally_reachable=bool(node_port or externals or balancers),
                     place=place,
-                    flows_stay=protocol is Protocol.UDP,
+                    flows_stay=protocol is _UDP,
                 ),
                 ready_here=ready_here,
             )

@@ -16,7 +16,6 @@ from linux.iptables.rules import Family
 from proxy.addresses import spelt
 from proxy.endpoints import Candidate, Place
 from proxy.model import MAX_PORT, Endpoint
-from proxy.objects import Endpoint as Entry
 from proxy.objects import EndpointPort, EndpointSlice
 
 _Row: TypeAlias = tuple[bytes, str, bool, bool, bool, bool, tuple[str, ...], tuple[str, ...]]
@@ -51,7 +50,7 @@ class Behind:
                     self._ports.setdefault((port.name or "", port.protocol or "TCP"), []).append(
                         (len(self._rows), number)
                     )
-            self._rows.append([row for entry in piece.endpoints or () if (row := self._row(entry, piece)) is not None])
+            self._rows.append(self._read(piece))
 
     def candidates(self, name: str, protocol: str) -> list[Candidate]:
         """The endpoints behind the port of this name, in the order of their text."""
@@ -72,26 +71,37 @@ class Behind:
         rows = (row for rows in self._rows for row in rows)
         return len({ip for ip, _, local, ready, *_ in rows if local and ready})
 
-    def _row(self, entry: Entry, piece: EndpointSlice) -> _Row | None:
-        if not entry.addresses:
-            return None
-        found = spelt(entry.addresses[0])
-        if found is None or len(found[0]) != self._length:
-            kind = f"IPv{self._family:d}"
-            words = f"{entry.addresses[0]!r} in EndpointSlice {piece.metadata.name} is not an {kind} address"
-            self._skipped.append(Skipped("InvalidEndpointAddress", f"{words}; this endpoint gets no traffic"))
-            return None
-        ip, text = found
-        host = text if self._family is Family.V4 else f"[{text}]"
-        local = entry.node_name == self._place.node
-        states = entry.conditions
-        ready, serving = states.ready is not False, states.serving is not False
-        hints = entry.hints
-        if hints is None:
-            return ip, host, local, ready, serving, states.terminating is True, (), ()
-        zones = tuple([zone.name for zone in hints.for_zones or ()])
-        nodes = tuple([node.name for node in hints.for_nodes or ()])
-        return ip, host, local, ready, serving, states.terminating is True, zones, nodes
+    def _read(self, piece: EndpointSlice) -> list[_Row]:
+        here, length = self._place.node, self._length
+        rows: list[_Row] = []
+        for entry in piece.endpoints or ():
+            if not entry.addresses:
+                continue
+            found = spelt(entry.addresses[0])
+            if found is None or len(found[0]) != length:
+                self._not_an_address(entry.addresses[0], piece)
+                continue
+            ip, text = found
+            states, hints = entry.conditions, entry.hints
+            zones = tuple([zone.name for zone in hints.for_zones or ()]) if hints else ()
+            nodes = tuple([node.name for node in hints.for_nodes or ()]) if hints else ()
+            rows.append(
+                (
+                    ip,
+                    text if length == 4 else f"[{text}]",
+                    entry.node_name == here,
+                    states.ready is not False,
+                    states.serving is not False,
+                    states.terminating is True,
+                    zones,
+                    nodes,
+                )
+            )
+        return rows
+
+    def _not_an_address(self, text: str, piece: EndpointSlice) -> None:
+        words = f"{text!r} in EndpointSlice {piece.metadata.name} is not an IPv{self._family:d} address"
+        self._skipped.append(Skipped("InvalidEndpointAddress", f"{words}; this endpoint gets no traffic"))
 
     def _number(self, port: EndpointPort, piece: EndpointSlice) -> int:
         number = port.port or 0
