@@ -8,13 +8,11 @@ import re
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from linux import netns as kernel_netns
 from tests.node.proxy_world import Cluster, End, Kernel, Process, many, until
-from tests.node.service_world import HERE, HERE_TOO, LOOPBACK, NODE, OUTSIDER, POD, PORT, THERE, Talk
+from tests.node.service_world import HERE, HERE_TOO, LOOPBACK, NODE, OTHER_NODE, OUTSIDER, POD, PORT, THERE, Talk
 
 CLUSTER_IP, BALANCER, NODE_PORT, HEALTH_PORT = "172.30.0.41", "198.51.100.4", 30080, 32000
 KERNELS = list(Kernel)
@@ -137,6 +135,7 @@ def health(cluster: Cluster) -> tuple[int, int]:
     return status, json.loads(body)["localEndpoints"] if status else 0
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_first_sync_killed_at_any_moment_ends_in_the_same_rules(
     cluster: Cluster, kernel: Kernel, trial: Callable[[int, int], int]
@@ -182,12 +181,25 @@ def emptied(cluster: Cluster) -> None:
         cluster.world.node.run(f"{stem}-legacy-restore", stdin=nothing)
 
 
-def test_node_ports_on_localhost_are_there_when_they_are_asked_for(cluster: Cluster) -> None:
-    proxy = cluster.start_proxy(iptables={"localhostNodePorts": True}).ready()
+def test_node_ports_on_localhost_are_there_and_the_network_gets_no_further(cluster: Cluster) -> None:
+    """They need route_localnet, with which whoever is on the link could reach what listens on loopback only."""
+    world = cluster.world
+    world.serve((LOOPBACK, PORT))
+    neighbour = world.spaces[OTHER_NODE]
+    for line in (
+        "sysctl -qw net.ipv4.conf.all.route_localnet=1",
+        "ip address del 127.0.0.1/8 dev lo",
+        f"ip route add {LOOPBACK}/32 via {NODE} dev eth0 src {OTHER_NODE}",
+    ):
+        neighbour.run(*line.split())
+    world.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    assert cluster.names(OTHER_NODE, LOOPBACK, PORT, 1) == {LOOPBACK}, "the danger is real"
+    world.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")
     cluster.make_service("web", CLUSTER_IP, HERE, THERE, node_port=NODE_PORT)
+    proxy = cluster.start_proxy(iptables={"localhostNodePorts": True}).ready()
     cluster.answers(LOOPBACK, LOOPBACK, NODE_PORT, HERE, THERE)
+    assert cluster.names(OTHER_NODE, LOOPBACK, PORT, 1) == {"silence"}
+    assert cluster.names(LOOPBACK, LOOPBACK, PORT, 1) == {LOOPBACK}
     proxy.end()
-    with kernel_netns.enter(cluster.world.node.path):
-        assert Path("/proc/sys/net/ipv4/conf/all/route_localnet").read_text() == "1\n"
     cluster.start_proxy(iptables={"localhostNodePorts": False}).ready()
     cluster.answers(LOOPBACK, LOOPBACK, NODE_PORT, "refused")
