@@ -45,7 +45,7 @@ _ENTRANCES = (
     (Table.FILTER, "KUBE-EXTERNAL-SERVICES"),
 )
 # In kube-proxy's nftables mode and in ours.
-_ENTRANCE_MAPS = frozenset(["service-ips", "service-nodeports", "no-endpoint-services", "no-endpoint-nodeports"])
+_ENTRANCE_MAPS = frozenset(["services-by-ip", "services-by-nodeport", "unserved-by-ip", "unserved-by-nodeport"])
 _NAME = re.compile(r"(?<![\w./-])([a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*(?::[a-z0-9-]+)?)(?![\w/])")
 
 

@@ -214,11 +214,11 @@ def _checks(policy: Policy) -> tuple[Chain, ...]:
     )
     return (
         Chain(REJECT, _refusals(family)),
-        Chain(FIREWALL_CHECK, (Rule(verdict_of(family, Map.FIREWALL_IPS)),)),
-        Chain(SERVICE_ENDPOINTS_CHECK, (Rule(verdict_of(family, Map.NO_ENDPOINT_SERVICES)),)),
+        Chain(FIREWALL_CHECK, (Rule(verdict_of(family, Map.FIREWALLED_BY_IP)),)),
+        Chain(SERVICE_ENDPOINTS_CHECK, (Rule(verdict_of(family, Map.UNSERVED_BY_IP)),)),
         Chain(
             NODEPORT_ENDPOINTS_CHECK,
-            (Rule((*to_node_port(policy), *verdict_of_port(Map.NO_ENDPOINT_NODEPORTS))),),
+            (Rule((*to_node_port(policy), *verdict_of_port(Map.UNSERVED_BY_NODEPORT))),),
         ),
         Chain(CLUSTER_IPS_CHECK, (Rule(clusters, "no Service has this port"), *unallocated)),
     )
@@ -243,8 +243,8 @@ def _services(policy: Policy) -> Chain:
         to_cluster_ip = (destination(family), do.lookup(Map.CLUSTER_IPS.title, _SOURCE))
         who = "all" if policy.masquerade_all else "who is not a pod"
         rules.append(Rule((*others, *to_cluster_ip, *marked(mark)), f"masquerade {who} to cluster IPs"))
-    rules.append(Rule(verdict_of(family, Map.SERVICE_IPS)))
-    rules.append(Rule((*to_node_port(policy), *verdict_of_port(Map.SERVICE_NODEPORTS))))
+    rules.append(Rule(verdict_of(family, Map.SERVICES_BY_IP)))
+    rules.append(Rule((*to_node_port(policy), *verdict_of_port(Map.SERVICES_BY_NODEPORT))))
     return Chain(SERVICES, tuple(rules))
 
 

@@ -1,6 +1,6 @@
 """A chain for each Service, as kube-proxy writes them: the layout for kernels that lack what the flat one needs. Pure.
 
-Base chains, checks and maps are those of the flat layout (`layout`); what `service-ips` and `service-nodeports` lead to
+Base chains, checks and maps are those of the flat layout (`layout`); what `services-by-ip` and `services-by-nodeport` lead to
 differs. The names are upstream's:
 
     service-HASH-ns/svc/tcp/p80      1. with affinity, for each endpoint: client in its affinity set -> its chain
@@ -79,7 +79,7 @@ def _serve(destination: Destination, port: ServicePort, content: Content) -> Non
     kind = ("local" if held_back else "service") if internal else "external"
     served = usable.local if held_back else usable.cluster
     if served or (usable.any and not internal):
-        which = Map.SERVICE_NODEPORTS if destination.by_port else Map.SERVICE_IPS
+        which = Map.SERVICES_BY_NODEPORT if destination.by_port else Map.SERVICES_BY_IP
         content.maps[which][destination.key] = Leads(f"{kind}-{base_name(port)}", port.name)
     refuse(destination, port, content)
 

@@ -120,9 +120,10 @@ def idle(delta: Delta, family: Family) -> Iterator[Batch]:
     emptied, deleted = Batch(socket_family(family), TABLE), Batch(socket_family(family), TABLE)
     for name in delta.idle:
         emptied.flush_chain(name)
-        deleted.delete_chain(name)
-    for name in delta.idle_sets:
+    for name in delta.idle_sets:  # their elements may lead into those chains
         deleted.delete_set(name)
+    for name in delta.idle:
+        deleted.delete_chain(name)
     yield emptied
     yield deleted
 

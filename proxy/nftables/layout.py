@@ -5,8 +5,8 @@ nearly constant, and Services are data. `table ip kube-proxy` (and `ip6`) has ku
 
     nat-prerouting, nat-output -> services
         1. who is not a pod and wants an address of @cluster-ips is marked (bit 14) for masquerading
-        2. address . protocol . port      vmap @service-ips         -> goto one of the chains below
-        3. to this node: protocol . port  vmap @service-nodeports   -> goto one of the chains below
+        2. address . protocol . port      vmap @services-by-ip         -> goto one of the chains below
+        3. to this node: protocol . port  vmap @services-by-nodeport   -> goto one of the chains below
 
     cluster-8        dnat to  address . protocol . port . (a die of 8)  map @endpoints
     external-8       mark, then the same: external IPs and load balancers' IPs
@@ -37,11 +37,14 @@ endpoint goes, @affinity is read and its entries are deleted: only a Service wit
     nat-postrouting -> masquerading: what is marked, and endpoints that meet themselves (@hairpin: here . here)
 
 Chains are recognised by a stamp in the comment of their first rule, `wherry:` and a hash of the whole chain, and by the number
-of rules; elements by comparing all of them. A table without our layout's name in its comment is replaced whole, in one
-transaction, and @affinity with it only if it cannot be kept.
+of rules; elements by comparing all of them. A table without our layout's name in its comment, or with maps of another kind,
+is replaced whole, in one transaction.
 
-All rules can be said in nft's language, so that `nft list` prints them: nft 1.0.6 aborts on rules that look up what another
-lookup found, which is why every address has endpoints of its own, instead of the name of a shared list.
+Maps that are not exactly kube-proxy's (ours count) have other names than its: the kernel refuses `add map` where a map of
+that name is of another kind, and a stock proxy that is started after us could not set itself up.
+
+Every rule is one that `nft list` can print: nft 1.0.6 aborts on a rule that looks up what another lookup found. That is why
+every address has endpoints of its own, instead of the name of a list that it shares with the Service's other addresses.
 """
 
 from __future__ import annotations
@@ -70,8 +73,8 @@ REJECTED = Verdict(GOTO, REJECT)
 class Map(IntEnum):
     """The maps and sets that the proxy fills; the index of each in a `Content`."""
 
-    SERVICE_IPS = 0
-    SERVICE_NODEPORTS = 1
+    SERVICES_BY_IP = 0
+    SERVICES_BY_NODEPORT = 1
     EXTERNAL_LOCAL = 2
     NODEPORT_LOCAL = 3
     ENDPOINTS = 4
@@ -80,9 +83,9 @@ class Map(IntEnum):
     NODEPORT_LOCAL_ENDPOINTS = 7
     AFFINITY_SERVICES = 8
     AFFINITY_NODEPORTS = 9
-    NO_ENDPOINT_SERVICES = 10
-    NO_ENDPOINT_NODEPORTS = 11
-    FIREWALL_IPS = 12
+    UNSERVED_BY_IP = 10
+    UNSERVED_BY_NODEPORT = 11
+    FIREWALLED_BY_IP = 12
     CLUSTER_IPS = 13
     HAIRPIN = 14
     NODEPORT_IPS = 15
@@ -96,15 +99,15 @@ class Map(IntEnum):
 SHARED = (Map.CLUSTER_IPS, Map.HAIRPIN)
 """Sets of which several Services may want the same element."""
 VERDICTS = (
-    Map.SERVICE_IPS,
-    Map.SERVICE_NODEPORTS,
+    Map.SERVICES_BY_IP,
+    Map.SERVICES_BY_NODEPORT,
     Map.EXTERNAL_LOCAL,
     Map.NODEPORT_LOCAL,
     Map.AFFINITY_SERVICES,
     Map.AFFINITY_NODEPORTS,
-    Map.NO_ENDPOINT_SERVICES,
-    Map.NO_ENDPOINT_NODEPORTS,
-    Map.FIREWALL_IPS,
+    Map.UNSERVED_BY_IP,
+    Map.UNSERVED_BY_NODEPORT,
+    Map.FIREWALLED_BY_IP,
 )
 """Their elements lead into chains, and carry the Service's name as a comment."""
 
@@ -129,8 +132,8 @@ def sets(family: Family) -> tuple[Set, ...]:
     endpoint = (address, (2, _PORT))
     side = (4, _MARK)
     shapes: dict[Map, tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...] | None, str]] = {
-        Map.SERVICE_IPS: (name, (), "cluster IPs, external IPs and load balancers' IPs"),
-        Map.SERVICE_NODEPORTS: (port, (), "NodePorts"),
+        Map.SERVICES_BY_IP: (name, (), "cluster IPs, external IPs and load balancers' IPs"),
+        Map.SERVICES_BY_NODEPORT: (port, (), "NodePorts"),
         Map.EXTERNAL_LOCAL: (name, (), "externalTrafficPolicy Local, for those outside"),
         Map.NODEPORT_LOCAL: (port, (), "externalTrafficPolicy Local, for those outside"),
         Map.ENDPOINTS: ((*name, side), endpoint, "what each side of the die is"),
@@ -139,9 +142,9 @@ def sets(family: Family) -> tuple[Set, ...]:
         Map.NODEPORT_LOCAL_ENDPOINTS: ((*port, side), endpoint, "the same, only endpoints of this node"),
         Map.AFFINITY_SERVICES: (name, (), "with ClientIP affinity"),
         Map.AFFINITY_NODEPORTS: (port, (), "with ClientIP affinity"),
-        Map.NO_ENDPOINT_SERVICES: (name, (), "reject, or drop where there is an endpoint elsewhere"),
-        Map.NO_ENDPOINT_NODEPORTS: (port, (), "reject, or drop where there is an endpoint elsewhere"),
-        Map.FIREWALL_IPS: (name, (), "load balancers' IPs with loadBalancerSourceRanges"),
+        Map.UNSERVED_BY_IP: (name, (), "reject, or drop where there is an endpoint elsewhere"),
+        Map.UNSERVED_BY_NODEPORT: (port, (), "reject, or drop where there is an endpoint elsewhere"),
+        Map.FIREWALLED_BY_IP: (name, (), "load balancers' IPs with loadBalancerSourceRanges"),
         Map.CLUSTER_IPS: ((address,), None, "cluster IPs"),
         Map.HAIRPIN: ((address, address), None, "endpoints of this node that meet themselves"),
         Map.NODEPORT_IPS: ((address,), None, "addresses of this node that serve NodePorts"),

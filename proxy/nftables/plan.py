@@ -128,8 +128,8 @@ def destinations(port: ServicePort) -> Iterator[Destination]:
 
 
 def keys(ports: Iterable[ServicePort]) -> dict[bytes, str]:
-    """Every key of service-ips (12 bytes, 24 in IPv6) and service-nodeports (8 bytes) that these ports ask for, and how good
-    the claim is: a cluster IP is its Service's own, whoever else names it as an external IP."""
+    """Every key of services-by-ip (12 bytes, 24 in IPv6) and services-by-nodeport (8 bytes) that these ports ask for, and
+    how good the claim is: a cluster IP is its Service's own, whoever else names it as an external IP."""
     found: dict[bytes, str] = {}
     for port in ports:
         for destination in destinations(port):
@@ -207,22 +207,22 @@ def shared(placed_port: Placed, policy: Policy, owns: Callable[[bytes], bool], c
         for ip in port.load_balancer_ips:
             key = name_key(ip, port.protocol, port.port)
             if owns(key):
-                content.maps[Map.FIREWALL_IPS][key] = Leads(name, port.name)
+                content.maps[Map.FIREWALLED_BY_IP][key] = Leads(name, port.name)
 
 
 def is_taken(destination: Destination, content: Content) -> bool:
     """Another port of the same Service has it."""
     if destination.by_port:
-        served, unserved = content.maps[Map.SERVICE_NODEPORTS], content.maps[Map.NO_ENDPOINT_NODEPORTS]
+        served, unserved = content.maps[Map.SERVICES_BY_NODEPORT], content.maps[Map.UNSERVED_BY_NODEPORT]
     else:
-        served, unserved = content.maps[Map.SERVICE_IPS], content.maps[Map.NO_ENDPOINT_SERVICES]
+        served, unserved = content.maps[Map.SERVICES_BY_IP], content.maps[Map.UNSERVED_BY_IP]
     return destination.key in served or destination.key in unserved
 
 
 def refuse(destination: Destination, port: ServicePort, content: Content) -> None:
     """Reject or drop where nobody serves this destination."""
     ends = port.endpoints
-    which = Map.NO_ENDPOINT_NODEPORTS if destination.by_port else Map.NO_ENDPOINT_SERVICES
+    which = Map.UNSERVED_BY_NODEPORT if destination.by_port else Map.UNSERVED_BY_IP
     if not ends.any:
         content.maps[which][destination.key] = Leads(REJECT, port.name)
     elif not (ends.local if destination.reach is Reach.LOCAL else ends.cluster):
@@ -239,7 +239,7 @@ def _serve(destination: Destination, placed_port: Placed, policy: Policy, conten
     if everyone:
         _fill(content.maps[way.endpoints], key, everyone)
         name = content.use(chains.die(way, dice, policy, sticky and sticky._replace(only_local=only_local)))
-        content.maps[Map.SERVICE_NODEPORTS if by_port else Map.SERVICE_IPS][key] = Leads(name, port.name)
+        content.maps[Map.SERVICES_BY_NODEPORT if by_port else Map.SERVICES_BY_IP][key] = Leads(name, port.name)
         if sticky is not None and port.affinity_seconds is not None:
             which = Map.AFFINITY_NODEPORTS if by_port else Map.AFFINITY_SERVICES
             remember = chains.remember(sticky, port.affinity_seconds, policy, reaches_local=bool(port.endpoints.local))

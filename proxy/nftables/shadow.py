@@ -86,7 +86,7 @@ class Shadow:
         self.elements = [0] * len(Map)  # by `Map`, how many the kernel has
 
     def owner(self, key: bytes) -> str | None:
-        """The Service that has a key of service-ips, service-nodeports or of anything that begins so."""
+        """The Service that has a key of services-by-ip, services-by-nodeport or of anything that begins so."""
         found = self._claims.get(key) or self._claims.get(key[:-4])
         return None if found is None else _first(found)
 
@@ -256,7 +256,7 @@ class Shadow:
             for each in plan.destinations(port):
                 inside = each.reach if each.way is Way.CLUSTER else Reach.CLUSTER
                 lists[inside] = lists[inside] or _numbered(seen.maps[each.way.endpoints], each.key)
-                verdicts = seen.maps[Map.SERVICE_NODEPORTS if each.by_port else Map.SERVICE_IPS]
+                verdicts = seen.maps[Map.SERVICES_BY_NODEPORT if each.by_port else Map.SERVICES_BY_IP]
                 dice[inside] = dice[inside] or _sides(verdicts.get(each.key))
                 if each.way in (Way.EXTERNAL_ALL, Way.NODEPORT_ALL):
                     outside = Map.NODEPORT_LOCAL_ENDPOINTS if each.by_port else Map.LOCAL_ENDPOINTS

@@ -161,6 +161,60 @@ def test_a_stock_table_is_taken_over_and_forgetting_leaves_others_alone(space: N
     assert space.run("nft", "list", "ruleset") == others
 
 
+STOCK = """add table ip kube-proxy {{ comment "rules for kube-proxy"; }}
+{bases}
+add set ip kube-proxy cluster-ips {{ type ipv4_addr; comment "Active ClusterIPs"; }}
+add set ip kube-proxy nodeport-ips {{ type ipv4_addr; comment "IPs that accept NodePort traffic"; }}
+add map ip kube-proxy no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+add map ip kube-proxy no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; }}
+add map ip kube-proxy firewall-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+add map ip kube-proxy service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+add map ip kube-proxy service-nodeports {{ type inet_proto . inet_service : verdict; }}
+add set ip kube-proxy hairpin-connections {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; }}
+{chains}
+add rule ip kube-proxy nat-prerouting jump services
+add rule ip kube-proxy services ip daddr . meta l4proto . th dport vmap @service-ips
+"""
+STOCK_BASES = {
+    "filter-prerouting-pre-dnat": "filter hook prerouting priority -110",
+    "filter-output-pre-dnat": "filter hook output priority -110",
+    "filter-input": "filter hook input priority 0",
+    "filter-forward": "filter hook forward priority 0",
+    "filter-output": "filter hook output priority 0",
+    "nat-prerouting": "nat hook prerouting priority -100",
+    "nat-output": "nat hook output priority -100",
+    "nat-postrouting": "nat hook postrouting priority 100",
+}
+STOCK_CHAINS = (
+    "services",
+    "masquerading",
+    "reject-chain",
+    "firewall-check",
+    "service-endpoints-check",
+    "nodeport-endpoints-check",
+)
+
+
+def stock() -> str:
+    """How a stock proxy sets its table up, over whatever is there."""
+    bases = [
+        f"add chain ip kube-proxy {name} {{ type {hook}; }}\nflush chain ip kube-proxy {name}"
+        for name, hook in STOCK_BASES.items()
+    ]
+    chains = [f"add chain ip kube-proxy {name}\nflush chain ip kube-proxy {name}" for name in STOCK_CHAINS]
+    return STOCK.format(bases="\n".join(bases), chains="\n".join(chains))
+
+
+def test_a_stock_proxy_can_set_itself_up_over_ours_and_we_over_it(space: Netns, connection: Connection) -> None:
+    writer = NftablesBackend(Family.V4, connection, Flat())
+    asyncio.run(writer.apply(Wish(every_kind(), None, policy())))
+    space.run("nft", "-f", "-", stdin=stock())
+    again = NftablesBackend(Family.V4, connection, Flat())
+    asyncio.run(again.apply(Wish(every_kind(), None, policy())))
+    nothing_to_do(cast("FakeNftables", connection), every_kind(), Flat(), policy())
+    assert "service-ips" not in space.run("nft", "list", "table", "ip", TABLE)
+
+
 def test_clients_stay_where_they_are_through_a_restart_and_a_change_of_the_service(connection: Connection) -> None:
     services = every_kind()
     port = services["ns/local"][0]
@@ -221,7 +275,7 @@ async def kept(writer: NftablesBackend, wish: Wish) -> AsyncIterator[list[float]
         "delete table ip kube-proxy",
         "flush chain ip kube-proxy services",
         "add rule ip kube-proxy nat-prerouting accept",
-        "delete element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 }",
+        "delete element ip kube-proxy services-by-ip { 10.96.0.1 . tcp . 80 }",
         "flush map ip kube-proxy endpoints",
         "add element ip kube-proxy cluster-ips { 1.2.3.4 }",
     ],
@@ -281,7 +335,7 @@ def test_our_own_transactions_large_and_small_do_not_wake_us(space: Netns) -> No
 
 def test_the_maps_are_known_to_nft_by_their_types(space: Netns, connection: Connection) -> None:
     asyncio.run(NftablesBackend(Family.V4, connection, Flat()).apply(Wish(every_kind(), None, policy())))
-    listed = space.run("nft", "list", "map", "ip", TABLE, Map.SERVICE_IPS.title)
+    listed = space.run("nft", "list", "map", "ip", TABLE, Map.SERVICES_BY_IP.title)
     assert "type ipv4_addr . inet_proto . inet_service : verdict" in listed
     assert "10.96.0.1 . tcp . 80 counter packets 0 bytes 0" in listed
     space.run("nft", "get", "element", "ip", TABLE, Map.ENDPOINTS.title, "{ 10.96.0.1 . tcp . 80 . 0 }")

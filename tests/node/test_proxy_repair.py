@@ -43,7 +43,7 @@ DAMAGES = {
         ["nft flush ruleset"],
         ["nft delete table ip kube-proxy"],
         ["nft flush chain ip kube-proxy services"],
-        ["nft flush map ip kube-proxy service-ips"],
+        ["nft flush map ip kube-proxy services-by-ip"],
         ["nft insert rule ip kube-proxy services tcp dport 80 drop"],
     ),
 }
@@ -80,7 +80,7 @@ def test_one_element_that_somebody_deletes_is_back(cluster: Cluster) -> None:
     cluster.answers(POD, CLUSTER_IP, 80, HERE)
     whole = cluster.rules()
     cluster.world.node.run(
-        "nft", "delete", "element", "ip", "kube-proxy", "service-ips", f"{{ {CLUSTER_IP} . tcp . 80 }}"
+        "nft", "delete", "element", "ip", "kube-proxy", "services-by-ip", f"{{ {CLUSTER_IP} . tcp . 80 }}"
     )
     until(lambda: cluster.rules() == whole, "the element is back", SOON)
 
@@ -103,7 +103,7 @@ def test_cleanup_takes_what_is_ours_and_leaves_the_rest_byte_for_byte(cluster: C
     for kernel in Kernel:
         cluster.start_proxy(kernel=kernel).ready().end()
         ours = set(cluster.rules()) - set(untouched)
-        assert any("KUBE-SEP" in line or "service-ips" in line for line in ours), kernel
+        assert any("KUBE-SEP" in line or "services-by-ip" in line for line in ours), kernel
         assert "10.1.2.3" in "".join(cluster.rules())
     node.run("iptables-legacy", "-t", "mangle", "-F")
     for kernel in Kernel:

@@ -148,7 +148,7 @@ def test_the_die_is_fair_though_it_has_more_sides_than_there_are_endpoints(
     else:
         services["ns/a"] = (port("ns/a:http", *map(end, range(1, members + 1))),)
         apply(writer, services, "ns/a")
-    assert held(fake, Map.SERVICE_IPS)[name].data == Verdict(GOTO, f"cluster-{sides}")
+    assert held(fake, Map.SERVICES_BY_IP)[name].data == Verdict(GOTO, f"cluster-{sides}")
     packet = Packet(ip_address("10.0.9.9"), ip_address("10.96.0.1"), 80)
     shares: dict[object, float] = {}
     for ending in trace(fake.ruleset(), packet, frozenset()):
@@ -202,15 +202,15 @@ def test_the_first_by_name_has_what_two_services_claim_and_the_other_gets_it_aft
     services = {"ns/b": (port("ns/b:http", end(2), ip="10.96.0.2", **shared),)}
     apply(writer, services)
     key = plan.name_key(ip_address("203.0.113.9"), Protocol.TCP, 80)
-    assert held(fake, Map.SERVICE_IPS)[key].comment == "ns/b:http"
+    assert held(fake, Map.SERVICES_BY_IP)[key].comment == "ns/b:http"
     services["ns/a"] = (port("ns/a:http", end(1), ip="10.96.0.1", **shared),)
     apply(writer, services, "ns/a")
-    assert held(fake, Map.SERVICE_IPS)[key].comment == "ns/a:http"
+    assert held(fake, Map.SERVICES_BY_IP)[key].comment == "ns/a:http"
     assert held(fake, Map.ENDPOINTS)[key + plan.side(0)].data == plan.packed(end(1))
     del services["ns/a"]
     apply(writer, services, "ns/a")
-    assert held(fake, Map.SERVICE_IPS)[key].comment == "ns/b:http"
-    assert held(fake, Map.SERVICE_NODEPORTS)[plan.port_key(Protocol.TCP, 30080)].comment == "ns/b:http"
+    assert held(fake, Map.SERVICES_BY_IP)[key].comment == "ns/b:http"
+    assert held(fake, Map.SERVICES_BY_NODEPORT)[plan.port_key(Protocol.TCP, 30080)].comment == "ns/b:http"
     nothing_to_do(fake, services, Flat(), policy())
 
 
@@ -221,11 +221,11 @@ def test_nobody_takes_a_cluster_ip_by_naming_it_as_an_external_one() -> None:
     services = {"ns/a": (thief,), "ns/b": (port("ns/b:http", end(1), external_ips=(ip_address("10.96.0.1"),)),)}
     apply(writer, services)
     key = plan.name_key(ip_address("10.96.0.1"), Protocol.TCP, 80)
-    assert held(fake, Map.SERVICE_IPS)[key].comment == "ns/b:http"
-    assert key not in held(fake, Map.NO_ENDPOINT_SERVICES)
+    assert held(fake, Map.SERVICES_BY_IP)[key].comment == "ns/b:http"
+    assert key not in held(fake, Map.UNSERVED_BY_IP)
     del services["ns/b"]
     apply(writer, services, "ns/b")
-    assert held(fake, Map.NO_ENDPOINT_SERVICES)[key].comment == "ns/a:http"
+    assert held(fake, Map.UNSERVED_BY_IP)[key].comment == "ns/a:http"
     nothing_to_do(fake, services, Flat(), policy())
 
 
@@ -285,14 +285,14 @@ def _damage(kind: str) -> Batch:
         case "table":
             batch.delete_table()
         case "element":
-            batch.delete_elements(Map.SERVICE_IPS.title, [Element(name)])
+            batch.delete_elements(Map.SERVICES_BY_IP.title, [Element(name)])
         case "set":
             batch.flush_set(Map.ENDPOINTS.title)
         case "member":
             batch.delete_elements(Map.CLUSTER_IPS.title, [Element(name[:4])])
         case "value":
-            batch.delete_elements(Map.SERVICE_IPS.title, [Element(name)])
-            batch.add_elements(Map.SERVICE_IPS.title, [Element(name, Verdict(GOTO, REJECT), comment="ns/a:http")])
+            batch.delete_elements(Map.SERVICES_BY_IP.title, [Element(name)])
+            batch.add_elements(Map.SERVICES_BY_IP.title, [Element(name, Verdict(GOTO, REJECT), comment="ns/a:http")])
         case "more":
             batch.add_elements(Map.ENDPOINTS.title, [Element(name + plan.side(9), plan.packed(end(9)))])
         case "rules":
@@ -350,7 +350,7 @@ def test_a_service_that_the_kernel_refuses_is_left_out_and_everything_else_goes_
     writer = backend(fake)
     applied = apply(writer, services)
     assert list(applied.refused) == ["ns/2:http"]
-    assert {element.comment for element in held(fake, Map.SERVICE_IPS).values()} == {"ns/1:http", "ns/3:http"}
+    assert {element.comment for element in held(fake, Map.SERVICES_BY_IP).values()} == {"ns/1:http", "ns/3:http"}
     services["ns/4"] = (port("ns/4:http", end(1), ip="10.96.0.4"),)
     assert list(apply(writer, services, "ns/4").refused) == ["ns/2:http"]
     fake.refuse = set()
