@@ -47,17 +47,18 @@ class CommandFailed(Exception):
 async def run(
     argv: Sequence[str],
     *,
-    input: bytes | None = None,  # noqa: A002  subprocess's own name for it
+    input: bytes | Iterable[bytes] | None = None,  # noqa: A002  subprocess's own name for it
     timeout: float = 30.0,
     check: bool = True,
     env: Mapping[str, str] | None = None,
     started: Callable[[int], None] | None = None,
 ) -> Completed:
-    """Run a program to its end (`started` hears its process id); after `timeout` seconds it and its children are killed. Raises CommandFailed (with `check`;
-    always when the program cannot be started or runs out of time)."""
+    """Run a program to its end; after `timeout` seconds it and its children are killed. `started` hears its process id.
+    Raises CommandFailed (with `check`; always when the program cannot be started or runs out of time)."""
     with contextlib.ExitStack() as stack:
         given, out, err = (_memory(stack) for _ in range(3))
-        given.write(input or b"")
+        for piece in (input or b"",) if isinstance(input, bytes | None) else input:
+            given.write(piece)
         given.seek(0)
         try:
             process = subprocess.Popen(  # noqa: ASYNC220  it returns once the child has exec'd

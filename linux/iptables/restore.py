@@ -9,9 +9,9 @@ ignores it, because the kernel refuses a transaction built on an outdated genera
 from __future__ import annotations
 
 import asyncio
-import io
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 from linux import process
@@ -20,6 +20,7 @@ from linux.iptables.backend import Backend
 from linux.iptables.rules import Section, Snapshot, Survey, Table, parse, surveyed
 
 LOCK_SECONDS = 5
+_PIECES = 1000
 _LOCKED = 4  # RESOURCE_PROBLEM
 _NOT_STARTED = 127
 _BUSY = ("Resource temporarily unavailable",)
@@ -92,27 +93,33 @@ class Iptables:
     async def write(self, sections: Sequence[Section]) -> None:
         if not sections:
             return
-        text = "".join(section.text() for section in sections)
-        await self._run([self.backend.restore, "-w", str(LOCK_SECONDS), "--noflush"], text.encode())
+        await self._run([self.backend.restore, "-w", str(LOCK_SECONDS), "--noflush"], sections)
 
-    async def _run(self, argv: Sequence[str], text: bytes | None = None) -> bytes:
+    async def _run(self, argv: Sequence[str], sections: Sequence[Section] = ()) -> bytes:
         try:
-            done = await process.run(argv, input=text, timeout=self._timeout, started=self._started)
+            done = await process.run(argv, input=_text(sections), timeout=self._timeout, started=self._started)
         except process.CommandFailed as error:
-            raise _explained(error, text) from error
+            raise _explained(error, sections) from error
         return done.stdout
 
 
-def _explained(error: process.CommandFailed, text: bytes | None) -> Refused:
+def _text(sections: Sequence[Section]) -> Iterator[bytes]:
+    """In pieces: a whole legacy table may be 18 MB."""
+    pieces = (piece for section in sections for piece in section.pieces())
+    while some := "".join(islice(pieces, _PIECES)):
+        yield some.encode()
+
+
+def _explained(error: process.CommandFailed, sections: Sequence[Section]) -> Refused:
     """iptables' own words, with the lines it points at; and who holds the lock, if that is what it says."""
     message = " ".join(str(error).split())
     if error.returncode == _LOCKED:
         return Refused(f"{message} [{lock.holders()}]", blameless=True)
-    if text is None or error.returncode is None or error.returncode < 0 or error.returncode == _NOT_STARTED:
+    if not sections or error.returncode is None or error.returncode < 0 or error.returncode == _NOT_STARTED:
         return Refused(message, blameless=True)
     numbers = {int(number) for number in _LINE.findall(error.stderr)}
-    lines = [line.decode() for number, line in enumerate(io.BytesIO(text), 1) if number in numbers]
-    shown = [line.rstrip("\n") for line in lines if not line.startswith("COMMIT")]
+    lines = (line for section in sections for piece in section.pieces() for line in piece.splitlines())
+    shown = [line for number, line in enumerate(lines, 1) if number in numbers and line != "COMMIT"]
     if shown:
         message += f" [{shown[0]}]"
     return Refused(message, lines=shown, blameless=any(word in error.stderr for word in _BUSY))

@@ -15,7 +15,7 @@ import enum
 import hashlib
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -169,17 +169,19 @@ class Section:
 
     def text(self) -> str:
         """The section in iptables-restore's format. All chains are declared before the first rule may name one."""
-        lines = [f"*{self.table}\n"]
-        lines += [f":{chain.name} - [0:0]\n" for chain in self.chains]
-        lines += [f":{name} - [0:0]\n" for name in self.flushed]
-        lines += [chain.body for chain in self.chains]
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        yield f"*{self.table}\n"
+        yield from (f":{chain.name} - [0:0]\n" for chain in self.chains)
+        yield from (f":{name} - [0:0]\n" for name in self.flushed)
+        yield from (chain.body for chain in self.chains)
         for jump in self.jumps:
             verb = f"-I {jump.chain} 1" if jump.position is Position.FIRST else f"-A {jump.chain}"
-            lines.append(f"{verb} {jump.rule.text()}\n")
-        lines += [f"-D {chain} {rule}\n" for chain, rule in self.removals]
-        lines += [f"-X {name}\n" for name in self.deleted]
-        lines.append("COMMIT\n")
-        return "".join(lines)
+            yield f"{verb} {jump.rule.text()}\n"
+        yield from (f"-D {chain} {rule}\n" for chain, rule in self.removals)
+        yield from (f"-X {name}\n" for name in self.deleted)
+        yield "COMMIT\n"
 
 
 @dataclass(frozen=True, slots=True)

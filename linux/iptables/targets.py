@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import ip_address
 
 from linux.iptables.matches import Rule, masked
@@ -41,10 +40,10 @@ def changed(rule: Rule, walk: Walk) -> tuple[str, Walk]:
         case "CONNMARK" if "--restore-mark" in rule.arguments:
             return "", walk.marked(0)  # a new connection has none
         case "MASQUERADE" | "SNAT":
-            return "ACCEPT", replace(walk, masqueraded=True, why=rule.comment or walk.why)
+            return "ACCEPT", walk._replace(masqueraded=True, why=rule.comment or walk.why)
         case "DNAT":
             address, port = endpoint(rule.arguments["--to-destination"], walk.packet.port)
-            return "ACCEPT", replace(walk.sent_to(address, port), why=rule.comment or walk.why)
+            return "ACCEPT", walk.sent_to(address, port)._replace(why=rule.comment or walk.why)
         case "REDIRECT":
             return "ACCEPT", _redirected(rule, walk)
         case target if target in _PASSING:

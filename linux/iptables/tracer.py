@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from linux.iptables.matches import Rule, matches, parsed
 from linux.iptables.rules import Snapshot, Table
@@ -145,7 +145,7 @@ class IptablesRules:
 
 
 def _why(walk: Walk, rule: Rule) -> Walk:
-    return replace(walk, why=rule.comment) if rule.comment else walk
+    return walk._replace(why=rule.comment) if rule.comment else walk
 
 
 @dataclass(frozen=True, slots=True)

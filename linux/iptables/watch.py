@@ -26,6 +26,8 @@ _POLL_SECONDS = 1.0
 _IPT_SO_GET_INFO = 64  # linux/netfilter_ipv4/ip_tables.h; the same number in IPv6
 _INFO_LENGTH = 32 + 4 * (1 + 5 + 5 + 2)  # struct ipt_getinfo
 
+_LIBC = ctypes.CDLL(None)
+
 Touched = Callable[[str], None]
 """Told what happened, in words."""
 
@@ -155,28 +157,21 @@ class LegacyWatch:
             touched(f"the legacy table {' and '.join(changed)} changed its shape")
 
     def _shapes(self) -> list[bytes]:
-        return [shape(self._family, name) for name in self._tables]
+        there = present(self._family)
+        return [shape(self._family, name) if name in there else b"" for name in self._tables]
 
 
 def shape(family: Family, table: str) -> bytes:
-    """The numbers by which a legacy table is known; empty where there is no such table (asking must not load its module)."""
-    if table not in present(family):
-        return b""
-    try:
-        address_family, level = (
-            (socket.AF_INET, socket.SOL_IP) if family is Family.V4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
-        )
-        with socket.socket(address_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
-            return _info(asked, level, table)
-    except OSError:
-        return b""
-
-
-def _info(asked: socket.socket, level: int, table: str) -> bytes:
-    """The table's name stands in the buffer that the kernel fills; Python's own getsockopt passes an empty one."""
+    """The numbers by which a legacy table is known; empty where it cannot be asked. Asking loads the table's module."""
+    address_family, level = (
+        (socket.AF_INET, socket.SOL_IP) if family is Family.V4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
+    )
+    # The table's name stands in the buffer that the kernel fills; Python's own getsockopt passes an empty one.
     buffer = ctypes.create_string_buffer(table.encode(), _INFO_LENGTH)
     length = ctypes.c_uint32(_INFO_LENGTH)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.getsockopt(asked.fileno(), level, _IPT_SO_GET_INFO, buffer, ctypes.byref(length)) != 0:
-        raise OSError(ctypes.get_errno(), f"IPT_SO_GET_INFO of {table}")
-    return buffer.raw[32 : length.value]
+    try:
+        with socket.socket(address_family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
+            failed = _LIBC.getsockopt(asked.fileno(), level, _IPT_SO_GET_INFO, buffer, ctypes.byref(length))
+    except OSError:
+        return b""
+    return b"" if failed else buffer.raw[32 : length.value]
