@@ -26,7 +26,7 @@ from lab import forwarder, images, mounts, network, readiness, remains, screen, 
 from lab.build import build
 from lab.model import Topology, Wish
 
-_TOOLS = {"ip": "iproute2", "nsenter": "util-linux", "iptables-restore": "iptables", "conntrack": "conntrack"}
+_TOOLS = {"ip": "iproute2", "nsenter": "util-linux", "iptables-restore": "iptables"}
 
 
 @contextlib.contextmanager
