@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import socket
 import time
@@ -137,6 +138,7 @@ class _Daemon:
                 self._recorder.event(about, "Normal", "Starting", f"Starting wherry-proxy, mode {config.mode}.")
                 self._objects.start(group)
                 await self._objects.synced()
+                gc.disable()  # the first passes make a hundred thousand values that stay: until they have, none is garbage
                 for one in passes:
                     group.create_task(self._loop(one, len(passes)))
         except* config_file.Changed as changed:
@@ -197,6 +199,8 @@ class _Daemon:
     def _attempted(self, one: Pass, families: int) -> None:
         """Ready when every family has tried and one has succeeded: a broken one must not hide that the other works."""
         self._tried.add(one.family)
+        if len(self._tried) == families:
+            gc.enable()
         if self._ready is not None and len(self._tried) == families and self._wrote:
             ready, self._ready = self._ready, None
             self._host.prepare()  # conntrack's values are there now
