@@ -240,11 +240,11 @@ class Connection:
         found = self._dump(Message.GETCHAIN, family, b"", "list the chains", _is_base_chain)
         return [chain for chain in (objects.chain(kind, body) for kind, body in found) if chain.hook is not None]
 
-    def rules(self, family: int, table: str, chain: str | None = None) -> list[objects.Rule]:
-        """In the order of each chain. Empty when the table is not there."""
+    def rules(self, family: int, table: str, chain: str | None = None, *, decoded: bool = True) -> list[objects.Rule]:
+        """In the order of each chain; without their expressions unless `decoded`. Empty when the table is not there."""
         narrowed = text(1, table) + (text(2, chain) if chain else b"")
         found = self._dump(Message.GETRULE, family, narrowed, f"list the rules of table {table}")
-        return [objects.rule(kind, body) for kind, body in found]
+        return [objects.rule(kind, body, decoded=decoded) for kind, body in found]
 
     def sets(self, family: int, table: str) -> list[objects.Set]:
         """Sets and maps, without the anonymous ones of rules. Empty when the table is not there."""

@@ -169,13 +169,14 @@ def chain(family: int, body: bytes) -> Chain:
     )
 
 
-def rule(family: int, body: bytes) -> Rule:
+def rule(family: int, body: bytes, *, decoded: bool = True) -> Rule:
+    """Without its expressions unless `decoded`."""
     found = attributes(body)
     return Rule(
         family,
         as_text(found[1]),
         as_text(found[2]),
-        expressions.unpacked(found.get(4, b"")),
+        expressions.unpacked(found.get(4, b"")) if decoded else (),
         _comment(found.get(7), _COMMENT),
         as_number(found.get(3)),
     )

@@ -22,6 +22,7 @@ rules write values into.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -132,9 +133,8 @@ def _die(port: ServicePort, members: Sequence[Endpoint], family: Family) -> Iter
             known = chains.source(family), do.lookup(endpoint_name("affinity", port, endpoint), _SOURCE)
             yield Rule((*known, do.verdict(GOTO, endpoint_name("endpoint", port, endpoint))), port.name)
     for left, endpoint in zip(range(len(members), 0, -1), members, strict=True):
-        odds = (do.numgen(_SOURCE, left), do.compare(_SOURCE, do.Comparison.EQUAL, bytes(4))) if left > 1 else ()
         taken = (do.verdict(GOTO, endpoint_name("endpoint", port, endpoint)),) if sticky else _rewrite(endpoint, family)
-        yield Rule((*odds, *taken), port.name)
+        yield Rule((*_odds(left), *taken), port.name)
 
 
 def _external(port: ServicePort, base: str, policy: Policy) -> Iterator[Rule]:
@@ -156,12 +156,31 @@ def _external(port: ServicePort, base: str, policy: Policy) -> Iterator[Rule]:
 
 
 def _rewrite(endpoint: Endpoint, family: Family) -> tuple[bytes, ...]:
-    port = _SOURCE + width(family)
-    return (
-        do.immediate(_SOURCE, endpoint.address),
-        do.immediate(port, endpoint.port.to_bytes(2, "big")),
-        do.nat(do.Nat.DESTINATION, socket_family(family), _SOURCE, port),
-    )
+    return _address(family) + endpoint.address, _port(endpoint.port, family), _translate(family)
+
+
+@functools.cache
+def _address(family: Family) -> bytes:
+    """What loads an address into a register, up to the address."""
+    return do.immediate(_SOURCE, bytes(family.bits // 8))[: -(family.bits // 8)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _port(port: int, family: Family) -> bytes:
+    return do.immediate(_SOURCE + width(family), port.to_bytes(2, "big"))
+
+
+@functools.cache
+def _translate(family: Family) -> bytes:
+    return do.nat(do.Nat.DESTINATION, socket_family(family), _SOURCE, _SOURCE + width(family))
+
+
+@functools.lru_cache(maxsize=1024)
+def _odds(left: int) -> tuple[bytes, ...]:
+    """One in so many goes on."""
+    if left == 1:
+        return ()
+    return do.numgen(_SOURCE, left), do.compare(_SOURCE, do.Comparison.EQUAL, bytes(4))
 
 
 def _affinity(port: ServicePort, endpoint: Endpoint, family: Family) -> Set:

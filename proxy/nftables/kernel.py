@@ -36,7 +36,9 @@ def read(connection: Connection, family: Family, layout: Layout) -> Seen:
     for name, shape in wanted.items():
         if name not in sets or _shape(sets[name]) != _shape(shape):
             return Seen(f"map {name} was gone" if name not in sets else f"map {name} was of another kind")
-    seen = Seen("", _chains(connection.chains(number, TABLE), connection.rules(number, TABLE)), frozenset(sets))
+    seen = Seen(
+        "", _chains(connection.chains(number, TABLE), connection.rules(number, TABLE, decoded=False)), frozenset(sets)
+    )
     seen.maps = tuple(
         _content(which, connection.elements(number, TABLE, which.title)) if which.title in wanted else {}
         for which in Map
