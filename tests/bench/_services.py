@@ -202,6 +202,8 @@ class Centre:
             self.commits.append(now)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "POST":  # an event
+            return web.json_response(await request.json(), status=201)
         if request.method != "GET" or request.path not in _KINDS:
             return web.json_response({"kind": "Status", "status": "Failure", "code": 404}, status=404)
         if request.query.get("watch") in ("true", "1"):

@@ -126,6 +126,7 @@ def _run(found: Found, mode: str, count: int, home: Path, *, resting: bool) -> _
                 found.change += [centre.change(index, each) for each in (ENDPOINTS + 1, ENDPOINTS)]
             found.memory.append(proxy.memory())
             if resting:
+                time.sleep(SETTLED)
                 began = proxy.seconds()
                 time.sleep(IDLE)
                 found.idle.append((proxy.seconds() - began) / IDLE * 100)
