@@ -137,9 +137,9 @@ class NftablesBackend:
             wanted = {service: ports for service, ports in services.items() if service not in refused}
             shadow = Shadow(self._layout, wish.policy)
             self._shadow, self._policy = shadow, wish.policy
-            delta, batch, generation = await self._connection.aside(self._compared, shadow, wanted, changed)
+            delta, batch, others = await self._connection.aside(self._compared, shadow, wanted, changed)
             try:
-                await self._write(batch, generation if attempt < _ATTEMPTS // 2 else None)
+                await self._write_after(batch, others if attempt < _ATTEMPTS // 2 else None)
             except Refused as error:
                 if error.outdated:
                     continue
@@ -158,10 +158,10 @@ class NftablesBackend:
         raise Retry(f"table {TABLE} of IPv{self._family} changes faster than it can be compared")
 
     def _compared(self, shadow: Shadow, services: Services, changed: frozenset[str] | None) -> tuple[Delta, Batch, int]:
-        generation = self._connection.generation()
+        others = self._others()
         seen = kernel.read(self._connection, self._family, self._layout)
         delta = shadow.whole(services, seen, changed)
-        return delta, kernel.batch(delta, self._family, self._layout), generation
+        return delta, kernel.batch(delta, self._family, self._layout), others
 
     def _blamed(self, error: Refused, shadow: Shadow) -> dict[str, str]:
         """Services by whose elements or chains the kernel stumbled, and what it said."""
@@ -171,15 +171,31 @@ class NftablesBackend:
         )
         return {owner: str(failure) for failure, owner in owners if owner is not None}
 
-    async def _write(self, batch: Batch, generation: int | None = None) -> None:
+    def _others(self) -> int:
+        """A number that moves when another process commits: the generation is one for the whole namespace, so what the other
+        family's backend commits is taken off."""
+        return self._connection.generation() - _commits()
+
+    async def _write_after(self, batch: Batch, others: int | None) -> None:
+        """Only if no other process has committed since `others`; the other family may."""
+        while True:
+            try:
+                await self._write(batch, others)
+            except Refused as error:
+                if error.outdated and self._others() == others:
+                    continue
+                raise
+            return
+
+    async def _write(self, batch: Batch, others: int | None = None) -> None:
         if batch.size < _LARGE:
-            await self._connection.write(batch, generation=generation)
+            await self._connection.write(batch, generation=None if others is None else others + _commits())
             return
         async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             with contextlib.ExitStack() as stack:
                 for listener in _listeners:
-                    stack.enter_context(listener.deaf(lambda: sum(each.commits for each in _connections)))
-                await self._connection.write(batch, generation=generation)
+                    stack.enter_context(listener.deaf(_commits))
+                await self._connection.write(batch, generation=None if others is None else others + _commits())
 
     async def _afterwards(self, delta: Delta, *, everything: bool) -> None:
         """What may come after the transaction: @affinity forgets who is gone, and chains nobody needs are deleted."""
@@ -216,6 +232,11 @@ class NftablesBackend:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _commits() -> int:
+    """Of all backends of this process."""
+    return sum(connection.commits for connection in _connections)
 
 
 def _forget(connection: Connection, family: Family) -> int:

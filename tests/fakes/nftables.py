@@ -3,7 +3,8 @@ the very messages that the kernel would get, and refuses what the kernel refuses
 it to that.
 
 What a test may do to it: `cut = n` refuses the nth transaction from now on, as a kill before it would; `refuse` names keys of
-elements that are not taken; `others(batch)` commits behind the proxy's back. `commits` counts what went in.
+elements that are not taken; `others(batch)` commits behind the proxy's back. `commits` counts what went in,
+`readings` how often somebody began to read.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class FakeNftables:
         self.held: dict[tuple[int, str], _Content] = {}
         self.port = 0
         self.commits = 0
+        self.readings = 0
         self.cut: int | None = None
         self.refuse: set[bytes] = set()
         self.interfere: Callable[[], None] | None = None
@@ -65,12 +67,13 @@ class FakeNftables:
         return self._generation
 
     def tables(self, family: int) -> list[Table]:
+        self.readings += 1
         return [content.table for (number, _), content in self.held.items() if number == family]
 
     def chains(self, family: int, table: str) -> list[Chain]:
         return list(self.held[family, table].chains.values())
 
-    def rules(self, family: int, table: str) -> list[Rule]:
+    def rules(self, family: int, table: str, *, decoded: bool = True) -> list[Rule]:
         return [rule for rules in self.held[family, table].rules.values() for rule in rules]
 
     def sets(self, family: int, table: str) -> list[Set]:

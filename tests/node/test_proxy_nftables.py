@@ -192,6 +192,7 @@ STOCK_CHAINS = (
     "firewall-check",
     "service-endpoints-check",
     "nodeport-endpoints-check",
+    "cluster-ips-check",
 )
 
 

@@ -342,6 +342,27 @@ def test_who_commits_between_reading_and_writing_makes_it_read_again() -> None:
     nothing_to_do(fake, services, Flat(), policy())
 
 
+def test_the_other_familys_commits_do_not_make_it_read_again() -> None:
+    fake = FakeNftables()
+    four = backend(fake)
+    six = NftablesBackend(Family.V6, cast("Connection", fake), Flat())
+    services = {"ns/a": (port("ns/a:http", end(1)),)}
+    apply(four, services)
+
+    def other_family() -> None:
+        """A pass over the fake never waits, so it can be run within another."""
+        with pytest.raises(StopIteration):
+            six.apply(Wish({}, None, policy(Family.V6))).send(None)
+
+    four.doubt()
+    fake.interfere = other_family
+    before = fake.readings
+    services["ns/b"] = (port("ns/b:http", end(1), ip="10.96.0.2"),)
+    apply(four, services, "ns/b")
+    assert fake.readings == before + 2  # one of each family
+    nothing_to_do(fake, services, Flat(), policy())
+
+
 def test_a_service_that_the_kernel_refuses_is_left_out_and_everything_else_goes_in() -> None:
     fake = FakeNftables()
     bad = plan.name_key(ip_address("10.96.0.2"), Protocol.TCP, 80)
