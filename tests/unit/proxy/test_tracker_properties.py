@@ -18,7 +18,7 @@ from tests.unit.proxy.strategies import Action, Cluster, histories
 HISTORIES = st.one_of(histories(), histories(odd=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(HISTORIES, st.sampled_from(Family), st.sets(st.integers(0, 12)))
 def test_what_is_kept_is_what_a_fresh_start_finds(history: list[Action], family: Family, pauses: set[int]) -> None:
     cluster = Cluster(family)
@@ -34,7 +34,7 @@ def test_what_is_kept_is_what_a_fresh_start_finds(history: list[Action], family:
     assert not cluster.take().changed
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(HISTORIES, st.sampled_from(Family))
 def test_what_backends_may_rely_on(history: list[Action], family: Family) -> None:
     cluster = Cluster(family)
@@ -85,7 +85,7 @@ SPEC = st.tuples(
 ENTRIES = st.none() | st.lists(_objects("addresses", texts=("nodeName",)), max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SPEC, st.lists(st.tuples(ENTRIES, PORTS), max_size=2), st.sampled_from(Family))
 def test_no_object_ends_a_pass(spec: Any, slices: list[tuple[Any, Any]], family: Family) -> None:
     """Whatever decodes at all is made something of, or skipped in words."""
