@@ -78,9 +78,9 @@ def _leads(element: Element) -> Leads:
     return Leads("?", "")  # nothing that we would write
 
 
-def batch(delta: Delta, family: Family, layout: Layout) -> Batch:
+def batch(delta: Delta, family: Family, layout: Layout, table: str = TABLE) -> Batch:
     """All of it but what is idle, as one transaction."""
-    made = Batch(socket_family(family), TABLE)
+    made = Batch(socket_family(family), table)
     if delta.rebuild:
         made.add_table()
         made.delete_table()

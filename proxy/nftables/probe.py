@@ -23,6 +23,8 @@ from proxy.nftables.layout import socket_family
 from proxy.nftables.plan import Flat, Layout
 from proxy.nftables.shadow import Seen, Shadow
 
+_TABLE = "kube-proxy-rehearsal"  # a table that serves is not touched, not even in a transaction that comes to nothing
+
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,7 @@ def refusals(connection: Connection, family: Family, layout: Layout) -> str:
     """What the kernel says against it, in its words; empty if nothing."""
     seen = Seen("rehearsed")
     delta = Shadow(layout, _policy(family)).whole({"rehearsal/every-kind": every_kind(family)}, seen, None)
-    failures = features.rehearse(connection, kernel.batch(delta, family, layout))
+    failures = features.rehearse(connection, kernel.batch(delta, family, layout, _TABLE))
     return "; ".join(str(failure) for failure in failures[:3])
 
 

@@ -59,7 +59,7 @@ def test_what_the_kernel_lacks_leads_to_the_fallback_and_is_told(
 ) -> None:
     with connected(space) as kernel, caplog.at_level(logging.WARNING):
         assert isinstance(probe.chosen(kernel, Family.V4, (Divining(), Fallback())), Fallback)
-        assert "add a rule to chain divination of table kube-proxy: No such file or directory" in caplog.text
+        assert "add a rule to chain divination of table kube-proxy-rehearsal: No such file or directory" in caplog.text
         with pytest.raises(Unusable, match=r"lacks what Services need: .*divination.*; use mode: iptables"):
             probe.chosen(kernel, Family.V4, (Divining(),))
 
