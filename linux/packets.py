@@ -18,6 +18,7 @@ import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 
@@ -75,8 +76,7 @@ class Node:
         return "BROADCAST" if address == IPv4Address("255.255.255.255") else "UNICAST"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A chain on the way, and what the rule (or the element of a map) said that led into it."""
 
     table: str
@@ -84,10 +84,10 @@ class Step:
     said: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """A packet under way. `original` is as it was sent; `share` is how likely this way is; `doubts` are rules that were not
-    understood and are taken both ways; `why` is what the last rule said that decided anything."""
+class Walk(NamedTuple):
+    """A packet under way; made by the thousand in a trace. `original` is as it was sent; `share` is how likely this
+    way is; `doubts` are rules that were not understood and are taken both ways; `why` is what the last rule said that
+    decided anything."""
 
     packet: Packet
     original: Packet
@@ -101,21 +101,21 @@ class Walk:
     source_done: bool = False
 
     def entering(self, table: str, chain: str, said: str = "") -> Walk:
-        return replace(self, steps=(*self.steps, Step(table, chain, said)))
+        return self._replace(steps=(*self.steps, Step(table, chain, said)))
 
     def sent_to(self, address: Address, port: int) -> Walk:
         """With the destination chosen by NAT."""
         packet = replace(self.packet, destination=address, port=port)
-        return replace(self, packet=packet, rewritten=True)
+        return self._replace(packet=packet, rewritten=True)
 
     def marked(self, mark: int) -> Walk:
-        return replace(self, packet=replace(self.packet, mark=mark))
+        return self._replace(packet=replace(self.packet, mark=mark))
 
     def likely(self, share: float) -> Walk:
-        return replace(self, share=self.share * share)
+        return self._replace(share=self.share * share)
 
     def doubting(self, what: str) -> Walk:
-        return self if what in self.doubts else replace(self, doubts=(*self.doubts, what))
+        return self if what in self.doubts else self._replace(doubts=(*self.doubts, what))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class _Way:
                 yield _ending("ACCEPT", walk)
             elif start.packet.local:
                 looped = replace(walk.packet, local=False, in_interface="lo")
-                yield from self._last([Hook.PREROUTING, Hook.INPUT], replace(walk, packet=looped), here)
+                yield from self._last([Hook.PREROUTING, Hook.INPUT], walk._replace(packet=looped), here)
             else:
                 yield from self._last([Hook.INPUT] if here else [Hook.FORWARD, Hook.POSTROUTING], walk, here)
 
@@ -195,24 +195,25 @@ class _Way:
         if not hooks:
             yield "", walk
             return
-        seen = replace(walk, packet=self._as_seen_at(hooks[0], walk))
+        leaves = self._outgoing(hooks[0], walk)
+        seen = walk
+        if leaves != walk.packet.out_interface:
+            seen = walk._replace(packet=replace(walk.packet, out_interface=leaves))
         for verdict, after in self._bases(hooks[0], self._at[hooks[0]], seen):
             if verdict:
                 yield verdict, after
             else:
                 yield from self._hooks(hooks[1:], after)
 
-    def _as_seen_at(self, hook: Hook, walk: Walk) -> Packet:
-        """Before the route is chosen there is no outgoing interface."""
+    def _outgoing(self, hook: Hook, walk: Walk) -> str:
+        """The interface through which it would leave; none before the route is chosen."""
         if hook in (Hook.PREROUTING, Hook.INPUT):
-            leaves = ""
-        elif self._node.holds(walk.packet.destination):
-            leaves = "lo"
-        elif self._node.device is not None:
-            leaves = self._node.device(walk.packet.destination)
-        else:
-            leaves = walk.original.out_interface
-        return replace(walk.packet, out_interface=leaves)
+            return ""
+        if self._node.holds(walk.packet.destination):
+            return "lo"
+        if self._node.device is not None:
+            return self._node.device(walk.packet.destination)
+        return walk.original.out_interface
 
     def _bases(self, hook: Hook, bases: list[Base], walk: Walk) -> Ways:
         self._walks += 1
@@ -241,9 +242,9 @@ def _translated(hook: Hook, walk: Walk) -> Walk:
     """After the hook where NAT was, or could have been, chosen."""
     match hook:
         case Hook.PREROUTING | Hook.OUTPUT:
-            return walk if walk.destination_done else replace(walk, destination_done=True)
+            return walk if walk.destination_done else walk._replace(destination_done=True)
         case Hook.INPUT | Hook.POSTROUTING:
-            return walk if walk.source_done else replace(walk, source_done=True)
+            return walk if walk.source_done else walk._replace(source_done=True)
         case Hook.FORWARD:
             return walk
 

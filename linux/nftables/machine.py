@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from linux.nftables.elements import ACCEPT, BREAK, CONTINUE, Verdict, unpacked_data
@@ -22,7 +22,7 @@ from linux.nftables.wire import as_number, as_text
 from linux.packets import Node, Packet, Unknown, Walk
 
 REJECTED = 100  # not a verdict of the kernel's: `reject` answers the sender, then drops
-_BREAK, _GO_ON = Verdict(BREAK), Verdict(CONTINUE)
+_BREAK, _GO_ON, _ACCEPT = Verdict(BREAK), Verdict(CONTINUE), Verdict(ACCEPT)
 _NATIVE = struct.Struct("=I")
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "sctp": 132}
 _STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
@@ -36,10 +36,11 @@ _PASSING = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class State:
-    """A packet in the middle of a rule. `said` is the comment of the last element that was found; `share` is how likely this
-    is among what the rule's own dice made of it."""
+    """Never changed once made (but not frozen: there are too many). A packet in the middle of a rule. `said` is the
+    comment of the last element that was found; `share` is how likely this is among what the rule's own dice made of
+    it."""
 
     walk: Walk
     registers: bytes = bytes(64)
@@ -49,6 +50,9 @@ class State:
     def load(self, register: int, size: int) -> bytes:
         start = _offset(register)
         return self.registers[start : start + size]
+
+    def with_walk(self, walk: Walk) -> State:
+        return State(walk, self.registers, self.said, self.share)
 
     def storing(self, register: int, value: bytes) -> State:
         start = _offset(register)
@@ -85,7 +89,7 @@ def step(expression: Expression, state: State, sets: Mapping[str, SetContent], n
             for number in range(modulus):
                 yield _GO_ON, rolled.storing(as_number(found[_DREG[expression.name]]), _NATIVE.pack(number + offset))
         case "nat" | "masq" | "redir":
-            yield Verdict(ACCEPT), replace(state, walk=_translated(expression, state))
+            yield _ACCEPT, state.with_walk(_translated(expression, state))
         case "reject":
             yield Verdict(REJECTED), state
         case name if name in _PASSING:
@@ -113,7 +117,7 @@ def _loaded(expression: Expression, state: State, node: Node) -> State:
         case "meta" if 3 in found:
             if as_number(found[2]) != _META_MARK:
                 return state  # nftrace, priority and such
-            return replace(state, walk=state.walk.marked(_NATIVE.unpack(state.load(as_number(found[3]), 4))[0]))
+            return state.with_walk(state.walk.marked(_NATIVE.unpack(state.load(as_number(found[3]), 4))[0]))
         case "meta":
             return state.storing(as_number(found[1]), _meta(as_number(found[2]), state.walk.packet))
         case "ct" if 4 in found:
@@ -275,7 +279,7 @@ def _looked_up(found: Mapping[int, bytes], state: State, sets: Mapping[str, SetC
     if hit is None:
         return _BREAK, state
     element = hit.element
-    after = replace(state, said=element.comment or state.said)
+    after = State(state.walk, state.registers, element.comment or state.said, state.share)
     if 3 not in found:
         return _GO_ON, after
     if isinstance(element.data, Verdict):
@@ -293,7 +297,7 @@ def _dice(expression: Expression) -> tuple[int, int]:
 def _translated(expression: Expression, state: State) -> Walk:
     found, walk = expression.attributes, state.walk
     if expression.name == "masq" or (expression.name == "nat" and as_number(found[1]) == 0):
-        return replace(walk, masqueraded=True)
+        return walk._replace(masqueraded=True)
     if expression.name == "redir":
         if not walk.packet.local:
             raise Unknown("redirect sends it to an address of the interface it came through, which is not known here")

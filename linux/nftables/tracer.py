@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from linux.nftables.elements import ACCEPT, BREAK, CONTINUE, DROP, GOTO, JUMP, RETURN, Verdict
 from linux.nftables.machine import REJECTED, State, step
@@ -49,32 +48,53 @@ class NftablesRules:
                     yield Base(Hook(hook.name.upper()), hook.priority, run, nat=hook.kind == "nat")
 
     def chain(self, table: TableContent, content: ChainContent, walk: Walk, said: str = "", depth: int = 0) -> Ways:
-        """(verdict, walk) pairs; an empty verdict is the end of the chain, RETURN a rule that said so."""
+        """(verdict, walk) pairs; an empty verdict is the end of the chain, RETURN a rule that said so.
+
+        Rules may throw one die again and again until it shows a side that means something: a rule that says what the one
+        before it said to a packet that it left as it was has the same outcomes, and is not run again.
+        """
         if depth > _MOST_DEPTH:
             raise Unknown(f"more than {_MOST_DEPTH} chains deep at {content.about.name}: rules in a circle?")
         pending = [walk.entering(table.words, content.about.name, said or content.about.comment or "")]
-        decided: list[tuple[str, Walk]] = []
+        decided: dict[int, tuple[list[tuple[str, Walk]], float]] = {}
+        before: tuple[Rule, Walk] | None = None
+        outcomes: tuple[list[tuple[str, Walk]], list[Walk]] = ([], [])
         for rule in content.rules:
-            if not pending:
-                break
             going_on: list[Walk] = []
             for each in pending:
-                passing: dict[int, tuple[Walk, float]] = {}  # many sides of a die leave a packet as it was
-                for verdict, state in self._rule(table, rule, each):
-                    if verdict.code in (CONTINUE, BREAK):
-                        share = passing.get(id(state.walk), (state.walk, 0.0))[1] + state.share
-                        passing[id(state.walk)] = state.walk, share
-                        continue
-                    for word, after in self._decided(table, rule, verdict, state, depth):
-                        if word == "":
-                            going_on.append(after)
-                        else:
-                            decided.append((word, after))
-                going_on.extend(walk if share == 1.0 else walk.likely(share) for walk, share in passing.values())
+                whole = each._replace(share=1.0)
+                if before is None or before[1] != whole or before[0].expressions != rule.expressions:
+                    before, outcomes = (rule, whole), self._outcomes(table, rule, whole, depth)
+                ends, passing = outcomes
+                if ends:
+                    decided[id(ends)] = ends, decided.get(id(ends), (ends, 0.0))[1] + each.share
+                going_on.extend(after if each.share == 1.0 else after.likely(each.share) for after in passing)
             pending = [each for _, each in _merged([("", each) for each in going_on])]
-        yield from _merged(decided)
+        for ends, share in decided.values():
+            for word, after in ends:
+                yield word, after if share == 1.0 else after.likely(share)
         for each in pending:
             yield "", each
+
+    def _outcomes(
+        self, table: TableContent, rule: Rule, walk: Walk, depth: int
+    ) -> tuple[list[tuple[str, Walk]], list[Walk]]:
+        """(what the rule decides, what goes on to the next one)."""
+        decided: list[tuple[str, Walk]] = []
+        going_on: list[Walk] = []
+        passing: dict[int, tuple[Walk, float]] = {}  # many sides of a die leave a packet as it was
+        for verdict, state in self._rule(table, rule, walk):
+            if verdict.code in (CONTINUE, BREAK):
+                share = passing.get(id(state.walk), (state.walk, 0.0))[1] + state.share
+                passing[id(state.walk)] = state.walk, share
+                continue
+            for word, after in self._decided(table, rule, verdict, state, depth):
+                if word == "":
+                    going_on.append(after)
+                else:
+                    decided.append((word, after))
+        going_on.extend(after if share == 1.0 else after.likely(share) for after, share in passing.values())
+        return _merged(decided), going_on
 
     def _rule(self, table: TableContent, rule: Rule, walk: Walk) -> Iterator[tuple[Verdict, State]]:
         states = [State(walk)]
@@ -100,7 +120,7 @@ class NftablesRules:
 
     def _decided(self, table: TableContent, rule: Rule, verdict: Verdict, state: State, depth: int) -> Ways:
         said = state.said or _STAMP.sub("", rule.comment or "")
-        walk = replace(state.walk, why=said or state.walk.why, share=state.walk.share * state.share)
+        walk = state.walk._replace(why=said or state.walk.why, share=state.walk.share * state.share)
         match verdict.code:
             case code if code in _VERDICTS:
                 yield _VERDICTS[code], walk
@@ -135,9 +155,9 @@ def _merged(ways: list[tuple[str, Walk]]) -> list[tuple[str, Walk]]:
         return ways
     shares: dict[tuple[str, Walk], float] = {}
     for word, walk in ways:
-        alike = word, replace(walk, share=0.0)
+        alike = word, walk._replace(share=0.0)
         shares[alike] = shares.get(alike, 0.0) + walk.share
-    return [(word, replace(walk, share=share)) for (word, walk), share in shares.items()]
+    return [(word, walk._replace(share=share)) for (word, walk), share in shares.items()]
 
 
 class _Run:

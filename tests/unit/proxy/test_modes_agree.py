@@ -100,8 +100,8 @@ def agree(history: list[Action], policy: Policy, seed: int) -> None:
     services = cluster.take().services
     flat = [port for ports in services.values() for port in ports]
     traces = {writer: tracer(writer, flat, policy) for writer in Writer}
-    node = frozenset(NODES[policy.family])
     for packet, alike in packets(services, policy, seed):
+        node = frozenset([*NODES[policy.family], *([packet.source] if packet.local else [])])
         outcomes = {writer: said(trace(packet, node)) for writer, trace in traces.items()}
         first = outcomes[Writer.IPTABLES if alike else Writer.FLAT]
         for writer in (Writer.FLAT, Writer.FALLBACK):
