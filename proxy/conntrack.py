@@ -86,6 +86,11 @@ class Flows:
         for key in keys - self._late:
             self._replace(key, reached(services.get(key, ())))
 
+    def doubt(self) -> None:
+        """The rules were gone for a while: what was sent then went past them, and its flows go on doing so."""
+        for reach in self._claims:
+            self._due.setdefault(reach, ())
+
     def _replace(self, key: str, new: dict[Reach, tuple[Endpoint, ...]]) -> None:
         old = self._known.get(key, {})
         if new == old:

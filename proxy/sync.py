@@ -85,6 +85,8 @@ class Pass:
         self._tell(taken, changed, applied, begun)
         await self._answer(taken, changed, policy)
         self._flows.note(taken.services, changed, applied.refused)
+        if applied.repaired:
+            self._flows.doubt()
         if self._flows.due:
             await self._clean_flows(policy)
         if first or applied.repaired:

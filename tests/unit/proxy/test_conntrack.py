@@ -100,6 +100,15 @@ def test_the_first_endpoint_is_looked_for() -> None:
     assert stale(flows) == [1, 2, 4, 5]
 
 
+def test_after_rules_were_gone_everything_is_looked_for() -> None:
+    flows = cleaned(udp(HERE))
+    flows.doubt()
+    assert stale(flows) == [1, 2, 4, 5]
+    flows = cleaned(service(HERE))
+    flows.doubt()
+    assert not flows.due
+
+
 def test_of_a_service_that_is_gone_only_its_own_flows_are_deleted() -> None:
     flows = cleaned(udp(endpoint(GONE)))
     told(flows, changed="ns1/svc1")
