@@ -1,4 +1,4 @@
-"""What is wanted, read from the informers, and what of this node shapes the rules.
+"""What is wanted, as the informers tell it.
 
 `Tracker` is fed with the changes of the informers and keeps, for one family, the slices behind each Service and the ports
 that were made of both. A change only marks its Service; `take` makes the ports of those that are marked, so the work of a
@@ -17,7 +17,6 @@ from kube import core, labels
 from kube.informer import Change
 from linux.iptables.rules import Family
 from proxy import objects
-from proxy.addresses import address  # noqa: F401  until proxy.sync asks proxy.addresses
 from proxy.endpoints import Place
 from proxy.model import ServicePort
 from proxy.services import service_ports

@@ -142,20 +142,23 @@ class _Reading:
         return tuple(found)
 
     def source_ranges(self) -> tuple[Network, ...]:
-        """Empty where everybody is admitted: no range is given, or one that holds every address. What cannot be read admits
-        nobody; if nothing else is given, then nobody at all is admitted, because the author wanted to keep somebody out."""
+        """Empty where everybody is admitted: no range of this family is given, or one that holds every address. What cannot be
+        read admits nobody; if nothing else is given, then nobody at all is admitted, because the author wanted to keep
+        somebody out."""
         given = [text for text in self.spec.load_balancer_source_ranges or () if text.strip()]
         if not given:
             return ()
         ranges = [network(text) for text in given]
-        for text, found in zip(given, ranges, strict=True):
-            if found is None and family_of(text) is self.family:
-                words = f"spec.loadBalancerSourceRanges: {text!r} is not a CIDR; nobody is admitted by it"
-                self.skipped.append(Skipped("InvalidSourceRange", f"{words} (write it like 203.0.113.0/24)"))
+        bad = [
+            text for text, found in zip(given, ranges, strict=True) if found is None and family_of(text) is self.family
+        ]
+        for text in bad:
+            words = f"spec.loadBalancerSourceRanges: {text!r} is not a CIDR; nobody is admitted by it"
+            self.skipped.append(Skipped("InvalidSourceRange", f"{words} (write it like 203.0.113.0/24)"))
         mine = dict.fromkeys(found for found in ranges if found is not None and found.version == self.family)
         if any(found.prefixlen == 0 for found in mine):
             return ()
-        if not any(ranges):
+        if not mine and (bad or not any(ranges)):
             return (_NOBODY[self.family],)
         return tuple(mine)
 

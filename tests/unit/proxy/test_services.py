@@ -157,7 +157,9 @@ def test_load_balancers_that_keep_the_address(mode: str | None, used: bool) -> N
         (["192.0.2.0/33", "192.0.2.1", "192.0.2.0/-1", "/8"], ["0.0.0.0/32"], 4),
         (["banana"], ["0.0.0.0/32"], 1),  # the author wanted to keep somebody out: nobody is let in
         (["fd00::/64"], [], 0),
-        (["fd00::/64", "banana"], [], 1),
+        (["fd00::/64", "banana"], ["0.0.0.0/32"], 1),
+        (["fd00::/64", "fd00::xyz/64"], [], 0),
+        (["fd00::xyz/64"], ["0.0.0.0/32"], 0),
         (["  "], [], 0),
     ],
 )
