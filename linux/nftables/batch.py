@@ -121,6 +121,12 @@ class Batch:
         for chunk in elements.chunks(wanted):
             self._add(Message.NEWSETELEM, name, prefix + attribute(_ELEMENTS | 0x8000, chunk), flags)
 
+    def add_pairs(self, name: str, wanted: Sequence[tuple[bytes, bytes]]) -> None:
+        """Plain elements of a map of values, as (key, value)."""
+        prefix = self._prefix(name)
+        for chunk in elements.pair_chunks(wanted):
+            self._add(Message.NEWSETELEM, name, prefix + attribute(_ELEMENTS | 0x8000, chunk), CREATE)
+
     def delete_elements(self, name: str, unwanted: Iterable[Element]) -> None:
         """Only their keys (and `key_end`, `interval_end`) count."""
         prefix = self._prefix(name)

@@ -11,7 +11,7 @@ from linux.nftables.connection import Connection, Refused
 from linux.nftables.elements import DROP, GOTO, Counted, Element, Verdict
 from linux.nftables.objects import MAP, VERDICT_TYPE, Chain, Rule, Set
 from proxy.nftables import chains
-from proxy.nftables.layout import AFFINITIES, SHARED, TABLE, VERDICTS, Map, socket_family
+from proxy.nftables.layout import AFFINITIES, TABLE, VALUES, VERDICTS, Map, socket_family
 from proxy.nftables.plan import Layout, Leads, Value
 from proxy.nftables.shadow import Allowed, ChainSeen, Delta, Seen
 
@@ -98,21 +98,22 @@ def batch(delta: Delta, family: Family, layout: Layout, table: str = TABLE) -> B
         if delta.gone[which]:
             made.delete_elements(which.title, (Element(key) for key in delta.gone[which]))
     for which in Map:
-        if delta.put[which]:
-            made.add_elements(which.title, _elements(which, delta.put[which]))
+        put = delta.put[which]
+        if which in VALUES:
+            made.add_pairs(which.title, [(key, value) for key, value in put if isinstance(value, bytes)])
+        elif put:
+            made.add_elements(which.title, _elements(put))
     return made
 
 
-def _elements(which: Map, put: Iterable[tuple[bytes, Value]]) -> Iterator[Element]:
-    if which not in VERDICTS:
-        member = which in SHARED
-        for key, value in put:
-            yield Element(key, None if member or not isinstance(value, bytes) else value)
-        return
+def _elements(put: Iterable[tuple[bytes, Value]]) -> Iterator[Element]:
+    """Of sets and verdict maps."""
     for key, value in put:
-        assert isinstance(value, Leads)
-        verdict = Verdict(GOTO, value.chain) if value.chain else _DROPPED
-        yield Element(key, verdict, comment=value.about)
+        if isinstance(value, Leads):
+            verdict = Verdict(GOTO, value.chain) if value.chain else _DROPPED
+            yield Element(key, verdict, comment=value.about)
+        else:
+            yield Element(key)
 
 
 def idle(delta: Delta, family: Family) -> Iterator[Batch]:

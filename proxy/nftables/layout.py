@@ -98,6 +98,8 @@ class Map(IntEnum):
 
 SHARED = (Map.CLUSTER_IPS, Map.HAIRPIN)
 """Sets of which several Services may want the same element."""
+VALUES = (Map.ENDPOINTS, Map.LOCAL_ENDPOINTS, Map.NODEPORT_ENDPOINTS, Map.NODEPORT_LOCAL_ENDPOINTS)
+"""Their elements are endpoints."""
 VERDICTS = (
     Map.SERVICES_BY_IP,
     Map.SERVICES_BY_NODEPORT,

@@ -97,7 +97,10 @@ class Shadow:
         dirty = self._dirty(wanted)
         before, before_allowed = self._rendered(dirty)
         for service, ports in wanted.items():
-            self._hold(service, ports, self._held.get(service, ()))
+            before_it = self._held.pop(service, ())
+            for key, rank in plan.keys(each.port for each in before_it).items():
+                self._unclaim(key, rank + service)
+            self._hold(service, ports, before_it)
         after, after_allowed = self._rendered(dirty)
         delta = Delta()
         self._count(before, after)
@@ -141,14 +144,10 @@ class Shadow:
 
     def _hold(self, service: str, ports: Ports, before: tuple[Placed, ...]) -> None:
         old = {(each.port.name, each.port.protocol): each for each in before}
-        for key, rank in plan.keys(each.port for each in before).items():
-            self._unclaim(key, rank + service)
         for key, rank in plan.keys(ports).items():
             self._claim(key, rank + service)
         if ports:
             self._held[service] = tuple(plan.placed(port, old.get((port.name, port.protocol))) for port in ports)
-        else:
-            self._held.pop(service, None)
 
     def _claim(self, key: bytes, claimant: str) -> None:
         claim = self._claims.get(key)
