@@ -101,7 +101,8 @@ class Host:
             if path.read_text().strip() != wanted:
                 path.write_text(wanted)
         except OSError as error:
-            log.info("oomScoreAdj: %s was not permitted (%s); set it from outside, or to 0", wanted, _words(error))
+            words = f"oomScoreAdj: {wanted} was not permitted ({_words(error)}); set it from outside, or to 0"
+            self._tell("oom", words, logging.INFO)  # many machines and containers permit it to nobody
 
     def _look_at_bridges(self) -> None:
         try:
@@ -114,9 +115,9 @@ class Host:
         except OSError:
             pass  # no br_netfilter, maybe no bridge at all
 
-    def _tell(self, matter: str, words: str) -> None:
+    def _tell(self, matter: str, words: str, level: int = logging.WARNING) -> None:
         if matter not in self._told:
-            log.warning("%s", words)
+            log.log(level, "%s", words)
         self._told.add(matter)
 
 
