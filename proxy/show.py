@@ -149,10 +149,8 @@ def seen(views: Sequence[View], only: str = "") -> list[Shown]:
     """What the kernel alone tells."""
     found: list[Shown] = []
     for view in views:
-        found += _unknown(view, _by_place(view.rules.entrances()), set())
-    return sorted(
-        (each for each in found if not only or _of(each.name, only)), key=lambda each: (each.name, each.family)
-    )
+        found += _unknown(view, _by_place(view.rules.entrances()), only)
+    return sorted(found, key=lambda each: (each.name, each.family))
 
 
 def _of(name: str, service: str) -> bool:

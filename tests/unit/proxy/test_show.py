@@ -80,6 +80,11 @@ def test_without_the_api(golden: Callable[[Path, str], None]) -> None:
     golden(GOLDEN / "show-without-api.txt", text(report, detail=False))
 
 
+def test_one_service_without_the_api() -> None:
+    found = seen([view(V4, cluster(V4))], "default/web")
+    assert [(each.name, len(each.places)) for each in found] == [("default/web:http", 5)]
+
+
 def test_json(golden: Callable[[Path, str], None]) -> None:
     services = cluster(V6)
     report = Report("node1", (IPTABLES_NFT,), tuple(compared(wanted(V6, services), [view(V6, services)])), True)
