@@ -14,9 +14,10 @@ address, and the family of the first cluster IP of everything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
 
 from linux.iptables.rules import Family
 from proxy import objects
@@ -37,8 +38,7 @@ _PROTOCOLS = {protocol.value.upper(): protocol for protocol in Protocol}
 _NOBODY: dict[Family, Network] = {Family.V4: IPv4Network("0.0.0.0/32"), Family.V6: IPv6Network("::/128")}
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """`skipped`: what was left out of the object, told to its author."""
 
     ports: tuple[ServicePort, ...] = ()
@@ -59,7 +59,7 @@ def service_ports(
         return Made((), tuple(reading.skipped))
     behind = Behind(slices, family, place, reading.skipped)
     balancers = reading.load_balancer_ips(service.status)
-    externals = reading.addresses(spec.external_ips or (), "spec.externalIPs", "InvalidExternalIP")
+    externals = reading.addresses(spec.external_ips, "spec.externalIPs", "InvalidExternalIP")
     ranges = reading.source_ranges()
     published = spec.type in ("NodePort", "LoadBalancer")
     outward = spec.external_traffic_policy == "Local" and (published or spec.external_ips)
@@ -129,25 +129,27 @@ class _Reading:
         given = [entry.ip for entry in ingress if entry.ip and entry.ip_mode in (None, "", "VIP")]
         return self.addresses(given, "status.loadBalancer.ingress", "InvalidLoadBalancerIP")
 
-    def addresses(self, texts: Iterable[str], where: str, reason: str) -> tuple[Address, ...]:
+    def addresses(self, texts: Sequence[str] | None, where: str, reason: str) -> tuple[Address, ...]:
         """Those of this family, each once."""
-        found: dict[Address, None] = {}
+        if not texts:
+            return ()
+        found: list[Address] = []
         for text in texts:
             ip = address(text)
             if ip is None:
                 if family_of(text) is self.family:
                     self.skipped.append(Skipped(reason, f"{where}: {text!r} is not an IP address; it is not served"))
-            elif ip.version == self.family:
-                found[ip] = None
+            elif ip.version == self.family and ip not in found:
+                found.append(ip)
         return tuple(found)
 
     def source_ranges(self) -> tuple[Network, ...]:
         """Empty where everybody is admitted: no range of this family is given, or one that holds every address. What cannot be
         read admits nobody; if nothing else is given, then nobody at all is admitted, because the author wanted to keep
         somebody out."""
-        given = [text for text in self.spec.load_balancer_source_ranges or () if text.strip()]
-        if not given:
+        if not self.spec.load_balancer_source_ranges:
             return ()
+        given = [text for text in self.spec.load_balancer_source_ranges if text.strip()]
         ranges = [network(text) for text in given]
         bad = [
             text for text, found in zip(given, ranges, strict=True) if found is None and family_of(text) is self.family
@@ -158,7 +160,7 @@ class _Reading:
         mine = dict.fromkeys(found for found in ranges if found is not None and found.version == self.family)
         if any(found.prefixlen == 0 for found in mine):
             return ()
-        if not mine and (bad or not any(ranges)):
+        if not mine and (bad or (given and not any(ranges))):
             return (_NOBODY[self.family],)
         return tuple(mine)
 

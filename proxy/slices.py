@@ -43,13 +43,11 @@ class Behind:
         self._skipped = skipped
         self._rows: list[list[_Row]] = []
         self._ports: dict[tuple[str, str], list[tuple[int, int]]] = {}
-        for piece in slices:
+        for at, piece in enumerate(slices):
             for port in piece.ports or ():
                 number = self._number(port, piece)
                 if number:
-                    self._ports.setdefault((port.name or "", port.protocol or "TCP"), []).append(
-                        (len(self._rows), number)
-                    )
+                    self._ports.setdefault((port.name or "", port.protocol or "TCP"), []).append((at, number))
             self._rows.append(self._read(piece))
 
     def candidates(self, name: str, protocol: str) -> list[Candidate]:
