@@ -319,7 +319,7 @@ def test_our_own_transactions_large_and_small_do_not_wake_us(space: Netns) -> No
     }
 
     async def scenario() -> list[int]:
-        counts = []
+        counts: list[int] = []
         writers = [NftablesBackend(family, Connection(), Flat()) for family in Family]
         wishes = [Wish(many, frozenset(), policy()), Wish({}, frozenset(), policy(Family.V6))]
         async with kept(writers[0], wishes[0]) as first, kept(writers[1], wishes[1]) as second:

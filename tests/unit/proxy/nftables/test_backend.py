@@ -297,7 +297,7 @@ def _damage(kind: str) -> Batch:
             batch.add_elements(Map.ENDPOINTS.title, [Element(name + plan.side(9), plan.packed(end(9)))])
         case "rules":
             batch.flush_chain(SERVICES)
-        case "rule":
+        case _:
             batch.add_rule(SERVICES, [])
     return batch
 
