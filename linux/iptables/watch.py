@@ -14,7 +14,8 @@ import asyncio
 import contextlib
 import ctypes
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from linux.iptables.backend import present
@@ -43,7 +44,7 @@ class Watch(Protocol):
         """This process of ours is about to write."""
         ...
 
-    def writing(self, chains: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+    def writing(self, chains: int) -> contextlib.AbstractAsyncContextManager[Callable[[int], None]]:
         """What is written inside is ours: about so many chains; the callable is told how many transactions were."""
         ...
 
@@ -58,17 +59,33 @@ class Unwatched:
     def started(self, pid: int) -> None:
         """Nothing."""
 
-    @contextlib.contextmanager
-    def writing(self, chains: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+    @contextlib.asynccontextmanager
+    async def writing(self, chains: int) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
         yield lambda _transactions: None
+
+
+class _Turns:
+    """What the families of one event loop share. They write one after the other, because two iptables-nft-restores outdate each
+    other's view and begin again; so whatever else is committed meanwhile is somebody else's."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.listeners: set[Listener] = set()
+
+
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = weakref.WeakKeyDictionary()
+
+
+def _shared() -> _Turns:
+    return _turns.setdefault(asyncio.get_running_loop(), _Turns())
 
 
 class NftWatch:
     """`chains`: how the names of chains of ours begin."""
 
     def __init__(self, family: Family, tables: Sequence[Table], chains: Sequence[str]) -> None:
-        address_family = socket.AF_INET if family is Family.V4 else socket.AF_INET6
-        self._interests = [Interest(_NFPROTO[address_family], table.value, tuple(chains)) for table in tables]
+        number = _NFPROTO[family]
+        self._interests = [Interest(number, table.value, tuple(chains)) for table in tables]
         self._listener: Listener | None = None
         self._started: list[int] = []
 
@@ -77,37 +94,42 @@ class NftWatch:
         def heard(touch: Touch) -> None:
             touched(str(touch))
 
+        shared = _shared()
         async with Listener(self._interests, heard) as listener:
             self._listener = listener
+            shared.listeners.add(listener)
             try:
                 yield
             finally:
                 self._listener = None
+                shared.listeners.discard(listener)
 
     def started(self, pid: int) -> None:
         if self._listener is not None:
             self._listener.own(pid)
             self._started.append(pid)
 
-    @contextlib.contextmanager
-    def writing(self, chains: int) -> Iterator[Callable[[int], None]]:
+    @contextlib.asynccontextmanager
+    async def writing(self, chains: int) -> AsyncIterator[Callable[[int], None]]:
         commits = 0
 
         def committed(transactions: int) -> None:
             nonlocal commits
             commits += transactions
 
-        with contextlib.ExitStack() as stack:
-            if self._listener is not None and chains > _LOUD:
-                stack.enter_context(self._listener.deaf(lambda: commits))
-            try:
-                yield committed
-            finally:
-                while self._started and self._listener is not None:
-                    self._listener.disown(self._started.pop())
+        shared = _shared()
+        async with shared.lock:
+            with contextlib.ExitStack() as stack:
+                for listener in shared.listeners if chains > _LOUD else ():
+                    stack.enter_context(listener.deaf(lambda: commits))
+                try:
+                    yield committed
+                finally:
+                    while self._started and self._listener is not None:
+                        self._listener.disown(self._started.pop())
 
 
-_NFPROTO = {socket.AF_INET: 2, socket.AF_INET6: 10}
+_NFPROTO = {Family.V4: 2, Family.V6: 10}
 
 
 class LegacyWatch:
@@ -138,8 +160,8 @@ class LegacyWatch:
     def started(self, pid: int) -> None:
         """Nothing: the kernel names nobody."""
 
-    @contextlib.contextmanager
-    def writing(self, chains: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+    @contextlib.asynccontextmanager
+    async def writing(self, chains: int) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
         self._writing = True
         try:
             yield lambda _transactions: None

@@ -39,7 +39,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9./:_-]*")
 
 
 class Shared(enum.IntEnum):
-    """The chains that hold lines of all Services; the numbers index `Fragment.lines`."""
+    """The chains that hold lines of all Services; the numbers index `Fragment.lines`. A cluster IP belongs to its own
+    Service even where another one names it as an external IP (CVE-2020-8554): hence two places in nat KUBE-SERVICES."""
 
     FILTER_SERVICES = 0
     FILTER_EXTERNAL = 1
@@ -47,6 +48,7 @@ class Shared(enum.IntEnum):
     FILTER_FIREWALL = 3
     NAT_NODEPORTS = 4
     NAT_SERVICES = 5
+    NAT_EXTERNAL = 6  # in KUBE-SERVICES too, behind the cluster IPs of all Services
 
     @property
     def table(self) -> Table:
@@ -63,6 +65,7 @@ _SHARED_NAMES = (
     chains.NODEPORTS,
     chains.PROXY_FIREWALL,
     chains.NODEPORTS,
+    chains.SERVICES,
     chains.SERVICES,
 )
 NOTHING = ("",) * len(Shared)
@@ -182,7 +185,7 @@ class _Lines:
         for address in self._service.external_ips:
             to = self._to(address)
             if self._any:
-                self._add(Shared.NAT_SERVICES, f"{self._service.name} external IP", f"{to} -j {self._names.ext}")
+                self._add(Shared.NAT_EXTERNAL, f"{self._service.name} external IP", f"{to} -j {self._names.ext}")
             if not external:
                 self._add(Shared.FILTER_EXTERNAL, self._why, f"{to} -j {self._verdict}")
 
@@ -193,7 +196,7 @@ class _Lines:
             to = self._to(address)
             if self._any:
                 target = names.fw if guarded else names.ext
-                self._add(Shared.NAT_SERVICES, f"{name} loadbalancer IP", f"{to} -j {target}")
+                self._add(Shared.NAT_EXTERNAL, f"{name} loadbalancer IP", f"{to} -j {target}")
             if guarded:
                 self._add(Shared.FILTER_FIREWALL, f"{name} traffic not accepted by {names.fw}", f"{to} -j DROP")
             if not external:

@@ -35,6 +35,10 @@ class Item(NamedTuple):
         return Part(port.name, port.protocol, names, marks, self.fragment.lines)
 
 
+WRITTEN = tuple(where for where in Shared if where is not Shared.NAT_EXTERNAL)
+"""Each shared chain once."""
+_PLACES = {Shared.NAT_SERVICES: (Shared.NAT_SERVICES, Shared.NAT_EXTERNAL)}
+
 Fresh = Mapping[str, tuple[Part, ...]]
 """New parts by Service; of a Service that is gone an empty tuple."""
 
@@ -74,12 +78,17 @@ class Parts:
 
     def differs(self, where: Shared, fresh: Fresh) -> bool:
         """Whether `fresh` changes the shared chain."""
-        return any(_lines(self.of(key), where) != _lines(parts, where) for key, parts in fresh.items())
+        return any(
+            _lines(self.of(key), place) != _lines(parts, place)
+            for place in _PLACES.get(where, (where,))
+            for key, parts in fresh.items()
+        )
 
     def shared(self, where: Shared, fresh: Fresh, end: str = "") -> Rendered:
         """The shared chain as it is with `fresh`, the Services in the order of their names, and `end` after them."""
         keys = sorted({*self._by_service, *fresh})
-        lines = "".join([_lines(fresh[key] if key in fresh else self._by_service[key], where) for key in keys])
+        now = [fresh[key] if key in fresh else self._by_service[key] for key in keys]
+        lines = "".join([_lines(parts, place) for place in _PLACES.get(where, (where,)) for parts in now])
         return stamped(where.table, where.chain, lines + end)
 
 

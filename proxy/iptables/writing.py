@@ -20,7 +20,7 @@ from linux.iptables.rules import Chain, Jump, Mark, Rendered, Section, Survey, T
 from linux.iptables.watch import Watch
 from proxy.iptables import chains, plan
 from proxy.iptables.fragments import Shared, Style, Unfit, fragment
-from proxy.iptables.parts import Item, Part, Parts
+from proxy.iptables.parts import WRITTEN, Item, Part, Parts
 from proxy.model import ServicePort
 
 Key = tuple[Table, str]
@@ -83,11 +83,12 @@ class Writing:
         ):
             return
         await self._step(rest)
+        held = self._held()  # before the new is taken for what there is
         await self._publish(sorted(self._fresh))
         await self._write(
             [Section(table, (), self._undeclared(jumps), jumps) for table, jumps in self._jumps_by_table()]
         )
-        await self._delete(self._stale())
+        await self._delete(self._stale(held))
 
     async def _all_but_the_last(
         self, services: Mapping[str, tuple[ServicePort, ...]], keys: Iterable[str]
@@ -132,7 +133,7 @@ class Writing:
         own = [chain for item in items for chain in self._differing(item)]
         self._tried.update(chain.name for chain in own)
         before, self._fresh = self._fresh, fresh
-        stale = self._stale()
+        stale = self._stale(self._held())
         sections = self._sections([*self._foundation, *shared, *own], stale)
         try:
             await self._write(sections)
@@ -280,7 +281,7 @@ class Writing:
     def _shared(self, fresh: Mapping[str, tuple[Part, ...]]) -> list[Rendered]:
         """The shared chains that have to be written."""
         made = []
-        for where in Shared:
+        for where in WRITTEN:
             if self._survey is None and not self._parts.differs(where, fresh):
                 continue
             end = plan.to_node_ports(self._style) if where is Shared.NAT_SERVICES else ""
@@ -289,15 +290,16 @@ class Writing:
                 made.append(chain)
         return made
 
-    def _stale(self) -> list[str]:
-        """Chains of the Services of this pass that none of them has any more."""
+    def _held(self) -> set[str]:
+        """Chains of the Services of this pass that were there when it began."""
         if self._survey is not None:
-            there = {name for table, name in self._survey.marks if chains.is_per_service((table, name))}
-        else:
-            there = {name for key in self._fresh for part in self._parts.of(key) for name in part.chains}
-        return sorted(
-            (there | self._tried).difference(*(part.chains for parts in self._fresh.values() for part in parts))
-        )
+            return {name for table, name in self._survey.marks if chains.is_per_service((table, name))}
+        return {name for key in self._fresh for part in self._parts.of(key) for name in part.chains}
+
+    def _stale(self, held: set[str]) -> list[str]:
+        """Those of them, and of those that were written, that no Service has any more."""
+        kept = (part.chains for parts in self._fresh.values() for part in parts)
+        return sorted((held | self._tried).difference(*kept))
 
     def _settled(self, shared: Sequence[Rendered]) -> None:
         now: list[Chain | Rendered] = [*self._foundation, *shared]
@@ -332,7 +334,7 @@ class Writing:
         if not sections:
             return
         count = sum(len(section.chains) + len(section.deleted) for section in sections)
-        with self._watch.writing(count) as committed:
+        async with self._watch.writing(count) as committed:
             await self._packets.write(sections)
             committed(len(sections))
         for section in sections:

@@ -78,6 +78,18 @@ async def test_a_restart_writes_nothing() -> None:
     assert (applied.full, applied.repaired, applied.written) == (True, (), 0)
 
 
+async def test_what_goes_in_steps_leaves_nothing_behind_either() -> None:
+    packets = FakeIptables(chains_per_section=2)
+    backend = IptablesBackend(packets)
+    now = whole(ONE, NONE)
+    await backend.apply(now)
+    applied = await backend.apply(changed(now, TWO, NONE))
+    assert not applied.full
+    reference = FakeIptables()
+    await IptablesBackend(reference).apply(whole(TWO, NONE))
+    assert packets.tables == reference.tables
+
+
 @pytest.mark.parametrize("size", [1, 3, 8, 600])
 async def test_killed_anywhere_and_started_again_it_converges(size: int) -> None:
     reference = FakeIptables()

@@ -55,7 +55,7 @@ class Rerun:
 _moments = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 12)), min_size=13, max_size=13)
 
 
-@settings(max_examples=20)
+@settings(max_examples=60)
 @given(histories(longest=8), _moments, st.sampled_from([1, 5, 600]))
 def test_bit_by_bit_is_as_good_as_at_once(
     history: list[Action], moments: list[tuple[bool, int | None]], size: int
