@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import struct
 from collections import Counter
@@ -15,7 +17,8 @@ from linux import conntrack, netns
 from linux.iptables.rules import Family
 from proxy.conntrack import Flows
 from proxy.model import Endpoint, Protocol, ServicePort, Usable
-from tests.node.service_world import Make
+from tests.node.proxy_world import Cluster, Kernel, until
+from tests.node.service_world import HERE, POD, Flow, Make
 from tests.requirements import requires
 
 FLOWS = 10_000
@@ -179,3 +182,25 @@ def test_node_ports_of_this_nodes_own_addresses(namespace: None, version: int) -
     assert asyncio.run(flows.clean(None)) == 1
     assert (here, 30053, "dead", PORT) not in table.counted()
     assert sum(table.counted().values()) == 5
+
+
+def test_a_flow_that_began_while_the_rules_were_gone_is_led_by_them_again(cluster: Cluster) -> None:
+    """(In nftables mode it cannot begin: what no Service has is refused.)"""
+    proxy = cluster.start_proxy(kernel=Kernel.IPTABLES_NFT).ready()
+    cluster.make_service("dns", "172.30.0.41", HERE, protocol="UDP")
+    early, late = (
+        cluster.flow(POD, "172.30.0.41", 80, protocol="udp", source_port=number, timeout=0.2) for number in (5353, 5354)
+    )
+
+    def answers(flow: Flow) -> str:
+        return next(iter(cluster.ask_all([flow])[0])).split(":")[0]
+
+    until(lambda: answers(early) == HERE, "the Service is reached")
+    os.kill(proxy.pid, signal.SIGSTOP)
+    try:
+        cluster.world.node.run("iptables-nft", "-t", "nat", "-F", "KUBE-SERVICES")
+        assert answers(late) == "silence"
+    finally:
+        os.kill(proxy.pid, signal.SIGCONT)
+    until(lambda: answers(late) == HERE, "a sender that keeps its port is led by the rules that are back")
+    assert answers(early) == HERE
