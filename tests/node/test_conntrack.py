@@ -17,8 +17,9 @@ from linux import conntrack, netns
 from linux.iptables.rules import Family
 from proxy.conntrack import Flows
 from proxy.model import Endpoint, Protocol, ServicePort, Usable
+from tests.node.packet_client import Flow
 from tests.node.proxy_world import Cluster, Kernel, until
-from tests.node.service_world import HERE, POD, Flow, Make
+from tests.node.service_world import HERE, POD, Make
 from tests.requirements import requires
 
 FLOWS = 10_000
