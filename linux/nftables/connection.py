@@ -31,7 +31,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from linux.nftables import objects
 from linux.nftables.batch import Batch
-from linux.nftables.elements import Counted, Element, unpacked
+from linux.nftables.elements import Counted, Element, unpacked, unpacked_pairs
 from linux.nftables.wire import (
     DONE,
     DUMP,
@@ -257,27 +257,44 @@ class Connection:
         found = self._held(family, table, name)
         return [one for body, start, end in found for one in unpacked(body, start, end)]
 
-    def _held(self, family: int, table: str, name: str) -> list[tuple[bytes, int, int]]:
-        """The lists of elements of a set: attributes, and where in them the list lies."""
-        narrowed = text(1, table) + text(2, name)
-        what = f"list the elements of {name} of table {table}"
+    def pairs(self, family: int, table: str, name: str) -> dict[bytes, bytes]:
+        """Key and value of the elements of a map of plain values: a fifth of the work of `elements`."""
         for attempt in range(_DUMP_ATTEMPTS):
-            shape = objects.set_of(family, self._one(Message.GETSET, family, narrowed, what))
-            lists = [
-                (body, start, end)
-                for _, body in self._dump(Message.GETSETELEM, family, narrowed, what)
-                for number, start, end in spans(body, 0, len(body))
-                if number == 3
-            ]
+            lists = self._lists(family, table, name)
+            pairs = [pair for body, start, end in lists for pair in unpacked_pairs(body, start, end)]
+            found = dict(pairs)
+            if len(found) == len(pairs):
+                return found
+            time.sleep(0.001 * (1 << min(attempt, 5)))
+        raise Refused((Failure(errno.EINTR, _too_fast(table, name)),))
+
+    def _held(self, family: int, table: str, name: str) -> list[tuple[bytes, int, int]]:
+        """The lists of elements of a set, without holes."""
+        for attempt in range(_DUMP_ATTEMPTS):
+            lists = self._lists(family, table, name)
             keys = [
                 body[one : one + HEAD.unpack_from(body, one)[0]]  # an element's first attribute is its key
                 for body, start, end in lists
                 for _, one, _ in spans(body, start, end)
             ]
-            if len(set(keys)) == len(keys) or shape.flags & objects.INTERVAL:
+            if len(set(keys)) == len(keys) or self._is_of_intervals(family, table, name):
                 return lists
             time.sleep(0.001 * (1 << min(attempt, 5)))
-        raise Refused((Failure(errno.EINTR, f"{what}: it changed faster than it could be read"),))
+        raise Refused((Failure(errno.EINTR, _too_fast(table, name)),))
+
+    def _lists(self, family: int, table: str, name: str) -> list[tuple[bytes, int, int]]:
+        """Attributes, and where in them the list lies. Refused with ENOENT when there is no such set."""
+        what = f"list the elements of {name} of table {table}"
+        found = self._dump(Message.GETSETELEM, family, text(1, table) + text(2, name), what)
+        return [
+            (body, start, end) for _, body in found for number, start, end in spans(body, 0, len(body)) if number == 3
+        ]
+
+    def _is_of_intervals(self, family: int, table: str, name: str) -> bool:
+        """Its keys may be there twice, as the end of one interval and the beginning of the next."""
+        what = f"describe {name} of table {table}"
+        found = objects.set_of(family, self._one(Message.GETSET, family, text(1, table) + text(2, name), what))
+        return bool(found.flags & objects.INTERVAL)
 
     def raw(self, family: int, table: str) -> list[tuple[Message, int, bytes]]:
         """Everything in one table as (NEW... message, family, attributes), anonymous sets and maps too: tables, chains,
@@ -361,6 +378,10 @@ class Connection:
 
 class _Interrupted(Exception):
     pass
+
+
+def _too_fast(table: str, name: str) -> str:
+    return f"list the elements of {name} of table {table}: it changed faster than it could be read"
 
 
 _CHAIN_TYPES = tuple(text(7, kind) for kind in ("filter", "nat", "route"))  # NFTA_CHAIN_TYPE: only base chains have one

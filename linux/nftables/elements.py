@@ -42,6 +42,7 @@ _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _EXPRESSION_DATA = 2  # NFTA_EXPR_DATA
 _COUNTER = text(1, "counter")  # NFTA_EXPR_NAME
 _TWO_HEADS = struct.Struct("=HHHH")
+_THREE_HEADS = struct.Struct("=HHHHHH")
 _COUNTED = struct.Struct(">24xQ4xQ")  # expression, its name, data: bytes, packets
 _COUNTER_SIZE = _COUNTED.size
 _ROOM = LONGEST - 512  # of one message's list of elements
@@ -186,6 +187,28 @@ def unpacked(data: bytes, start: int, end: int) -> Iterator[Counted]:
     """The elements in the content of an element list (NFTA_SET_ELEM_LIST_ELEMENTS)."""
     for _, first, last in spans(data, start, end):
         yield _element(data, first, last)
+
+
+def unpacked_pairs(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """As `unpacked`, only (key, value), for maps of values without counters, comments and timeouts: all elements look alike
+    then, and are cut out by one pattern. Any that look otherwise are read the long way."""
+    if start == end:
+        return
+    # Lengths count their own heads of four bytes, so the key begins at 12 and the value 8 behind `between`.
+    whole, _, key_nest, _, key, _ = _THREE_HEADS.unpack_from(data, start)
+    between = start + 4 + ((key_nest + 3) & ~3)
+    data_nest, _, value, _ = _TWO_HEADS.unpack_from(data, between)
+    padded = (data_nest + 3) & ~3
+    pattern = struct.Struct(f"12s{key - 4}s{between - start - key}s{value - 4}s{padded - value - 4}x")
+    if pattern.size == whole and (end - start) % whole == 0:
+        before, after = data[start : start + 12], data[start + 8 + key : between + 8]
+        found = list(pattern.iter_unpack(memoryview(data)[start:end]))
+        if all(one[0] == before and one[2] == after for one in found):
+            yield from ((one[1], one[3]) for one in found)
+            return
+    for counted in unpacked(data, start, end):
+        if isinstance(counted.element.data, bytes):
+            yield counted.element.key, counted.element.data
 
 
 def _element(data: bytes, start: int, end: int) -> Counted:

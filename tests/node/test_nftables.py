@@ -187,6 +187,9 @@ async def test_fifty_thousand_elements_go_out_in_one_transaction(kernel: Connect
     assert kernel.generation() == before + 1
     found = await kernel.aside(kernel.elements, V4, TABLE, "many")
     assert {one.element for one in found} == set(wanted)
+    assert await kernel.aside(kernel.pairs, V4, TABLE, "many") == {one.key: one.data for one in wanted}
+    with pytest.raises(Refused, match="no-such-map of table kube-proxy: No such file"):
+        kernel.pairs(V4, TABLE, "no-such-map")
 
 
 def test_nft_reads_every_expression_as_it_was_meant(kernel: Connection, space: Netns) -> None:

@@ -11,7 +11,17 @@ from linux.nftables import expressions as say
 from linux.nftables import objects
 from linux.nftables.batch import Batch
 from linux.nftables.connection import Failure, Refused
-from linux.nftables.elements import GOTO, Element, Verdict, chunks, joined, packed, unpacked
+from linux.nftables.elements import (
+    GOTO,
+    Element,
+    Verdict,
+    chunks,
+    joined,
+    packed,
+    pair_chunks,
+    unpacked,
+    unpacked_pairs,
+)
 from linux.nftables.listener import Interest, notices
 from linux.nftables.objects import INTERVAL, VERDICT_TYPE, Hook, Set, Type, concatenated
 from linux.nftables.policies import Dropping
@@ -46,6 +56,17 @@ def read(content: bytes) -> list[Element]:
 @given(st.lists(st.one_of(plain_elements, whole_elements), max_size=8))
 def test_elements_are_read_as_they_were_packed(wanted: list[Element]) -> None:
     assert read(b"".join(map(packed, wanted))) == wanted
+
+
+@pytest.mark.parametrize(("key", "value"), [(12, 8), (16, 8), (28, 20), (5, 3), (2, 2)])
+def test_pairs_are_packed_and_read_as_elements_are(key: int, value: int) -> None:
+    pairs = [(at.to_bytes(key, "big"), at.to_bytes(value, "little")) for at in range(300)]
+    content = b"".join(pair_chunks(pairs))
+    assert content == b"".join(chunks(Element(*pair) for pair in pairs))
+    assert list(unpacked_pairs(content, 0, len(content))) == pairs
+    odd = content + packed(Element(b"k" * key, b"v" * value, comment="one that looks otherwise"))
+    assert list(unpacked_pairs(odd, 0, len(odd))) == [*pairs, (b"k" * key, b"v" * value)]
+    assert list(unpacked_pairs(b"", 0, 0)) == []
 
 
 def test_a_counter_is_read_wherever_it_stands() -> None:
