@@ -149,8 +149,7 @@ class _Daemon:
         now = time.time()
         for waiting in self._health.families.values():
             waiting.queued(now)
-        for metrics in self._metrics.families.values():
-            metrics.last_queued.set(now)
+        self._metrics.changes.queued = now
         if not after:
             self._wake()
         elif self._soon is None:
@@ -177,8 +176,7 @@ class _Daemon:
 
         async def sync() -> None:
             nonlocal other_left
-            self._metrics.service_changes_pending.set(0)
-            self._metrics.endpoint_changes_pending.set(0)
+            self._metrics.changes.taken()
             try:
                 await one.sync()
                 self._wrote = True

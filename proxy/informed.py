@@ -121,15 +121,13 @@ class Informed:
     def _service_changed(self, change: Change[objects.Service]) -> None:
         for tracker in self._trackers:
             tracker.service_changed(change)
-        self._metrics.service_changes.inc()
-        self._metrics.service_changes_pending.inc()
+        self._metrics.changes.service()
         self._queued(_SLICE_PATIENCE if change.old is None and self._services.synced.is_set() else 0.0)
 
     def _slice_changed(self, change: Change[objects.EndpointSlice]) -> None:
         for tracker in self._trackers:
             tracker.slice_changed(change)
-        self._metrics.endpoint_changes.inc()
-        self._metrics.endpoint_changes_pending.inc()
+        self._metrics.changes.endpoint()
         self._queued(0.0)
 
     def _node_changed(self, change: Change[core.Node]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, UnknownMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
 
 from linux import nfacct
 
@@ -40,18 +40,9 @@ class Metrics:
         registry.register(self._counts)
         if mode == "iptables":
             registry.register(_Accounted())
-        self.service_changes = Counter(
-            f"{_SYNC}_service_changes_total", "Cumulative proxy rules Service changes", registry=registry
-        )
-        self.endpoint_changes = Counter(
-            f"{_SYNC}_endpoint_changes_total", "Cumulative proxy rules Endpoint changes", registry=registry
-        )
-        self.service_changes_pending = Gauge(
-            f"{_SYNC}_service_changes_pending", "Pending proxy rules Service changes", registry=registry
-        )
-        self.endpoint_changes_pending = Gauge(
-            f"{_SYNC}_endpoint_changes_pending", "Pending proxy rules Endpoint changes", registry=registry
-        )
+        names = tuple(families)
+        self.changes = Changes(names)
+        registry.register(self.changes)
         self.healthz = Counter(
             "kubeproxy_proxy_healthz_total", "Cumulative proxy healthz HTTP status", ("code",), registry=registry
         )
@@ -65,7 +56,7 @@ class Metrics:
             registry=registry,
         )
         shared = _Shared(registry, mode)
-        self.families = {family: FamilyMetrics(shared, self._counts, family) for family in families}
+        self.families = {family: FamilyMetrics(shared, self._counts, family) for family in names}
 
 
 class _Shared:
@@ -98,7 +89,6 @@ class _Shared:
             "Cumulative conntrack flows deleted by conntrack reconciler",
         )
         self.last_sync = gauge("last_timestamp_seconds", "The last time proxy rules were synced")
-        self.last_queued = gauge("last_queued_timestamp_seconds", "The last time a sync of proxy rules was queued")
         self.refused = Gauge(
             "wherry_proxy_refused_service_ports",
             "Service ports whose rules the kernel did not take",
@@ -136,7 +126,6 @@ class FamilyMetrics:
         self.conntrack_seconds = shared.conntrack.labels(family)
         self.conntrack_deleted = shared.conntrack_deleted.labels(family)
         self.last_sync = shared.last_sync.labels(family)
-        self.last_queued = shared.last_queued.labels(family)
         self.refused = shared.refused.labels(family)
         self.repairs = shared.repairs.labels(family)
         self.failures = shared.failures.labels(family)
@@ -173,6 +162,46 @@ class _Accounted:
         for counter, (name, about) in _COUNTED.items():
             if counter in counted:
                 yield CounterMetricFamily(f"kubeproxy_iptables_{name}", about, value=counted[counter])
+
+
+class Changes:
+    """What is counted for each event: a list brings ten thousand at once, so these are plain numbers until somebody asks."""
+
+    def __init__(self, families: tuple[str, ...]) -> None:
+        self._families = families
+        self.services, self.services_pending = 0, 0
+        self.endpoints, self.endpoints_pending = 0, 0
+        self.queued = 0.0
+        """When the last one came, in seconds since the epoch."""
+
+    def service(self) -> None:
+        self.services += 1
+        self.services_pending += 1
+
+    def endpoint(self) -> None:
+        self.endpoints += 1
+        self.endpoints_pending += 1
+
+    def taken(self) -> None:
+        """A pass has begun: nothing is pending."""
+        self.services_pending = self.endpoints_pending = 0
+
+    def describe(self) -> Iterator[Metric]:
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        for noun, total, pending in (
+            ("Service", self.services, self.services_pending),
+            ("Endpoint", self.endpoints, self.endpoints_pending),
+        ):
+            name = f"{_SYNC}_{noun.lower()}_changes"
+            yield CounterMetricFamily(name, f"Cumulative proxy rules {noun} changes", value=total)
+            yield GaugeMetricFamily(f"{name}_pending", f"Pending proxy rules {noun} changes", value=pending)
+        about = "The last time a sync of proxy rules was queued"
+        queued = GaugeMetricFamily(f"{_SYNC}_last_queued_timestamp_seconds", about, labels=_FAMILY)
+        for family in self._families:
+            queued.add_metric((family,), self.queued)
+        yield queued
 
 
 class _Counts:

@@ -254,3 +254,18 @@ def test_each_mode_has_its_own_series() -> None:
     assert "nftables_cleanup_failures_total" in nftables
     assert "iptables" not in nftables
     assert 'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv6"} 0.0' in iptables
+
+
+def test_events_are_counted_until_a_pass_takes_them() -> None:
+    metrics = Metrics("iptables", ("IPv4", "IPv6"))
+    for _ in range(3):
+        metrics.changes.service()
+    metrics.changes.endpoint()
+    metrics.changes.queued = 12.5
+    value = metrics.registry.get_sample_value
+    assert value("kubeproxy_sync_proxy_rules_service_changes_total") == 3
+    assert value("kubeproxy_sync_proxy_rules_service_changes_pending") == 3
+    assert value("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", {"ip_family": "IPv6"}) == 12.5
+    metrics.changes.taken()
+    assert value("kubeproxy_sync_proxy_rules_endpoint_changes_pending") == 0
+    assert value("kubeproxy_sync_proxy_rules_endpoint_changes_total") == 1
