@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from linux.iptables.rules import Family
 from linux.nftables.batch import Batch
 from linux.nftables.connection import Connection, Refused
-from linux.nftables.elements import DROP, GOTO, Counted, Element, Verdict
+from linux.nftables.elements import DROP, GOTO, Element, Verdict
 from linux.nftables.objects import MAP, VERDICT_TYPE, Chain, Rule, Set
 from proxy.nftables import chains
 from proxy.nftables.layout import AFFINITIES, TABLE, VALUES, VERDICTS, Map, socket_family
@@ -39,10 +39,7 @@ def read(connection: Connection, family: Family, layout: Layout) -> Seen:
     seen = Seen(
         "", _chains(connection.chains(number, TABLE), connection.rules(number, TABLE, decoded=False)), frozenset(sets)
     )
-    seen.maps = tuple(
-        _content(which, connection.elements(number, TABLE, which.title)) if which.title in wanted else {}
-        for which in Map
-    )
+    seen.maps = tuple(_content(connection, number, which) if which.title in wanted else {} for which in Map)
     return seen
 
 
@@ -61,14 +58,13 @@ def _chains(found: Iterable[Chain], rules: Iterable[Rule]) -> dict[str, ChainSee
     return {chain.name: ChainSeen(stamps.get(chain.name, ""), counts.get(chain.name, 0), chain.hook) for chain in found}
 
 
-def _content(which: Map, found: Iterable[Counted]) -> dict[bytes, Value]:
-    if which not in VERDICTS:
-        return {element.key: _plain(element.data) for element, _ in found}
-    return {element.key: _leads(element) for element, _ in found}
-
-
-def _plain(data: bytes | Verdict | None) -> bytes | None:
-    return data if isinstance(data, bytes) else None
+def _content(connection: Connection, number: int, which: Map) -> dict[bytes, Value]:
+    if which in VALUES:
+        return {**connection.pairs(number, TABLE, which.title)}
+    found = connection.elements(number, TABLE, which.title)
+    if which in VERDICTS:
+        return {element.key: _leads(element) for element, _ in found}
+    return {element.key: None for element, _ in found}
 
 
 def _leads(element: Element) -> Leads:

@@ -85,6 +85,10 @@ class FakeNftables:
             interfere()
         return [Counted(element, None) for element in self.held[family, table].elements[name].values()]
 
+    def pairs(self, family: int, table: str, name: str) -> dict[bytes, bytes]:
+        found = (element for element, _ in self.elements(family, table, name))
+        return {element.key: element.data for element in found if isinstance(element.data, bytes)}
+
     async def aside(self, function: Callable[..., T], *args: Any, **keywords: Any) -> T:
         return function(*args, **keywords)
 
