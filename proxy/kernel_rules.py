@@ -44,8 +44,9 @@ _ENTRANCES = (
     (Table.FILTER, "KUBE-SERVICES"),
     (Table.FILTER, "KUBE-EXTERNAL-SERVICES"),
 )
-# In kube-proxy's nftables mode and in ours.
-_ENTRANCE_MAPS = frozenset(["services-by-ip", "services-by-nodeport", "unserved-by-ip", "unserved-by-nodeport"])
+_STOCK_MAPS = ("service-ips", "service-nodeports", "no-endpoint-services", "no-endpoint-nodeports")
+_OUR_MAPS = ("services-by-ip", "services-by-nodeport", "unserved-by-ip", "unserved-by-nodeport")
+_ENTRANCE_MAPS = frozenset([*_STOCK_MAPS, *_OUR_MAPS])
 _NAME = re.compile(r"(?<![\w./-])([a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*(?::[a-z0-9-]+)?)(?![\w/])")
 
 

@@ -6,13 +6,18 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from linux.iptables.rules import Family, Table
+from linux.nftables.batch import Batch
+from linux.nftables.elements import GOTO, Element, Verdict, joined
+from linux.nftables.objects import VERDICT_TYPE, Set
+from linux.nftables.ruleset import Ruleset
 from linux.packets import Node
-from proxy.kernel_rules import IPTABLES_NFT, Entrance, KernelRules, Source, counted
+from proxy.kernel_rules import IPTABLES_NFT, NFTABLES, At, Entrance, KernelRules, Source, counted
 from proxy.model import Endpoint, Policy, Reach, ServicePort
 from proxy.screen import print_report
 from proxy.show import Report, View, compared, document, seen
@@ -93,8 +98,8 @@ def test_json(golden: Callable[[Path, str], None]) -> None:
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"v{world.family.value}")
 def test_every_kind_of_service_is_in_sync_after_a_pass(world: World) -> None:
-    served = [case for case in CASES if case.settings.node_ports is None]
-    for case in served:
+    kinds = {case.subject: case for case in CASES if case.settings.node_ports is None}
+    for case in kinds.values():
         services = [world.service(case.subject)]
         for shown in compared(wanted(world, services), [view(world, services, world.policy(case.settings))]):
             assert shown.in_sync, f"{case}: {shown.words}"
@@ -130,3 +135,25 @@ def test_one_place_in_two_tables_counts_once_with_its_sum() -> None:
     services = cluster(V4)
     entrances: list[Entrance] = list(view(V4, services).rules.entrances())
     assert {each.name for each in entrances} == {service.name for service in services}
+
+
+def test_stock_kube_proxys_nftables_tables_name_their_services_in_chains() -> None:
+    batch = Batch(2, "kube-proxy")
+    batch.add_table()
+    batch.add_set(Set("service-ips", 12, data_type=VERDICT_TYPE, fields=(4, 1, 2)))
+    batch.add_set(Set("service-nodeports", 8, data_type=VERDICT_TYPE, fields=(1, 2)))
+    for name, key, chain in (
+        (
+            "service-ips",
+            joined(bytes([10, 0, 0, 1]), b"\x11", b"\0\x35"),
+            "service-ABCD2345-kube-system/kube-dns/udp/dns",
+        ),
+        ("service-nodeports", joined(b"\x06", b"\x75\x30"), "external-ABCD2345-ns1/svc-1/tcp/"),
+    ):
+        batch.add_elements(name, [Element(key, Verdict(GOTO, chain))])
+    source = Source(NFTABLES, tables=tuple(Ruleset().take(batch.contents()).tables.values()))
+    assert {(each.at, each.name) for each in source.entrances()} == {
+        (At(ip_address("10.0.0.1"), "udp", 53), "kube-system/kube-dns:dns"),
+        (At(None, "tcp", 30000), "ns1/svc-1"),
+    }
+    assert source.proxy
