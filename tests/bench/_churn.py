@@ -76,7 +76,7 @@ def measured(mode: str, seconds: float) -> Outcome:
             subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=True)
         with (
             Centre(COUNT, legacy_table if legacy else None).serving() as centre,
-            daemon(Path(home), centre.port, f"--proxy-mode={mode.partition('-')[0]}"),
+            daemon(Path(home), centre, f"--proxy-mode={mode.partition('-')[0]}"),
         ):
             return asyncio.run(_churned(centre, seconds))
 

@@ -115,6 +115,7 @@ class Centre:
     port: int = 0
     asked: float = 0.0
     listed: float = 0.0
+    when_listed: Callable[[], None] = lambda: None
     commits: list[float] = field(default_factory=list)
     _watchers: dict[str, list[web.StreamResponse]] = field(default_factory=dict)
     _version: int = 1
@@ -214,6 +215,7 @@ class Centre:
         kind, version = _KINDS[request.path]
         if start + limit >= len(items) > 1:
             self.listed = time.perf_counter()
+            self.when_listed()
         meta = {"resourceVersion": "1"} | ({"continue": str(start + limit)} if start + limit < len(items) else {})
         head = json.dumps({"kind": kind, "apiVersion": version, "metadata": meta})[:-1].encode()
         body = head + b',"items":[' + b",".join(items[start : start + limit]) + b"]}"
@@ -234,10 +236,11 @@ class Centre:
 
 @dataclass(frozen=True)
 class Daemon:
-    """A running proxy: `ready` is when it said so."""
+    """A running proxy: `ready` is when it said so, `busy` its seconds of processor time from the end of the lists to there."""
 
     pid: int
     ready: float
+    busy: float
 
     def memory(self) -> tuple[float, float]:
         """Resident now and at most, in MB."""
@@ -245,15 +248,19 @@ class Daemon:
         return int(fields["VmRSS"].split()[0]) / 1000, int(fields["VmHWM"].split()[0]) / 1000
 
     def seconds(self) -> float:
-        """Processor time so far, of all threads and of children that have ended."""
-        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
-        own = sum(int(path.read_text().split()[0]) for path in threads) / 1e9
-        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return own + (int(stat[13]) + int(stat[14])) / os.sysconf("SC_CLK_TCK")
+        return processor_seconds(self.pid)
+
+
+def processor_seconds(pid: int) -> float:
+    """So far, of all threads and of children that have ended."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    own = sum(int(path.read_text().split()[0]) for path in threads) / 1e9
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return own + (int(stat[13]) + int(stat[14])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def daemon(home: Path, port: int, *flags: str) -> Iterator[Daemon]:
+def daemon(home: Path, centre: Centre, *flags: str) -> Iterator[Daemon]:
     """The proxy as a process in this thread's namespace, from when it says that it is ready."""
     kubeconfig = home / "kubeconfig"
     kubeconfig.write_text(
@@ -261,7 +268,7 @@ def daemon(home: Path, port: int, *flags: str) -> Iterator[Daemon]:
             {
                 "current-context": "x",
                 "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-                "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+                "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{centre.port}"}}],
                 "users": [{"name": "x", "user": {"token": "x"}}],
             }
         )
@@ -276,11 +283,13 @@ def daemon(home: Path, port: int, *flags: str) -> Iterator[Daemon]:
         told.settimeout(0.5)
         process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + 120
+        before: list[float] = []  # at the end of each list
+        centre.when_listed = lambda: before.append(processor_seconds(process.pid))
         try:
             while not _said_ready(told):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError(f"the proxy is not ready:\n{(home / 'proxy.log').read_text()[-4000:]}")
-            yield Daemon(process.pid, time.perf_counter())
+            yield Daemon(process.pid, time.perf_counter(), processor_seconds(process.pid) - before[-1])
         finally:
             process.terminate()
             process.wait(20)

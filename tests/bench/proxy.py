@@ -44,9 +44,11 @@ class Found:
 
     full: list[float] = field(default_factory=list)
     with_lists: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     full_floor: list[float] = field(default_factory=list)
     change: list[float] = field(default_factory=list)
     change_floor: list[float] = field(default_factory=list)
+    change_busy: list[float] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
     idle: list[float] = field(default_factory=list)
 
@@ -117,13 +119,16 @@ def _run(found: Found, mode: str, count: int, home: Path, *, resting: bool) -> _
     if flavor == "legacy":
         subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=True)
     with Centre(count, legacy_table if flavor == "legacy" else None).serving() as centre:
-        with daemon(home, centre.port, f"--proxy-mode={mode.partition('-')[0]}") as proxy:
+        with daemon(home, centre, f"--proxy-mode={mode.partition('-')[0]}") as proxy:
             found.full.append(proxy.ready - centre.listed)
             found.with_lists.append(proxy.ready - centre.asked)
+            found.busy.append(proxy.busy)
             time.sleep(SETTLED)
+            began, done = proxy.seconds(), len(found.change)
             for _ in range(CHANGES // 2):
                 index = random.randrange(count)
                 found.change += [centre.change(index, each) for each in (ENDPOINTS + 1, ENDPOINTS)]
+            found.change_busy.append((proxy.seconds() - began) / (len(found.change) - done) * 1000)
             found.memory.append(proxy.memory())
             if resting:
                 time.sleep(SETTLED)
@@ -139,8 +144,10 @@ def _told(found: Found, names: dict[str, str], count: int) -> Iterator[dict[str,
         match what:
             case "full":
                 ours, floor = statistics.median(found.full), statistics.median(found.full_floor)
-                whole = statistics.median(found.with_lists)
-                note = f"{size}; with the lists {whole:.3g} s; floor: the bare tool, no planning"
+                whole, busy = statistics.median(found.with_lists), statistics.median(found.busy)
+                note = (
+                    f"{size}; processor {busy:.3g} s; with the lists {whole:.3g} s; floor: the bare tool, no planning"
+                )
                 yield _row(name, "s", ours, floor, len(found.full), note)
             case "change":
                 ours, floor = statistics.median(found.change), statistics.median(found.change_floor)
