@@ -30,6 +30,7 @@ from tests.node.rule_writers import Inside
 from tests.node.service_world import LOCAL_PODS, NODE, POD_RANGE, PORT, Site, World, spell
 
 T = TypeVar("T")
+_OF_IPTABLES = ("nat", "filter", "mangle", "raw", "security")
 _MADE_BY_LOOKING = (
     r"#.*|\*\w+|COMMIT|table \w+ (nat|filter|mangle|raw|security) {|}|"
     r":[A-Z]+ ACCEPT|chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) {|type .* policy accept;|"
@@ -226,10 +227,13 @@ class Cluster:
 
     def rules(self) -> list[str]:
         """Every rule, chain, set and element of all three interfaces, without counters; in order. Not the tables and base
-        chains that are empty: looking makes them, and they decide nothing."""
-        stem = "iptables" if self.family == 4 else "ip6tables"
-        commands = [[f"{stem}-legacy-save"], ["nft", "list", "ruleset"]]
-        listed = [line.strip() for argv in commands for line in self.world.node.run(*argv).splitlines()]
+        chains that are empty: looking makes them, and they decide nothing. (nft's own words for rules that iptables wrote
+        differ from one look to the next.)"""
+        run, stem = self.world.node.run, "iptables" if self.family == 4 else "ip6tables"
+        tables = [line.split() for line in run("nft", "list", "tables").splitlines()]
+        listings = [[f"{stem}-legacy-save"], [f"{stem}-nft-save"]]
+        listings += [["nft", "list", *table] for table in tables if table[2] not in _OF_IPTABLES]
+        listed = [line.strip() for argv in listings for line in run(*argv).splitlines()]
         plain = [re.sub(r" ?\[\d+:\d+\]| packets \d+ bytes \d+", "", line) for line in listed]
         return sorted(line for line in plain if not re.fullmatch(_MADE_BY_LOOKING, line))
 

@@ -93,13 +93,13 @@ def prepared(cluster: Cluster, services: int) -> None:
 def test_endpoints_that_change_all_the_time_lose_no_connection(
     cluster: Cluster, kernel: Kernel, trial: Callable[[int, int], int]
 ) -> None:
-    services = trial(150, 1000)
+    services = trial(100, 1000)
     prepared(cluster, services)
     proxy = cluster.start_proxy(kernel=kernel).ready()
     flows = [cluster.flow(POD, many(index), 80) for index in range(services)]
     flows += [cluster.flow(OUTSIDER, many(index), 80) for index in range(MORTALS)]
     random.Random(services).shuffle(flows)
-    churn = Churn(cluster, services, trial(4, 600))
+    churn = Churn(cluster, services, trial(3, 600))
     before = resident(proxy)
     with cluster.world.streaming(*flows, workers=4) as stop:
         churn()

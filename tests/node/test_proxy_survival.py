@@ -136,7 +136,7 @@ def health(cluster: Cluster) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [Kernel.IPTABLES_NFT, Kernel.NFTABLES])
 def test_a_first_sync_killed_at_any_moment_ends_in_the_same_rules(
     cluster: Cluster, kernel: Kernel, trial: Callable[[int, int], int]
 ) -> None:
