@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
 from hypothesis import given, settings
@@ -110,7 +110,6 @@ def agree(history: list[Action], policy: Policy, seed: int) -> None:
                 assert abs(share - first[key]) < 1e-6, (packet, outcomes)
 
 
-@settings(max_examples=12, deadline=None)
-@given(histories(longest=4), policies(), st.integers(0, 1 << 32))
-def test_every_way_of_writing_rules_does_the_same(history: list[Action], policy: Policy, seed: int) -> None:
-    agree(history, policy, seed)
+def test_every_way_of_writing_rules_does_the_same(trial: Callable[[int, int], int]) -> None:
+    check = given(histories(longest=4), policies(), st.integers(0, 1 << 32))(agree)
+    settings(max_examples=trial(15, 3000), deadline=None)(check)()
