@@ -160,8 +160,12 @@ class Base:
 
 
 def follow(bases: Iterable[Base], packet: Packet, node: Node) -> frozenset[Ending]:
-    """Every way the packet may end. Raises Unknown."""
-    return frozenset(_Way(bases, node).endings(Walk(packet, packet)))
+    """Every way the packet may end; the shares of all add up to 1. Raises Unknown."""
+    shares: dict[Ending, float] = {}
+    for ending in _Way(bases, node).endings(Walk(packet, packet)):
+        alike = replace(ending, share=0.0)  # several throws of a die may end the same way
+        shares[alike] = shares.get(alike, 0.0) + ending.share
+    return frozenset(replace(ending, share=share) for ending, share in shares.items())
 
 
 class _Way:

@@ -103,6 +103,7 @@ def agree(history: list[Action], policy: Policy, seed: int) -> None:
     for packet, alike in packets(services, policy, seed):
         node = frozenset([*NODES[policy.family], *([packet.source] if packet.local else [])])
         outcomes = {writer: said(trace(packet, node)) for writer, trace in traces.items()}
+        assert all(abs(sum(each.values()) - 1) < 1e-6 for each in outcomes.values()), (packet, outcomes)
         first = outcomes[Writer.IPTABLES if alike else Writer.FLAT]
         for writer in (Writer.FLAT, Writer.FALLBACK):
             assert outcomes[writer].keys() == first.keys(), (packet, outcomes)
