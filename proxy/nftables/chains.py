@@ -401,18 +401,20 @@ def remember(sticky: Sticky, seconds: int, policy: Policy, *, reaches_local: boo
     """Write down which endpoint a client has; also among those of this node if it is one, where `reaches_local`."""
     family = policy.family
     wide = width(family)
-    behind = _SOURCE + 2 * wide + 2
-    twice = destination(family, _SOURCE), destination(family, _SOURCE + wide)
-    here = (*twice, do.lookup(Map.HAIRPIN.title, _SOURCE))
-    seen = (source(family), *_constant(sticky, family))
+    key = _SOURCE + wide
+    behind = key + wide + 2
+    # As the client sent it: what comes back over loopback has been masqueraded by now.
+    client = do.ct(Ct.SRC_IP if family is Family.V4 else Ct.SRC_IP6, _SOURCE, do.ORIGINAL)
+    seen = (client, *_constant(sticky, family))
     given = (destination(family, behind), do.payload(Header.TRANSPORT, 2, 2, behind + wide))
 
-    def update(title: str) -> bytes:
-        return do.update(title, _SOURCE, behind, timeout=seconds * 1000)
+    def written(title: str, endpoints: Map) -> tuple[bytes, ...]:
+        return do.lookup(endpoints.title, key), do.update(title, _SOURCE, behind, timeout=seconds * 1000)
 
-    rules = [Rule((*seen, *given, update(AFFINITY)))]
+    rules = [Rule((*seen, *given, *written(AFFINITY, Map.AFFINITY_ENDPOINTS)))]
     if reaches_local:
-        rules.append(Rule((*here, *seen, *given, update(AFFINITY_LOCAL)), "an endpoint of this node"))
+        local = written(AFFINITY_LOCAL, Map.AFFINITY_LOCAL_ENDPOINTS)
+        rules.append(Rule((*seen, *given, *local), "an endpoint of this node"))
     return Chain(f"affinity-{sticky.name}", tuple(rules))
 
 

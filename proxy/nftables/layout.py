@@ -26,7 +26,8 @@ loops whenever an element with a verdict is added, 2 ms with 10,000 Services.
 A Service with ClientIP affinity has chains of its own, `cluster-8-HASH-ns/svc/tcp/p80` and so on, which ask @affinity first:
 which endpoint has  client . cluster IP . protocol . port  had last, by whatever door it came (@affinity-local, where only
 endpoints of this node will do)? What was chosen is written down behind NAT, in the filter hooks, by `affinity-HASH-...`:
-@affinity-services and @affinity-nodeports know by the connection's original destination that it shall be. An entry renews
+@affinity-services and @affinity-nodeports know by the connection's original destination that it shall be, and
+@affinity-endpoints that it may be: a UDP sender whose flow outlives its endpoint must not be written down again. An entry renews
 itself with each connection, outlives restarts of the proxy and changes of the Service, and fades after the timeout. When an
 endpoint goes, @affinity is read and its entries are deleted: only a Service with affinity ever costs that.
 
@@ -89,6 +90,8 @@ class Map(IntEnum):
     CLUSTER_IPS = 13
     HAIRPIN = 14
     NODEPORT_IPS = 15
+    AFFINITY_ENDPOINTS = 16
+    AFFINITY_LOCAL_ENDPOINTS = 17
 
     @property
     def title(self) -> str:
@@ -150,6 +153,8 @@ def sets(family: Family) -> tuple[Set, ...]:
         Map.CLUSTER_IPS: ((address,), None, "cluster IPs"),
         Map.HAIRPIN: ((address, address), None, "endpoints of this node that meet themselves"),
         Map.NODEPORT_IPS: ((address,), None, "addresses of this node that serve NodePorts"),
+        Map.AFFINITY_ENDPOINTS: ((*name, *endpoint), None, "endpoints that clients may be kept on"),
+        Map.AFFINITY_LOCAL_ENDPOINTS: ((*name, *endpoint), None, "the same, only endpoints of this node"),
     }
     made = [_set(which.title, key, data, comment) for which, (key, data, comment) in shapes.items()]
     affinities = (

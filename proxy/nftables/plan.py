@@ -190,6 +190,10 @@ class Flat:
             for destination in destinations(each.port):
                 if owns(destination.key) and not is_taken(destination, content):
                     _serve(destination, each, policy, content)
+            for (title, key), endpoints in allowed([each]).items():
+                if owns(key):
+                    which = Map.AFFINITY_ENDPOINTS if title == AFFINITY else Map.AFFINITY_LOCAL_ENDPOINTS
+                    content.maps[which].update(dict.fromkeys(key + endpoint for endpoint in endpoints))
 
 
 def shared(placed_port: Placed, policy: Policy, owns: Callable[[bytes], bool], content: Content) -> None:

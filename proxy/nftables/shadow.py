@@ -87,7 +87,8 @@ class Shadow:
 
     def owner(self, key: bytes) -> str | None:
         """The Service that has a key of services-by-ip, services-by-nodeport or of anything that begins so."""
-        found = self._claims.get(key) or self._claims.get(key[:-4])
+        name = self.policy.family.bits // 8 + 8
+        found = self._claims.get(key) or self._claims.get(key[:-4]) or self._claims.get(key[:name])
         return None if found is None else _first(found)
 
     # --- some Services changed ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -234,6 +235,41 @@ def test_clients_stay_where_they_are_through_a_restart_and_a_change_of_the_servi
     services["ns/local"] = (replace(port, endpoints=ends(1, 3, 4), affinity_seconds=120),)
     asyncio.run(again.apply(Wish(services, frozenset(["ns/local"]), policy())))
     assert clients(connection) == {stays.key}
+
+
+def test_a_udp_flow_that_outlives_its_endpoint_does_not_bring_it_back(space: Netns, connection: Connection) -> None:
+    """A sender that hears nothing and keeps its port stays in conntrack's hands until its flow is deleted; each of its packets
+    is new, but where they go must not be remembered any more."""
+    for address in ("192.168.0.1", "10.244.1.1", "10.244.1.3"):
+        space.run("ip", "address", "add", f"{address}/32", "dev", "lo")
+    space.run("ip", "route", "add", "10.96.0.0/16", "dev", "lo", "src", "192.168.0.1")
+    port = replace(every_kind()["ns/plain"][0], protocol=Protocol.UDP, affinity_seconds=90)
+    writer = NftablesBackend(Family.V4, connection, Flat())
+
+    def served_by(number: int) -> None:
+        wish = Wish({"ns/a": (replace(port, endpoints=ends(number)),)}, frozenset(["ns/a"]), policy())
+        asyncio.run(writer.apply(wish))
+
+    def remembered() -> list[object]:
+        return [found.element.data for found in connection.elements(IP, TABLE, AFFINITY)]
+
+    with kernel_netns.enter(space.path):
+        listening = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
+        senders = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        for each in (*listening, *senders):
+            stack.enter_context(each)
+        for each, address in zip(listening, ("10.244.1.1", "10.244.1.3"), strict=True):
+            each.bind((address, 8080))
+            each.settimeout(5)
+        for number, server, sender in ((1, listening[0], senders[0]), (3, listening[1], senders[1])):
+            served_by(number)
+            senders[0].sendto(b"?", ("10.96.0.1", 80))
+            assert listening[0].recv(10) == b"?"
+            assert remembered() == ([plan.packed(ends(1).cluster[0])] if number == 1 else [])
+            sender.sendto(b"!", ("10.96.0.1", 80))
+            assert server.recv(10) == b"!"
+        assert remembered() == [plan.packed(ends(3).cluster[0])]
 
 
 def clients(connection: Connection) -> set[bytes]:

@@ -78,7 +78,7 @@ _moments = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 1), st.b
 """For each action: whether a pass follows, after how many transactions it is killed, whether the proxy then starts anew."""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(longest=8), _moments, st.sampled_from(Family), st.sampled_from(LAYOUTS))
 def test_written_bit_by_bit_it_is_what_it_would_be_at_once(
     history: list[Action], moments: Sequence[tuple[bool, int | None, bool]], family: Family, layout: Layout
@@ -270,9 +270,11 @@ def test_clients_of_an_endpoint_that_goes_are_forgotten_and_no_others() -> None:
     services["ns/a"] = (port("ns/a:http", end(2), end(3), affinity_seconds=60),)
     apply(writer, services, "ns/a")
     assert set(fake.held[IP, TABLE].elements[AFFINITY]) == {clients[1] + key}
+    assert set(held(fake, Map.AFFINITY_ENDPOINTS)) == {key + plan.packed(end(number)) for number in (2, 3)}
     services["ns/a"] = (port("ns/a:http", end(2), end(3)),)
     apply(writer, services, "ns/a")
     assert fake.held[IP, TABLE].elements[AFFINITY] == {}
+    assert held(fake, Map.AFFINITY_ENDPOINTS) == {}
 
 
 # --- others' hands -----------------------------------------------------------------------------------------------
