@@ -109,9 +109,8 @@ def test_they_tell_what_packets_meet(cluster: Cluster, kernel: Kernel) -> None:
     unknown = proxy(cluster, "trace", "--from", POD, "--to", "default/nobody:80")
     assert (unknown.code, "Service default/nobody is not there" in unknown.error) == (2, True)
 
-    modes = 2 if kernel is Kernel.IPTABLES_LEGACY else 1  # the hint there is IPv4's
     shown = proxy(cluster, "show", "-o", "json")
-    assert (shown.code, shown.document["inSync"], len(shown.document["modes"])) == (0, True, modes), shown
+    assert (shown.code, shown.document["inSync"], len(shown.document["modes"])) == (0, True, 1), shown
     assert not shown.document["notes"]
     web = next(each for each in shown.document["services"] if each["name"] == "default/web:http")
     assert web["packets"] >= 20
