@@ -20,8 +20,9 @@ The endpoints of an address are numbered from 0 without gaps. The die has a powe
 address with 5 to 8 endpoints (and one that had so many and has 3 or 4), whichever Service that is. A throw that hits no
 endpoint ends the rule, and the next rule throws again: sixteen times, then with smaller and smaller dice; with five endpoints
 one client in ten million gets that far. So an endpoint that comes is one element, one that is replaced is one, and one that
-goes is two (the last takes its number). That no verdict changes matters: the kernel checks all verdict maps of a table for
-loops whenever an element with a verdict is added, 2 ms with 10,000 Services.
+goes is two (the last takes its number). And a packet that is between two look-ups while a transaction becomes visible hits
+somebody all the same. That no verdict changes matters: the kernel checks all verdict maps of a table for loops whenever an
+element with a verdict is added, 2 ms with 10,000 Services.
 
 A Service with ClientIP affinity has chains of its own, `cluster-8-HASH-ns/svc/tcp/p80` and so on, which ask @affinity first:
 which endpoint has  client . cluster IP . protocol . port  had last, by whatever door it came (@affinity-local, where only
@@ -53,7 +54,6 @@ from __future__ import annotations
 from enum import IntEnum
 
 from linux.iptables.rules import Family
-from linux.nftables.elements import GOTO, Verdict
 from linux.nftables.objects import DYNAMIC, MAP, TIMEOUT, VERDICT_TYPE, Set
 
 TABLE = "kube-proxy"
@@ -67,8 +67,6 @@ SERVICE_ENDPOINTS_CHECK, NODEPORT_ENDPOINTS_CHECK = "service-endpoints-check", "
 AFFINITY, AFFINITY_LOCAL = "affinity", "affinity-local"
 AFFINITIES = (AFFINITY, AFFINITY_LOCAL)
 MOST_CLIENTS = 1 << 18  # whom each of them remembers at most; further clients are served without
-
-REJECTED = Verdict(GOTO, REJECT)
 
 
 class Map(IntEnum):

@@ -3,8 +3,7 @@
 Kept of a Service are its ports, which the tracker keeps anyway, and the order of its endpoints. Its elements are rendered from
 that again, as it was and as it is, and what differs is the change: so the work is proportional to the change and the memory
 small. Besides: who claims a key (two Services may want the same external IP and port; the first by name has it, unless it is
-another's cluster IP), how many
-Services want the same member of a set, and which chains the kernel has.
+another's cluster IP), how many Services want the same member of a set, and which chains the kernel has.
 
 `whole` compares everything with what was read from the kernel instead, and adopts from there the numbers of endpoints.
 """
@@ -98,10 +97,7 @@ class Shadow:
         dirty = self._dirty(wanted)
         before, before_allowed = self._rendered(dirty)
         for service, ports in wanted.items():
-            before_it = self._held.pop(service, ())
-            for key, rank in plan.keys(each.port for each in before_it).items():
-                self._unclaim(key, rank + service)
-            self._hold(service, ports, before_it)
+            self._hold(service, ports, self._released(service))
         after, after_allowed = self._rendered(dirty)
         delta = Delta()
         self._count(before, after)
@@ -142,6 +138,13 @@ class Shadow:
 
     def _owning(self, service: str) -> _Owning:
         return _Owning(self._claims, service)
+
+    def _released(self, service: str) -> tuple[Placed, ...]:
+        """What was held of it."""
+        held = self._held.pop(service, ())
+        for key, rank in plan.keys(each.port for each in held).items():
+            self._unclaim(key, rank + service)
+        return held
 
     def _hold(self, service: str, ports: Ports, before: tuple[Placed, ...]) -> None:
         old = {(each.port.name, each.port.protocol): each for each in before}
