@@ -23,7 +23,7 @@ import yaml
 from kube import certificates, kubeconfig
 from kube.client import Client, Connection
 from kube.errors import AlreadyExists, ApiError, ApiUnreachable
-from kube.resources import ENDPOINTSLICES, NODES, SERVICES
+from kube.resources import ENDPOINTSLICES, NODES, SERVICES, Resource
 from linux import netns as kernel_netns
 from tests.fakes.eavesdropper import Heard, eavesdropping
 from tests.node.rule_writers import Inside
@@ -101,9 +101,13 @@ class Process:
 
     def ready(self) -> Process:
         """Once it is a proxy whose first rules are in."""
-        until(lambda: "wherry-proxy is ready" in self.log or self.ended, lambda: f"the proxy is ready\n{self.log}")
-        assert not self.ended, self.log
+        self.says("wherry-proxy is ready")
         return self
+
+    def says(self, words: str) -> None:
+        """Wait for words in its log."""
+        until(lambda: words in self.log or self.ended, lambda: f"it says {words!r}\n{self.log}")
+        assert words in self.log, self.log
 
     @property
     def ended(self) -> bool:
@@ -255,6 +259,9 @@ class Cluster:
             return await call(self._client)
 
         return self._inside(talk())
+
+    def create(self, resource: Resource[Any], body: Mapping[str, Any]) -> None:
+        self.api(lambda client: client.create(resource, body, "default"))
 
     def get(self, url: str) -> tuple[int, str]:
         """Status and body, asked on the node."""

@@ -140,13 +140,11 @@ def test_odd_objects_never_hold_up_the_others(cluster: Cluster, kernel: Kernel) 
             "loadBalancerSourceRanges": ["0.0.0.0/0"],
         },
     ):
-        body = {"metadata": {"name": f"odd{taken}"}, "spec": spec}
-        cluster.api(lambda client, body=body: client.create(SERVICES, body, "default"))
+        cluster.create(SERVICES, {"metadata": {"name": f"odd{taken}"}, "spec": spec})
         taken += 1
     for index, body in enumerate(odd_slices(cluster)):
-        named = {**body, "metadata": {**body["metadata"], "name": f"odd-{index}"}}
         try:
-            cluster.api(lambda client, named=named: client.create(ENDPOINTSLICES, named, "default"))
+            cluster.create(ENDPOINTSLICES, {**body, "metadata": {**body["metadata"], "name": f"odd-{index}"}})
         except ApiError:
             continue  # this API server lets no such thing in
         taken += 1

@@ -38,7 +38,7 @@ _IPTABLES = (
 )
 DAMAGES = {
     Kernel.IPTABLES_NFT: (*_IPTABLES, ["nft flush ruleset"], ["nft delete table ip nat"]),
-    Kernel.IPTABLES_LEGACY: _IPTABLES,
+    Kernel.IPTABLES_LEGACY: _IPTABLES[::2],  # each takes a sync period to be seen
     Kernel.NFTABLES: (
         ["nft flush ruleset"],
         ["nft delete table ip kube-proxy"],

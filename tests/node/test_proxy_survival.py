@@ -64,12 +64,17 @@ def test_another_mode_leaves_no_gap_and_nothing_of_the_one_before(cluster: Clust
     cluster.answers(POD, CLUSTER_IP, 80, HERE, THERE)
     flows = [cluster.flow(POD, CLUSTER_IP, 80), cluster.flow(OUTSIDER, NODE, NODE_PORT)]
     with world.holding(*flows * 10) as held, world.streaming(*flows) as streamed:
-        for kernel in (Kernel.NFTABLES, Kernel.IPTABLES_NFT, Kernel.NFTABLES, Kernel.IPTABLES_LEGACY):
+        for kernel in (Kernel.NFTABLES, Kernel.IPTABLES_NFT, Kernel.IPTABLES_LEGACY, Kernel.NFTABLES):
             proxy.end()
             proxy = cluster.start_proxy(kernel=kernel).ready()
-            until(lambda kernel=kernel: holders(cluster) == {kernel}, lambda: f"one mode only: {holders(cluster)}")
+            alone(cluster, kernel)
             assert cluster.names(POD, "172.30.0.42", 80, 1) == {"refused"}
         lossless(held(), streamed())
+
+
+def alone(cluster: Cluster, kernel: Kernel) -> None:
+    """Wait until nothing of another mode is left."""
+    until(lambda: holders(cluster) == {kernel}, lambda: f"only {kernel}: {holders(cluster)}")
 
 
 def holders(cluster: Cluster) -> set[Kernel]:
@@ -148,7 +153,7 @@ def test_a_first_sync_killed_at_any_moment_ends_in_the_same_rules(
     for _ in range(kills):
         emptied(cluster)
         proxy = cluster.start_proxy(kernel=kernel)
-        until(lambda proxy=proxy: "writing" in proxy.log, "it begins")
+        proxy.says("writing")
         time.sleep(dice.uniform(0, whole))  # the moment that is being tried
         proxy.end(signal.SIGKILL)
         # Whatever is there by now either works or does not exist; never a Service that leads nowhere.
@@ -165,7 +170,7 @@ ANY_OF += [{HERE_TOO}, {THERE}, {"silence"}]
 
 def seconds_to_write(cluster: Cluster, kernel: Kernel) -> float:
     proxy = cluster.start_proxy(kernel=kernel)
-    until(lambda: "writing" in proxy.log, "it begins")
+    proxy.says("writing")
     begun = time.monotonic()
     proxy.ready()
     took = time.monotonic() - begun

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_only_what_a_stock_api_server_offers_to_kube_proxy(cluster: Cluster, ker
         cluster.answers(POD, CLUSTER_IP, 80, HERE)
         taken = kernel_netns.call(cluster.world.node.path, lambda: socket.create_server((NODE, 32000)))
         with taken:  # so that there is something to tell
-            local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
+            local: dict[str, Any] = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 32000}
             cluster.make_service("sad", "172.30.0.42", HERE, node_port=30081, balancer="198.51.100.4", **local)
             until(lambda: any(one.method == "POST" for one in heard), lambda: f"an Event is written\n{proxy.log}")
         assert cluster.metric("kubeproxy_sync_proxy_rules_service_changes_total") >= 2
