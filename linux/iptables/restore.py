@@ -21,6 +21,7 @@ from linux.iptables.rules import Section, Snapshot, Survey, Table, parse, survey
 
 LOCK_SECONDS = 5
 _PIECES = 1000
+_SMALL = 1 << 20  # bytes of a survey: 10 ms
 _LOCKED = 4  # RESOURCE_PROBLEM
 _NOT_STARTED = 127
 _BUSY = ("Resource temporarily unavailable",)
@@ -80,7 +81,8 @@ class Iptables:
         return parse((await self._saved(tables)).decode(errors="replace"))
 
     async def survey(self, tables: Sequence[Table], shown: Collection[str]) -> Survey:
-        return await asyncio.to_thread(surveyed, await self._saved(tables), shown)
+        saved = await self._saved(tables)
+        return surveyed(saved, shown) if len(saved) < _SMALL else await asyncio.to_thread(surveyed, saved, shown)
 
     async def _saved(self, tables: Sequence[Table]) -> bytes:
         try:

@@ -209,7 +209,7 @@ class Writing:
             await self._step(items[middle:])
             return
         for item in guilty:
-            self._blame(error)
+            await self._blame(error)
             self._refuse(item.key, item.port, str(error))
         if rest := [item for item in items if item not in guilty]:
             await self._step(rest)
@@ -231,7 +231,6 @@ class Writing:
 
     async def _withdraw(self, keys: Sequence[str], error: Refused) -> None:
         """A line of one of these Services was refused."""
-        self._blame(error)
         told = [line.partition(' -m comment --comment "')[2].partition(" wherry:")[0] for line in error.lines]
         guilty = [
             (key, part)
@@ -248,6 +247,7 @@ class Writing:
             await self._publish(keys[:middle])
             await self._publish(keys[middle:])
             return
+        await self._blame(error)
         for key, part in guilty:
             kept = self._before(key, part)
             self._fresh[key] = tuple(one for one in self._fresh[key] if one is not part) + kept
@@ -325,10 +325,14 @@ class Writing:
         self.refused.setdefault(key, {})[port.name] = reason
         self._fresh[key] = (*self._fresh[key], *self._before(key, port))
 
-    def _blame(self, error: Refused) -> None:
+    async def _blame(self, error: Refused) -> None:
+        """A Service is about to be left out. Raises Refused where it can be no Service's fault: too many are, or not even
+        an empty chain is taken."""
         self._culprits += 1
         if self._culprits > _MOST_CULPRITS:
             raise error
+        if not error.lines:
+            await self._write([Section(Table.NAT, (Chain(Table.NAT, chains.CANARY),))])
 
     async def _write(self, sections: Sequence[Section]) -> None:
         if not sections:

@@ -303,6 +303,21 @@ async def test_a_refusal_that_is_no_services_fault_is_a_retry() -> None:
         await IptablesBackend(packets).apply(whole(ONE))
 
 
+async def test_a_kernel_that_takes_nothing_is_no_services_fault_either() -> None:
+    packets = Picky(telling=False)
+    backend = IptablesBackend(packets)
+    now = whole(ONE, TWO)
+    await backend.apply(now)
+    packets.bad = (":",)
+    with pytest.raises(Retry, match="RULE_APPEND failed"):
+        await backend.apply(changed(now, MORE, TWO))
+    packets.bad = ()
+    await backend.apply(whole(MORE, TWO))
+    reference = FakeIptables()
+    await IptablesBackend(reference).apply(whole(MORE, TWO))
+    assert packets.tables == reference.tables
+
+
 async def test_a_stale_chain_that_somebody_else_uses_is_no_failure() -> None:
     packets = FakeIptables()
     backend = IptablesBackend(packets)

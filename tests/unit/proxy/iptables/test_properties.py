@@ -17,6 +17,7 @@ from proxy.iptables.backend import IptablesBackend
 from proxy.model import ServicePort
 from tests.fakes.iptables import FakeIptables
 from tests.unit.proxy.flows import POLICY
+from tests.unit.proxy.iptables.test_backend import Picky
 from tests.unit.proxy.strategies import Action, Cluster, histories
 
 Services = Mapping[str, tuple[ServicePort, ...]]
@@ -69,6 +70,36 @@ def test_bit_by_bit_is_as_good_as_at_once(
             if taken:
                 await rerun.write(cut)
         await rerun.write(None)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=30)
+@given(
+    histories(longest=8),
+    st.sampled_from(["10.244.0.4", "-d 10.96.0.1", "--dport 30021", "-p udp", "-j REJECT", "loadbalancer"]),
+    st.booleans(),
+    st.sampled_from([4, 600]),
+)
+def test_what_the_kernel_refused_for_a_while_is_right_as_soon_as_it_takes_it(
+    history: list[Action], bad: str, telling: bool, size: int
+) -> None:
+    async def run() -> None:
+        now = 0.0
+        packets = Picky(bad, telling=telling, chains_per_section=size)
+        backend = IptablesBackend(packets, clock=lambda: now)
+        cluster = Cluster(Family.V4)
+        for action in history:
+            cluster.do(action)
+            taken = cluster.take()
+            await backend.apply(Wish(taken.services, taken.changed, POLICY))
+            assert not any(
+                bad in rule for chains in packets.tables.values() for rules in chains.values() for rule in rules
+            )
+            now += 10
+        packets.bad, now = (), now + 31
+        assert not (await backend.apply(Wish(taken.services, frozenset(), POLICY))).refused
+        assert packets.tables == (await full(taken.services)).tables
 
     asyncio.run(run())
 
