@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from kube.errors import Retry
+from linux.iptables.backend import Unusable
 from linux.iptables.rules import Family
 from linux.nftables.batch import Batch
 from linux.nftables.connection import Connection, Refused
@@ -242,7 +244,13 @@ def _commits() -> int:
 def _forget(connection: Connection, family: Family) -> int:
     """Chains and sets of the table `kube-proxy`, ours or a stock proxy's; then it is gone."""
     number = socket_family(family)
-    if all(table.name != TABLE for table in connection.tables(number)):
+    try:
+        tables = connection.tables(number)
+    except Refused as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # netfilter's netlink is there, nf_tables is not
+            return 0
+        raise
+    if all(table.name != TABLE for table in tables):
         return 0
     found = len(connection.chains(number, TABLE)) + len(connection.sets(number, TABLE))
     batch = Batch(number, TABLE)
@@ -254,7 +262,10 @@ def _forget(connection: Connection, family: Family) -> int:
 async def opened(family: Family) -> NftablesBackend:
     """Of the network namespace of this thread, in the layout that the kernel takes. Raises Unusable in words where nf_tables
     is not there."""
-    connection = Connection()
+    try:
+        connection = Connection()
+    except OSError as error:
+        raise Unusable(f"this kernel has no netlink for nf_tables: {error}; use mode: iptables") from error
     try:
         layout = await connection.aside(probe.chosen, connection, family)
     except BaseException:
@@ -266,7 +277,13 @@ async def opened(family: Family) -> NftablesBackend:
 async def forget_all(families: Iterable[Family]) -> int:
     """Delete the table `kube-proxy` of these families, whoever made it; how many objects. Raises Retry."""
     found = 0
-    with Connection() as connection:
+    try:
+        opened_one = Connection()
+    except OSError as error:
+        if error.errno == errno.EPROTONOSUPPORT:  # where there is no nf_tables there is no table
+            return 0
+        raise Retry(f"deleting table {TABLE}: {error}") from error
+    with opened_one as connection:
         for family in families:
             try:
                 found += await connection.aside(_forget, connection, family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from kube.errors import Retry
 from linux.iptables.rules import Family
 from linux.nftables.batch import Batch
-from linux.nftables.connection import Connection
+from linux.nftables.connection import Connection, Failure, Refused
 from linux.nftables.elements import GOTO, Element, Verdict
-from linux.nftables.objects import Hook, Set
+from linux.nftables.objects import Hook, Set, Table
 from linux.nftables.tracer import trace
 from linux.packets import Packet
 from proxy.backend import Applied, Wish
@@ -388,6 +389,16 @@ def test_forgetting_leaves_no_table_and_twice_is_no_more() -> None:
     assert asyncio.run(writer.forget()) > 10
     assert asyncio.run(writer.forget()) == 0
     assert fake.held == {}
+
+
+def test_a_kernel_without_nf_tables_has_nothing_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNftables()
+
+    def unknown(family: int) -> list[Table]:
+        raise Refused((Failure(errno.EINVAL, f"list the tables of {family}"),))
+
+    monkeypatch.setattr(fake, "tables", unknown)
+    assert asyncio.run(backend(fake).forget()) == 0
 
 
 def test_families_have_tables_of_their_own() -> None:
