@@ -18,7 +18,17 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from tests.bench._services import ENDPOINTS, NODE_IP, Centre, daemon, endpoint_slice, legacy_table, namespace
+from tests.bench._services import (
+    ENDPOINTS,
+    NODE_IP,
+    Centre,
+    daemon,
+    endpoint_slice,
+    legacy_table,
+    locked_in,
+    namespace,
+    prefer_legacy,
+)
 
 COUNT, CHANGES_A_SECOND, CONNECTIONS_A_SECOND = 1000, 50, 300
 GRACE, PATIENCE = 2.0, 1.0
@@ -69,11 +79,11 @@ class Ends:
 def measured(mode: str, seconds: float) -> Outcome:
     """In a namespace of its own."""
     legacy = mode == "iptables-legacy"
-    with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home, namespace("churn"):
+    with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home, locked_in(Path(home)), namespace("churn"):
         for words in ("local 10.244.0.0/16 dev lo", f"10.96.0.0/16 dev lo src {NODE_IP}"):
             subprocess.run(["ip", "route", "add", *words.split()], check=True)
         if legacy:
-            subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=True)
+            prefer_legacy()
         with (
             Centre(COUNT, legacy_table if legacy else None).serving() as centre,
             daemon(Path(home), centre, f"--proxy-mode={mode.partition('-')[0]}"),

@@ -23,6 +23,7 @@ from typing import Any
 from kube.client import Client, Connection, Patch
 from kube.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 from linux import netns
+from tests.bench._services import locked_in
 from tests.node.apiserver import Server, prepared
 
 ADDRESS, POD_IP, CLUSTER_IPS, PORT = "10.200.0.1", "10.244.0.7", "10.96.0.0/16", 8080
@@ -69,8 +70,7 @@ async def _measured(mode: str, home: Path, runs: int) -> list[Stations]:
             await _cluster(client)
             flags = [f"--proxy-mode={mode}", "--hostname-override=node1", "--cluster-cidr=10.244.0.0/16"]
             flags += ["--healthz-bind-address=", "--metrics-bind-address="]
-            os.environ["XTABLES_LOCKFILE"] = str(home / "xtables.lock")
-            with _daemon(home, "proxy", server, *flags):
+            with locked_in(home), _daemon(home, "proxy", server, *flags):
                 async with _watched(client) as expect:
                     await _one(client, expect, "warm")
                     return [await _one(client, expect, f"web-{number}") for number in range(runs)]

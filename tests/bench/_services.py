@@ -277,7 +277,7 @@ def daemon(home: Path, centre: Centre, *flags: str) -> Iterator[Daemon]:
     argv += ["--cluster-cidr=10.244.0.0/16", "--healthz-bind-address=", "--metrics-bind-address="]
     notify = home / "notify"
     notify.unlink(missing_ok=True)
-    environment = os.environ | {"NOTIFY_SOCKET": str(notify), "XTABLES_LOCKFILE": str(home / "xtables.lock")}
+    environment = os.environ | {"NOTIFY_SOCKET": str(notify)}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, (home / "proxy.log").open("ab") as log:
         told.bind(str(notify))
         told.settimeout(0.5)
@@ -304,6 +304,24 @@ def _said_ready(told: socket.socket) -> bool:
 def legacy_table() -> bytes:
     """What the kernel says of the legacy nat table: its size moves with every rule."""
     return shape(Family.V4, "nat")
+
+
+@contextlib.contextmanager
+def locked_in(home: Path) -> Iterator[None]:
+    """Whoever writes legacy tables takes a lock of this bench's own."""
+    before = os.environ.get("XTABLES_LOCKFILE")
+    os.environ["XTABLES_LOCKFILE"] = str(home / "xtables.lock")
+    try:
+        yield
+    finally:
+        del os.environ["XTABLES_LOCKFILE"]
+        if before is not None:
+            os.environ["XTABLES_LOCKFILE"] = before
+
+
+def prefer_legacy() -> None:
+    """The hint by which programs know which of the two kernel interfaces this namespace uses."""
+    subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=True)
 
 
 @contextlib.contextmanager

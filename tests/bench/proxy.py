@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import random
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import _churn, _floors, _reach
-from tests.bench._services import ENDPOINTS, Centre, daemon, legacy_table, namespace
+from tests.bench._services import ENDPOINTS, Centre, daemon, legacy_table, locked_in, namespace, prefer_legacy
 from tests.requirements import missing
 
 QUICK = bool(os.environ.get("QUICK"))
@@ -98,7 +97,7 @@ def _others(only: str) -> Iterator[dict[str, Any]]:
 def _measured(mode: str, count: int, runs: int, *, resting: bool) -> Found:
     found = Found()
     for _ in range(runs):
-        with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home:
+        with tempfile.TemporaryDirectory(prefix="wherry-bench-") as home, locked_in(Path(home)):
             with namespace("proxy"):
                 saved = _run(found, mode, count, Path(home), resting=resting)
             if saved is None:
@@ -115,9 +114,8 @@ def _measured(mode: str, count: int, runs: int, *, resting: bool) -> Found:
 def _run(found: Found, mode: str, count: int, home: Path, *, resting: bool) -> _floors.Saved | None:
     """One daemon's life in this namespace; the rules it left, for iptables."""
     flavor = mode.partition("-")[2]
-    os.environ["XTABLES_LOCKFILE"] = str(home / "xtables.lock")
     if flavor == "legacy":
-        subprocess.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=True)
+        prefer_legacy()
     with Centre(count, legacy_table if flavor == "legacy" else None).serving() as centre:
         with daemon(home, centre, f"--proxy-mode={mode.partition('-')[0]}") as proxy:
             found.full.append(proxy.ready - centre.listed)
