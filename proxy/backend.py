@@ -70,6 +70,11 @@ class Backend(Protocol):
         """Delete everything of ours and nothing else; how many chains or objects there were. Raises Retry."""
         ...
 
+    async def forget_others(self) -> int:
+        """Delete what proxies of this mode left where this backend does not write (iptables has two interfaces in the kernel,
+        and packets meet the rules of both); how many chains. Raises Retry."""
+        ...
+
     def close(self) -> None:
         """Let go of sockets and threads; no pass comes after it, and the rules stay."""
         ...

@@ -12,6 +12,7 @@ import logging
 from kube.errors import Retry, UsageError
 from linux.iptables.rules import Family
 from proxy import host, modes
+from proxy.backend import Backend
 from proxy.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -29,16 +30,20 @@ async def everything() -> None:
     log.info("%d chains, tables and jumps deleted", deleted)
 
 
-async def other(mode: str, family: Family, metrics: Metrics) -> bool:
-    """The rules of `mode` are in: what the other one left in this family goes. Whether that is done."""
+async def other(mode: str, family: Family, backend: Backend, metrics: Metrics) -> bool:
+    """The rules of `mode` are in: what the other one left in this family goes, and what was written to the other interface of
+    the same. Whether that is done."""
     try:
         deleted = await modes.forget(modes.OTHER[mode], [family])
+        elsewhere = await backend.forget_others()
     except Retry as error:
         failures = metrics.families[f"IPv{family}"].cleanup_failures
         if failures is not None:
             failures.inc()
-        log.warning("IPv%d: the rules of mode %s could not be deleted: %s", family, modes.OTHER[mode], error)
+        log.warning("IPv%d: what was there before these rules could not be deleted: %s", family, error)
         return False
     if deleted:
         log.info("IPv%d: %d chains and tables of mode %s deleted", family, deleted, modes.OTHER[mode])
+    if elsewhere:
+        log.info("IPv%d: %d chains deleted that %s are not", family, elsewhere, backend.words)
     return True

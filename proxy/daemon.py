@@ -183,7 +183,7 @@ class _Daemon:
             finally:
                 self._attempted(one, families)
             if other_left:
-                other_left = not await cleanup.other(self._config.mode, one.family, self._metrics)
+                other_left = not await cleanup.other(self._config.mode, one.family, one.backend, self._metrics)
 
         await forever(
             sync,

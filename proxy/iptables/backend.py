@@ -24,8 +24,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kube.errors import Retry
 from linux import nfacct
@@ -68,20 +69,22 @@ class IptablesBackend:
         random_fully: bool = True,
         accounted: frozenset[str] = frozenset(),
         auditor: PacketFilter | None = None,
+        elsewhere: Callable[[], Awaitable[int]] | None = None,
         audit_after: float = 3600.0,
         retry_after: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`words` say for the log which rules these are; `random_fully`: the tool knows MASQUERADE --random-fully;
         `accounted`: the nfacct counters that are there; `auditor` reads what `watch` may miss, every `audit_after`
-        seconds; `retry_after`: seconds until a refused Service that stayed as it
-        was is tried again."""
+        seconds; `elsewhere` forgets what is in the other of the two iptables; `retry_after`: seconds until a refused
+        Service that stayed as it was is tried again."""
         self._packets = packets
         self._watch = watch or Unwatched()
         self.words = words
         self._random_fully = random_fully
         self._accounted = accounted
         self._auditor = auditor
+        self._elsewhere = elsewhere
         self._audit_after = audit_after
         self._surveyed = clock()
         self._retry_after = retry_after
@@ -139,6 +142,7 @@ class IptablesBackend:
             self._doubted = True  # cancelled half-way: what was committed is unknown
             raise
         self._style = style
+        self._doubted |= writing.unsure
         now = self._clock()
         for key in keys:
             self._refused.pop(key, None)
@@ -159,6 +163,9 @@ class IptablesBackend:
         self._doubted = True
         self._parts, self._style = Parts(), None
         return await forget(self._packets)
+
+    async def forget_others(self) -> int:
+        return await self._elsewhere() if self._elsewhere else 0
 
     def close(self) -> None:
         """Nothing is held between two passes."""
@@ -222,7 +229,14 @@ def of(chosen: commands.Backend, *, accounted: frozenset[str] = frozenset()) -> 
     if chosen.flavor is commands.Flavor.NFT:
         watch = NftWatch(chosen.family, TABLES, chains.PREFIXES)
         packets = Iptables(chosen, started=watch.started)
-        return IptablesBackend(packets, watch, words=words, random_fully=chosen.random_fully, accounted=accounted)
+        return IptablesBackend(
+            packets,
+            watch,
+            words=words,
+            random_fully=chosen.random_fully,
+            accounted=accounted,
+            elsewhere=partial(_forget_in, chosen.family, commands.Flavor.LEGACY),
+        )
     packets = Iptables(chosen)
     return IptablesBackend(
         packets,
@@ -231,6 +245,7 @@ def of(chosen: commands.Backend, *, accounted: frozenset[str] = frozenset()) -> 
         random_fully=chosen.random_fully,
         accounted=accounted,
         auditor=LegacyTables(packets, chosen.family),
+        elsewhere=partial(_forget_in, chosen.family, commands.Flavor.NFT),
     )
 
 
@@ -255,16 +270,18 @@ async def forget(packets: PacketFilter) -> int:
 async def forget_all(families: Iterable[Family]) -> int:
     """Delete what a proxy, ours or a stock one, left in either of the kernel's two iptables; how many chains. A flavor without
     commands is passed over, and so is a node without iptables. Raises Retry."""
-    deleted = 0
-    for family in families:
-        for flavor in commands.Flavor:
-            try:
-                chosen = await commands.named(family, flavor)
-            except (commands.Unusable, CommandFailed) as error:
-                log.info("%s tables of IPv%d are left alone: %s", flavor, family, error)
-                continue
-            packets: PacketFilter = Iptables(chosen)
-            if flavor is commands.Flavor.LEGACY:
-                packets = LegacyTables(packets, family)
-            deleted += await forget(packets)
-    return deleted
+    return sum([await _forget_in(family, flavor) for family in families for flavor in commands.Flavor])
+
+
+async def _forget_in(family: Family, flavor: commands.Flavor) -> int:
+    if flavor is commands.Flavor.LEGACY and not commands.present(family):
+        return 0
+    try:
+        chosen = await commands.named(family, flavor)
+    except (commands.Unusable, CommandFailed) as error:
+        log.info("%s tables of IPv%d are left alone: %s", flavor, family, error)
+        return 0
+    packets: PacketFilter = Iptables(chosen)
+    if flavor is commands.Flavor.LEGACY:
+        packets = LegacyTables(packets, family)
+    return await forget(packets)

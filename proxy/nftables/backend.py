@@ -232,6 +232,9 @@ class NftablesBackend:
         except Refused as error:
             raise Retry(f"deleting table {TABLE} of IPv{self._family}: {error}") from error
 
+    async def forget_others(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._connection.close()
 

@@ -36,6 +36,9 @@ class Rules:
     async def forget(self) -> int:
         return 0
 
+    async def forget_others(self) -> int:
+        return 0
+
     def close(self) -> None: ...
 
 
@@ -108,8 +111,8 @@ async def test_what_the_other_mode_left_is_tried_again_until_it_is_gone(machine:
     metrics = Metrics("nftables", ("IPv4",))
     failures = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total"
     machine.refusal = "the lock is held"
-    assert not await cleanup.other("nftables", Family.V4, metrics)
+    assert not await cleanup.other("nftables", Family.V4, Rules(Family.V4), metrics)
     assert metrics.registry.get_sample_value(failures, {"ip_family": "IPv4"}) == 1
     machine.refusal = ""
-    assert await cleanup.other("nftables", Family.V4, metrics)
+    assert await cleanup.other("nftables", Family.V4, Rules(Family.V4), metrics)
     assert machine.forgotten == [("iptables", [Family.V4])]

@@ -55,6 +55,9 @@ class Recorded:
     async def forget(self) -> int:
         return 0
 
+    async def forget_others(self) -> int:
+        return 0
+
     def close(self) -> None: ...
 
 
