@@ -19,6 +19,12 @@ class Part(NamedTuple):
     marks: tuple[Mark, ...]
     lines: tuple[str, ...]
 
+    def withdrawn(self, old: Part) -> Part:
+        """When the chains of this part have been written over those of `old`, and its lines were refused."""
+        rest = [(name, mark) for name, mark in zip(old.chains, old.marks, strict=True) if name not in self.chains]
+        names, marks = tuple(name for name, _ in rest), tuple(mark for _, mark in rest)
+        return self._replace(chains=self.chains + names, marks=self.marks + marks, lines=old.lines)
+
 
 class Item(NamedTuple):
     """A Service port on its way into the kernel; `key` is its Service's."""

@@ -68,6 +68,7 @@ class Writing:
         self._stepped = False
         self._culprits = 0
         self.refused: dict[str, dict[str, str]] = {}
+        self.unsure = False  # whether the kernel has to be surveyed again
         self.rules_written: Counter[str] = Counter()
         self.written = 0
         self.deleted = 0
@@ -210,6 +211,7 @@ class Writing:
             return
         for item in guilty:
             await self._blame(error)
+            self.unsure |= len(item.fragment.chains) > self._limit  # some of it may have been taken
             self._refuse(item.key, item.port, str(error))
         if rest := [item for item in items if item not in guilty]:
             await self._step(rest)
@@ -238,7 +240,7 @@ class Writing:
             for part in self._fresh[key]
             if any(text and f'"{text}' in lines for text in told for lines in part.lines)
         ]
-        if len(keys) == 1:
+        if not guilty and len(keys) == 1:
             guilty = [(keys[0], part) for part in self._fresh[keys[0]]]
             if not guilty:
                 raise error
@@ -249,7 +251,7 @@ class Writing:
             return
         await self._blame(error)
         for key, part in guilty:
-            kept = self._before(key, part)
+            kept = tuple(part.withdrawn(old) for old in self._before(key, part) if old.lines != part.lines)
             self._fresh[key] = tuple(one for one in self._fresh[key] if one is not part) + kept
             self.refused.setdefault(key, {})[part.name] = str(error)
             log.warning("Service port %s is left as it was: %s", part.name, error)
@@ -282,7 +284,8 @@ class Writing:
         """The shared chains that have to be written."""
         made = []
         for where in WRITTEN:
-            if self._survey is None and not self._parts.differs(where, fresh):
+            known = self._survey is None and (where.table, where.chain) in self._fixed
+            if known and not self._parts.differs(where, fresh):
                 continue
             end = plan.to_node_ports(self._style) if where is Shared.NAT_SERVICES else ""
             chain = self._parts.shared(where, fresh, end)
