@@ -190,8 +190,9 @@ def unpacked(data: bytes, start: int, end: int) -> Iterator[Counted]:
 
 
 def unpacked_pairs(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-    """As `unpacked`, only (key, value), for maps of values without counters, comments and timeouts: all elements look alike
-    then, and are cut out by one pattern. Any that look otherwise are read the long way."""
+    """As `unpacked`, only (key, value), for maps of values. Where all elements look alike (none has a comment, all have a
+    timeout or none) they are cut out by one pattern, and what follows the value is passed over. Any that look otherwise are
+    read the long way."""
     if start == end:
         return
     # Lengths count their own heads of four bytes, so the key begins at 12 and the value 8 behind `between`.
@@ -199,7 +200,8 @@ def unpacked_pairs(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, b
     between = start + 4 + ((key_nest + 3) & ~3)
     data_nest, _, value, _ = _TWO_HEADS.unpack_from(data, between)
     padded = (data_nest + 3) & ~3
-    pattern = struct.Struct(f"12s{key - 4}s{between - start - key}s{value - 4}s{padded - value - 4}x")
+    rest = whole - (between - start) - padded  # of the element, behind the value's attribute
+    pattern = struct.Struct(f"12s{key - 4}s{between - start - key}s{value - 4}s{padded - value - 4 + max(rest, 0)}x")
     if pattern.size == whole and (end - start) % whole == 0:
         before, after = data[start : start + 12], data[start + 8 + key : between + 8]
         found = list(pattern.iter_unpack(memoryview(data)[start:end]))

@@ -141,13 +141,13 @@ def _purged(
 ) -> int:
     number = socket_family(family)
     for attempt in range(_PURGES):
-        stale: dict[bytes, Element] = {}  # a dump repeats elements when the table grows under it
-        for element, _ in connection.elements(number, TABLE, title):
-            ends = wanted.get(element.key[family.bits // 8 :])  # the key is client . cluster IP . protocol . port
-            if all_others if ends is None else element.data not in ends:
-                stale[element.key] = element
+        stale = []
+        for key, endpoint in connection.pairs(number, TABLE, title).items():
+            ends = wanted.get(key[family.bits // 8 :])  # the key is client . cluster IP . protocol . port
+            if all_others if ends is None else endpoint not in ends:
+                stale.append(Element(key))
         made = Batch(number, TABLE)
-        made.delete_elements(title, stale.values())
+        made.delete_elements(title, stale)
         try:
             connection.commit(made)
         except Refused as error:
