@@ -22,7 +22,7 @@ from linux.iptables.rules import Section, Snapshot, Survey, Table, parse, survey
 LOCK_SECONDS = 5
 _PIECES = 1000
 _SMALL = 1 << 20  # bytes of a survey: 10 ms
-_LOCKED = 4  # RESOURCE_PROBLEM
+_LOCKED = "holding the xtables lock"  # the exit status, 4, is that of other refusals too
 _NOT_STARTED = 127
 _BUSY = ("Resource temporarily unavailable",)
 _LINE = re.compile(r"line:? (\d+)")
@@ -115,7 +115,7 @@ def _text(sections: Sequence[Section]) -> Iterator[bytes]:
 def _explained(error: process.CommandFailed, sections: Sequence[Section]) -> Refused:
     """iptables' own words, with the lines it points at; and who holds the lock, if that is what it says."""
     message = " ".join(str(error).split())
-    if error.returncode == _LOCKED:
+    if _LOCKED in error.stderr:
         return Refused(f"{message} [{lock.holders()}]", blameless=True)
     if not sections or error.returncode is None or error.returncode < 0 or error.returncode == _NOT_STARTED:
         return Refused(message, blameless=True)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linux import netns as kernel_netns
+from linux import nfacct
 from linux.iptables import backend as commands
 from linux.iptables.backend import Flavor
 from linux.iptables.rules import Family, Mark, Table
@@ -24,6 +25,7 @@ from proxy.backend import Wish
 from proxy.iptables import backend as iptables
 from proxy.iptables import chains
 from proxy.iptables.backend import TABLES, IptablesBackend
+from proxy.iptables.fragments import LOCALHOST_ACCEPTED
 from proxy.model import Endpoint, Policy, ServicePort, Usable
 from tests.conftest import Netns
 from tests.fakes.iptables import FakeIptables
@@ -106,6 +108,25 @@ def test_a_refused_service_is_named_with_its_line_and_the_others_go_in(inside: I
         assert "fd00::1" in applied.refused["a/bad:http"]
         assert "-A KUBE-SERVICES" in applied.refused["a/worse:http"]
         assert await ours(backend) == await wanted(wish([ONE, TWO], POLICY).services, POLICY)
+
+    inside(main)
+
+
+def test_what_the_kernel_itself_refuses_is_told_apart_too(inside: Inside, flavor: Flavor) -> None:
+    """A counter that is not there: iptables takes the rule, the kernel does not, and legacy iptables names no line."""
+    policy = replace(POLICY, localhost_node_ports=True)
+    plain = [service(HERE, THERE, name=f"a/s{n}:http", node_port=0, cluster_ip=f"172.30.1.{n}") for n in range(9)]
+
+    async def main() -> None:
+        backend = iptables.of(await commands.named(Family.V4, flavor), accounted=frozenset([LOCALHOST_ACCEPTED]))
+        applied = await backend.apply(wish([*plain, ONE], policy))
+        assert list(applied.refused) == ["a/one:http"]
+        assert await ours(backend) == await wanted(wish(plain, policy).services, policy)
+        nfacct.ensure([LOCALHOST_ACCEPTED])
+        state = wish([*plain, ONE], policy)
+        again = await backend.apply(replace(state, changed=frozenset(["a/one"])))
+        assert (again.full, again.refused) == (False, {})
+        assert not (await iptables.of(await commands.named(Family.V4, flavor)).apply(state)).refused
 
     inside(main)
 
