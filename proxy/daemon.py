@@ -182,7 +182,7 @@ class _Daemon:
                 self._wrote = True
             finally:
                 self._attempted(one, families)
-            if other_left:
+            if other_left and len(self._tried) == families:  # not while another family's first rules are being made
                 other_left = not await cleanup.other(self._config.mode, one.family, one.backend, self._metrics)
 
         await forever(
@@ -196,9 +196,12 @@ class _Daemon:
 
     def _attempted(self, one: Pass, families: int) -> None:
         """Ready when every family has tried and one has succeeded: a broken one must not hide that the other works."""
+        first = one.family not in self._tried
         self._tried.add(one.family)
-        if len(self._tried) == families:
+        if first and len(self._tried) == families:
             gc.enable()
+            for wake in self._wakes.values():
+                wake.set()  # what the other mode left is next
         if self._ready is not None and len(self._tried) == families and self._wrote:
             ready, self._ready = self._ready, None
             self._host.prepare()  # conntrack's values are there now
