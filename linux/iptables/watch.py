@@ -146,6 +146,7 @@ class LegacyWatch:
     async def watching(self, touched: Touched) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         pending: list[asyncio.TimerHandle] = []
+        self._known = self._shapes()  # before the first survey: a restarted proxy may find nothing to write
 
         def look() -> None:
             self._look(touched)

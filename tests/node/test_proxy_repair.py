@@ -59,6 +59,8 @@ def test_what_others_break_is_back_within_a_second(cluster: Cluster, kernel: Ker
     cluster.answers(POD, CLUSTER_IP, 80, HERE)
     cluster.answers(OUTSIDER, "172.30.0.42", 80, "refused")
     whole = cluster.rules()
+    proxy.end()  # the next one has nothing to write, and watches all the same
+    proxy = cluster.start_proxy(kernel=kernel, **{kernel.mode: {"syncPeriod": period}}).ready()
     late = []
     for damage in DAMAGES[kernel]:
         chain = next((line.split()[1] for line in whole if line.startswith("-A KUBE-SVC")), "")
