@@ -139,7 +139,7 @@ class LegacyWatch:
         self._family = family
         self._tables = [table.value for table in tables]
         self._poll = poll
-        self._known: list[bytes] | None = None
+        self._known: list[bytes] = []
         self._writing = False
 
     @contextlib.asynccontextmanager
@@ -152,6 +152,7 @@ class LegacyWatch:
             self._look(touched)
             pending[:] = [loop.call_later(self._poll, look)]
 
+        self._known = self._shapes()
         pending.append(loop.call_later(self._poll, look))
         try:
             yield
@@ -171,7 +172,7 @@ class LegacyWatch:
             self._known = self._shapes()
 
     def _look(self, touched: Touched) -> None:
-        if self._writing or self._known is None:
+        if self._writing:
             return
         now = self._shapes()
         changed = [name for name, one, other in zip(self._tables, self._known, now, strict=True) if one != other]

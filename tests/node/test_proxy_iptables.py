@@ -153,7 +153,13 @@ def test_foreign_hands_are_noticed_and_ours_are_not(inside: Inside, flavor: Flav
                 assert time.monotonic() - begun < SOON
                 assert not (await (await opened(flavor)).apply(state)).written
                 told.clear()
-        backend.close()
+        restarted = await opened(flavor)
+        async with restarted.watching(told.set):
+            assert not (await restarted.apply(state)).written
+            await run(f"iptables-{flavor}", "-w", "-t", "nat", "-F", "KUBE-SERVICES")
+            async with asyncio.timeout(SOON):
+                await told.wait()
+            assert (await restarted.apply(replace(state, changed=frozenset()))).repaired == ("nat KUBE-SERVICES",)
 
     inside(main)
 
