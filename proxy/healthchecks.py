@@ -63,6 +63,7 @@ class HealthChecks:
         self._open: dict[tuple[Address, int], asyncio.Server] = {}
         self._failed: dict[tuple[Address, int], tuple[float, str]] = {}
         self._moved = False  # a place is wanted or no longer is
+        self._turn = asyncio.Lock()  # the families' passes come at the same time, and would bind the same port twice
         self._server = web.Server(self._answer, access_log=None)
 
     async def __aenter__(self) -> Self:
@@ -98,8 +99,11 @@ class HealthChecks:
 
     async def sync(self) -> None:
         """Listen where that is wanted and nowhere else. A port that cannot be had is told once for each reason."""
-        if not self._moved and not self._failed:
-            return
+        async with self._turn:
+            if self._moved or self._failed:
+                await self._move()
+
+    async def _move(self) -> None:
         self._moved = False
         places: dict[tuple[Address, int], Check] = {}
         self._asked = {}

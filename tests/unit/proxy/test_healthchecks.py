@@ -142,6 +142,19 @@ def test_a_taken_port_is_told_once_and_had_when_it_is_free() -> None:
     run(trial)
 
 
+def test_both_families_passes_may_come_at_once() -> None:
+    async def trial(world: World) -> None:
+        port = free_port()
+        await asyncio.gather(
+            world.sync(checked(port, 1), addresses=None), world.sync(checked(port, 2), family=Family.V6, addresses=None)
+        )
+        assert world.told == []
+        assert await ask(port) == (200, "1", body(1))
+        assert await ask(port, "::1") == (200, "2", body(2))
+
+    run(trial)
+
+
 def test_a_port_passes_from_one_service_to_another() -> None:
     async def trial(world: World) -> None:
         port = free_port()
