@@ -100,7 +100,13 @@ class Conntrack:
         suits = wanted if to is None else lambda sent, answers: sent == to and wanted(sent, answers)
         found: list[Flow] = []
         for _ in range(_DUMP_ATTEMPTS):
-            found, whole = self._dumped(restriction, protocol, suits)
+            try:
+                found, whole = self._dumped(restriction, protocol, suits)
+            except OSError as error:
+                if not restriction or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                restriction = b""  # a kernel that would filter, but not so
+                continue
             if whole:
                 return found
         raise Interrupted(found)

@@ -169,6 +169,18 @@ def test_the_last_endpoint_and_the_service_itself_go(namespace: None, version: i
     assert table.counted() == {("vip", 53, "vip", 53): 1}
 
 
+def test_a_kernel_that_cannot_leave_out_what_is_not_wanted(namespace: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conntrack, "_BY_PROTOCOL", 1 << 30)  # a flag that there is not
+    table = Table(4)
+    table.add(1, "vip", "dead")
+    table.add(2, "other", "dead")
+    table.write()
+    flows = Flows(Family.V4)
+    flows.note(service(4, "live"), None)
+    assert asyncio.run(flows.clean(())) == 1
+    assert table.counted() == {("other", 53, "dead", PORT): 1}
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_node_ports_of_this_nodes_own_addresses(namespace: None, version: int) -> None:
     here, elsewhere = ("127.0.0.1", "192.0.2.1") if version == 4 else ("::1", "2001:db8::1")
