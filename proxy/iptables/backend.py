@@ -135,7 +135,7 @@ class IptablesBackend:
             await writing.run(wish.services, keys)
         except Refused as error:
             self._doubted = True
-            if "nfacct" in str(error):  # the counters are there, but rules cannot use them
+            if not error.blameless:  # maybe the counters are there, but rules cannot use them
                 self._accounted = frozenset()
             raise Retry(f"{self.words}: {error}") from error
         except BaseException:

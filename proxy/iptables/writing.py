@@ -258,16 +258,30 @@ class Writing:
         await self._publish(keys)
 
     async def _delete(self, stale: Sequence[str]) -> None:
-        """What nobody wants. A refusal (somebody's own rule leads to such a chain) leaves the packets' paths right."""
-        sections = list(deletions(((Table.NAT, name) for name in stale), self._limit))
+        """What nobody wants. Where somebody's own rule leads to such a chain, it is emptied and stays: nobody gets to an
+        endpoint that is gone."""
         try:
-            await self._write(sections)
-        except Refused as error:
-            if error.blameless:
+            await self._write(list(deletions(((Table.NAT, name) for name in stale), self._limit)))
+            self.deleted += len(stale)
+        except Refused as refused:
+            if refused.blameless:
                 raise
-            log.warning("stale chains of ours cannot be deleted: %s; they lead nowhere", error)
-            return
-        self.deleted += len(stale)
+            await self._write([Section(Table.NAT, flushed=some) for some in _chunks(stale, self._limit)])
+            await self._delete_emptied(stale)
+
+    async def _delete_emptied(self, names: Sequence[str]) -> None:
+        try:
+            await self._write([Section(Table.NAT, deleted=some) for some in _chunks(names, self._limit)])
+            self.deleted += len(names)
+        except Refused as again:
+            if again.blameless:
+                raise
+            if len(names) == 1:
+                log.warning("%s is emptied but stays, because a rule of somebody else leads to it: %s", names[0], again)
+                return
+            middle = len(names) // 2
+            await self._delete_emptied(names[:middle])
+            await self._delete_emptied(names[middle:])
 
     # What both ways need
 
@@ -380,3 +394,8 @@ def _packed(groups: Iterable[Sequence[Rendered]], size: int) -> Iterator[tuple[R
             pending = pending[size:]
     if pending:
         yield tuple(pending)
+
+
+def _chunks(names: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    for start in range(0, len(names), size):
+        yield tuple(names[start : start + size])

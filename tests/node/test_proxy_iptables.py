@@ -20,7 +20,7 @@ from linux import netns as kernel_netns
 from linux import nfacct
 from linux.iptables import backend as commands
 from linux.iptables.backend import Flavor
-from linux.iptables.rules import Family, Mark, Table
+from linux.iptables.rules import EMPTY, Family, Mark, Table
 from proxy.backend import Wish
 from proxy.iptables import backend as iptables
 from proxy.iptables import chains
@@ -127,6 +127,23 @@ def test_what_the_kernel_itself_refuses_is_told_apart_too(inside: Inside, flavor
         again = await backend.apply(replace(state, changed=frozenset(["a/one"])))
         assert (again.full, again.refused) == (False, {})
         assert not (await iptables.of(await commands.named(Family.V4, flavor)).apply(state)).refused
+
+    inside(main)
+
+
+def test_a_rule_of_somebody_else_that_leads_to_a_stale_chain_stops_nothing(inside: Inside, flavor: Flavor) -> None:
+    async def main() -> None:
+        backend = await opened(flavor)
+        now = wish([ONE, TWO], POLICY)
+        await backend.apply(now)
+        chain = chains.cluster_chain(ONE)
+        await run(f"iptables-{flavor}", "-w", "-t", "nat", "-A", "PREROUTING", "-s", "9.9.9.9", "-j", chain)
+        three = service(HERE, name="a/three:http", node_port=0, cluster_ip="172.30.0.43")
+        after = replace(wish([TWO, three], POLICY), changed=frozenset(["a/one", "a/three"]))
+        assert not (await backend.apply(after)).refused
+        left = dict(await ours(backend))
+        assert left.pop((Table.NAT, chain)) == EMPTY
+        assert left == await wanted(after.services, POLICY)
 
     inside(main)
 

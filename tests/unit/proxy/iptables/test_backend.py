@@ -326,14 +326,17 @@ async def test_a_stale_chain_that_somebody_else_uses_is_no_failure() -> None:
     stale = next(name for name in packets.tables[Table.NAT] if name.startswith("KUBE-SEP-"))
     packets.run("-t nat -N MINE")
     packets.run(f"-t nat -A MINE -j {stale}")
-    now = changed(now, TWO)
-    assert (await backend.apply(now)).deleted == 0
+    now = changed(now, TWO, NONE)
+    applied = await backend.apply(now)
+    assert (applied.deleted, applied.refused) == (3, {})
+    assert packets.tables[Table.NAT][stale] == []
+    assert [name for name in packets.tables[Table.NAT] if name.startswith("KUBE-SEP-")].count(stale) == 1
     packets.run("-t nat -F MINE")
     packets.run("-t nat -X MINE")
     backend.doubt()
     await backend.apply(now)
     reference = FakeIptables()
-    await IptablesBackend(reference).apply(whole(TWO))
+    await IptablesBackend(reference).apply(whole(TWO, NONE))
     assert packets.tables == reference.tables
 
 
