@@ -105,12 +105,14 @@ def expression(name: str, *parts: bytes) -> bytes:
 
 def unpacked(data: bytes) -> tuple[Expression, ...]:
     """The expressions in the content of NFTA_RULE_EXPRESSIONS."""
-    found = []
-    for _, start, end in spans(data, 0, len(data)):
-        parts = attributes(data[start:end])
-        name = parts[_NAME].rstrip(b"\0").decode(errors="replace")
-        found.append(Expression(name, attributes(parts.get(_DATA, b""))))
-    return tuple(found)
+    return tuple(unpacked_one(data[start:end]) for _, start, end in spans(data, 0, len(data)))
+
+
+def unpacked_one(data: bytes) -> Expression:
+    """What one list element holds."""
+    parts = attributes(data)
+    name = parts[_NAME].rstrip(b"\0").decode(errors="replace")
+    return Expression(name, attributes(parts.get(_DATA, b"")))
 
 
 def _data(number: int, value: bytes) -> bytes:
@@ -203,9 +205,7 @@ def counter(packets: int = 0, octets: int = 0) -> bytes:
     return expression("counter", number64(1, octets), number64(2, packets))
 
 
-def update(
-    name: str, key: int, data: int | None = None, *, timeout: int | None = None, delete: bool = False
-) -> bytes:
+def update(name: str, key: int, data: int | None = None, *, timeout: int | None = None, delete: bool = False) -> bytes:
     """Put the registers into a dynamic set or map; what is there is kept longer (`timeout` in milliseconds). With `delete`
     take the key out; a map wants `data` named even so."""
     parts = [text(1, name), number32(3, 2 if delete else 1), number32(4, key)]

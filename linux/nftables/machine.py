@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from linux.nftables.elements import ACCEPT, BREAK, CONTINUE, Verdict, unpacked_data
-from linux.nftables.expressions import Expression
+from linux.nftables.expressions import Expression, unpacked, unpacked_one
 from linux.nftables.ruleset import SetContent
 from linux.nftables.wire import as_number, as_text
 from linux.packets import Node, Packet, Unknown, Walk
@@ -30,10 +30,9 @@ _ROUTE_TYPES = {"UNSPEC": 0, "UNICAST": 1, "LOCAL": 2, "BROADCAST": 3, "MULTICAS
 _SNAT, _DNAT = 1 << 4, 1 << 5  # IPS_SRC_NAT, IPS_DST_NAT
 _SYN = 0x02
 
-# They count, tell, limit or remember: the first packet goes on.
-_PASSING = frozenset(
-    ["counter", "log", "limit", "quota", "objref", "dynset", "last", "dup", "flow_offload", "connlimit"]
-)
+# They count, tell or remember, and always go on.
+_PASSING = frozenset(["counter", "log", "last", "dup", "flow_offload"])
+_LIMITING_OBJECTS = {2: "quota", 4: "limit", 5: "connlimit"}  # NFT_OBJECT_*
 
 
 @dataclass(slots=True)
@@ -92,6 +91,8 @@ def step(expression: Expression, state: State, sets: Mapping[str, SetContent], n
             yield _ACCEPT, state.with_walk(_translated(expression, state))
         case "reject":
             yield Verdict(REJECTED), state
+        case "limit" | "quota" | "connlimit" | "dynset" | "objref":
+            yield (_BREAK if _limited(expression, sets) else _GO_ON), state
         case name if name in _PASSING:
             yield _GO_ON, state
         case name:
@@ -278,6 +279,7 @@ def _looked_up(found: Mapping[int, bytes], state: State, sets: Mapping[str, SetC
         return (_BREAK if hit else _GO_ON), state
     if hit is None:
         return _BREAK, state
+    _reject_limited(content)
     element = hit.element
     after = State(state.walk, state.registers, element.comment or state.said, state.share)
     if 3 not in found:
@@ -285,6 +287,46 @@ def _looked_up(found: Mapping[int, bytes], state: State, sets: Mapping[str, SetC
     if isinstance(element.data, Verdict):
         return element.data, after
     return _GO_ON, after.storing(as_number(found[3]), element.data or b"")
+
+
+def _limited(expression: Expression, sets: Mapping[str, SetContent]) -> bool:
+    """Does the rule end here? A limit is met by the first packet in a while and the first connection of its client, so
+    below it; a quota stands where it stands. `over` turns each around."""
+    found = expression.attributes
+    match expression.name:
+        case "dynset":
+            return _limits_clients(found, sets)
+        case "objref":
+            kind = _LIMITING_OBJECTS.get(as_number(found.get(1)))
+            if kind or 1 not in found:
+                what = f"{kind} {as_text(found.get(2))}" if kind else f"the object in map {as_text(found.get(4))}"
+                raise Unknown(f"{what}: where it stands is not known here")
+            return False
+        case "connlimit":
+            used_up, flags = as_number(found.get(1)) < 1, 2
+        case "quota":
+            used_up, flags = as_number(found.get(4)) >= as_number(found.get(1)), 2
+        case "limit":
+            used_up, flags = False, 5
+        case _:
+            return False
+    return used_up != bool(as_number(found.get(flags)) & 1)
+
+
+def _limits_clients(found: Mapping[int, bytes], sets: Mapping[str, SetContent]) -> bool:
+    """`update @clients { ip saddr limit rate over 10/second }`: what is within the element decides."""
+    one, several = found.get(7), found.get(10, b"")
+    inner = (unpacked_one(one),) if one else unpacked(several)
+    if not inner:
+        _reject_limited(sets.get(as_text(found[1])))
+    inverted = as_number(found.get(9)) & 1  # the rule goes on only where the set is full
+    return bool(inverted) or any(_limited(each, sets) for each in inner)
+
+
+def _reject_limited(content: SetContent | None) -> None:
+    """Raises Unknown for a set whose elements may end the rule: where each of them stands is not read."""
+    if content is not None and content.about.limits:
+        raise Unknown(f"set {content.about.name}: the limits of its elements are not known here")
 
 
 def _dice(expression: Expression) -> tuple[int, int]:

@@ -93,7 +93,7 @@ class Set:
     `key_type`, `data_type` are a `Type` or `concatenated`, for `nft list` only. `fields`: the lengths of a
     concatenation's, of which interval sets need to know. `size`: the most elements, 0 for any; a hash table with a size
     and without timeouts is made whole at once and never resized. `timeout` in milliseconds. `counts`: each element has a
-    counter.
+    counter. `limits`: read only, each element has a limit or quota of its own.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Set:
     size: int = 0
     timeout: int = 0
     counts: bool = False
+    limits: bool = False
     comment: str | None = None
     family: int = 0
     table: str = ""
@@ -206,6 +207,7 @@ def set_of(family: int, body: bytes) -> Set:
         size=size,
         timeout=as_number(found.get(11)),
         counts=17 in found or 18 in found,
+        limits=any(b"limit\0" in each or b"quota\0" in each for each in (found.get(17, b""), found.get(18, b""))),
         comment=_comment(found.get(13), _SET_COMMENT),
         family=family,
         table=as_text(found[1]),

@@ -4,12 +4,14 @@ spellings after the kernel and its tools have had them."""
 from __future__ import annotations
 
 import asyncio
+import subprocess
+from ipaddress import ip_address
 
 import pytest
 
 from linux import netns as kernel_netns
 from linux.iptables.rules import Family
-from linux.packets import Node
+from linux.packets import Node, Packet
 from proxy import kernel_rules
 from tests.node.rule_writers import Mode, writing
 from tests.node.service_world import Make
@@ -42,3 +44,46 @@ def test_the_kernels_own_rules_are_traced_as_they_were_meant(
                 if seen != expected:
                     wrong.append(f"{case}, {flow}: {sorted(seen)}, not {sorted(expected)}")
     assert not wrong
+
+
+FIREWALL = """
+table inet firewall {
+  set clients { type ipv4_addr; flags dynamic; }
+  set known { type ipv4_addr; flags dynamic; limit rate over 10/second; elements = { 203.0.113.7 } }
+  quota month { over 25 mbytes }
+  map months { type ipv4_addr : quota; elements = { 203.0.113.7 : "month" } }
+  chain sure {
+    type filter hook input priority 0
+    limit rate over 100/second drop
+    ct count over 20 reject
+    update @clients { ip saddr limit rate over 10/second } drop
+    add @clients { ip saddr ct count over 3 } drop
+    quota over 1000 mbytes drop
+  }
+  chain unsure {
+    type filter hook input priority 10
+    %s drop
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("unsure", "doubt"),
+    [
+        ("tcp dport 1", ""),
+        ("quota name month", "quota month"),
+        ("quota name ip saddr map @months", "map months"),
+        ("ip saddr @known", "set known"),
+        ("update @known { ip saddr }", "set known"),
+    ],
+)
+def test_a_first_packet_is_below_the_limits_of_a_firewall(netns: Make, unsure: str, doubt: str) -> None:
+    space = netns("node")
+    text = FIREWALL % unsure
+    kernel_netns.call(space.path, lambda: subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True))
+    rules = kernel_netns.call(space.path, lambda: asyncio.run(kernel_rules.read(Family.V4)))
+    here = ip_address("192.168.0.1")
+    endings = rules.trace(Packet(ip_address("203.0.113.7"), here, 80), Node(frozenset([here])))
+    assert {ending.verdict for ending in endings} == ({"ACCEPT", "DROP"} if doubt else {"ACCEPT"})
+    assert all(doubt in " ".join(ending.doubts) and bool(doubt) == bool(ending.doubts) for ending in endings)

@@ -15,6 +15,7 @@ from linux.nftables.expressions import Comparison, Ct, Header, Meta, Nat, Reject
 from linux.nftables.objects import INTERVAL, VERDICT_TYPE, Hook, Set
 from linux.nftables.ruleset import Ruleset
 from linux.nftables.tracer import trace
+from linux.nftables.wire import nest, number32, number64, text
 from linux.packets import Packet, Unknown
 
 NODE = frozenset([ip_address("192.168.0.1")])
@@ -171,3 +172,29 @@ def test_it_refuses_to_guess_and_says_so_where_it_may() -> None:
 
 def test_a_connection_meets_nat_once() -> None:
     assert ends("10.244.0.5", "10.96.0.1", 80, state="ESTABLISHED") == {("DROP", "10.96.0.1:80", False, 1.0)}
+
+
+RATE = (number64(1, 10), number64(2, 1), number32(3, 5), number32(4, 0))
+OVER = number32(5, 1)
+
+
+@pytest.mark.parametrize(
+    ("limiting", "dropped"),
+    [
+        (ex.expression("limit", *RATE), True),
+        (ex.expression("limit", *RATE, OVER), False),
+        (ex.expression("connlimit", number32(1, 20), number32(2, 0)), True),
+        (ex.expression("connlimit", number32(1, 20), number32(2, 1)), False),
+        (ex.expression("quota", number64(1, 1000), number32(2, 0), number64(4, 999)), True),
+        (ex.expression("quota", number64(1, 1000), number32(2, 1), number64(4, 999)), False),
+        (ex.expression("quota", number64(1, 1000), number32(2, 3), number64(4, 1000)), True),
+        (ex.expression("dynset", text(1, "refused"), number32(4, 1)), True),
+    ],
+)
+def test_a_first_packet_is_below_every_limit(limiting: bytes, dropped: bool) -> None:
+    inner = nest(7, limiting[4:])
+    for expressions in ([limiting], [ex.expression("dynset", text(1, "refused"), number32(4, 1), inner)]):
+        made = batch()
+        made.add_chain("first", Hook("filter", 0, -300))
+        made.add_rule("first", [*expressions, ex.verdict(DROP)])
+        assert {found for found, *_ in ends("10.244.0.5", "10.96.0.1", 80, made)} == {"DROP" if dropped else "ACCEPT"}
