@@ -15,7 +15,7 @@ import contextlib
 import ctypes
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Protocol
 
 from linux.iptables.backend import present
@@ -44,8 +44,11 @@ class Watch(Protocol):
         """This process of ours is about to write."""
         ...
 
-    def writing(self, chains: int) -> contextlib.AbstractAsyncContextManager[Callable[[int], None]]:
-        """What is written inside is ours: about so many chains; the callable is told how many transactions were."""
+    def writing(
+        self, chains: int, tables: Collection[Table]
+    ) -> contextlib.AbstractAsyncContextManager[Callable[[int], None]]:
+        """What is written inside, in these tables, is ours: about so many chains; the callable is told how many transactions
+        were."""
         ...
 
 
@@ -60,7 +63,7 @@ class Unwatched:
         """Nothing."""
 
     @contextlib.asynccontextmanager
-    async def writing(self, chains: int) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
+    async def writing(self, chains: int, tables: Collection[Table]) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
         yield lambda _transactions: None
 
 
@@ -110,7 +113,7 @@ class NftWatch:
             self._started.append(pid)
 
     @contextlib.asynccontextmanager
-    async def writing(self, chains: int) -> AsyncIterator[Callable[[int], None]]:
+    async def writing(self, chains: int, tables: Collection[Table]) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
         commits = 0
 
         def committed(transactions: int) -> None:
@@ -139,7 +142,7 @@ class LegacyWatch:
         self._family = family
         self._tables = [table.value for table in tables]
         self._poll = poll
-        self._known: list[bytes] = []
+        self._known = [b""] * len(tables)
         self._writing = False
 
     @contextlib.asynccontextmanager
@@ -152,7 +155,6 @@ class LegacyWatch:
             self._look(touched)
             pending[:] = [loop.call_later(self._poll, look)]
 
-        self._known = self._shapes()
         pending.append(loop.call_later(self._poll, look))
         try:
             yield
@@ -163,21 +165,29 @@ class LegacyWatch:
         """Nothing: the kernel names nobody."""
 
     @contextlib.asynccontextmanager
-    async def writing(self, chains: int) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
+    async def writing(self, chains: int, tables: Collection[Table]) -> AsyncIterator[Callable[[int], None]]:  # noqa: ARG002
+        """A table that somebody else changed since the last look, or that is not written here, keeps its old shape: the next
+        look will tell. One that was not there has none: reading makes tables."""
+        untouched = [known in (before, b"") for before, known in zip(self._shapes(), self._known, strict=True)]
         self._writing = True
         try:
             yield lambda _transactions: None
         finally:
             self._writing = False
-            self._known = self._shapes()
+            self._known = [
+                now if (same and name in tables) or not known else known
+                for name, known, now, same in zip(self._tables, self._known, self._shapes(), untouched, strict=True)
+            ]
 
     def _look(self, touched: Touched) -> None:
         if self._writing:
             return
         now = self._shapes()
-        changed = [name for name, one, other in zip(self._tables, self._known, now, strict=True) if one != other]
+        changed = [
+            name for name, one, other in zip(self._tables, self._known, now, strict=True) if one not in (other, b"")
+        ]
+        self._known = now
         if changed:
-            self._known = now
             touched(f"the legacy table {' and '.join(changed)} changed its shape")
 
     def _shapes(self) -> list[bytes]:

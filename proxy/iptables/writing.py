@@ -355,7 +355,8 @@ class Writing:
         if not sections:
             return
         count = sum(len(section.chains) + len(section.deleted) for section in sections)
-        async with self._watch.writing(count) as committed:
+        tables = {section.table for section in sections}
+        async with self._watch.writing(count, tables) as committed:
             await self._packets.write(sections)
             committed(len(sections))
         for section in sections:

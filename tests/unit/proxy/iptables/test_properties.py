@@ -56,7 +56,7 @@ class Rerun:
 _moments = st.lists(st.tuples(st.booleans(), st.none() | st.integers(0, 12)), min_size=13, max_size=13)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(histories(longest=8), _moments, st.sampled_from([1, 5, 600]))
 def test_bit_by_bit_is_as_good_as_at_once(
     history: list[Action], moments: list[tuple[bool, int | None]], size: int
@@ -74,7 +74,7 @@ def test_bit_by_bit_is_as_good_as_at_once(
     asyncio.run(run())
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     histories(longest=8),
     st.sampled_from(["10.244.0.4", "-d 10.96.0.1", "--dport 30021", "-p udp", "-j REJECT", "loadbalancer"]),
@@ -104,7 +104,7 @@ def test_what_the_kernel_refused_for_a_while_is_right_as_soon_as_it_takes_it(
     asyncio.run(run())
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(histories(longest=8), st.sampled_from(Family))
 def test_every_chain_is_declared_used_and_not_empty(history: list[Action], family: Family) -> None:
     cluster = Cluster(family)
@@ -124,7 +124,7 @@ def test_every_chain_is_declared_used_and_not_empty(history: list[Action], famil
             assert all(len(comment_of(rule)) <= 230 for rule in rules)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(histories(odd=True))
 def test_odd_objects_are_written_or_left_out_and_never_an_error(history: list[Action]) -> None:
     cluster = Cluster(Family.V4)
