@@ -121,7 +121,9 @@ def _shell(name: str, state: str, words: list[str]) -> int:
     prompt = {"PS1": f"{node} # "} if not command else {}
     own = mounts.spaces(state, node)
     entered = network.inside(namespace, own if os.path.exists(own) else "")
-    return subprocess.run([*entered, *argv], env={**os.environ, **prompt}, check=False).returncode
+    # Last on PATH are the programs beside this Python: `wherry` is found though its environment was not activated.
+    path = {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)])}
+    return subprocess.run([*entered, *argv], env={**os.environ, **path, **prompt}, check=False).returncode
 
 
 def _kubectl(state: str, arguments: list[str]) -> int:

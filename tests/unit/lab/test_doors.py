@@ -2,7 +2,9 @@
 
 import io
 import os
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,17 @@ def test_a_step_says_its_seconds_also_when_nobody_is_at_a_terminal(capsys: pytes
     with pytest.raises(KeyError), screen.step("breaking"):
         raise KeyError
     assert capsys.readouterr().out == "  building  0.0 s\n  breaking  failed after 0.0 s\n"
+
+
+def test_a_nodes_shell_finds_wherry_without_an_activated_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, text in (("bin/wherry", "exit 7"), ("nsenter", 'shift; exec "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os.path, "exists", lambda path: path.startswith("/run/netns/"))
+    assert commands.main(["shell", "node1", "--", "wherry", "proxy", "show"]) == 7
