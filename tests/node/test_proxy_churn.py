@@ -29,6 +29,13 @@ MORTAL_PORT = 8081
 DRAIN = 2.0
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`each_kernel`: in a short run without the legacy interface, which other tests meet."""
+    if "each_kernel" in metafunc.fixturenames:
+        short = [kernel for kernel in Kernel if kernel is not Kernel.IPTABLES_LEGACY]
+        metafunc.parametrize("each_kernel", list(Kernel) if metafunc.config.getoption("--soak") else short)
+
+
 @dataclass(slots=True)
 class Churn:
     cluster: Cluster
@@ -89,10 +96,10 @@ def prepared(cluster: Cluster, services: int) -> None:
 
 
 @pytest.mark.timeout(1200)  # ten minutes of it in a long run
-@pytest.mark.parametrize("kernel", list(Kernel))
 def test_endpoints_that_change_all_the_time_lose_no_connection(
-    cluster: Cluster, kernel: Kernel, trial: Callable[[int, int], int]
+    cluster: Cluster, each_kernel: Kernel, trial: Callable[[int, int], int]
 ) -> None:
+    kernel = each_kernel
     services = trial(100, 1000)
     prepared(cluster, services)
     proxy = cluster.start_proxy(kernel=kernel).ready()

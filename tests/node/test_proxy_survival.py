@@ -15,7 +15,13 @@ from tests.node.proxy_world import Cluster, End, Kernel, Process, many, until
 from tests.node.service_world import HERE, HERE_TOO, LOOPBACK, NODE, OTHER_NODE, OUTSIDER, POD, PORT, THERE, Talk
 
 CLUSTER_IP, BALANCER, NODE_PORT, HEALTH_PORT = "172.30.0.41", "198.51.100.4", 30080, 32000
-KERNELS = list(Kernel)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`each_kernel`: in a short run without the legacy interface, which other tests meet."""
+    if "each_kernel" in metafunc.fixturenames:
+        short = [kernel for kernel in Kernel if kernel is not Kernel.IPTABLES_LEGACY]
+        metafunc.parametrize("each_kernel", list(Kernel) if metafunc.config.getoption("--soak") else short)
 
 
 def wrote(proxy: Process) -> list[str]:
@@ -29,9 +35,8 @@ def lossless(*talks: Talk, least: int = 100) -> None:
         assert sum(talk.answers.values()) >= least, talk
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_kills_and_restarts_lose_no_connection_and_rewrite_nothing(cluster: Cluster, kernel: Kernel) -> None:
-    world = cluster.world
+def test_kills_and_restarts_lose_no_connection_and_rewrite_nothing(cluster: Cluster, each_kernel: Kernel) -> None:
+    world, kernel = cluster.world, each_kernel
     proxy = cluster.start_proxy(kernel=kernel)
     cluster.make_service("web", CLUSTER_IP, HERE, THERE, node_port=NODE_PORT)
     cluster.make_service("sticky", "172.30.0.42", HERE, THERE, sessionAffinity="ClientIP")
@@ -141,10 +146,10 @@ def health(cluster: Cluster) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kernel", [Kernel.IPTABLES_NFT, Kernel.NFTABLES])
 def test_a_first_sync_killed_at_any_moment_ends_in_the_same_rules(
-    cluster: Cluster, kernel: Kernel, trial: Callable[[int, int], int]
+    cluster: Cluster, each_kernel: Kernel, trial: Callable[[int, int], int]
 ) -> None:
+    kernel = each_kernel
     services, kills = trial(200, 1000), trial(2, 40)
     cluster.make_services(services, HERE, HERE_TOO, THERE)
     whole = seconds_to_write(cluster, kernel)
