@@ -26,6 +26,7 @@ from proxy.foreign import FOREIGN
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
 KIND = "KubeProxyConfiguration"
 PRIMARY = "primary"
+_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -164,6 +165,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def node_port_networks(self) -> tuple[Network, ...]:
         """nodePortAddresses without `primary`; empty means every address."""
         return tuple(_network(text, "nodePortAddresses") for text in self.node_port_addresses if text != PRIMARY)
+
+    @property
+    def serves_loopback(self) -> bool:
+        """NodePorts on 127.0.0.0/8: asked for, known in this mode, and not shut out by nodePortAddresses."""
+        if self.mode == "nftables" or not self.iptables.localhost_node_ports or PRIMARY in self.node_port_addresses:
+            return False
+        mine = [each for each in self.node_port_networks if isinstance(each, ipaddress.IPv4Network)]
+        return not mine or any(each.overlaps(_LOOPBACK) for each in mine)
 
     @property
     def node_ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

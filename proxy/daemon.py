@@ -25,6 +25,7 @@ from kube.events import Recorder, Reference
 from kube.reconcile import Backoff, Pace, Wake, forever
 from linux.addresses import LocalAddresses
 from linux.capabilities import Capability, effective
+from linux.iptables.rules import Family
 from proxy import cleanup, config_file, modes, server
 from proxy.config import Config
 from proxy.health import Health
@@ -84,7 +85,7 @@ class _Daemon:
         self._host = host
         self._ready: Callable[[], None] | None = ready
         self._tried: set[int] = set()
-        self._wrote = False
+        self._wrote: set[int] = set()
         self._soon: asyncio.TimerHandle | None = None
 
     async def run(self, stack: AsyncExitStack) -> None:
@@ -179,7 +180,7 @@ class _Daemon:
             self._metrics.changes.taken()
             try:
                 await one.sync()
-                self._wrote = True
+                self._written(one.family)
             finally:
                 self._attempted(one, families)
             if other_left and len(self._tried) == families:  # not while another family's first rules are being made
@@ -193,6 +194,11 @@ class _Daemon:
             backoff=Backoff(most=rules.sync_period),
             name=f"IPv{one.family} rules",
         )
+
+    def _written(self, family: Family) -> None:
+        if family is Family.V4 and family not in self._wrote:
+            self._host.open_loopback()
+        self._wrote.add(family)
 
     def _attempted(self, one: Pass, families: int) -> None:
         """Ready when every family has tried and one has succeeded: a broken one must not hide that the other works."""

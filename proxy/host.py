@@ -59,6 +59,12 @@ class Host:
             self._raise(flows)
         self._look_at_bridges()
 
+    def open_loopback(self) -> None:
+        """For NodePorts on 127.0.0.0/8, when IPv4's rules are in: until KUBE-FIREWALL is among them the network could reach
+        all that listens on loopback only (CVE-2020-8558)."""
+        if self.config.serves_loopback:
+            self._set("net.ipv4.conf.all.route_localnet", 1)
+
     def _raise(self, flows: int) -> None:
         self._set(f"{_NETFILTER}max", flows, only_up=True)
         path = self.root / "sys/module/nf_conntrack/parameters/hashsize"
@@ -134,8 +140,6 @@ def wanted(config: Config) -> Iterator[tuple[str, int]]:
             yield f"{_NETFILTER}{name}", max(1, round(seconds))
     if limits.tcp_be_liberal:
         yield f"{_NETFILTER}tcp_be_liberal", 1
-    if config.mode != "nftables" and config.iptables.localhost_node_ports:
-        yield "net.ipv4.conf.all.route_localnet", 1
 
 
 def most_flows(config: Config, cores: int) -> int:

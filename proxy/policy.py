@@ -36,7 +36,7 @@ class Policies:
     def of(self, family: Family) -> Policy:
         config = self._config
         node_ip = self._node_ip(family)
-        on_loopback = family is Family.V4 and config.mode != "nftables" and config.iptables.localhost_node_ports
+        on_loopback = family is Family.V4 and config.serves_loopback
         return Policy(
             family=family,
             masquerade_bit=config.rules.masquerade_bit,

@@ -100,17 +100,32 @@ def test_zeros_leave_everything_as_it_is(machine: Machine) -> None:
 
 
 def test_what_is_asked_for_is_set(machine: Machine) -> None:
-    prepared(
-        machine, "--conntrack-tcp-be-liberal", "--conntrack-udp-timeout=10s", "--iptables-localhost-nodeports", cores=2
-    )
+    prepared(machine, "--conntrack-tcp-be-liberal", "--conntrack-udp-timeout=10s", cores=2)
     assert machine.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal") == "1"
     assert machine.sysctl("net/netfilter/nf_conntrack_udp_timeout") == "10"
-    assert machine.sysctl("net/ipv4/conf/all/route_localnet") == "1"
 
 
-def test_nftables_mode_needs_no_route_localnet(machine: Machine) -> None:
-    prepared(machine, "--proxy-mode=nftables", "--iptables-localhost-nodeports")
+@pytest.mark.parametrize(
+    ("flags", "opened"),
+    [
+        ([], "1"),
+        (["--proxy-mode=nftables"], "0"),
+        (["--nodeport-addresses=10.0.0.0/8"], "0"),
+        (["--nodeport-addresses=primary"], "0"),
+        (["--nodeport-addresses=10.0.0.0/8,127.0.0.0/8"], "1"),
+        (["--nodeport-addresses=127.0.0.1/32"], "1"),
+        (["--nodeport-addresses=0.0.0.0/0"], "1"),
+        (["--nodeport-addresses=fd00::/8"], "1"),
+    ],
+)
+def test_loopback_is_opened_only_for_node_ports_on_it_and_behind_the_rules(
+    machine: Machine, flags: list[str], opened: str
+) -> None:
+    host = Host(config("--iptables-localhost-nodeports", *flags), machine.root, 8)
+    host.prepare()
     assert machine.sysctl("net/ipv4/conf/all/route_localnet") == "0"
+    host.open_loopback()
+    assert machine.sysctl("net/ipv4/conf/all/route_localnet") == opened
 
 
 def test_only_what_differs_is_written(machine: Machine) -> None:

@@ -110,6 +110,9 @@ def test_localhost_is_ipv4_of_iptables_mode() -> None:
     assert not policy(V6, flag).localhost_node_ports
     assert not policy(V4, flag, "--proxy-mode=nftables").localhost_node_ports
     assert not policy(V4).localhost_node_ports
+    assert not policy(V4, flag, "--nodeport-addresses=192.168.0.0/16").localhost_node_ports
+    assert not policy(V4, flag, "--nodeport-addresses=primary").localhost_node_ports
+    assert policy(V4, flag, "--nodeport-addresses=127.0.0.0/8").localhost_node_ports
 
 
 def test_the_modes_section_counts() -> None:
