@@ -25,7 +25,7 @@ from linux.nftables.wire import (
 )
 
 _SUBSYSTEM = 7 << 8  # NFNL_SUBSYS_ACCT
-_NEW, _GET = _SUBSYSTEM | 0, _SUBSYSTEM | 1
+_NEW, _GET, _DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 3
 _NAME, _PACKETS = 1, 2  # NFACCT_*
 _MAX = 1 << 16
 
@@ -37,6 +37,17 @@ def ensure(names: Iterable[str]) -> frozenset[str]:
             return frozenset(name for name in names if _made(asked, name))
     except OSError:
         return frozenset()
+
+
+def forget(names: Iterable[str]) -> None:
+    """Delete the counters that no rule counts into."""
+    try:
+        with _opened() as asked:
+            for name in names:
+                asked.send(message(_DELETE, REQUEST | ACK, 1, 0, _named(name)))
+                asked.recv(_MAX)
+    except OSError:
+        return
 
 
 def packets() -> Mapping[str, int]:

@@ -84,9 +84,22 @@ def backend(family: Family, flavor: Flavor, version: tuple[int, int, int]) -> Ba
 
 
 async def named(family: Family, flavor: Flavor) -> Backend:
-    """The commands of a flavor that the caller has chosen."""
-    version, _ = await _version(f"{family.command}-{flavor}")
+    """The commands of a flavor that the caller has chosen; the plain ones where they are of that flavor and there are no
+    others. Raises Unusable."""
+    try:
+        version, _ = await _version(f"{family.command}-{flavor}")
+    except Unusable:
+        version, default = await _version(family.command)
+        if default is not flavor:
+            raise
     return backend(family, flavor, version)
+
+
+async def nat_works(chosen: Backend) -> None:
+    """Whether the kernel has this family's nat table, as kube-proxy asks it. Raises CommandFailed with its words."""
+    stem = chosen.family.command
+    command = shutil.which(f"{stem}-{chosen.flavor}") or stem
+    await process.run([command, "-w", "5", "-t", Table.NAT.value, "-S", "POSTROUTING"], timeout=30)
 
 
 async def _version(command: str) -> tuple[tuple[int, int, int], Flavor]:

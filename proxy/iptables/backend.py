@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from proxy.iptables.fragments import COUNTERS, Style
 from proxy.iptables.parts import Parts
 from proxy.iptables.writing import TABLES, Key, Writing
 
+_NO_NF_TABLES = re.compile("Could not fetch rule set generation id: (?!Permission denied)")
 _LARGE, _SMALL_AGAIN = 1000, 800  # endpoints; the first is upstream's largeClusterEndpointsThreshold
 _NAMED = 4  # things named in one sentence
 
@@ -221,7 +223,9 @@ class IptablesBackend:
 async def opened(family: Family) -> IptablesBackend:
     """The iptables of this machine, of the flavor that others on it use. Raises linux.iptables.backend.Unusable or
     linux.process.CommandFailed."""
-    return of(await commands.detect(family), accounted=nfacct.ensure(COUNTERS))
+    chosen = await commands.detect(family)
+    await commands.nat_works(chosen)
+    return of(chosen, accounted=nfacct.ensure(COUNTERS))
 
 
 def of(chosen: commands.Backend, *, accounted: frozenset[str] = frozenset()) -> IptablesBackend:
@@ -269,8 +273,19 @@ async def forget(packets: PacketFilter) -> int:
 
 async def forget_all(families: Iterable[Family]) -> int:
     """Delete what a proxy, ours or a stock one, left in either of the kernel's two iptables; how many chains. A flavor without
-    commands is passed over, and so is a node without iptables. Raises Retry."""
-    return sum([await _forget_in(family, flavor) for family in families for flavor in commands.Flavor])
+    commands, or without its side of the kernel, is passed over, and so is a node without iptables. Raises Retry, when all have
+    been tried."""
+    deleted, failed = 0, []
+    for family in families:
+        for flavor in commands.Flavor:
+            try:
+                deleted += await _forget_in(family, flavor)
+            except Retry as error:
+                failed.append(error)
+    nfacct.forget(COUNTERS)
+    if failed:
+        raise failed[0]
+    return deleted
 
 
 async def _forget_in(family: Family, flavor: commands.Flavor) -> int:
@@ -284,4 +299,9 @@ async def _forget_in(family: Family, flavor: commands.Flavor) -> int:
     packets: PacketFilter = Iptables(chosen)
     if flavor is commands.Flavor.LEGACY:
         packets = LegacyTables(packets, family)
-    return await forget(packets)
+    try:
+        return await forget(packets)
+    except Retry as error:
+        if _NO_NF_TABLES.search(str(error)) is None:
+            raise
+        return 0  # what the kernel has not got holds nothing

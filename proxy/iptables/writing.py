@@ -29,7 +29,7 @@ TABLES = (Table.MANGLE, Table.FILTER, Table.NAT)
 
 _SECTIONS_A_RUN = 6
 _CHAINS_A_TURN = 500  # rendered before the event loop has a turn: 5 ms
-_MOST_CULPRITS = 100  # so many refusals are no Service's fault
+_MOST_GUESSES = 50  # culprits that are found by halving; after so many the rest of a batch is left out with the next
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Writing:
         self._fresh: dict[str, tuple[Part, ...]] = {}  # whose chains are in the kernel, but maybe not published yet
         self._tried: set[str] = set()  # Services' chains that may have been written
         self._stepped = False
-        self._culprits = 0
+        self._guesses = 0
         self.refused: dict[str, dict[str, str]] = {}
         self.unsure = False  # whether the kernel has to be surveyed again
         self.rules_written: Counter[str] = Counter()
@@ -202,15 +202,15 @@ class Writing:
     async def _isolate(self, items: Sequence[Item], error: Refused) -> None:
         named = {line.split(" ", 2)[1] for line in error.lines if line.startswith("-A ")}
         guilty = [item for item in items if any(chain.name in named for chain in item.fragment.chains)]
-        if len(items) == 1:
+        if not guilty and (len(items) == 1 or self._guesses >= _MOST_GUESSES):
             guilty = [*items]
+            await self._guess()
         if not guilty:
             middle = len(items) // 2
             await self._step(items[:middle])
             await self._step(items[middle:])
             return
         for item in guilty:
-            await self._blame(error)
             self.unsure |= len(item.fragment.chains) > self._limit  # some of it may have been taken
             self._refuse(item.key, item.port, str(error))
         if rest := [item for item in items if item not in guilty]:
@@ -240,16 +240,16 @@ class Writing:
             for part in self._fresh[key]
             if any(text and f'"{text}' in lines for text in told for lines in part.lines)
         ]
-        if not guilty and len(keys) == 1:
-            guilty = [(keys[0], part) for part in self._fresh[keys[0]]]
+        if not guilty and (len(keys) == 1 or self._guesses >= _MOST_GUESSES):
+            guilty = [(key, part) for key in keys for part in self._fresh[key]]
             if not guilty:
                 raise error
+            await self._guess()
         if not guilty:
             middle = len(keys) // 2
             await self._publish(keys[:middle])
             await self._publish(keys[middle:])
             return
-        await self._blame(error)
         for key, part in guilty:
             kept = tuple(part.withdrawn(old) for old in self._before(key, part) if old.lines != part.lines)
             self._fresh[key] = tuple(one for one in self._fresh[key] if one is not part) + kept
@@ -342,14 +342,11 @@ class Writing:
         self.refused.setdefault(key, {})[port.name] = reason
         self._fresh[key] = (*self._fresh[key], *self._before(key, port))
 
-    async def _blame(self, error: Refused) -> None:
-        """A Service is about to be left out. Raises Refused where it can be no Service's fault: too many are, or not even
-        an empty chain is taken."""
-        self._culprits += 1
-        if self._culprits > _MOST_CULPRITS:
-            raise error
-        if not error.lines:
-            await self._write([Section(Table.NAT, (Chain(Table.NAT, chains.CANARY),))])
+    async def _guess(self) -> None:
+        """Nobody says who it is, and what is left is about to be left out. Raises Refused where it can be no Service's fault,
+        because not even an empty chain is taken."""
+        self._guesses += 1
+        await self._write([Section(Table.NAT, (Chain(Table.NAT, chains.CANARY),))])
 
     async def _write(self, sections: Sequence[Section]) -> None:
         if not sections:

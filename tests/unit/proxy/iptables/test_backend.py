@@ -265,6 +265,19 @@ async def test_the_one_that_the_kernel_refuses_is_left_out_alone(bad: str, telli
 
 
 @pytest.mark.parametrize("telling", [True, False])
+async def test_many_that_are_refused_do_not_stop_one_that_is_not(telling: bool) -> None:
+    """Told one by one, or found by halving, until the rest of a batch goes with the last that was found."""
+    many = [
+        service(HERE, name=f"a/bad{n:03}:http", cluster_ip=f"172.30.2.{n}", node_port=0, affinity=60)
+        for n in range(150)
+    ]
+    packets = Picky("-m recent", telling=telling)
+    applied = await IptablesBackend(packets).apply(whole(*many, service(HERE, name="a/a-good:http", node_port=0)))
+    assert set(applied.refused) == {port.name for port in many}
+    assert any("172.30.0.41" in rule for rule in packets.tables[Table.NAT]["KUBE-SERVICES"])
+
+
+@pytest.mark.parametrize("telling", [True, False])
 async def test_a_refused_change_leaves_what_was_there(telling: bool) -> None:
     packets = Picky("-m recent", telling=telling)
     backend = IptablesBackend(packets)
