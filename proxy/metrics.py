@@ -102,13 +102,13 @@ class _Shared:
                 "iptables_last", "Number of iptables rules written by kube-proxy in last sync", "table"
             )
             self.failures = counter(f"{_SYNC}_iptables_restore_failures", "Cumulative proxy iptables restore failures")
-            self.partial_failures = counter(
+            self.partial_failures: Counter | None = counter(
                 f"{_SYNC}_iptables_partial_restore_failures", "Cumulative proxy iptables partial restore failures"
             )
             self.cleanup_failures: Counter | None = None
         else:
             self.failures = counter(f"{_SYNC}_nftables_sync_failures", "Cumulative proxy nftables sync failures")
-            self.partial_failures = self.failures
+            self.partial_failures = None
             self.cleanup_failures = counter(
                 f"{_SYNC}_nftables_cleanup_failures", "Cumulative proxy nftables cleanup failures"
             )
@@ -129,7 +129,7 @@ class FamilyMetrics:
         self.refused = shared.refused.labels(family)
         self.repairs = shared.repairs.labels(family)
         self.failures = shared.failures.labels(family)
-        self.partial_failures = shared.partial_failures.labels(family)
+        self.partial_failures = shared.partial_failures.labels(family) if shared.partial_failures else None
         self.cleanup_failures = shared.cleanup_failures.labels(family) if shared.cleanup_failures else None
         self.without_local(internal=0, external=0)
 

@@ -22,6 +22,9 @@ from proxy.model import Policy, Reach, ServicePort
 from proxy.news import News
 from proxy.observe import Taken, Tracker
 
+_MOST_TRIGGERED = 4096
+"""Of the causes that wait for their rules while passes fail, the oldest are enough to tell how long it took."""
+
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +70,7 @@ class Pass:
         waited = self._waiting.taken()
         taken = self.tracker.take()
         self._changed |= taken.changed
-        self._triggered += taken.triggered
+        self._triggered += taken.triggered[: _MOST_TRIGGERED - len(self._triggered)]
         self._news.skipped(taken.skipped)
         policy = self._policy()
         if not self.backend.sees_changes and begun - self._compared >= self._sync_period:
@@ -77,7 +80,9 @@ class Pass:
             applied = await self.backend.apply(Wish(taken.services, changed, policy))
         except Retry:
             self._waiting.failed(waited)
-            (self._metrics.failures if self._written is None else self._metrics.partial_failures).inc()
+            self._metrics.failures.inc()
+            if changed is not None and self._metrics.partial_failures is not None:
+                self._metrics.partial_failures.inc()
             await self._answer(taken, changed, policy)  # a load balancer's question must not wait for a refusal
             raise
         first, self._written = self._written is None, policy

@@ -142,7 +142,7 @@ async def test_what_was_refused_stays_changed_until_it_is_in(rig: Rig) -> None:
     await rig.one.sync()
     assert [wish.changed for wish in rig.backend.wishes[-2:]] == [frozenset({"ns/a", "ns/b"}), frozenset()]
     assert rig.metric("kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total") == 2
-    assert rig.metric("kubeproxy_sync_proxy_rules_iptables_restore_failures_total") == 0
+    assert rig.metric("kubeproxy_sync_proxy_rules_iptables_restore_failures_total") == 2
 
 
 async def test_another_policy_concerns_every_service_until_it_is_in(rig: Rig) -> None:
@@ -190,6 +190,19 @@ async def test_latency_is_measured_from_its_cause_to_the_rules_even_through_a_re
     await rig.one.sync()
     assert rig.metric("kubeproxy_network_programming_duration_seconds_count") == 1
     assert rig.metric("kubeproxy_network_programming_duration_seconds_sum") == 4.5
+
+
+async def test_causes_that_wait_through_a_long_refusal_are_bounded(rig: Rig) -> None:
+    await rig.one.sync()
+    rig.backend.refusal = "no"
+    for second in range(3):
+        for index in range(2000):
+            rig.put(f"s{index}", f"10.244.{second}.2", trigger=f"1970-01-01T00:16:4{second}Z")
+        with pytest.raises(Retry):
+            await rig.one.sync()
+    rig.backend.refusal = ""
+    await rig.one.sync()
+    assert rig.metric("kubeproxy_network_programming_duration_seconds_count") == 4096
 
 
 async def test_a_refused_service_is_told_once_for_each_reason(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
