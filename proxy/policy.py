@@ -69,10 +69,10 @@ class Policies:
         config = self._config
         if PRIMARY in config.node_port_addresses:
             return (node_ip,) if node_ip else ()
-        if not config.node_port_networks:
-            return None
         mine = [each for each in config.node_port_networks if each.version == family]
-        if any(each.prefixlen == 0 for each in mine):
+        if not mine or any(
+            each.prefixlen == 0 for each in mine
+        ):  # without a CIDR a family is not restricted, as upstream
             return None
         found = {
             ip
