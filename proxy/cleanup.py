@@ -8,6 +8,9 @@ leftovers are not ours to delete: no proxy of ours makes any.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from functools import partial
 
 from kube.errors import Retry, UsageError
 from linux.iptables.rules import Family
@@ -28,6 +31,29 @@ async def everything() -> None:
         except Retry as error:
             raise UsageError(f"--cleanup: {error}; run it again when nobody else changes these rules") from error
     log.info("%d chains, tables and jumps deleted", deleted)
+
+
+class Leftovers:
+    """What was there before one family's rules. Looked for when they are in; where it cannot be deleted (a lock is held) the
+    next try is a `period` of seconds later, because it costs far more than a pass."""
+
+    def __init__(
+        self,
+        mode: str,
+        family: Family,
+        backend: Backend,
+        metrics: Metrics,
+        period: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._try = partial(other, mode, family, backend, metrics)
+        self._period = period
+        self._clock = clock
+        self._due: float | None = clock()  # None: it is done
+
+    async def clear(self) -> None:
+        if self._due is not None and self._clock() >= self._due:
+            self._due = None if await self._try() else self._clock() + self._period
 
 
 async def other(mode: str, family: Family, backend: Backend, metrics: Metrics) -> bool:

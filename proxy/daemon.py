@@ -173,18 +173,17 @@ class _Daemon:
 
     async def _loop(self, one: Pass, families: int) -> None:
         rules = self._config.rules
-        other_left = True
+        left = cleanup.Leftovers(self._config.mode, one.family, one.backend, self._metrics, rules.sync_period)
 
         async def sync() -> None:
-            nonlocal other_left
             self._metrics.changes.taken()
             try:
                 await one.sync()
                 self._written(one.family)
             finally:
                 self._attempted(one, families)
-            if other_left and len(self._tried) == families:  # not while another family's first rules are being made
-                other_left = not await cleanup.other(self._config.mode, one.family, one.backend, self._metrics)
+            if len(self._tried) == families:  # not while another family's first rules are being made
+                await left.clear()
 
         await forever(
             sync,

@@ -111,8 +111,14 @@ async def test_what_the_other_mode_left_is_tried_again_until_it_is_gone(machine:
     metrics = Metrics("nftables", ("IPv4",))
     failures = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total"
     machine.refusal = "the lock is held"
-    assert not await cleanup.other("nftables", Family.V4, Rules(Family.V4), metrics)
-    assert metrics.registry.get_sample_value(failures, {"ip_family": "IPv4"}) == 1
+    now = 100.0
+    left = cleanup.Leftovers("nftables", Family.V4, Rules(Family.V4), metrics, 30.0, lambda: now)
+    for moment in (100.0, 100.1, 129.9):  # passes in between do not try
+        now = moment
+        await left.clear()
+        assert metrics.registry.get_sample_value(failures, {"ip_family": "IPv4"}) == 1
     machine.refusal = ""
-    assert await cleanup.other("nftables", Family.V4, Rules(Family.V4), metrics)
-    assert machine.forgotten == [("iptables", [Family.V4])]
+    for moment in (130.0, 160.0, 190.0):
+        now = moment
+        await left.clear()
+        assert machine.forgotten == [("iptables", [Family.V4])]
