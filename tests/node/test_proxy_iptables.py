@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -227,5 +228,28 @@ def test_the_flavor_is_that_of_the_kubelets_hint_in_either_family(
         assert await iptables.forget_all(Family) > 0
         assert await iptables.forget_all(Family) == 0
         assert not await ours(await opened(other))
+
+    inside(main)
+
+
+def test_plain_commands_are_enough(inside: Inside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Slim distributions and images have no iptables-nft and no iptables-legacy."""
+    requires("netns", "iptables-nft-restore")
+    commands_only = tmp_path / "bin"
+    commands_only.mkdir()
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        found = shutil.which(name.replace("iptables", "iptables-nft", 1))
+        assert found is not None
+        (commands_only / name).symlink_to(Path(found).resolve())
+    monkeypatch.setenv("PATH", str(commands_only))
+
+    async def main() -> None:
+        backend = await iptables.opened(Family.V4)
+        state = wish([ONE], POLICY)
+        await backend.apply(state)
+        assert not (await (await iptables.opened(Family.V4)).apply(state)).written
+        assert await iptables.forget_all(Family) > 0
+        assert not await ours(backend)
+        assert "ct_state_invalid_dropped_pkts" not in nfacct.packets()
 
     inside(main)
