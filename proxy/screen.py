@@ -105,6 +105,8 @@ def _detail(console: Console, each: Shown, *, compared: bool) -> None:
     for place in each.places:
         counted = "" if place.packets is None else f", {place.packets} packets, {place.octets} bytes"
         console.print(f"  {place.what} {at(place)}{counted}", markup=False)
+        if place.whose:
+            console.print(f"    another Service's: {place.whose}", markup=False)
         for end in sorted(place.wanted | place.seen):
             console.print(Text("    ").append_text(_end(end, place, compared)))
         if not place.seen and place.verdict:

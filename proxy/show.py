@@ -24,7 +24,8 @@ _STRANGER = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8
 @dataclass(frozen=True, slots=True)
 class Place:
     """One address and port of a Service port. `wanted` and `seen` are endpoints as `ip:port`; where there are none,
-    `verdict` says what becomes of a packet (`refused`, `dropped`, `passed`), and `should` what was wanted of it."""
+    `verdict` says what becomes of a packet (`refused`, `dropped`, `passed`), and `should` what was wanted of it. `whose`:
+    the other Service port that has it, where several claim it: it says nothing of this one then."""
 
     what: str
     at: At
@@ -34,6 +35,7 @@ class Place:
     verdict: str
     packets: int | None
     octets: int | None
+    whose: str = ""
 
     @property
     def missing(self) -> frozenset[str]:
@@ -45,7 +47,7 @@ class Place:
 
     @property
     def in_sync(self) -> bool:
-        return not self.missing and not self.stale and self.should == self.verdict
+        return bool(self.whose) or (not self.missing and not self.stale and self.should == self.verdict)
 
     @property
     def words(self) -> str:
@@ -88,7 +90,8 @@ class Shown:
         if self.port is None:
             return "stale: no such Service"
         wrong = dict.fromkeys(place.words for place in self.places if not place.in_sync)
-        return "; ".join(wrong) or "in sync"
+        lost = dict.fromkeys(place.whose for place in self.places if place.whose)
+        return "; ".join(wrong) or (f"in sync, one place is of {', '.join(lost)}" if lost else "in sync")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +139,12 @@ def compared(wanted: Wanted, views: Sequence[View], only: str = "") -> list[Show
         family = view.rules.family
         entrances = _by_place(view.rules.entrances())
         mine: set[At] = set()
+        owners = wanted.names(family)
         for port in wanted.ports(family):
             places = destinations(port)
             mine.update(places)
             if not only or _of(port.name, only):
-                found.append(Shown(port.name, family, tuple(_places(port, places, view, entrances)), port))
+                found.append(Shown(port.name, family, tuple(_places(port, places, view, entrances, owners)), port))
         found += _unknown(view, {at: each for at, each in entrances.items() if at not in mine}, only)
     return sorted(found, key=lambda each: (each.name, each.family))
 
@@ -171,11 +175,16 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else one + other
 
 
-def _places(port: ServicePort, places: Sequence[At], view: View, entrances: Mapping[At, Entrance]) -> Iterator[Place]:
+def _places(
+    port: ServicePort, places: Sequence[At], view: View, entrances: Mapping[At, Entrance], owners: Mapping[At, str]
+) -> Iterator[Place]:
     for at in places:
         if at.address is None and not view.node_ports_on:
             continue
         what = _what(port, at)
+        if owners[at] != port.name:
+            yield Place(what, at, frozenset(), frozenset(), "", "", None, None, owners[at])
+            continue
         should = _should(port, what)
         source = _source(port, what)
         ends, verdict = _ended(view.trace(at, source))
@@ -281,6 +290,7 @@ def _place_document(place: Place) -> dict[str, Any]:
         "missing": sorted(place.missing),
         "stale": sorted(place.stale),
         "verdict": place.verdict or None,
+        "anotherService": place.whose or None,
         "packets": place.packets,
         "bytes": place.octets,
     }

@@ -38,8 +38,13 @@ class Wanted:
             yield from self.services[family][key]
 
     def names(self, family: Family) -> dict[At, str]:
-        """Whose each address and port is."""
-        return {at: port.name for port in self.ports(family) for at in destinations(port)}
+        """Whose each address and port is: of several claimants the one whose cluster IP it is, else the first by name."""
+        ports = list(self.ports(family))
+        found = {destinations(port)[0]: port.name for port in ports}
+        for port in ports:
+            for at in destinations(port):
+                found.setdefault(at, port.name)
+        return found
 
 
 NOTHING = Wanted("", {})

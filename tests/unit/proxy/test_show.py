@@ -105,6 +105,27 @@ def test_every_kind_of_service_is_in_sync_after_a_pass(world: World) -> None:
             assert shown.in_sync, f"{case}: {shown.words}"
 
 
+@pytest.mark.parametrize("claimed", ["an external IP", "a cluster IP"])
+def test_of_two_claimants_the_one_without_is_in_sync_and_says_whose_it_is(claimed: str) -> None:
+    """The first by name has it, unless it is the other's cluster IP."""
+    first, second = (replace(port, external_ips=(), load_balancer_ips=(), node_port=0) for port in cluster(V4)[:2])
+    if claimed == "a cluster IP":
+        second = replace(second, endpoints=replace(first.endpoints, cluster=first.endpoints.cluster[:1]))
+        services = [replace(first, name="a/evil:http", external_ips=(second.cluster_ip,)), second]
+        loser, whose = "a/evil:http", second.name
+    else:
+        external = (ip_address("203.0.113.77"),)
+        services = [replace(first, name="b/one:http", external_ips=external), replace(second, external_ips=external)]
+        services.sort(key=lambda port: port.name)
+        loser, whose = services[1].name, services[0].name
+    found = {each.name: each for each in compared(wanted(V4, services), [view(V4, services)])}
+    assert [each.words for each in found.values() if not each.in_sync] == []
+    assert [place.whose for place in found[loser].places] == ["", whose]
+    report = Report("node1", (IPTABLES_NFT,), (found[loser],), True)
+    assert f"another Service's: {whose}" in text(report, detail=True)
+    assert found[whose].words == "in sync"
+
+
 def test_a_drop_of_somebody_else_counts_against_it() -> None:
     services = cluster(V4)
     mine = view(V4, services)
