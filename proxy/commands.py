@@ -29,7 +29,8 @@ from linux.route_lookup import Routes
 from proxy import kernel_rules, show, trace
 from proxy.addresses import address
 from proxy.config import Config
-from proxy.kernel_rules import At
+from proxy.kernel_rules import At, KernelRules
+from proxy.model import PodNetwork
 from proxy.policy import Policies
 from proxy.wanted import NOTHING, Wanted, asked, pod_address, service_target
 
@@ -155,7 +156,7 @@ async def _shown(arguments: argparse.Namespace) -> int:
     with Routes() as routes:
         node = Node(frozenset(local_addresses.read()), routes.device)
         rules = [await kernel_rules.read(family) for family in Family]
-        views = [show.View(each, node, _node_port_addresses(api, wanted, each.family)) for each in rules]
+        views = [_view(each, node, api, wanted) for each in rules]
         only = arguments.service
         shown = show.compared(wanted, views, only) if wanted.known else show.seen(views, only)
     modes = tuple(dict.fromkeys(words for each in rules for words in each.proxies))
@@ -179,18 +180,22 @@ async def _shown(arguments: argparse.Namespace) -> int:
     return 0 if report.in_sync else 1
 
 
-def _node_port_addresses(api: Api, wanted: Wanted, family: Family) -> tuple[Address, ...]:
-    """Those that the configuration of the proxy here names, or any that is not for loopback or one link only."""
+def _view(rules: KernelRules, node: Node, api: Api, wanted: Wanted) -> show.View:
+    """NodePorts are looked at on the addresses that the configuration of the proxy here names, or on any that is not for
+    loopback or one link only."""
     config = Config(
         mode=api.running.get("mode") or "iptables",
         bind_address=str(api.running.get("bindAddress") or "0.0.0.0"),
         node_port_addresses=tuple(api.running.get("nodePortAddresses") or ()),
+        cluster_cidr=str(api.running.get("clusterCIDR") or ""),
+        detect_local_mode=api.running.get("detectLocalMode") or "ClusterCIDR",
     )
-    local = local_addresses.read()
-    named = Policies(config, lambda: wanted.here, lambda: local).of(family).node_port_addresses
-    candidates = local if named is None else named
+    local, family = local_addresses.read(), rules.family
+    policy = Policies(config, lambda: wanted.here, lambda: local).of(family)
+    candidates = local if policy.node_port_addresses is None else policy.node_port_addresses
     fit = {each for each in candidates if each.version == family and not each.is_loopback and not each.is_link_local}
-    return tuple(sorted(fit, key=int))
+    pods = policy.pods.cidr if isinstance(policy.pods, PodNetwork) else None
+    return show.View(rules, node, tuple(sorted(fit, key=int)), pods)
 
 
 # --- the API -------------------------------------------------------------------------------------------------------

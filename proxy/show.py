@@ -15,10 +15,12 @@ from typing import Any
 from linux.iptables.rules import Family
 from linux.packets import Address, Base, Ending, Node, Packet, follow
 from proxy.kernel_rules import At, Entrance, KernelRules
-from proxy.model import Endpoint, Reach, ServicePort
+from proxy.model import Endpoint, Network, Reach, ServicePort
 from proxy.wanted import Wanted, destinations
 
 _STRANGER = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}  # documentation's: nobody's
+
+_NOWHERE = "wherry-show"  # where no route leads to the sender: a name that no interface has
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +114,28 @@ class Report:
 @dataclass(slots=True)
 class View:
     """One family's rules and node, ready to be asked about many packets. `node_ports_on`: addresses of the node of which
-    at least one serves NodePorts; empty where none does."""
+    at least one serves NodePorts; empty where none does. `pods`: the range that the proxy takes for pods' own, where it
+    knows them by one."""
 
     rules: KernelRules
     node: Node
     node_ports_on: tuple[Address, ...]
+    pods: Network | None = None
     bases: list[Base] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.bases = self.rules.bases(self.node)
 
+    def outside(self, address: Address) -> bool:
+        """Neither a pod nor the node: nobody for whom rules make an exception."""
+        return not self.node.holds(address) and not (self.pods is not None and address in self.pods)
+
     def trace(self, at: At, source: Address) -> frozenset[Ending]:
+        """Of a packet that comes in where the node would answer it."""
         found: frozenset[Ending] = frozenset()
+        arrives = (self.node.device(source) if self.node.device else "") or _NOWHERE
         for address in [at.address] if at.address else self.node_ports_on:
-            packet = Packet(source, address, at.port, at.protocol, in_interface="wherry-show")
+            packet = Packet(source, address, at.port, at.protocol, in_interface=arrives)
             found = follow(self.bases, packet, self.node)
             if any(ending.rewritten or ending.verdict != "ACCEPT" for ending in found):
                 break
@@ -185,8 +195,8 @@ def _places(
         if owners[at] != port.name:
             yield Place(what, at, frozenset(), frozenset(), "", "", None, None, owners[at])
             continue
-        should = _should(port, what)
-        source = _source(port, what)
+        source = _source(port, what, view)
+        should = _should(port, what, view.outside(source))
         ends, verdict = _ended(view.trace(at, source))
         entrance = entrances.get(at)
         wanted = frozenset(end.text for end in should)
@@ -210,18 +220,20 @@ def _what(port: ServicePort, at: At) -> str:
     return "external IP" if at.address in port.external_ips else "load balancer IP"
 
 
-def _should(port: ServicePort, what: str) -> tuple[Endpoint, ...]:
-    """The endpoints that somebody from outside should meet."""
-    reach = port.internal if what == "cluster IP" else port.external
+def _should(port: ServicePort, what: str, outside: bool) -> tuple[Endpoint, ...]:
+    """The endpoints that the sender should meet: `externalTrafficPolicy` is for those from outside."""
+    reach = port.internal if what == "cluster IP" else port.external if outside else Reach.CLUSTER
     return port.endpoints.local if reach is Reach.LOCAL else port.endpoints.cluster
 
 
-def _source(port: ServicePort, what: str) -> Address:
-    """An address that nobody has, but one that the load balancer's source ranges admit."""
-    family = Family(port.cluster_ip.version)
-    if what == "load balancer IP" and port.source_ranges:
-        return port.source_ranges[0].network_address
-    return _STRANGER[family]
+def _source(port: ServicePort, what: str, view: View) -> Address:
+    """An address that nobody has, but one that the load balancer's source ranges admit: one from outside, if they do."""
+    stranger = _STRANGER[view.rules.family]
+    if what != "load balancer IP" or not port.source_ranges:
+        return stranger
+    admitted = [stranger] if any(stranger in each for each in port.source_ranges) else []
+    admitted += [each[number] for each in port.source_ranges for number in (0, -1)]
+    return next(filter(view.outside, admitted), admitted[0])
 
 
 def _ended(endings: Iterable[Ending]) -> tuple[frozenset[str], str]:

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from proxy.model import Endpoint, Policy, Reach, ServicePort
 from proxy.screen import print_report
 from proxy.show import Report, View, compared, document, seen
 from proxy.wanted import Wanted
-from tests.unit.proxy.cases import CASES, DEFAULT
+from tests.unit.proxy.cases import CASES, DEFAULT, Subject
 from tests.unit.proxy.test_trace import cluster, device
 from tests.unit.proxy.tracing import snapshot
 from tests.unit.proxy.worlds import WORLDS, World
@@ -137,6 +137,33 @@ def test_a_drop_of_somebody_else_counts_against_it() -> None:
     web = next(each for each in compared(wanted(V4, services), [broken]) if each.name == "default/web:http")
     assert not web.in_sync
     assert web.places[0].missing == {"10.180.1.2:8080"}
+
+
+def test_a_firewall_that_admits_what_comes_through_the_nodes_interface_drops_nothing() -> None:
+    services = cluster(V4)
+    mine = view(V4, services)
+    held = mine.rules.sources[0].snapshot
+    assert held is not None
+    chains = {**held.tables[Table.FILTER], "FORWARD": ("-i eth0 -j ACCEPT",)}
+    firewall = replace(held, tables={**held.tables, Table.FILTER: chains}, policies={(Table.FILTER, "FORWARD"): "DROP"})
+    admits = View(KernelRules(Family.V4, (Source(IPTABLES_NFT, firewall),)), mine.node, mine.node_ports_on)
+    web = next(each for each in compared(wanted(V4, services), [admits]) if each.name == "default/web:http")
+    assert web.words == "in sync"
+
+
+@pytest.mark.parametrize(
+    "ranges", [["10.180.0.0/16"], ["10.180.0.0/16", "203.0.113.0/24"], ["192.168.0.1/32"], ["0.0.0.0/0"]]
+)
+def test_source_ranges_of_pods_and_of_the_node_are_asked_from_as_they_are_served(ranges: list[str]) -> None:
+    """To pods and the node externalTrafficPolicy Local is not for."""
+    subject = Subject(ends=(("here", "ready"), ("there", "ready")), external=Reach.LOCAL)
+    service = replace(V4.service(subject), source_ranges=tuple(ip_network(each) for each in ranges))
+    mine = view(V4, [service])
+    looking = View(mine.rules, mine.node, mine.node_ports_on, V4.pods)
+    (shown,) = compared(wanted(V4, [service]), [looking])
+    assert shown.words == "in sync"
+    (balanced, *_) = (place for place in shown.places if place.what == "load balancer IP")
+    assert len(balanced.seen) == (2 if len(ranges) == 1 and ranges != ["0.0.0.0/0"] else 1)
 
 
 def test_counters_are_read_beside_the_rules() -> None:
