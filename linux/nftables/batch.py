@@ -164,7 +164,7 @@ class Batch:
             return f"the transaction on table {self.table}", "", None
         kind, name = self._about[sequence - 1]
         element = None
-        if kind in (Message.NEWSETELEM, Message.DELSETELEM) and offset is not None:
+        if kind in (Message.NEWSETELEM, Message.DELSETELEM):
             element = _element_at(self._messages[sequence - 1], offset)
         where = "" if kind in (Message.NEWTABLE, Message.DELTABLE) else f" of table {self.table}"
         return f"{_WORDS[kind]} {name}{where}", name, element
@@ -190,10 +190,12 @@ def _commented(number: int, comment: str | None) -> bytes:
     return b"" if comment is None else attribute(number, packed_comment(0, comment))
 
 
-def _element_at(packed: bytes, offset: int) -> Element | None:
+def _element_at(packed: bytes, offset: int | None) -> Element | None:
+    """The only one where no offset was given: old kernels give none."""
     for number, start, end in spans(packed, SIZE, len(packed)):
         if number == _ELEMENTS:
             for _, first, last in spans(packed, start, end):
-                if first - 4 <= offset < last:
+                only = offset is None and first - 4 == start and (last + 3) & ~3 >= end
+                if only or (offset is not None and first - 4 <= offset < last):
                     return next(elements.unpacked(packed, first - 4, last)).element
     return None

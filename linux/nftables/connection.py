@@ -268,6 +268,28 @@ class Connection:
             time.sleep(0.001 * (1 << min(attempt, 5)))
         raise Refused((Failure(errno.EINTR, _too_fast(table, name)),))
 
+    def sift(
+        self, family: int, table: str, name: str, wanted: Callable[[bytes, bytes], bool]
+    ) -> tuple[list[bytes], bool]:
+        """The keys of a map of plain values whose (key, value) is `wanted`, asked as they come: no element is kept. And
+        whether nothing can have been missed; what was found counts in any case."""
+        found: dict[bytes, None] = {}
+        seen: set[bytes] = set()
+        count, whole = 0, True
+        what = f"list the elements of {name} of table {table}"
+        with self._lock:
+            try:
+                for _, data in self._asked(Message.GETSETELEM, family, DUMP, text(1, table) + text(2, name), what):
+                    for number, start, end in spans(data, 4, len(data)):
+                        for key, value in unpacked_pairs(data, start, end) if number == 3 else ():
+                            count += 1
+                            seen.add(key)
+                            if wanted(key, value):
+                                found[key] = None
+            except _Interrupted:
+                whole = False
+        return list(found), whole and len(seen) == count
+
     def _held(self, family: int, table: str, name: str) -> list[tuple[bytes, int, int]]:
         """The lists of elements of a set, without holes."""
         for attempt in range(_DUMP_ATTEMPTS):

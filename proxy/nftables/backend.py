@@ -15,7 +15,7 @@ import errno
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
 from kube.errors import Retry
 from linux.iptables.backend import Unusable
@@ -25,7 +25,8 @@ from linux.nftables.connection import Connection, Refused
 from linux.nftables.listener import Interest, Listener, Touch
 from proxy.backend import Applied, Wish
 from proxy.model import Policy, ServicePort
-from proxy.nftables import fallback, kernel, probe
+from proxy.nftables import kernel, names, probe
+from proxy.nftables.clients import Clients
 from proxy.nftables.layout import AFFINITY, TABLE, Map, socket_family
 from proxy.nftables.plan import Layout
 from proxy.nftables.shadow import Delta, Shadow
@@ -45,19 +46,22 @@ Services = Mapping[str, tuple[ServicePort, ...]]
 
 
 class NftablesBackend:
-    """Satisfies proxy.backend.Backend. One pass at a time."""
+    """Satisfies proxy.backend.Backend. One pass at a time. `apart` is a second connection, for what goes on behind passes."""
 
-    def __init__(self, family: Family, connection: Connection, layout: Layout) -> None:
+    def __init__(self, family: Family, connection: Connection, layout: Layout, apart: Connection | None = None) -> None:
         self._family = family
         self._connection = connection
         self._layout = layout
-        self._remembers = any(one.name == AFFINITY for one in layout.sets(family))
+        self._clients: Clients | None = None
         self._shadow: Shadow | None = None
         self._policy: Policy | None = None
         self._written = False
         self._refused: dict[str, Mapping[str, str]] = {}
         self._refused_at = 0.0
-        _connections.add(connection)
+        self._connections = (connection,) if apart is None else (connection, apart)
+        _connections.update(self._connections)
+        if any(one.name == AFFINITY for one in layout.sets(family)):
+            self._clients = Clients(family, self._connections[-1], _turn)
 
     @property
     def words(self) -> str:
@@ -80,7 +84,11 @@ class NftablesBackend:
                 listener.own(connection.port)
             _listeners.add(listener)
             try:
-                yield
+                if self._clients is None:
+                    yield
+                else:
+                    async with _beside(self._clients.run()):
+                        yield
             finally:
                 _listeners.discard(listener)
 
@@ -168,7 +176,7 @@ class NftablesBackend:
     def _blamed(self, error: Refused, shadow: Shadow) -> dict[str, str]:
         """Services by whose elements or chains the kernel stumbled, and what it said."""
         owners = (
-            (failure, shadow.owner(failure.element.key) if failure.element else fallback.owner(failure.name))
+            (failure, shadow.owner(failure.element.key) if failure.element else names.owner(failure.name))
             for failure in error.failures
         )
         return {owner: str(failure) for failure, owner in owners if owner is not None}
@@ -193,7 +201,7 @@ class NftablesBackend:
         if batch.size < _LARGE:
             await self._connection.write(batch, generation=None if others is None else others + _commits())
             return
-        async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with _turn():
             with contextlib.ExitStack() as stack:
                 for listener in _listeners:
                     stack.enter_context(listener.deaf(_commits))
@@ -201,12 +209,12 @@ class NftablesBackend:
 
     async def _afterwards(self, delta: Delta, *, everything: bool) -> None:
         """What may come after the transaction: @affinity forgets who is gone, and chains nobody needs are deleted."""
-        if delta.purge and self._remembers and not delta.rebuild:
-            forgotten = await self._connection.aside(
-                kernel.purge, self._connection, self._family, delta.purge, all_others=everything
-            )
-            if forgotten:
-                log.info("IPv%d: %d clients are no longer kept on endpoints that are gone", self._family, forgotten)
+        if self._clients is not None:
+            if delta.rebuild:
+                self._clients.drop()
+            elif everything or delta.purge or delta.allowed:
+                self._clients.note(delta.purge, delta.allowed, everything=everything)
+            await self._clients.forget()
         try:
             for batch in kernel.idle(delta, self._family):
                 await self._connection.write(batch)
@@ -227,6 +235,8 @@ class NftablesBackend:
     async def forget(self) -> int:
         self.doubt()
         self._written = False
+        if self._clients is not None:
+            self._clients.drop()
         try:
             return await self._connection.aside(_forget, self._connection, self._family)
         except Refused as error:
@@ -236,7 +246,32 @@ class NftablesBackend:
         return 0
 
     def close(self) -> None:
-        self._connection.close()
+        if self._clients is not None:
+            self._clients.close()
+        for connection in self._connections:
+            connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _beside(endless: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """What the body raises comes out as it is, not in a group."""
+    raised: BaseException | None = None
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(endless)
+        await asyncio.sleep(0)  # it has begun
+        try:
+            yield
+        except BaseException as error:
+            raised = error
+        finally:
+            task.cancel()
+    if raised is not None:
+        raise raised
+
+
+def _turn() -> asyncio.Lock:
+    """Who holds it may write much; the families' backends take it in turns."""
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def _commits() -> int:
@@ -266,15 +301,16 @@ async def opened(family: Family) -> NftablesBackend:
     """Of the network namespace of this thread, in the layout that the kernel takes. Raises Unusable in words where nf_tables
     is not there."""
     try:
-        connection = Connection()
+        connection, apart = Connection(), Connection()
     except OSError as error:
         raise Unusable(f"this kernel has no netlink for nf_tables: {error}; use mode: iptables") from error
     try:
         layout = await connection.aside(probe.chosen, connection, family)
     except BaseException:
         connection.close()
+        apart.close()
         raise
-    return NftablesBackend(family, connection, layout)
+    return NftablesBackend(family, connection, layout, apart)
 
 
 async def forget_all(families: Iterable[Family]) -> int:

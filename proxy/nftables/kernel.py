@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from linux.iptables.rules import Family
 from linux.nftables.batch import Batch
-from linux.nftables.connection import Connection, Refused
+from linux.nftables.connection import Connection
 from linux.nftables.elements import DROP, GOTO, Element, Verdict
 from linux.nftables.objects import MAP, VERDICT_TYPE, Chain, Rule, Set
 from proxy.nftables import chains
-from proxy.nftables.layout import AFFINITIES, TABLE, VALUES, VERDICTS, Map, socket_family
+from proxy.nftables.layout import TABLE, VALUES, VERDICTS, Map, socket_family
 from proxy.nftables.plan import Layout, Leads, Value
-from proxy.nftables.shadow import Allowed, ChainSeen, Delta, Seen
+from proxy.nftables.shadow import ChainSeen, Delta, Seen
 
 _DROPPED = Verdict(DROP)
 _GONE = "table kube-proxy was gone"
-_PURGES = 5
 
 
 def read(connection: Connection, family: Family, layout: Layout) -> Seen:
@@ -125,34 +123,3 @@ def idle(delta: Delta, family: Family) -> Iterator[Batch]:
         deleted.delete_chain(name)
     yield emptied
     yield deleted
-
-
-def purge(connection: Connection, family: Family, wanted: Allowed, *, all_others: bool) -> int:
-    """Take clients of endpoints that are gone out of @affinity; with `all_others`, those of Services without affinity too.
-    How many. Entries may fade meanwhile: then it is read again. Raises Refused."""
-    return sum(
-        _purged(connection, family, title, {key: ends for (of, key), ends in wanted.items() if of == title}, all_others)
-        for title in AFFINITIES
-    )
-
-
-def _purged(
-    connection: Connection, family: Family, title: str, wanted: Mapping[bytes, frozenset[bytes]], all_others: bool
-) -> int:
-    number = socket_family(family)
-    for attempt in range(_PURGES):
-        stale = []
-        for key, endpoint in connection.pairs(number, TABLE, title).items():
-            ends = wanted.get(key[family.bits // 8 :])  # the key is client . cluster IP . protocol . port
-            if all_others if ends is None else endpoint not in ends:
-                stale.append(Element(key))
-        made = Batch(number, TABLE)
-        made.delete_elements(title, stale)
-        try:
-            connection.commit(made)
-        except Refused as error:
-            if error.errno != errno.ENOENT or attempt == _PURGES - 1:
-                raise
-            continue
-        return len(stale)
-    return 0

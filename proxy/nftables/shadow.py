@@ -49,7 +49,8 @@ class Seen:
 class Delta:
     """To be done in one transaction, in this order: the sets and `chains` to write whole, elements to delete and to put by
     `Map`. Afterwards, apart: `idle` chains and sets that nothing leads to any more. `purge`: what @affinity may keep, of the
-    Service ports of which it may hold something else. `foreign`: what somebody else had changed, in words."""
+    Service ports of which it may hold something else; `allowed`: the same of all that changed. `foreign`: what somebody else
+    had changed, in words."""
 
     rebuild: bool = False
     sets: list[Set] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Delta:
     idle: list[str] = field(default_factory=list)
     idle_sets: list[str] = field(default_factory=list)
     purge: Allowed = field(default_factory=dict)
+    allowed: Allowed = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
 
     @property
@@ -108,7 +110,7 @@ class Shadow:
         delta.sets.extend(wanted for name, wanted in after.sets.items() if name not in self._sets)
         self._sets.update(after.sets)
         self._compare_chains(before, after, delta)
-        delta.purge = _narrowed(before_allowed, after_allowed)
+        delta.purge, delta.allowed = _narrowed(before_allowed, after_allowed), after_allowed
         return delta
 
     def _dirty(self, wanted: Mapping[str, Ports]) -> set[str]:

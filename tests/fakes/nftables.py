@@ -85,6 +85,11 @@ class FakeNftables:
             interfere()
         return [Counted(element, None) for element in self.held[family, table].elements[name].values()]
 
+    def sift(
+        self, family: int, table: str, name: str, wanted: Callable[[bytes, bytes], bool]
+    ) -> tuple[list[bytes], bool]:
+        return [key for key, value in self.pairs(family, table, name).items() if wanted(key, value)], True
+
     def pairs(self, family: int, table: str, name: str) -> dict[bytes, bytes]:
         found = (element for element, _ in self.elements(family, table, name))
         return {element.key: element.data for element in found if isinstance(element.data, bytes)}

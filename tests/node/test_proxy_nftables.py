@@ -237,6 +237,41 @@ def test_clients_stay_where_they_are_through_a_restart_and_a_change_of_the_servi
     assert clients(connection) == {stays.key}
 
 
+async def test_clients_that_fade_while_they_are_forgotten_hold_up_nothing(connection: Connection, space: Netns) -> None:
+    """Thousands a second fade: a deletion of all at once would be refused again and again."""
+    port = replace(every_kind()["ns/plain"][0], affinity_seconds=90)
+    services = {"ns/plain": (port,)}
+    with kernel_netns.enter(space.path):
+        writer = NftablesBackend(Family.V4, connection, Flat(), Connection())
+    await writer.apply(Wish(services, None, policy()))
+    key = plan.name_key(port.cluster_ip, port.protocol, port.port)
+    here, gone = (plan.packed(end) for end in port.endpoints.cluster[:2])
+    fill = Batch(IP, TABLE)
+    fill.add_elements(
+        AFFINITY,
+        (
+            Element(
+                number.to_bytes(4, "big") + key,
+                here if number % 2 else gone,
+                timeout=90_000 if number < 2000 else number % 2000 + 1,
+            )
+            for number in range(10_000)
+        ),
+    )
+    connection.commit(fill)
+    services["ns/plain"] = (replace(port, endpoints=ends(1, 3)),)
+    with kernel_netns.enter(space.path):
+        watching = writer.watching(lambda: None)
+    async with watching:
+        await writer.apply(Wish(services, frozenset(services), policy()))
+        deadline = time.monotonic() + 20
+        while any(found.element.data == gone for found in connection.elements(IP, TABLE, AFFINITY)):
+            assert time.monotonic() < deadline, "clients are kept on an endpoint that is gone"
+            await asyncio.sleep(0.01)
+    assert sum(int.from_bytes(client[:4], "big") < 2000 for client in clients(connection)) == 1000
+    writer.close()
+
+
 def test_a_udp_flow_that_outlives_its_endpoint_does_not_bring_it_back(space: Netns, connection: Connection) -> None:
     """A sender that hears nothing and keeps its port stays in conntrack's hands until its flow is deleted; each of its packets
     is new, but where they go must not be remembered any more."""

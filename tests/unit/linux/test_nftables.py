@@ -136,6 +136,8 @@ def test_a_stumble_names_the_element() -> None:
     ):
         assert batch.about(1, start - 4 + 20)[2] == wanted[at]
     assert batch.about(1, None)[2] is None
+    batch.delete_elements("fib", wanted[:1])
+    assert batch.about(len(batch), None)[2] == Element(wanted[0].key), "the only one, whatever old kernels say"
 
 
 def test_a_refusal_is_told_in_words() -> None:
