@@ -106,7 +106,7 @@ class IptablesRules:
                 if likely == 0.0:
                     continue
                 taken = each.doubting(doubt) if doubt else each if likely == 1.0 else each.likely(likely)
-                for verdict, after in self._target(table, name, rule, taken, depth):
+                for verdict, after in self._target(table, name, rule, taken, said, depth):
                     if verdict == "":
                         going_on.append(after)
                     else:
@@ -125,9 +125,12 @@ class IptablesRules:
                 return 1.0, where
             raise Unknown(where) from None
 
-    def _target(self, table: Table, chain: str, rule: Rule, walk: Walk, depth: int) -> Ways:
+    def _target(self, table: Table, chain: str, rule: Rule, walk: Walk, led: str, depth: int) -> Ways:
+        """`led`: what was said where the chain was entered."""
         name = rule.target
-        if name in ("ACCEPT", "DROP", "REJECT", "RETURN"):
+        if name in ("DROP", "REJECT"):
+            yield name, walk._replace(why=rule.comment or led or f"table {table}, chain {chain}")
+        elif name in ("ACCEPT", "RETURN"):
             yield name, _why(walk, rule)
         elif name in self._snapshot.tables.get(table, {}):
             for verdict, after in self.chain(table, name, _why(walk, rule), rule.comment, depth + 1):
@@ -159,7 +162,10 @@ class _Run:
 
     def __call__(self, walk: Walk) -> Ways:
         for verdict, after in self.rules.chain(self.table, self.name, walk):
-            if verdict in ("", "RETURN"):
-                yield self.policy, after
-            else:
+            if verdict not in ("", "RETURN"):
                 yield verdict, after
+            elif self.policy:
+                where = f"table {self.table}, chain {self.name}, policy {self.policy}"
+                yield self.policy, after._replace(why=where)
+            else:
+                yield "", after

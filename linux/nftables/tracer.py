@@ -64,7 +64,7 @@ class NftablesRules:
             for each in pending:
                 whole = each._replace(share=1.0)
                 if before is None or before[1] != whole or before[0].expressions != rule.expressions:
-                    before, outcomes = (rule, whole), self._outcomes(table, rule, whole, depth)
+                    before, outcomes = (rule, whole), self._outcomes(table, rule, whole, said, depth)
                 ends, passing = outcomes
                 if ends:
                     decided[id(ends)] = ends, decided.get(id(ends), (ends, 0.0))[1] + each.share
@@ -77,9 +77,9 @@ class NftablesRules:
             yield "", each
 
     def _outcomes(
-        self, table: TableContent, rule: Rule, walk: Walk, depth: int
+        self, table: TableContent, rule: Rule, walk: Walk, led: str, depth: int
     ) -> tuple[list[tuple[str, Walk]], list[Walk]]:
-        """(what the rule decides, what goes on to the next one)."""
+        """(what the rule decides, what goes on to the next one). `led`: what was said where the chain was entered."""
         decided: list[tuple[str, Walk]] = []
         going_on: list[Walk] = []
         passing: dict[int, tuple[Walk, float]] = {}  # many sides of a die leave a packet as it was
@@ -88,7 +88,7 @@ class NftablesRules:
                 share = passing.get(id(state.walk), (state.walk, 0.0))[1] + state.share
                 passing[id(state.walk)] = state.walk, share
                 continue
-            for word, after in self._decided(table, rule, verdict, state, depth):
+            for word, after in self._decided(table, rule, verdict, state, led, depth):
                 if word == "":
                     going_on.append(after)
                 else:
@@ -118,12 +118,14 @@ class NftablesRules:
         for state in states:
             yield Verdict(CONTINUE), state
 
-    def _decided(self, table: TableContent, rule: Rule, verdict: Verdict, state: State, depth: int) -> Ways:
+    def _decided(self, table: TableContent, rule: Rule, verdict: Verdict, state: State, led: str, depth: int) -> Ways:
         said = state.said or _STAMP.sub("", rule.comment or "")
         walk = state.walk._replace(why=said or state.walk.why, share=state.walk.share * state.share)
         match verdict.code:
-            case code if code in _VERDICTS:
+            case code if code == ACCEPT:
                 yield _VERDICTS[code], walk
+            case code if code in _VERDICTS:
+                yield _VERDICTS[code], walk._replace(why=said or led or f"table {table.words}, chain {rule.chain}")
             case code if code == RETURN:
                 yield "RETURN", walk
             case code if code in (JUMP, GOTO):
@@ -169,4 +171,10 @@ class _Run:
 
     def __call__(self, walk: Walk) -> Ways:
         for verdict, after in self._rules.chain(self._table, self._content, walk):
-            yield (self._policy if verdict in ("", "RETURN") else verdict), after
+            if verdict not in ("", "RETURN"):
+                yield verdict, after
+            elif self._policy:
+                where = f"table {self._table.words}, chain {self._content.about.name}, policy drop"
+                yield self._policy, after._replace(why=where)
+            else:
+                yield "", after

@@ -170,6 +170,23 @@ def test_it_refuses_to_guess_and_says_so_where_it_may() -> None:
     assert all("osf" in ending.doubts[0] for ending in found)
 
 
+def test_a_drop_is_explained_by_who_drops_not_by_who_spoke_before() -> None:
+    made = batch()
+    made.add_chain("talkative")
+    made.add_chain("firewall", Hook("filter", 0, -300, drops=True))
+    made.add_rule("firewall", [ex.verdict(JUMP, "talkative")], comment="flanneld forward")
+    packet = Packet(ip_address("10.244.0.5"), ip_address("10.96.0.1"), 80)
+
+    def why() -> set[str]:
+        return {ending.why for ending in trace(Ruleset().take(made.contents()), packet, NODE)}
+
+    assert why() == {"table ip t, chain firewall, policy drop"}
+    made.add_rule("firewall", [ex.verdict(DROP)])
+    assert why() == {"table ip t, chain firewall"}
+    made.add_rule("talkative", [ex.verdict(DROP)])
+    assert why() == {"flanneld forward"}
+
+
 def test_a_connection_meets_nat_once() -> None:
     assert ends("10.244.0.5", "10.96.0.1", 80, state="ESTABLISHED") == {("DROP", "10.96.0.1:80", False, 1.0)}
 

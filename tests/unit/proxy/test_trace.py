@@ -97,7 +97,16 @@ def test_a_drop_of_somebody_else_is_told() -> None:
     rules.sources[0].snapshot = replace(held, policies={(Table.FILTER, "FORWARD"): "DROP"})
     found = story_of(rules, "203.0.113.77", 443)
     assert (found["arrives"], found["service"]) == (False, None)
-    assert [each["fate"] for each in found["outcomes"]] == ["dropped"]  # type: ignore[attr-defined]
+    (outcome,) = found["outcomes"]  # type: ignore[misc,attr-defined]
+    assert (outcome["fate"], outcome["said"]) == ("dropped", "table filter, chain FORWARD, policy DROP")
+    chains = {
+        **held.tables[Table.FILTER],
+        "FORWARD": ('-m comment --comment "flanneld forward" -j FLANNEL-FWD', "-j DROP"),
+    }
+    tables = {**held.tables, Table.FILTER: {**chains, "FLANNEL-FWD": ("-s 10.99.0.0/16 -j ACCEPT",)}}
+    rules.sources[0].snapshot = replace(held, tables=tables)
+    (outcome,) = story_of(rules, "203.0.113.77", 443)["outcomes"]  # type: ignore[misc,attr-defined]
+    assert (outcome["fate"], outcome["said"]) == ("dropped", "table filter, chain FORWARD")
 
 
 def test_what_the_api_knows_and_the_rules_do_not_is_said() -> None:
