@@ -37,6 +37,7 @@ _LEGACY = {
     Family.V4: Path("/proc/thread-self/net/ip_tables_names"),
     Family.V6: Path("/proc/thread-self/net/ip6_tables_names"),
 }
+_MIXED = re.compile(r"^# Table `([^']+)' contains incompatible base-chains", re.MULTILINE)
 _NUMBERS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
 _ENTRANCES = (
     (Table.NAT, "KUBE-SERVICES"),
@@ -71,12 +72,14 @@ class Entrance:
 
 @dataclass(slots=True)
 class Source:
-    """One interface's rules. `proxy`: it holds rules of a Kubernetes proxy."""
+    """One interface's rules. `proxy`: it holds rules of a Kubernetes proxy. `mixed`: tables in which others have base chains
+    that iptables does not print."""
 
     words: str
     snapshot: Snapshot | None = None
     tables: tuple[TableContent, ...] = ()
     counters: Mapping[tuple[Table, str], tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    mixed: frozenset[str] = frozenset()
 
     @property
     def proxy(self) -> bool:
@@ -181,7 +184,7 @@ async def read(family: Family) -> KernelRules:
         found = await _saved(family, "legacy", untold)
         if found is not None:
             sources.append(found)
-    tables = _tables(family, nft.snapshot if nft else None)
+    tables = _tables(family, nft)
     if tables:
         sources.append(Source(NFTABLES, tables=tables))
     return KernelRules(family, tuple(source for source in sources if _holds_any(source)), tuple(untold))
@@ -210,9 +213,10 @@ async def _saved(family: Family, flavor: str, untold: list[str]) -> Source | Non
         done = await process.run([command, "-c"], timeout=120)
     except process.CommandFailed as error:
         raise UsageError(f"{error}: rules are read as root (sudo)") from error
-    plain, counters = counted(done.stdout.decode(errors="replace").splitlines())
+    text = done.stdout.decode(errors="replace")
+    plain, counters = counted(text.splitlines())
     words = IPTABLES_NFT if flavor == "nft" else IPTABLES_LEGACY
-    return Source(words, parse("\n".join(plain)), counters=counters)
+    return Source(words, parse("\n".join(plain)), counters=counters, mixed=frozenset(_MIXED.findall(text)))
 
 
 def counted(lines: Iterable[str]) -> tuple[list[str], Mapping[tuple[Table, str], tuple[tuple[int, int], ...]]]:
@@ -236,9 +240,11 @@ def counted(lines: Iterable[str]) -> tuple[list[str], Mapping[tuple[Table, str],
     return plain, {key: tuple(each) for key, each in found.items()}
 
 
-def _tables(family: Family, iptables: Snapshot | None) -> tuple[TableContent, ...]:
-    """Tables of this family and of inet that iptables did not print."""
-    printed = {table.value for table, chains in iptables.tables.items() if chains} if iptables is not None else set()
+def _tables(family: Family, iptables: Source | None) -> tuple[TableContent, ...]:
+    """Tables of this family and of inet that iptables did not print, or not all of."""
+    snapshot = iptables.snapshot if iptables is not None else None
+    printed = {table.value: chains for table, chains in snapshot.tables.items() if chains} if snapshot else {}
+    mixed = iptables.mixed if iptables is not None else frozenset()
     ruleset = Ruleset()
     try:
         connection = Connection()
@@ -248,11 +254,22 @@ def _tables(family: Family, iptables: Snapshot | None) -> tuple[TableContent, ..
         try:
             for kind in _TABLES[family]:
                 for table in connection.tables(kind):
-                    if not (FAMILIES[kind] in ("ip", "ip6") and table.name in printed):
-                        ruleset.take(connection.raw(kind, table.name))
+                    known = printed.get(table.name, {}) if FAMILIES[kind] in ("ip", "ip6") else {}
+                    if known and table.name not in mixed:
+                        continue
+                    ruleset.take(connection.raw(kind, table.name))
+                    if known:
+                        _forget_bases(ruleset.tables[kind, table.name], known)
         except Refused as error:
             if error.errno in (errno.EPERM, errno.EACCES):
                 raise UsageError(f"nf_tables: {error}: rules are read as root (sudo)") from error
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):
                 raise
     return tuple(ruleset.tables.values())
+
+
+def _forget_bases(table: TableContent, known: Iterable[str]) -> None:
+    """What iptables printed is met in its words; other base chains may still jump to the rest."""
+    for name in known:
+        if name in table.chains and table.chains[name].about.hook is not None:
+            del table.chains[name]

@@ -46,6 +46,32 @@ def test_the_kernels_own_rules_are_traced_as_they_were_meant(
     assert not wrong
 
 
+MIXED = """
+table ip filter {
+  map known { type ipv4_addr : verdict; elements = { 203.0.113.8 : accept } }
+  chain mine {
+    type filter hook input priority 0; policy drop
+    ip saddr vmap @known
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("rule", ["", "-A INPUT -s 203.0.113.9 -j DROP"])
+def test_chains_that_iptables_does_not_print_of_its_own_tables_are_met_too(netns: Make, rule: str) -> None:
+    def main() -> kernel_rules.KernelRules:
+        subprocess.run(["nft", "-f", "-"], input=MIXED, text=True, check=True)
+        if rule:
+            subprocess.run(["iptables-nft", *rule.split()], check=True)
+        return asyncio.run(kernel_rules.read(Family.V4))
+
+    rules = kernel_netns.call(netns("node").path, main)
+    here = ip_address("192.168.0.1")
+    for source, verdict in (("203.0.113.7", "DROP"), ("203.0.113.8", "ACCEPT"), ("203.0.113.9", "DROP")):
+        endings = rules.trace(Packet(ip_address(source), here, 80), Node(frozenset([here])))
+        assert {(ending.verdict, ending.doubts) for ending in endings} == {(verdict, ())}
+
+
 FIREWALL = """
 table inet firewall {
   set clients { type ipv4_addr; flags dynamic; }
