@@ -26,7 +26,7 @@ from proxy.nftables.shadow import Allowed
 
 _MOMENT = 0.5  # seconds that a pass waits
 _AGAIN = 5.0  # seconds until what went wrong is tried again
-_WALKS = 5  # when others write meanwhile, a walk may miss some
+_WALKS = 20  # when others write meanwhile, a walk may miss some
 _AT_ONCE = 256  # deletions in one transaction, which hold the loop for a millisecond
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Clients:
         self._family, self._connection, self._turn = family, connection, turn
         self._due: Allowed = {}
         self._others = False  # clients of Service ports that are not in `_due` go too
-        self._walking: Allowed = {}
+        self._walking: Allowed | None = None
         self._woken, self._done = asyncio.Event(), asyncio.Event()
         self._runs = self._closed = False
 
@@ -50,9 +50,8 @@ class Clients:
         others that changed have now."""
         if everything:
             self._due, self._others = {}, True
-        self._walking.update(purge)
-        self._due.update(purge)
-        for known in (self._walking, self._due):
+        for known in (self._due,) if self._walking is None else (self._due, self._walking):
+            known.update(purge)
             known.update((key, ends) for key, ends in allowed.items() if key in known)
 
     def drop(self) -> None:
@@ -79,7 +78,7 @@ class Clients:
             return
         if not self._runs:
             await self._go_on()
-        elif not self._woken.is_set() and not self._walking:
+        elif not self._woken.is_set() and self._walking is None:
             self._done.clear()
             self._woken.set()
             with contextlib.suppress(TimeoutError):
@@ -110,7 +109,7 @@ class Clients:
             done = True
             return found
         finally:
-            self._walking = {}
+            self._walking = None
             if not done:
                 self._due, self._others = {**walking, **self._due}, others or self._others
 
@@ -130,7 +129,7 @@ class Clients:
                 async with self._turn():
                     count += self._delete(title, found[start : start + _AT_ONCE])
                 await asyncio.sleep(0)
-            if whole:
+            if whole and not found:  # many deletions shrink the kernel's table, and a walk may miss some then too
                 return count
         raise Refused((Failure(errno.EINTR, f"{title} changed faster than it could be read"),))
 
