@@ -12,9 +12,10 @@ where it carries an `Option`, a command line flag:
 what camelCase does not. Field types: str, int, float, bool, `Duration`, Literal, `tuple[str, ...]` (flag: commas, or
 repeated), `dict[str, str]` (flag: `a=b,c=d`), nested Structs, each also `| None`.
 
-Flags win over the file, the file over defaults. Unknown keys and flags are refused with the nearest known one. Every
-refusal is a `UsageError` that names the file or flag, the field and the remedy. A daemon that takes the stock daemon's place
-also names the keys that the stock one has and it has not (`Foreign`): their refusal says what to do instead.
+Flags win over the file, the file over defaults. Unknown keys and flags are refused with the nearest known one, and so are
+keys given twice. Every refusal is a `UsageError` that names the file or flag, the field and the remedy. A daemon that takes
+the stock daemon's place also names the keys that the stock one has and it has not (`Foreign`): their refusal says what to do
+instead.
 
 With `drop_ins` there is `--config-dir` too: its `*.conf` files, in the order of their names, are JSON merge patches
 (RFC 7386) of the file: mappings merge, lists and values replace, null takes back.
@@ -28,7 +29,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Never, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Never, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -316,8 +317,12 @@ def _files(path: str | None, folder: str | None) -> list[tuple[str, str]]:
 def _document(where: str, path: str, api_version: str, document_kind: str) -> dict[str, Any]:
     import yaml
 
+    from kube import once
+
     try:
-        document = yaml.safe_load(Path(path).read_bytes())
+        document = once.loads(Path(path).read_bytes())
+    except once.Repeated as error:
+        raise UsageError(f"{where}: {one_line(error)}; write it once") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{where}: {one_line(error)}; name a readable YAML or JSON file") from error
     if not isinstance(document, dict):
@@ -444,6 +449,9 @@ def _converted(field: _Field, value: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, field.kind, strict=True)
     except msgspec.ValidationError as error:
+        if get_origin(field.kind) is Literal and isinstance(value, str):
+            known = ", ".join(str(choice) for choice in get_args(field.kind) if choice)
+            raise UsageError(f"{where}: unknown value {value!r}; write one of {known}") from error
         raise UsageError(f"{where}: {_plain(str(error))}; found {value!r}") from error
 
 

@@ -1,7 +1,7 @@
 """Configuration at the door: precedence, and refusals that name the field and the remedy."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -25,6 +25,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     addresses: Annotated[tuple[str, ...], Option("--addresses", "many")] = ()
     labels: Annotated[dict[str, str], Option("--labels", "pairs")] = {}
     limit: int | None = None
+    colour: Literal["", "red", "green"] = ""
     inner: Inner = Inner()
 
 
@@ -82,12 +83,22 @@ def test_what_is_rendered_can_be_read_again(tmp_path: Path) -> None:
         ("inner: {bit: many}", "inner.bit: expected int, got str; found 'many'"),
         ("inner: {syncPeriod: soon}", "inner.syncPeriod: 'soon' is not a duration; write it like 30s or 1m30s"),
         ("name: a", "name: unknown key"),
+        ("limit: 1\nloud: true\nlimit: 2", "line 5, column 1: the key 'limit' is given twice; write it once"),
+        ("inner: {bit: 1, 'bit': 1}", "line 3, column 17: the key 'bit' is given twice; write it once"),
+        ("kind: Other", "the key 'kind' is given twice"),
+        ("colour: blue", "colour: unknown value 'blue'; write one of red, green"),
+        ("colour: 3", "colour: expected str, got int; found 3"),
     ],
 )
 def test_refused_keys(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         load("--name=a", "--config", written(tmp_path, text))
     assert words in str(caught.value)
+
+
+def test_what_is_merged_in_may_be_overridden(tmp_path: Path) -> None:
+    file = written(tmp_path, "labels: {<<: {a: x, b: y}, a: z}\n")
+    assert load("--name=a", "--config", file).labels == {"a": "z", "b": "y"}
 
 
 @pytest.mark.parametrize(
