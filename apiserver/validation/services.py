@@ -221,6 +221,13 @@ def endpoint_slice_update(new: Json, old: Json, found: Found) -> None:
         found.invalid((TOP, "addressType"), new.get("addressType", ""), names.IMMUTABLE)
 
 
+def _source_range(value: Any, path: Path, found: Found) -> None:
+    """Spaces around it are allowed, as upstream has it since the ranges were an annotation."""
+    trimmed = (value or "").strip()
+    for text in names.cidr(trimmed):
+        found.invalid(path, trimmed, text)
+
+
 def _number(value: Any, path: Path, found: Found) -> None:
     if not 1 <= value <= 65535:
         found.invalid(path, value, names.OUTSIDE_PORTS)
@@ -238,7 +245,7 @@ RULES: Final[Rules] = {
             "externalIPs": each(_usable),
             "ipFamilies": both(each(one_of(*_FAMILIES)), distinct),
             "ipFamilyPolicy": one_of("PreferDualStack", "RequireDualStack", "SingleStack"),
-            "loadBalancerSourceRanges": each(written(names.cidr)),
+            "loadBalancerSourceRanges": each(_source_range),
             "externalTrafficPolicy": one_of("Cluster", "Local"),
             "internalTrafficPolicy": one_of("Cluster", "Local"),
             "trafficDistribution": one_of("PreferClose", "PreferSameNode", "PreferSameZone"),

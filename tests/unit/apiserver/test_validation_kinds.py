@@ -140,6 +140,8 @@ def test_the_small_object_of_each_kind_is_valid(kind: str) -> None:
         ("EndpointSlice", "endpoints.0.addresses", ["::1"], "endpoints[0].addresses[0]", 'Invalid value: "::1": must be an IPv4 address'),
         ("Endpoints", "subsets.0.addresses.0.ip", "127.0.0.1", "subsets[0].addresses[0].ip", 'Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)'),
         ("Service", "spec.sessionAffinity", "Cookie", "spec.sessionAffinity", 'Unsupported value: "Cookie": supported values: "ClientIP", "None"'),
+        ("Service", "spec", {"type": "LoadBalancer", "ports": [{"port": 80}], "loadBalancerSourceRanges": [" 192.0.2.0 "]}, "spec.loadBalancerSourceRanges[0]", 'Invalid value: "192.0.2.0": must be a valid CIDR value'),
+        ("Service", "spec", {"type": "LoadBalancer", "ports": [{"port": 80}], "loadBalancerSourceRanges": ["  "]}, "spec.loadBalancerSourceRanges[0]", 'Invalid value: "": must be a valid CIDR value'),
         ("Service", "spec.loadBalancerClass", "example.com/x", "spec.loadBalancerClass", "Forbidden: may only be used when `type` is 'LoadBalancer'"),
         # storage
         ("PersistentVolume", "spec.accessModes", ["Some"], "spec.accessModes", 'Unsupported value: "Some": supported values: "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"'),
@@ -333,6 +335,12 @@ def test_a_spec_that_is_as_it_was_is_not_judged_again() -> None:
     assert validation.validate_update(KINDS["Deployment"], new, old) == []
     new["status"] = {"replicas": -1}
     assert [one.field for one in validation.validate_update(KINDS["Deployment"], new, old)] == ["status.replicas"]
+
+
+def test_source_ranges_may_have_spaces_around_them() -> None:
+    obj = made("Service")
+    obj["spec"] |= {"type": "LoadBalancer", "loadBalancerSourceRanges": [" 10.244.0.0/24 ", "\t2001:db8::/64"]}
+    assert found("Service", obj) == {}
 
 
 def test_approval_and_denial_exclude_each_other_and_stay() -> None:
