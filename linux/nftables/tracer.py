@@ -13,6 +13,7 @@ from linux.nftables.elements import ACCEPT, BREAK, CONTINUE, DROP, GOTO, JUMP, R
 from linux.nftables.machine import REJECTED, State, step
 from linux.nftables.objects import HOOKS, Rule
 from linux.nftables.ruleset import ChainContent, Ruleset, TableContent
+from linux.nftables.unsure import possible
 from linux.packets import Address, Base, Ending, Hook, Node, Packet, Unknown, Walk, Ways, follow
 
 _MOST_DEPTH = 32  # the kernel's own limit is 16
@@ -107,7 +108,9 @@ class NftablesRules:
                     where = f"table {table.words}, chain {rule.chain}: {error}"
                     if not self._lenient:
                         raise Unknown(where) from None
-                    yield from _both_ways(rule, position, state.walk.doubting(where))
+                    doubting = state.walk.doubting(where)
+                    yield Verdict(BREAK), State(doubting)
+                    yield from possible(rule.expressions[position + 1 :], doubting, table.sets, self._node)
                     continue
                 for verdict, after in outcomes:
                     if verdict.code == CONTINUE:
@@ -138,16 +141,6 @@ class NftablesRules:
                     yield ("RETURN" if code == GOTO and inner == "" else inner), after
             case code:
                 raise Unknown(f"table {table.words}, chain {rule.chain}: verdict {code} is not known here")
-
-
-def _both_ways(rule: Rule, position: int, walk: Walk) -> Iterator[tuple[Verdict, State]]:
-    """The rule passed by, and the verdict that it would give if all of it matched."""
-    yield Verdict(BREAK), State(walk)
-    for expression in rule.expressions[position:]:
-        if expression.name in ("immediate", "reject"):
-            for verdict, state in step(expression, State(walk), {}, Node(frozenset())):
-                if verdict.code != CONTINUE:
-                    yield verdict, state
 
 
 def _merged(ways: list[tuple[str, Walk]]) -> list[tuple[str, Walk]]:

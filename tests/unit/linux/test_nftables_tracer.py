@@ -187,6 +187,52 @@ def test_a_drop_is_explained_by_who_drops_not_by_who_spoke_before() -> None:
     assert why() == {"flanneld forward"}
 
 
+CPU = [ex.expression("meta", number32(1, 1), number32(2, 20)), ex.compare(1, Comparison.EQUAL, number(0))]
+PORT = ex.payload(Header.TRANSPORT, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("rest", "verdicts"),
+    [
+        ([ex.verdict(DROP)], {"ACCEPT", "DROP"}),
+        ([PORT, ex.compare(1, Comparison.EQUAL, port(80)), ex.reject(Reject.ICMPX, 1)], {"ACCEPT", "REJECT"}),
+        ([PORT, ex.compare(1, Comparison.EQUAL, port(81)), ex.verdict(DROP)], {"ACCEPT"}),
+        ([PORT, ex.lookup("doors", 1, 0)], {"ACCEPT", "DROP"}),
+        ([ex.lookup("doors", 1, 0)], {"ACCEPT", "DROP", "REJECT"}),
+        ([ex.lookup("values", 1, 1), ex.compare(1, Comparison.EQUAL, port(1)), ex.verdict(DROP)], {"ACCEPT", "DROP"}),
+        ([ex.numgen(1, 2), ex.compare(1, Comparison.EQUAL, number(1)), ex.verdict(DROP)], {"ACCEPT", "DROP"}),
+        ([ex.expression("osf"), ex.verdict(DROP)], {"ACCEPT", "DROP"}),
+    ],
+)
+def test_behind_what_is_not_known_every_verdict_that_is_still_possible_is_told(
+    rest: list[bytes], verdicts: set[str]
+) -> None:
+    made = batch()
+    made.add_chain("refusing")
+    made.add_rule("refusing", [ex.reject(Reject.ICMPX, 1)])
+    made.add_set(Set("doors", 2, data_type=VERDICT_TYPE))
+    made.add_set(Set("values", 2, data_type=0, data_length=2))
+    made.add_elements("doors", [Element(port(80), Verdict(DROP)), Element(port(81), Verdict(JUMP, "refusing"))])
+    made.add_chain("odd", Hook("filter", 0, -300))
+    made.add_rule("odd", [*CPU, *rest])
+    packet = Packet(ip_address("10.244.0.5"), ip_address("10.96.0.1"), 80)
+    found = trace(Ruleset().take(made.contents()), packet, NODE, lenient=True)
+    assert {ending.verdict for ending in found} == verdicts
+    assert all("meta key 20" in ending.doubts[0] for ending in found)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_nat_behind_what_is_not_known_goes_where_it_is_known_to(known: bool) -> None:
+    made = batch()
+    made.flush_chain("nat")
+    where = [ex.immediate(1, A)] if known else []
+    made.add_rule("nat", [*CPU, *where, ex.nat(Nat.DESTINATION, socket.AF_INET, 1)])
+    packet = Packet(ip_address("10.244.0.5"), ip_address("10.96.0.1"), 80)
+    found = trace(Ruleset().take(made.contents()), packet, NODE, lenient=True)
+    ways = {(ending.rewritten, len(ending.doubts)) for ending in found}
+    assert ways == ({(False, 1), (True, 1)} if known else {(False, 1), (False, 2)})
+
+
 def test_a_connection_meets_nat_once() -> None:
     assert ends("10.244.0.5", "10.96.0.1", 80, state="ESTABLISHED") == {("DROP", "10.96.0.1:80", False, 1.0)}
 
