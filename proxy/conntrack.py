@@ -65,7 +65,8 @@ class Flows:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._known: dict[str, dict[Reach, tuple[Endpoint, ...]]] = {}
-        self._claims: dict[Reach, tuple[str, ...]] = {}  # of two Services at one external IP the first in order has it
+        # A cluster IP is its own Service's, whoever else names it; of others at one address the first in order has it.
+        self._claims: dict[Reach, tuple[str, ...]] = {}  # a digit, 0 for a cluster IP, and the Service
         self._late: set[str] = set()
         self._due: dict[Reach, tuple[Endpoint, ...]] = {}  # with the former endpoints of what is reached no longer
         self._told = False
@@ -84,26 +85,27 @@ class Flows:
         keys = set(changed) | self._late if changed is not None else services.keys() | self._known.keys()
         self._late = {name.partition(":")[0] for name in refused}
         for key in keys - self._late:
-            self._replace(key, reached(services.get(key, ())))
+            ports = services.get(key, ())
+            self._replace(key, reached(ports), cluster_ips(ports))
 
     def doubt(self) -> None:
         """The rules were gone for a while: what was sent then went past them, and its flows go on doing so."""
         for reach in self._claims:
             self._due.setdefault(reach, ())
 
-    def _replace(self, key: str, new: dict[Reach, tuple[Endpoint, ...]]) -> None:
+    def _replace(self, key: str, new: dict[Reach, tuple[Endpoint, ...]], cluster: Collection[Reach]) -> None:
         old = self._known.get(key, {})
         if new == old:
             return
         for reach in old.keys() - new.keys():
-            others = tuple(other for other in self._claims.pop(reach) if other != key)
+            others = tuple(other for other in self._claims.pop(reach) if other[1:] != key)
             self._due[reach] = (*self._due.get(reach, ()), *old[reach])
             if others:
                 self._claims[reach] = others
         for reach, ends in new.items():
             before = old.get(reach)
-            if before is None:
-                self._claims[reach] = tuple(sorted((*self._claims.get(reach, ()), key)))
+            others = (other for other in self._claims.get(reach, ()) if other[1:] != key)
+            self._claims[reach] = tuple(sorted((*others, f"{0 if reach in cluster else 1}{key}")))
             # Nothing becomes stale by one more endpoint, unless there was none.
             if not before or not set(before) <= set(ends):
                 self._due.setdefault(reach, ())
@@ -142,7 +144,7 @@ class Flows:
 
     def _rule(self, reach: Reach, former: tuple[Endpoint, ...]) -> tuple[bool, frozenset[bytes]]:
         claims = self._claims.get(reach)
-        ends = self._known[claims[0]][reach] if claims else former
+        ends = self._known[claims[0][1:]][reach] if claims else former
         return bool(claims), frozenset(end.packed for end in ends)
 
     def _packed(self, addresses: Sequence[Address] | None) -> frozenset[bytes]:
@@ -162,6 +164,11 @@ def reached(ports: Iterable[ServicePort]) -> dict[Reach, tuple[Endpoint, ...]]:
         if port.node_port:
             found[port.node_port] = ends
     return found
+
+
+def cluster_ips(ports: Iterable[ServicePort]) -> set[Reach]:
+    """Where they are reached by cluster IPs of their own."""
+    return {conntrack.endpoint(port.cluster_ip.packed, port.port) for port in ports if port.protocol is Protocol.UDP}
 
 
 def _delete(kernel: conntrack.Conntrack, question: Question) -> int:

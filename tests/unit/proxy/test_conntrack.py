@@ -69,6 +69,17 @@ def test_who_drains_keeps_its_flows() -> None:
     assert 1 not in of(replace(port, endpoints=replace(port.endpoints, serving=(draining.endpoint, HERE.endpoint))))
 
 
+def test_a_cluster_ip_is_its_own_services_whoever_else_names_it() -> None:
+    mine = udp(HERE, node_port=0)
+    other = replace(udp(endpoint(GONE), node_port=0), name="a/thief:p", cluster_ip=IPv4Address("10.96.7.7"))
+    other = replace(other, external_ips=(mine.cluster_ip,))
+    flows = Flows(Family.V4)
+    told(flows, mine)
+    stale(flows)
+    told(flows, mine, other, changed="a/thief")
+    assert stale(flows) == [1, 2]
+
+
 def test_tcp_is_left_alone() -> None:
     flows = Flows(Family.V4)
     told(flows, service(HERE))
