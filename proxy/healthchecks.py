@@ -122,7 +122,7 @@ class HealthChecks:
 
     async def _listen(self, address: Address, port: int, service: str) -> None:
         try:
-            listener = _listener(address, port)
+            server = await _serving(self._server, address, port)
         except OSError as error:
             words = f'node {self._node} failed to start healthcheck "{service}" on port {port}: {_why(error, address)}'
             if self._failed.get((address, port), (0.0, ""))[1] != words:
@@ -131,9 +131,7 @@ class HealthChecks:
             self._failed[address, port] = self._clock(), words
             return
         self._failed.pop((address, port), None)
-        self._open[address, port] = await asyncio.get_running_loop().create_server(
-            self._server, sock=listener, backlog=_BACKLOG
-        )
+        self._open[address, port] = server
         log.info("health checks of %s are answered on %s port %d", service, address, port)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -161,6 +159,16 @@ class HealthChecks:
 def _bindable(address: Address) -> bool:
     """Link-local addresses are no place without an interface."""
     return address.version == 4 or not address.is_link_local
+
+
+async def _serving(answer: web.Server, address: Address, port: int) -> asyncio.Server:
+    """Where two bind at the same time, only one may listen: that is refused late."""
+    listener = _listener(address, port)
+    try:
+        return await asyncio.get_running_loop().create_server(answer, sock=listener, backlog=_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
 
 
 def _listener(address: Address, port: int) -> socket.socket:

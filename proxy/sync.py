@@ -87,11 +87,11 @@ class Pass:
             raise
         first, self._written = self._written is None, policy
         self._changed.clear()
-        self._tell(taken, changed, applied, begun)
-        await self._answer(taken, changed, policy)
-        self._flows.note(taken.services, changed, applied.refused)
+        self._flows.note(taken.services, changed, applied.refused)  # at once: whatever fails below, this is known
         if applied.repaired:
             self._flows.doubt()
+        self._tell(taken, changed, applied, begun)
+        await self._answer(taken, changed, policy)
         if self._flows.due:
             await self._clean_flows(policy)
         if first or applied.repaired:
