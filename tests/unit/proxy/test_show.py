@@ -17,10 +17,10 @@ from linux.nftables.elements import GOTO, Element, Verdict, joined
 from linux.nftables.objects import VERDICT_TYPE, Set
 from linux.nftables.ruleset import Ruleset
 from linux.packets import Node
-from proxy.kernel_rules import IPTABLES_NFT, NFTABLES, At, Entrance, KernelRules, Source, counted
+from proxy.kernel_rules import IPTABLES_NFT, NFTABLES, At, KernelRules, Source, counted
 from proxy.model import Endpoint, Policy, Reach, ServicePort
 from proxy.screen import print_report
-from proxy.show import Report, View, compared, document, seen
+from proxy.show import Report, Shown, View, compared, document, seen
 from proxy.wanted import Wanted
 from tests.unit.proxy.cases import CASES, DEFAULT, Subject
 from tests.unit.proxy.test_trace import cluster, device
@@ -180,9 +180,26 @@ COMMIT
 
 
 def test_one_place_in_two_tables_counts_once_with_its_sum() -> None:
+    """A Service's rule in nat, its refusal in filter; and the legacy rules, which nobody counts here."""
     services = cluster(V4)
-    entrances: list[Entrance] = list(view(V4, services).rules.entrances())
-    assert {each.name for each in entrances} == {service.name for service in services}
+    mine = view(V4, services)
+    (source,) = mine.rules.sources
+    held = source.snapshot
+    assert held is not None
+    at = At(services[0].cluster_ip, "tcp", services[0].port)
+    refusal = f"-d {at.address}/32 -p tcp -m comment --comment default/web:http -m tcp --dport {at.port} -j REJECT"
+    chains = {**held.tables[Table.FILTER], "KUBE-SERVICES": (*held.lines(Table.FILTER, "KUBE-SERVICES"), refusal)}
+    counters = dict(source.counters)
+    counters[Table.FILTER, "KUBE-SERVICES"] = (*counters.get((Table.FILTER, "KUBE-SERVICES"), ()), (2, 120))
+    both = Source(IPTABLES_NFT, replace(held, tables={**held.tables, Table.FILTER: chains}), counters=counters)
+    twice = View(KernelRules(Family.V4, (both, Source("legacy", held))), mine.node, mine.node_ports_on)
+
+    assert counts(compared(wanted(V4, services), [twice]), at) == [(7 + 2, 420 + 120)]
+    assert counts(seen([twice]), at) == [(7 + 2, 420 + 120)]
+
+
+def counts(shown: Sequence[Shown], at: At) -> list[tuple[int | None, int | None]]:
+    return [(place.packets, place.octets) for each in shown for place in each.places if place.at == at]
 
 
 def test_stock_kube_proxys_nftables_tables_name_their_services_in_chains() -> None:
