@@ -97,7 +97,7 @@ def test_a_drop_of_somebody_else_is_told() -> None:
     rules.sources[0].snapshot = replace(held, policies={(Table.FILTER, "FORWARD"): "DROP"})
     found = story_of(rules, "203.0.113.77", 443)
     assert (found["arrives"], found["service"]) == (False, None)
-    (outcome,) = found["outcomes"]  # type: ignore[misc,attr-defined]
+    outcome: dict[str, str] = found["outcomes"][0]  # type: ignore[index]
     assert (outcome["fate"], outcome["said"]) == ("dropped", "table filter, chain FORWARD, policy DROP")
     chains = {
         **held.tables[Table.FILTER],
@@ -105,7 +105,7 @@ def test_a_drop_of_somebody_else_is_told() -> None:
     }
     tables = {**held.tables, Table.FILTER: {**chains, "FLANNEL-FWD": ("-s 10.99.0.0/16 -j ACCEPT",)}}
     rules.sources[0].snapshot = replace(held, tables=tables)
-    (outcome,) = story_of(rules, "203.0.113.77", 443)["outcomes"]  # type: ignore[misc,attr-defined]
+    outcome = story_of(rules, "203.0.113.77", 443)["outcomes"][0]  # type: ignore[index]
     assert (outcome["fate"], outcome["said"]) == ("dropped", "table filter, chain FORWARD")
 
 
