@@ -24,6 +24,7 @@ from linux.iptables.rules import Family, Snapshot, Table, parse
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)(?: \((nf_tables|legacy)\))?")
 _TELLING = (Table.MANGLE, Table.FILTER)
 _HINTS = ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
+_NO_ANSWER = re.compile("xtables lock|Resource temporarily unavailable")
 RANDOM_FULLY = (1, 6, 2)  # the first release with MASQUERADE --random-fully
 
 log = logging.getLogger(__name__)
@@ -96,10 +97,16 @@ async def named(family: Family, flavor: Flavor) -> Backend:
 
 
 async def nat_works(chosen: Backend) -> None:
-    """Whether the kernel has this family's nat table, as kube-proxy asks it. Raises CommandFailed with its words."""
+    """Whether the kernel has this family's nat table, as kube-proxy asks it. Raises CommandFailed with its words; that somebody
+    holds the lock, or that it lasts too long, is no answer, and whoever writes the table will see."""
     stem = chosen.family.command
     command = shutil.which(f"{stem}-{chosen.flavor}") or stem
-    await process.run([command, "-w", "5", "-t", Table.NAT.value, "-S", "POSTROUTING"], timeout=30)
+    try:
+        await process.run([command, "-w", "1", "-t", Table.NAT.value, "-S", "POSTROUTING"], timeout=30)
+    except process.CommandFailed as error:
+        if error.returncode is None or _NO_ANSWER.search(error.stderr):
+            return
+        raise
 
 
 async def _version(command: str) -> tuple[tuple[int, int, int], Flavor]:
