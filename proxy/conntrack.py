@@ -104,8 +104,8 @@ class Flows:
                 self._claims[reach] = others
         for reach, ends in new.items():
             before = old.get(reach)
-            others = (other for other in self._claims.get(reach, ()) if other[1:] != key)
-            self._claims[reach] = tuple(sorted((*others, f"{0 if reach in cluster else 1}{key}")))
+            rest = (other for other in self._claims.get(reach, ()) if other[1:] != key)
+            self._claims[reach] = tuple(sorted((*rest, f"{0 if reach in cluster else 1}{key}")))
             # Nothing becomes stale by one more endpoint, unless there was none.
             if not before or not set(before) <= set(ends):
                 self._due.setdefault(reach, ())
