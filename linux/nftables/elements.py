@@ -150,10 +150,13 @@ def packed_verdict(verdict: Verdict, number: int = _DATA) -> bytes:
     return nest(number, nest(_VERDICT, number32(_CODE, verdict.code), chain))
 
 
+LONGEST_COMMENT = 127
+
+
 def packed_comment(kind: int, comment: str) -> bytes:
     """A comment as libnftnl keeps it in user data: (kind, length, text with its end). Longer than 128 bytes is cut: so
     does nft."""
-    encoded = comment.encode()[:127] + b"\0"
+    encoded = comment.encode()[:LONGEST_COMMENT] + b"\0"
     return bytes((kind, len(encoded))) + encoded
 
 

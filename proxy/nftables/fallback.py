@@ -21,9 +21,7 @@ rules write values into.
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -32,12 +30,11 @@ from linux.nftables import expressions as do
 from linux.nftables.elements import GOTO, JUMP
 from linux.nftables.objects import DYNAMIC, TIMEOUT, Set, Type
 from proxy.model import Endpoint, Policy, Reach, ServicePort
-from proxy.nftables import chains, layout
+from proxy.nftables import chains, layout, names
 from proxy.nftables.chains import Chain, Rule, Way
 from proxy.nftables.layout import AFFINITIES, AFFINITY_RECORD, Map, socket_family, width
-from proxy.nftables.plan import Content, Destination, Leads, Placed, destinations, is_taken, refuse, shared
+from proxy.nftables.plan import Content, Destination, Placed, destinations, is_taken, leads, refuse, shared
 
-_LONGEST = 240  # of a name; the kernel takes 255
 _MOST_CLIENTS = 65535  # that an endpoint remembers
 _SOURCE = 8  # the first register
 
@@ -81,44 +78,20 @@ def _serve(destination: Destination, port: ServicePort, content: Content) -> Non
     served = usable.local if held_back else usable.cluster
     if served or (usable.any and not internal):
         which = Map.SERVICES_BY_NODEPORT if destination.by_port else Map.SERVICES_BY_IP
-        content.maps[which][destination.key] = Leads(f"{kind}-{base_name(port)}", port.name)
+        content.maps[which][destination.key] = leads(f"{kind}-{names.base_name(port)}", port)
     refuse(destination, port, content)
-
-
-def base_name(port: ServicePort) -> str:
-    """Upstream's: HASH-namespace/service/protocol/port."""
-    return _hashed(_whole_name(port))
-
-
-def owner(chain: str) -> str | None:
-    """The `namespace/name` of the Service whose chain or set this is; None for others'."""
-    parts = chain.split("-", 2)[-1].split("/")
-    return "/".join(parts[:2]) if chain.count("-") > 1 and len(parts) > 2 else None
-
-
-def _whole_name(port: ServicePort) -> str:
-    service, _, name = port.name.partition(":")
-    return f"{service}/{port.protocol}/{name}"
-
-
-def _hashed(name: str) -> str:
-    hashed = base64.b32encode(hashlib.sha256(name.encode()).digest())[:8].decode()
-    whole = f"{hashed}-{name}"
-    return whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST - 3]}..."
 
 
 def _chains(port: ServicePort, policy: Policy, content: Content) -> Iterator[Chain]:
     """Referees first."""
-    base, usable, family = base_name(port), port.endpoints, policy.family
+    base, usable, family = names.base_name(port), port.endpoints, policy.family
     if port.affinity_seconds is not None:
         for endpoint in usable.all:
             learnt = _affinity(port, endpoint, family)
             content.sets[learnt.name] = learnt
             learn = do.update(learnt.name, _SOURCE, timeout=port.affinity_seconds * 1000)
             remember = Rule((chains.source(family), learn), port.name)
-            yield Chain(
-                endpoint_name("endpoint", port, endpoint), (remember, Rule(_rewrite(endpoint, family), port.name))
-            )
+            yield Chain(_named("endpoint", port, endpoint), (remember, Rule(_rewrite(endpoint, family), port.name)))
     for kind, members in (("service", usable.cluster), ("local", usable.local)):
         if members:
             yield Chain(f"{kind}-{base}", tuple(_die(port, members, family)))
@@ -130,10 +103,10 @@ def _die(port: ServicePort, members: Sequence[Endpoint], family: Family) -> Iter
     sticky = port.affinity_seconds is not None
     if sticky:
         for endpoint in members:
-            known = chains.source(family), do.lookup(endpoint_name("affinity", port, endpoint), _SOURCE)
-            yield Rule((*known, do.verdict(GOTO, endpoint_name("endpoint", port, endpoint))), port.name)
+            known = chains.source(family), do.lookup(_named("affinity", port, endpoint), _SOURCE)
+            yield Rule((*known, do.verdict(GOTO, _named("endpoint", port, endpoint))), port.name)
     for left, endpoint in zip(range(len(members), 0, -1), members, strict=True):
-        taken = (do.verdict(GOTO, endpoint_name("endpoint", port, endpoint)),) if sticky else _rewrite(endpoint, family)
+        taken = (do.verdict(GOTO, _named("endpoint", port, endpoint)),) if sticky else _rewrite(endpoint, family)
         yield Rule((*_odds(left), *taken), port.name)
 
 
@@ -185,7 +158,7 @@ def _odds(left: int) -> tuple[bytes, ...]:
 
 def _affinity(port: ServicePort, endpoint: Endpoint, family: Family) -> Set:
     return Set(
-        endpoint_name("affinity", port, endpoint),
+        _named("affinity", port, endpoint),
         family.bits // 8,
         Type.IPV4 if family is Family.V4 else Type.IPV6,
         flags=TIMEOUT | DYNAMIC,
@@ -193,7 +166,5 @@ def _affinity(port: ServicePort, endpoint: Endpoint, family: Family) -> Set:
     )
 
 
-def endpoint_name(kind: str, port: ServicePort, endpoint: Endpoint) -> str:
-    """Upstream's: HASH-namespace/service/protocol/port__ip/port, the colons of IPv6 as dots."""
-    ip = str(endpoint.ip).replace(":", ".")
-    return f"{kind}-{_hashed(f'{_whole_name(port)}__{ip}/{endpoint.port}')}"
+def _named(kind: str, port: ServicePort, endpoint: Endpoint) -> str:
+    return f"{kind}-{names.endpoint_name(port, endpoint)}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from linux.iptables.rules import Family
+from linux.nftables.elements import LONGEST_COMMENT
 from linux.nftables.objects import Set
 from proxy import model
 from proxy.model import Address, Endpoint, Network, Policy, Reach, ServicePort
@@ -38,6 +39,11 @@ class Leads(NamedTuple):
 
     chain: str
     about: str
+
+
+def leads(chain: str, port: ServicePort) -> Leads:
+    """As the kernel will tell it."""
+    return Leads(chain, port.name[:LONGEST_COMMENT])
 
 
 Value = bytes | Leads | int | None
@@ -211,7 +217,7 @@ def shared(placed_port: Placed, policy: Policy, owns: Callable[[bytes], bool], c
         for ip in port.load_balancer_ips:
             key = name_key(ip, port.protocol, port.port)
             if owns(key):
-                content.maps[Map.FIREWALLED_BY_IP][key] = Leads(name, port.name)
+                content.maps[Map.FIREWALLED_BY_IP][key] = leads(name, port)
 
 
 def is_taken(destination: Destination, content: Content) -> bool:
@@ -228,9 +234,9 @@ def refuse(destination: Destination, port: ServicePort, content: Content) -> Non
     ends = port.endpoints
     which = Map.UNSERVED_BY_NODEPORT if destination.by_port else Map.UNSERVED_BY_IP
     if not ends.any:
-        content.maps[which][destination.key] = Leads(REJECT, port.name)
+        content.maps[which][destination.key] = leads(REJECT, port)
     elif not (ends.local if destination.reach is Reach.LOCAL else ends.cluster):
-        content.maps[which][destination.key] = Leads("", port.name)
+        content.maps[which][destination.key] = leads("", port)
 
 
 def _serve(destination: Destination, placed_port: Placed, policy: Policy, content: Content) -> None:
@@ -243,16 +249,16 @@ def _serve(destination: Destination, placed_port: Placed, policy: Policy, conten
     if everyone:
         _fill(content.maps[way.endpoints], key, everyone)
         name = content.use(chains.die(way, dice, policy, sticky and sticky._replace(only_local=only_local)))
-        content.maps[Map.SERVICES_BY_NODEPORT if by_port else Map.SERVICES_BY_IP][key] = Leads(name, port.name)
+        content.maps[Map.SERVICES_BY_NODEPORT if by_port else Map.SERVICES_BY_IP][key] = leads(name, port)
         if sticky is not None and port.affinity_seconds is not None:
             which = Map.AFFINITY_NODEPORTS if by_port else Map.AFFINITY_SERVICES
             remember = chains.remember(sticky, port.affinity_seconds, policy, reaches_local=bool(port.endpoints.local))
-            content.maps[which][key] = Leads(content.use(remember), port.name)
+            content.maps[which][key] = leads(content.use(remember), port)
     if reach is Reach.LOCAL and way is not Way.CLUSTER and local:
         outside = Way.NODEPORT_LOCAL if by_port else Way.EXTERNAL_LOCAL
         _fill(content.maps[outside.endpoints], key, local)
         name = content.use(chains.die(outside, local_dice, policy, sticky and sticky._replace(only_local=True)))
-        content.maps[Map.NODEPORT_LOCAL if by_port else Map.EXTERNAL_LOCAL][key] = Leads(name, port.name)
+        content.maps[Map.NODEPORT_LOCAL if by_port else Map.EXTERNAL_LOCAL][key] = leads(name, port)
     refuse(destination, port, content)
 
 

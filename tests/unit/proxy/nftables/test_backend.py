@@ -23,7 +23,7 @@ from linux.nftables.tracer import trace
 from linux.packets import Packet
 from proxy.backend import Applied, Wish
 from proxy.model import Endpoint, PodBridge, PodNetwork, Policy, Protocol, Reach, ServicePort, Usable
-from proxy.nftables import kernel, plan
+from proxy.nftables import kernel, names, plan
 from proxy.nftables.backend import NftablesBackend
 from proxy.nftables.fallback import Fallback
 from proxy.nftables.layout import AFFINITY, REJECT, SERVICES, TABLE, Map, socket_family
@@ -194,6 +194,24 @@ def test_a_restart_writes_nothing_and_a_change_meanwhile_is_all_that_is_written(
         applied = apply(backend(fake), services)
         assert applied.full
         assert (applied.written, applied.deleted, applied.repaired) == (1 if key else 0, 0, ())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__.lower())
+def test_names_longer_than_a_comment_are_no_difference(layout: Layout) -> None:
+    name = f"{'n' * 63}/{'s' * 63}"
+    services = {name: (port(f"{name}:metrics", end(1), end(2), affinity_seconds=60),)}
+    fake = FakeNftables()
+    apply(backend(fake, layout), services)
+    nothing_to_do(fake, services, layout, policy())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: type(layout).__name__.lower())
+def test_a_chain_tells_whose_it_is(layout: Layout) -> None:
+    services = {"team-a/web": (port("team-a/web:http", end(1), end(2), affinity_seconds=60),)}
+    fake = FakeNftables()
+    apply(backend(fake, layout), services)
+    own = [chain for chain in fake.held[IP, TABLE].chains if "/" in chain]
+    assert {names.owner(chain) for chain in own} == {"team-a/web"}
 
 
 def test_the_first_by_name_has_what_two_services_claim_and_the_other_gets_it_after() -> None:

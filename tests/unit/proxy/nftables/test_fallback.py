@@ -14,8 +14,9 @@ from linux.nftables.elements import DROP, GOTO, Element, Verdict
 from linux.nftables.ruleset import Ruleset
 from linux.nftables.tracer import trace
 from proxy.model import Endpoint, Policy, Protocol, ServicePort
-from proxy.nftables.fallback import Fallback, base_name, endpoint_name, owner
+from proxy.nftables.fallback import Fallback
 from proxy.nftables.layout import TABLE, Map, socket_family
+from proxy.nftables.names import base_name, endpoint_name, owner
 from proxy.nftables.plan import Content, Leads, Value, placed
 from tests.unit.proxy.cases import BASE, CASES, EXTERNAL_LOCAL, PLAIN, Case, Mode, Subject
 from tests.unit.proxy.worlds import WORLDS, World
@@ -75,8 +76,8 @@ def test_chains_have_upstreams_names() -> None:
     world = WORLDS[0]
     service = world.service(Subject(affinity=900))
     assert base_name(service) == "ULMVA6XW-ns1/svc1/tcp/p80"
-    assert endpoint_name("endpoint", service, Endpoint.at(ip_address("10.180.0.1"), 80)) == (
-        "endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80"
+    assert endpoint_name(service, Endpoint.at(ip_address("10.180.0.1"), 80)) == (
+        "5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80"
     )
     made = content([service], world.policy(BASE))
     assert list(made.chains) == [
