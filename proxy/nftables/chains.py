@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from linux.iptables.rules import Family
 from linux.nftables import expressions as do
-from linux.nftables.elements import DROP, GOTO, JUMP, RETURN
+from linux.nftables.elements import DROP, GOTO, JUMP, LONGEST_COMMENT, RETURN
 from linux.nftables.expressions import Comparison, Ct, Header, Meta
 from linux.nftables.objects import Hook
 from proxy.model import Network, PodBridge, PodInterfaces, PodNetwork, Policy
@@ -54,7 +54,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """`stamp` is a hash of all of it; it goes into the comment of the first rule."""
+    """`stamp` is a hash of all of it; it goes into the comment of each rule."""
 
     name: str
     rules: tuple[Rule, ...]
@@ -69,8 +69,9 @@ class Chain:
 
     def comments(self) -> list[str]:
         """The rules' comments as they are written."""
-        first = f"{self.rules[0].comment}; wherry:{self.stamp}" if self.rules else ""
-        return [first.removeprefix("; "), *(rule.comment for rule in self.rules[1:])] if self.rules else []
+        stamp = f"wherry:{self.stamp}"
+        room = LONGEST_COMMENT - len(stamp) - 2
+        return [f"{rule.comment[:room]}; {stamp}" if rule.comment else stamp for rule in self.rules]
 
 
 def stamp_of(comment: str | None) -> str:

@@ -15,6 +15,7 @@ from proxy.nftables.plan import Layout, Leads, Value
 from proxy.nftables.shadow import ChainSeen, Delta, Seen
 
 _DROPPED = Verdict(DROP)
+_DORMANT = 1  # NFT_TABLE_F_*
 _GONE = "table kube-proxy was gone"
 
 
@@ -24,6 +25,8 @@ def read(connection: Connection, family: Family, layout: Layout) -> Seen:
     table = next((each for each in connection.tables(number) if each.name == TABLE), None)
     if table is None:
         return Seen(_GONE)
+    if table.flags & _DORMANT:
+        return Seen("table kube-proxy was switched off")
     sets = {each.name: each for each in connection.sets(number, TABLE)}
     wanted = {each.name: each for each in layout.sets(family)}
     made_as = table.comment  # kernels before 5.10 keep none: there the first of the fallback's sets has it
@@ -50,8 +53,9 @@ def _chains(found: Iterable[Chain], rules: Iterable[Rule]) -> dict[str, ChainSee
     counts: dict[str, int] = {}
     stamps: dict[str, str] = {}
     for rule in rules:
-        if rule.chain not in counts:
-            stamps[rule.chain] = chains.stamp_of(rule.comment)
+        stamp = chains.stamp_of(rule.comment)
+        if stamps.setdefault(rule.chain, stamp) != stamp:
+            stamps[rule.chain] = ""  # a rule of somebody else
         counts[rule.chain] = counts.get(rule.chain, 0) + 1
     return {chain.name: ChainSeen(stamps.get(chain.name, ""), counts.get(chain.name, 0), chain.hook) for chain in found}
 

@@ -38,8 +38,8 @@ endpoint goes, @affinity is read and its entries are deleted: only a Service wit
                     affinity-record
     nat-postrouting -> masquerading: what is marked, and endpoints that meet themselves (@hairpin: here . here)
 
-Chains are recognised by a stamp in the comment of their first rule, `wherry:` and a hash of the whole chain, and by the number
-of rules; elements by comparing all of them. A table without our layout's name in its comment, or with maps of another kind,
+Chains are recognised by a stamp in the comment of each rule, `wherry:` and a hash of the whole chain, and by the number of
+rules; elements by comparing all of them. A table without our layout's name in its comment, or with maps of another kind,
 is replaced whole, in one transaction.
 
 Maps that are not exactly kube-proxy's (ours count) have other names than its: the kernel refuses `add map` where a map of

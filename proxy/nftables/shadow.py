@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from linux.nftables.objects import Hook, Set
 from proxy.model import Policy, Reach, ServicePort
@@ -28,7 +28,7 @@ Allowed = dict[tuple[str, bytes], frozenset[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ChainSeen:
-    """A chain as the kernel has it: the stamp in its first rule's comment, and how many rules."""
+    """A chain as the kernel has it: the stamp in its rules' comments (empty where they differ), and how many rules."""
 
     stamp: str
     rules: int
@@ -229,9 +229,11 @@ class Shadow:
         for counts, which in zip(self._members, SHARED, strict=True):
             counts.update((key, _number(count)) for key, count in content.maps[which].items())
         self._uses.update(content.uses)
-        delta = Delta(rebuild=bool(seen.why))
         fixed = self._layout.fixed(self.policy)
         wanted = {chain.name: chain for chain in (*fixed, *content.chains.values())}
+        if odd := next((name for name, found in seen.chains.items() if not _can_stay(found, wanted.get(name))), None):
+            seen = Seen(f"chain {odd} was of another kind")
+        delta = Delta(rebuild=bool(seen.why))
         for chain in wanted.values():
             self._stamps[chain.name] = chain.stamp
             if seen.chains.get(chain.name) != ChainSeen(chain.stamp, len(chain.rules), chain.hook):
@@ -274,8 +276,12 @@ class Shadow:
     def _foreign(self, delta: Delta, seen: Seen, changed: frozenset[str]) -> tuple[str, ...]:
         if seen.why:
             return (seen.why,)
-        words = [f"chain {chain.name}" for chain in delta.chains if chain.name in seen.chains or not chain.rules]
         wished, _ = self._rendered(changed)
+        words = [
+            f"chain {chain.name}"
+            for chain in delta.chains
+            if self._uses.get(chain.name, 0) > wished.uses.get(chain.name, 0)  # wanted by others than the changed
+        ]
         for which in Map:
             put = {key for key, _ in delta.put[which]}
             if which in SHARED:
@@ -304,6 +310,13 @@ def _first(claim: str | tuple[str, ...]) -> str:
 
 _MOST_IDLE = 200
 _DIE = re.compile(r"[a-z-]+-(\d+)(?:-|$)")
+
+
+def _can_stay(found: ChainSeen, wanted: Chain | None) -> bool:
+    """The kernel moves no chain to another hook or priority; only a policy can be changed."""
+    if wanted is None or found.hook is None or wanted.hook is None:
+        return wanted is None or found.hook is wanted.hook
+    return replace(found.hook, drops=wanted.hook.drops) == wanted.hook
 
 
 def _number(value: Value) -> int:

@@ -374,6 +374,29 @@ def test_what_somebody_else_does_is_undone_within_a_second(space: Netns, command
         nothing_to_do(cast("FakeNftables", connection), every_kind(), Flat(), policy())
 
 
+@pytest.mark.parametrize(
+    "commands",
+    [
+        "delete chain ip kube-proxy nat-prerouting",
+        "delete chain ip kube-proxy filter-input; add chain ip kube-proxy filter-input {type filter hook input priority 5;}",
+        "delete chain ip kube-proxy nat-output; add chain ip kube-proxy nat-output",
+        "add table ip kube-proxy { flags dormant; }",
+        "replace rule ip kube-proxy services handle {last} counter drop",
+    ],
+)
+def test_what_is_hard_to_see_or_to_undo_is_repaired_and_told(
+    space: Netns, connection: Connection, commands: str
+) -> None:
+    writer = NftablesBackend(Family.V4, connection, Flat())
+    asyncio.run(writer.apply(Wish(every_kind(), None, policy())))
+    handles = [rule.handle for rule in connection.rules(IP, TABLE, "services")]
+    space.run("nft", commands.replace("{last}", str(handles[-1])))
+    writer.doubt()
+    assert asyncio.run(writer.apply(Wish(every_kind(), frozenset(), policy()))).repaired
+    nothing_to_do(cast("FakeNftables", connection), every_kind(), Flat(), policy())
+    assert "dormant" not in space.run("nft", "list", "table", "ip", TABLE)
+
+
 def test_our_own_transactions_large_and_small_do_not_wake_us(space: Netns) -> None:
     """Two families write at once and each hears the other's commits."""
     many = {
