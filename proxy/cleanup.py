@@ -24,13 +24,15 @@ log = logging.getLogger(__name__)
 async def everything() -> None:
     """Of all modes and families. Does nothing on a clean node; may be run any number of times."""
     families = [family for family in Family if not host.lacking(family)]
-    deleted = 0
+    deleted, refused = 0, []
     for mode in modes.OTHER:
         try:
             deleted += await modes.forget(mode, families)
         except Retry as error:
-            raise UsageError(f"--cleanup: {error}; run it again when nobody else changes these rules") from error
+            refused.append(str(error))
     log.info("%d chains, tables and jumps deleted", deleted)
+    if refused:
+        raise UsageError(f"--cleanup: {'; '.join(refused)}; run it again when nobody else changes these rules")
 
 
 class Leftovers:

@@ -44,7 +44,7 @@ class Rules:
 
 @dataclass
 class Machine:
-    """Satisfies proxy.modes.Mode, for both modes: what each family says when it is opened or forgotten."""
+    """Satisfies proxy.modes.Mode, for both modes: what each family says when it is opened, and iptables when it is forgotten."""
 
     lacking: dict[Family, str] = field(default_factory=dict)
     unusable: dict[Family, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Machine:
         return Rules(family)
 
     async def forget_all(self, families: Iterable[Family]) -> int:
-        if self.refusal:
+        if self.refusal and self.asked == "iptables":
             raise Retry(self.refusal)
         self.forgotten.append((self.asked, list(families)))
         return 3
@@ -105,6 +105,13 @@ async def test_clean_up_is_of_all_modes_and_of_the_families_there_are(machine: M
     machine.refusal = "the lock is held"
     with pytest.raises(UsageError, match="--cleanup: the lock is held; run it again"):
         await cleanup.everything()
+
+
+async def test_what_one_mode_refuses_does_not_keep_the_other_from_being_cleaned_up(machine: Machine) -> None:
+    machine.refusal = "the lock is held"
+    with pytest.raises(UsageError, match="--cleanup: the lock is held; run it again"):
+        await cleanup.everything()
+    assert machine.forgotten == [("nftables", list(Family))]
 
 
 async def test_what_the_other_mode_left_is_tried_again_until_it_is_gone(machine: Machine) -> None:
