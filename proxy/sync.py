@@ -62,6 +62,7 @@ class Pass:
         self._changed: set[str] = set()
         self._triggered: list[float] = []
         self._written: Policy | None = None  # what the rules in the kernel were made with; None: not yet, or unknown
+        self._refused = False  # the last time
         self._compared = 0.0
 
     async def sync(self) -> None:
@@ -81,11 +82,12 @@ class Pass:
         except Retry:
             self._waiting.failed(waited)
             self._metrics.failures.inc()
-            if changed is not None and self._metrics.partial_failures is not None:
+            if changed is not None and not self._refused and self._metrics.partial_failures is not None:
                 self._metrics.partial_failures.inc()
+            self._refused = True  # so the next one compares the kernel: no partial one
             await self._answer(taken, changed, policy)  # a load balancer's question must not wait for a refusal
             raise
-        first, self._written = self._written is None, policy
+        first, self._written, self._refused = self._written is None, policy, False
         self._changed.clear()
         self._flows.note(taken.services, changed, applied.refused)  # at once: whatever fails below, this is known
         if applied.repaired:
