@@ -44,7 +44,9 @@ from proxy.iptables.fragments import COUNTERS, Style
 from proxy.iptables.parts import Parts
 from proxy.iptables.writing import TABLES, Key, Writing
 
-_NO_NF_TABLES = re.compile("Could not fetch rule set generation id: (?!Permission denied)")
+_NO_NF_TABLES = re.compile(
+    "(Failed to initialize nft|Could not fetch rule set generation id): (Invalid argument|.* not supported)"
+)
 _LARGE, _SMALL_AGAIN = 1000, 800  # endpoints; the first is upstream's largeClusterEndpointsThreshold
 _NAMED = 4  # things named in one sentence
 

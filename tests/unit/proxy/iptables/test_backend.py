@@ -6,14 +6,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kube.errors import Retry
+from linux import nfacct
+from linux.iptables import backend as commands
 from linux.iptables.restore import Refused
-from linux.iptables.rules import Section, Table
+from linux.iptables.rules import Family, Section, Table
 from proxy.backend import Applied, Wish
-from proxy.iptables.backend import IptablesBackend, forget
+from proxy.iptables.backend import IptablesBackend, forget, forget_all
 from proxy.model import Policy, Reach, ServicePort
 from tests.fakes.iptables import FakeIptables
 from tests.unit.proxy.flows import HERE, POLICY, THERE, endpoint, service
@@ -369,3 +372,29 @@ async def test_a_port_that_moves_between_policies_leaves_nothing_behind() -> Non
         reference = FakeIptables()
         await IptablesBackend(reference).apply(whole(port))
         assert packets.tables == reference.tables
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        ("iptables-nft-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument", True),
+        ("iptables-save/1.8.9 Failed to initialize nft: Protocol not supported", True),
+        ("iptables-nft-save: Could not fetch rule set generation id: No buffer space available", False),
+    ],
+)
+async def test_a_kernel_without_nf_tables_has_nothing_to_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, absent: bool
+) -> None:
+    for name in ("iptables-nft", "iptables-nft-save", "iptables-nft-restore"):
+        (tmp_path / name).write_text(
+            f"#!/bin/sh\n[ \"$1\" = --version ] && exec echo 'iptables v1.8.9 (nf_tables)'\necho '{words}' >&2\nexit 4\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    monkeypatch.setattr(commands, "present", lambda family: [])
+    monkeypatch.setattr(nfacct, "forget", lambda names: None)
+    if absent:
+        assert await forget_all([Family.V4]) == 0
+    else:
+        with pytest.raises(Retry, match="No buffer space"):
+            await forget_all([Family.V4])
