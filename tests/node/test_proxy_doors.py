@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,11 +72,16 @@ def test_nftables_mode_tells_of_both_families_and_follows_its_configuration(clus
 
 def test_a_node_by_its_own_range_is_waited_for_and_another_range_ends_the_proxy(cluster: Cluster) -> None:
     cluster.make_service("web", CLUSTER_IP, HERE)
-    proxy = cluster.start_proxy(detectLocalMode="NodeCIDR", clusterCIDR="")
+    keys = {"detectLocalMode": "NodeCIDR", "clusterCIDR": "", "iptables": {"localhostNodePorts": True}}
+    cluster.world.node.run(sys.executable, "-m", "proxy", f"--config={cluster.config(**keys)}", "--init-only")
+    proxy = cluster.start_proxy(**keys)
     until(lambda: "waiting until Node" in proxy.log, lambda: f"it waits\n{proxy.log}")
     assert "KUBE-SERVICES" not in cluster.world.node.run("iptables-save", "-t", "nat")
+    # Until the rule that keeps the network off loopback is in, nothing leads there.
+    assert cluster.world.node.run("sysctl", "-n", "net.ipv4.conf.all.route_localnet").strip() == "0"
     cluster.make_node(podCIDR="10.180.0.0/24", podCIDRs=["10.180.0.0/24"])
     proxy.ready()
+    assert cluster.world.node.run("sysctl", "-n", "net.ipv4.conf.all.route_localnet").strip() == "1"
     assert "! -s 10.180.0.0/24" in cluster.world.node.run("iptables-save", "-t", "nat")
     cluster.answers(POD, CLUSTER_IP, 80, HERE)
 
