@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -72,7 +73,7 @@ def test_nftables_mode_tells_of_both_families_and_follows_its_configuration(clus
 
 def test_a_node_by_its_own_range_is_waited_for_and_another_range_ends_the_proxy(cluster: Cluster) -> None:
     cluster.make_service("web", CLUSTER_IP, HERE)
-    keys = {"detectLocalMode": "NodeCIDR", "clusterCIDR": "", "iptables": {"localhostNodePorts": True}}
+    keys: dict[str, Any] = {"detectLocalMode": "NodeCIDR", "clusterCIDR": "", "iptables": {"localhostNodePorts": True}}
     cluster.world.node.run(sys.executable, "-m", "proxy", f"--config={cluster.config(**keys)}", "--init-only")
     proxy = cluster.start_proxy(**keys)
     until(lambda: "waiting until Node" in proxy.log, lambda: f"it waits\n{proxy.log}")
