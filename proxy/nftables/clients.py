@@ -92,7 +92,7 @@ class Clients:
         while self._due or self._others:
             try:
                 forgotten = await self._walk()
-            except Refused as error:
+            except OSError as error:
                 log.info("IPv%d: clients of endpoints that are gone: %s; again in a while", self._family, error)
                 return False
             if forgotten:
