@@ -65,10 +65,9 @@ class Clients:
             while True:
                 await self._woken.wait()
                 self._woken.clear()
-                if await self._go_on():
-                    self._done.set()
-                else:
+                if not await self._go_on():
                     asyncio.get_running_loop().call_later(_AGAIN, self._woken.set)
+                self._done.set()
         finally:
             self._runs = False
 
