@@ -50,6 +50,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kernel", list(Kernel))
+@pytest.mark.alone
 def test_what_others_break_is_back_within_a_second(cluster: Cluster, kernel: Kernel) -> None:
     # Legacy tables tell nobody that they were changed: they are looked at every sync period.
     period = "1s" if kernel is Kernel.IPTABLES_LEGACY else "1h"
@@ -76,6 +77,7 @@ def test_what_others_break_is_back_within_a_second(cluster: Cluster, kernel: Ker
     assert "Traceback" not in proxy.log
 
 
+@pytest.mark.alone
 def test_one_element_that_somebody_deletes_is_back(cluster: Cluster) -> None:
     cluster.start_proxy(kernel=Kernel.NFTABLES, nftables={"syncPeriod": "1h"}).ready()
     cluster.make_service("web", CLUSTER_IP, HERE, node_port=NODE_PORT)
