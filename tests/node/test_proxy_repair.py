@@ -33,7 +33,8 @@ _IPTABLES = (
     ["{iptables} -t nat -F {chain}"],
     ["{iptables} -t nat -D PREROUTING -m comment --comment 'kubernetes service portals' -j KUBE-SERVICES"],
     ["{iptables} -t nat -I KUBE-SERVICES 1 -p tcp --dport 80 -j RETURN"],
-    [f"{{iptables}} -t {table} -{word}" for table in ("nat", "filter") for word in "FX"],
+    # In one transaction: between a flush and a deletion of chains the proxy may already have brought them back.
+    [f"printf '*{table}\\nCOMMIT\\n' | {{iptables}}-restore" for table in ("nat", "filter")],
     ["{iptables} -t mangle -X KUBE-PROXY-CANARY"],
 )
 DAMAGES = {
