@@ -2,6 +2,7 @@
 
 A read walks every interface (a node has one per pod), so it is not for every pass; rtnetlink announces each address that
 comes or goes to the groups RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR, and that is all the socket here is asked for.
+(`linux.netlink.Monitor` hears much more, and whoever imports it pays for pyroute2: 200 ms and 12 MB.)
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from linux.nftables.wire import (
     message,
     nest,
     number32,
-    number64,
     ours,
     spans,
     text,
@@ -98,9 +97,6 @@ class Batch:
     def flush_chain(self, name: str) -> None:
         """Delete its rules, if any."""
         self._add(Message.DELRULE, name, self._table + text(2, name))
-
-    def delete_rule(self, chain: str, handle: int) -> None:
-        self._add(Message.DELRULE, chain, self._table + text(2, chain) + number64(3, handle))
 
     # --- sets and maps -----------------------------------------------------------------------------------------
 

@@ -102,15 +102,6 @@ class Refused(OSError):
         return self.errno == _ERESTART
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Counts the committed transactions of a network namespace; who committed the last one is only in notifications."""
-
-    number: int
-    pid: int = 0
-    command: str = ""
-
-
 class Connection:
     """To nf_tables of the network namespace of the thread that opens it. Its methods may be called from any thread, one
     does its work at a time."""
