@@ -14,6 +14,7 @@ PODS = IPv4Network("10.244.0.0/16")
 SERVICES = IPv4Network("10.96.0.0/16")
 UNDERLAY = IPv4Network("10.200.0.0/24")
 BRIDGE_ADDRESS = UNDERLAY[1]
+BRIDGE_MAC = "0a:58:0a:c8:00:01"
 
 DEMO_IMAGE = "wherry.local/demo:1"
 PAUSE_IMAGE = "wherry.local/pause:1"

@@ -13,6 +13,7 @@ from lab import containerd, mounts, static
 from lab.model import (
     API_PORT,
     BRIDGE_ADDRESS,
+    BRIDGE_MAC,
     DEMO_NODE_PORT,
     ETCD_METRICS_PORT,
     NODE_GRACE,
@@ -72,7 +73,8 @@ def _node(lab: Lab, index: int) -> Node:
 def _links(lab: Lab, nodes: tuple[Node, ...]) -> dict[str, tuple[str, ...]]:
     outer = [
         "link set lo up",
-        "link add underlay type bridge",
+        # A MAC of its own: a bridge's is else the least of its ports', and with a node that joins all others would lose it.
+        f"link add underlay address {BRIDGE_MAC} type bridge",
         f"address add {BRIDGE_ADDRESS}/{UNDERLAY.prefixlen} dev underlay",
         "link set underlay up",
         f"route add unreachable {PODS}",

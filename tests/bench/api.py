@@ -38,7 +38,8 @@ import uvloop
 from apiserver.store import Committed, Op, Store
 from apiserver.store.sqlite import open_store
 from tests.node import apiserver as world
-from tests.node.apiserver import Server, free_port, running
+from tests.node.apiserver import Server, running
+from tests.ports import free_port
 
 PODS = "/api/v1/namespaces/default/pods"
 RUNS = 3

@@ -1,7 +1,6 @@
 """A whole kubelet in this process: our API server, the fake runtime, real files below a temporary directory."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,15 +22,9 @@ from kubelet.metrics import Metrics
 from kubelet.wiring import Wiring
 from linux.cgroup.tree import Hierarchies
 from tests.fakes.runtime import IMAGE, FakeRuntime
+from tests.ports import free_port
 
 NODE = "node1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
@@ -127,7 +120,7 @@ class Rig:
         except NotFound:
             return None
 
-    async def until(self, condition: Callable[[Pod], object], what: str, name: str = "p", seconds: float = 10) -> Pod:
+    async def until(self, condition: Callable[[Pod], object], what: str, name: str = "p", seconds: float = 30) -> Pod:
         """The pod, once the condition holds for it as the API shows it."""
         end, pod = time.monotonic() + seconds, None
         while time.monotonic() < end:
@@ -137,7 +130,7 @@ class Rig:
             await asyncio.sleep(0.02)
         raise AssertionError(f"not within {seconds} s: {what}; the status is {pod.status if pod else 'gone'}")
 
-    async def until_gone(self, name: str = "p", seconds: float = 10) -> None:
+    async def until_gone(self, name: str = "p", seconds: float = 30) -> None:
         await eventually(lambda: self._absent(name), f"pod {name} is gone", seconds)
 
     async def _absent(self, name: str) -> bool:
@@ -146,7 +139,7 @@ class Rig:
     async def events(self, reason: str) -> list[Event]:
         return [e for e in (await self.client.list(EVENTS, "default")).items if e.reason == reason]
 
-    async def until_event(self, reason: str, seconds: float = 10) -> Event:
+    async def until_event(self, reason: str, seconds: float = 30) -> Event:
         async def there() -> bool:
             return bool(await self.events(reason))
 
@@ -165,7 +158,7 @@ class Rig:
         return sum(1 for operation, _ in self.runtime.calls if operation == "start_container")
 
 
-async def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()

@@ -9,9 +9,10 @@ import pytest
 
 from kube.client import Client
 from kube.resources import CONFIGMAPS, LEASES, NODES, PODS, RUNTIMECLASSES, SERVICES
-from tests.contracts.kubelet_rig import NODE, Rig, api, connection_to, container, eventually, free_port, ready
+from tests.contracts.kubelet_rig import NODE, Rig, api, connection_to, container, eventually, ready
 from tests.contracts.test_kubelet_static import MIRROR, manifest, running, write
 from tests.fakes.runtime import FakeRuntime
+from tests.ports import free_port
 
 # The API server runs in this process and still hands aiohttp an argument it would rather have elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:shutdown_timeout should be set:DeprecationWarning")
@@ -41,7 +42,7 @@ async def test_static_pods_start_with_the_api_absent_and_are_shown_later(tmp_pat
         assert node.wiring is not None
         assert not node.wiring.source.synced
         async with api(folder, port):
-            mirror = await node.until(ready, "the mirror is ready", MIRROR, 20)
+            mirror = await node.until(ready, "the mirror is ready", MIRROR, 60)
             assert node.starts() == 1
             assert mirror.status.pod_ip.startswith("10.244.")
             assert (await node.client.get(NODES, NODE)).metadata.name == NODE

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,17 +22,11 @@ from typing import TypeVar
 from kube import certificates, kubeconfig
 from kube.client import Client, Connection
 from kube.errors import ApiUnreachable
+from tests.ports import free_port
 
 R = TypeVar("R")
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def eventually(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ import aiohttp
 
 from kube import certificates, kubeconfig
 from kube.kubeconfig import Connection
+from tests.ports import free_port
 
 READY_SECONDS = 20.0
 
@@ -66,12 +66,6 @@ class Server:
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(15)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def prepared(directory: Path) -> Server:

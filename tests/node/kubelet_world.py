@@ -28,6 +28,7 @@ from tests.conftest import Netns
 from tests.dockerd import IMAGE, Dockerd
 from tests.node import apiserver, engines
 from tests.node.engines import Engine, Row
+from tests.ports import free_port
 
 ADDRESS = "10.99.0.1"
 
@@ -47,8 +48,8 @@ class World:
     root_directory: Path | None = None
     """The kubelet's, where a test wants it on a disk of its own."""
     process: "subprocess.Popen[bytes] | None" = None
-    health_port: int = field(default_factory=apiserver.free_port)
-    port: int = field(default_factory=apiserver.free_port)
+    health_port: int = field(default_factory=free_port)
+    port: int = field(default_factory=free_port)
 
     @property
     def root(self) -> Path:

@@ -215,7 +215,8 @@ class World:
         self.nodes: list[OverlayNode] = []
         try:
             self.outer = self.space("outer")
-            self.outer.run("ip", "link", "add", "br0", "type", "bridge")
+            # A MAC of its own: a bridge's is else the least of its ports', and one that joins later takes it to another.
+            self.outer.run("ip", "link", "add", "br0", "address", "0a:58:0a:c8:00:01", "type", "bridge")
             self.outer.run("ip", "addr", "add", f"{API}/24", "dev", "br0")
             self.outer.run("ip", "link", "set", "br0", "up")
             (home / "net-conf.json").write_text('{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}')

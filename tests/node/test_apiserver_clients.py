@@ -18,7 +18,8 @@ import yaml
 from aiohttp import web
 
 from kube.serving import server_tls
-from tests.node.apiserver import Server, free_port, running
+from tests.node.apiserver import Server, running
+from tests.ports import free_port
 from tests.requirements import kubectls, requires
 
 MANIFEST = """\

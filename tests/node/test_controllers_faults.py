@@ -9,8 +9,9 @@ import pytest
 
 from kube.meta import now, timestamp
 from kube.resources import DEPLOYMENTS, NODES, PODS
-from tests.fakes.centre import Daemon, eventually, free_port
+from tests.fakes.centre import Daemon, eventually
 from tests.node.test_controllers import NS, cluster, complete, deployment, gone, pods
+from tests.ports import free_port
 
 
 async def test_a_deadline_survives_the_controllers(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ from linux import mounts
 from linux import netns as kernel
 from tests.conftest import Netns
 from tests.node import engines
-from tests.node.apiserver import free_port
 from tests.node.engines import Engine
 from tests.node.kubelet_world import World, container, ready, with_world
 from tests.node.streams_world import Kubectl, echoing
+from tests.ports import free_port
 from tests.requirements import kubectls, requires
 from tests.unit.kube.test_spdy import read_all
 from tests.unit.kubelet.test_rotation import Writer

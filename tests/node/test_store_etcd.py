@@ -18,7 +18,8 @@ from apiserver.store.etcd import EtcdStore, open_store
 from kube import certificates
 from kube import etcd as client
 from kube.etcd import Access
-from tests.etcd import EtcdServer, free_ports, running
+from tests.etcd import EtcdServer, running
+from tests.ports import free_ports
 from tests.requirements import requires
 
 DEADLINE = 30.0

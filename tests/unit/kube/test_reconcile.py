@@ -10,7 +10,7 @@ from kube.reconcile import Backoff, Keys, Wake, by_key, forever
 FAST = Backoff(first=0.001, most=0.002)
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
+async def until(condition: object, seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.001)

@@ -14,14 +14,10 @@ from typing import Any
 from linux.iptables.rules import Family
 from proxy.healthchecks import HealthChecks
 from proxy.model import Address, ServicePort
+from tests.ports import free_port
 from tests.unit.proxy.flows import HERE, service
 
 LOOPBACK, LOOPBACK_6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def checked(port: int, ready: int, name: str = "ns1/web") -> dict[str, tuple[ServicePort, ...]]:
