@@ -58,11 +58,13 @@ class Lane:
 
 _KUBELET = ("tests/node/test_kubelet*.py", "tests/node/test_streams*.py", "tests/node/test_sandbox*.py")
 _PROXY = ("tests/node/test_proxy*.py", "tests/node/test_conntrack.py", "tests/node/test_nftables.py")
+_NETWORK = ("tests/node/test_overlay*.py", "tests/node/test_cni*.py", "tests/node/test_route*.py")
 _BRIEF_LAB = r"/wherry/t[0-9a-f]{5}\b"
 LANES = (
     Lane("cluster", ("tests/cluster", *_PROXY), rf"/wherry/(?!{_BRIEF_LAB.removeprefix('/wherry/')})"),
     Lane("kubelet", ("tests/contracts", *_KUBELET), "/wherry-test-kubelet-"),
-    Lane("node", ("tests/node",), rf"/wherry-test-node-|{_BRIEF_LAB}", without=(*_KUBELET, *_PROXY)),
+    Lane("node", ("tests/node",), rf"/wherry-test-node-|{_BRIEF_LAB}", without=(*_KUBELET, *_PROXY, *_NETWORK)),
+    Lane("network", _NETWORK, "/wherry-test-network-"),
 )
 ALONE = Lane("alone", ("tests/contracts", "tests/node", "tests/cluster"), "", marks="alone")
 
