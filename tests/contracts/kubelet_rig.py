@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,9 @@ class Rig:
         end, pod = time.monotonic() + seconds, None
         while time.monotonic() < end:
             pod = await self.pod(name)
-            if pod is not None and condition(pod):
-                return pod
+            with suppress(IndexError):  # what is looked for may be in a list that nobody has filled yet
+                if pod is not None and condition(pod):
+                    return pod
             await asyncio.sleep(0.02)
         raise AssertionError(f"not within {seconds} s: {what}; the status is {pod.status if pod else 'gone'}")
 

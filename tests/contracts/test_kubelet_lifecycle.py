@@ -157,7 +157,7 @@ async def test_a_second_delete_with_a_shorter_grace_cuts_the_first_short(node: R
     await node.client.delete(PODS, "p", "default")
     await eventually(lambda: "stop_container" in {o for o, _ in node.runtime.calls}, "it is being stopped")
     await node.client.delete(PODS, "p", "default", grace_period_seconds=1)
-    await node.until_gone(seconds=8)
+    await node.until_gone(seconds=20)
 
 
 @with_a_node
@@ -169,7 +169,7 @@ async def test_a_config_map_that_is_missing_and_then_there(node: Rig) -> None:
     assert state is not None
     assert state.message == 'configmap "late" not found'
     await node.client.create(CONFIGMAPS, {"metadata": {"name": "late"}, "data": {"k": "v"}}, "default")
-    await node.until(ready, "ready", seconds=5)  # at once, not after a back-off
+    await node.until(ready, "ready", seconds=9)  # at once, not after a back-off
     config = node.runtime.configuration(node.runtime.container_id("a"))
     assert dict(config.env)["V"] == "v"
 
@@ -182,7 +182,7 @@ async def test_a_volume_that_is_missing_and_then_there_and_then_changed(node: Ri
     event = await node.until_event("FailedMount")
     assert event.message == 'MountVolume.SetUp failed for volume "v" : configmap "late" not found'
     await node.client.create(CONFIGMAPS, {"metadata": {"name": "late"}, "data": {"k": "v"}}, "default")
-    await node.until(ready, "ready", seconds=5)
+    await node.until(ready, "ready", seconds=9)
     file = node.folder / "kubelet/pods" / pod.metadata.uid / "volumes/kubernetes.io~configmap/v/k"
     assert file.read_text() == "v"
     await node.client.patch(CONFIGMAPS, "late", {"data": {"k": "changed"}}, "default")

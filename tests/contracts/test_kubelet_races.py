@@ -44,7 +44,7 @@ async def test_a_shorter_grace_that_comes_while_the_runtime_is_looked_at(node: R
     await node.client.delete(PODS, "p", "default", grace_period_seconds=1)
     await eventually(lambda: life.grace == 1, "the second is known")
     node.runtime.release("list_pods")
-    await node.until_gone(seconds=6)
+    await node.until_gone(seconds=20)
 
 
 @with_a_node
@@ -104,14 +104,14 @@ async def test_readiness_is_told_while_another_container_is_stopped(node: Rig) -
     node.wiring.probes._attempt = attempt
     probe = {"exec": {"command": ["x"]}, "periodSeconds": 1, "failureThreshold": 1}
     await node.create(
-        containers=[container("a"), container("b", readinessProbe=probe)], terminationGracePeriodSeconds=8
+        containers=[container("a"), container("b", readinessProbe=probe)], terminationGracePeriodSeconds=20
     )
     await node.until(ready, "ready")
     node.runtime.stubborn.add("a")
     await node.client.patch(PODS, "p", OTHER_IMAGE, "default", kind=Patch.STRATEGIC)
     await eventually(lambda: any(operation == "stop_container" for operation, _ in node.runtime.calls), "a is stopped")
     healthy = False
-    pod = await node.until(lambda pod: not pod.status.container_statuses[1].ready, "b is not ready", seconds=4)
+    pod = await node.until(lambda pod: not pod.status.container_statuses[1].ready, "b is not ready", seconds=15)
     assert not ready(pod)
     assert pod.status.container_statuses[0].state.running
     await node.client.delete(PODS, "p", "default", grace_period_seconds=0)
@@ -153,7 +153,7 @@ async def test_a_sidecar_that_is_started_again_is_not_waited_for_past_the_grace(
     await eventually(lambda: ("stop_container", a) in node.runtime.calls, "the app is told")
     node.runtime.exit(node.runtime.container_id("log"), 1)
     await eventually(lambda: len(runs) == 2, "it is started again, and its hook hangs")
-    await node.until_gone(seconds=8)
+    await node.until_gone(seconds=20)
     await eventually(lambda: not node.runtime._containers, "what has ended is removed")
 
 
@@ -199,4 +199,4 @@ async def test_a_hint_is_good_until_a_look_has_told(node: Rig) -> None:
     await eventually(lambda: wiring.relisted_at > before, "the last regular look for long")
     node.runtime.fail("list_pods", RuntimeUnavailable("away for a moment"))
     node.runtime.exit(node.runtime.container_id("a"), 1)
-    await node.until(lambda pod: pod.status.container_statuses[0].restart_count == 1, "started again", seconds=4)
+    await node.until(lambda pod: pod.status.container_statuses[0].restart_count == 1, "started again", seconds=9)

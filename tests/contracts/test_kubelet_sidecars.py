@@ -102,7 +102,7 @@ async def test_a_nearer_end_is_one_for_all(node: Rig) -> None:
     await node.client.delete(PODS, "p", "default")
     await eventually(lambda: _stopped(node) == ["a"], "b has its hook to run, the sidecar waits")
     await node.client.delete(PODS, "p", "default", grace_period_seconds=1)
-    await node.until_gone(seconds=8)
+    await node.until_gone(seconds=20)
     await node.until_event("FailedPreStopHook")
 
 

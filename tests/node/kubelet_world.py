@@ -126,8 +126,9 @@ class World:
         end, found = time.monotonic() + seconds, None
         while time.monotonic() < end:
             found = await self.pod(name)
-            if found is not None and condition(found):
-                return found
+            with suppress(IndexError):  # what is looked for may be in a list that nobody has filled yet
+                if found is not None and condition(found):
+                    return found
             await asyncio.sleep(0.05)
         log = (self.folder / "kubelet.log").read_text()[-4000:]
         raise AssertionError(f"not within {seconds} s: {what}: {found.status if found else 'gone'}\n{log}")
