@@ -10,19 +10,8 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
-from linux.nftables.wire import (
-    ACK,
-    CREATE,
-    DONE,
-    DUMP,
-    ERROR,
-    HEADER,
-    NETLINK_NETFILTER,
-    REQUEST,
-    attributes,
-    message,
-    messages,
-)
+from linux.nftables.wire import NETLINK_NETFILTER, message
+from linux.wire import ACK, CREATE, DONE, DUMP, ERROR, HEADER, REQUEST, attributes, messages
 
 _SUBSYSTEM = 7 << 8  # NFNL_SUBSYS_ACCT
 _NEW, _GET, _DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 3

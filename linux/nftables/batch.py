@@ -15,25 +15,17 @@ from linux.nftables import elements
 from linux.nftables.elements import Element, packed_comment
 from linux.nftables.objects import Hook, Set, packed_hook, packed_set
 from linux.nftables.wire import (
-    ACK,
-    APPEND,
     BATCH_BEGIN,
     BATCH_END,
     BATCH_GENERATION,
-    CREATE,
-    EXCLUSIVE,
-    REQUEST,
     SIZE,
     SUBSYSTEM,
     Message,
-    attribute,
     message,
-    nest,
     number32,
     ours,
-    spans,
-    text,
 )
+from linux.wire import ACK, APPEND, CREATE, EXCLUSIVE, REQUEST, attribute, nest, spans, text
 
 _TABLE, _OBJECT, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
 _WORDS = {

@@ -32,7 +32,8 @@ from typing import ParamSpec, Self, TypeVar
 from linux.nftables import objects
 from linux.nftables.batch import Batch
 from linux.nftables.elements import Counted, Element, unpacked, unpacked_pairs
-from linux.nftables.wire import (
+from linux.nftables.wire import NETLINK_NETFILTER, Message, as_number, message, ours
+from linux.wire import (
     DONE,
     DUMP,
     DUMP_INTERRUPTED,
@@ -41,15 +42,10 @@ from linux.nftables.wire import (
     HAS_TEXT,
     HEAD,
     HEADER,
-    NETLINK_NETFILTER,
     REQUEST,
-    Message,
-    as_number,
     as_text,
     attributes,
-    message,
     messages,
-    ours,
     spans,
     text,
 )

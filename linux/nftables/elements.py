@@ -13,21 +13,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from linux.nftables.wire import (
-    HEAD,
-    LONGEST,
-    NESTED,
-    as_number,
-    as_text,
-    attribute,
-    attributes,
-    nest,
-    number32,
-    number64,
-    padding,
-    spans,
-    text,
-)
+from linux.nftables.wire import as_number, number32, number64
+from linux.wire import HEAD, LONGEST, NESTED, as_text, attribute, attributes, nest, padding, spans, text
 
 DROP, ACCEPT = 0, 1  # NF_DROP, NF_ACCEPT
 CONTINUE, BREAK, JUMP, GOTO, RETURN = -1, -2, -3, -4, -5  # NFT_*

@@ -12,7 +12,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from linux.nftables.elements import Verdict, packed_verdict
-from linux.nftables.wire import attribute, attributes, nest, number32, number64, spans, text
+from linux.nftables.wire import number32, number64
+from linux.wire import attribute, attributes, nest, spans, text
 
 VERDICT_REGISTER = 0
 _NAME, _DATA = 1, 2  # NFTA_EXPR_*

@@ -27,7 +27,8 @@ from types import TracebackType
 from typing import Self
 
 from linux.nftables.connection import Connection
-from linux.nftables.wire import GROUP, NETLINK_NETFILTER, SUBSYSTEM, Message, as_number, as_text, attributes, messages
+from linux.nftables.wire import GROUP, NETLINK_NETFILTER, SUBSYSTEM, Message, as_number
+from linux.wire import as_text, attributes, messages
 
 _SOL_NETLINK, _JOIN, _LEAVE = 270, 1, 2  # NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP
 _SO_RCVBUFFORCE = 33

@@ -18,8 +18,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from linux.nftables.elements import ACCEPT, BREAK, CONTINUE, Verdict, unpacked_data
 from linux.nftables.expressions import Expression, unpacked, unpacked_one
 from linux.nftables.ruleset import SetContent
-from linux.nftables.wire import as_number, as_text
+from linux.nftables.wire import as_number
 from linux.packets import Node, Packet, Unknown, Walk
+from linux.wire import as_text
 
 REJECTED = 100  # not a verdict of the kernel's: `reject` answers the sender, then drops
 _BREAK, _GO_ON, _ACCEPT = Verdict(BREAK), Verdict(CONTINUE), Verdict(ACCEPT)

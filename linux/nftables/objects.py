@@ -8,7 +8,8 @@ from enum import IntEnum
 from linux.nftables import expressions
 from linux.nftables.elements import packed_comment, unpacked_comment
 from linux.nftables.expressions import Expression
-from linux.nftables.wire import as_number, as_text, attribute, attributes, nest, number32, number64, spans, text
+from linux.nftables.wire import as_number, number32, number64
+from linux.wire import as_text, attribute, attributes, nest, spans, text
 
 VERDICT_TYPE = 0xFFFFFF00  # NFT_DATA_VERDICT
 INTERVAL, MAP, TIMEOUT, DYNAMIC, CONCATENATION = 0x4, 0x8, 0x10, 0x20, 0x80  # NFT_SET_*

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from linux.nftables import objects
 from linux.nftables.elements import Counted, unpacked
-from linux.nftables.wire import Message, as_number, as_text, attributes, spans
+from linux.nftables.wire import Message, as_number
+from linux.wire import as_text, attributes, spans
 
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*
 

@@ -13,8 +13,9 @@ from linux.nftables.elements import BREAK, CONTINUE, Verdict, unpacked_data
 from linux.nftables.expressions import Expression
 from linux.nftables.machine import Outcome, State, step
 from linux.nftables.ruleset import SetContent
-from linux.nftables.wire import as_number, as_text
+from linux.nftables.wire import as_number
 from linux.packets import Node, Unknown, Walk
+from linux.wire import as_text
 
 _SIZE = 64  # bytes of all registers
 _DICE = ("numgen", "hash")

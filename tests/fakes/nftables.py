@@ -20,7 +20,8 @@ from linux.nftables.connection import Failure, Refused
 from linux.nftables.elements import GOTO, JUMP, Counted, Element, Verdict, unpacked, unpacked_data
 from linux.nftables.objects import Chain, Rule, Set, Table
 from linux.nftables.ruleset import Ruleset
-from linux.nftables.wire import Message, as_text, attributes, spans
+from linux.nftables.wire import Message
+from linux.wire import as_text, attributes, spans
 
 T = TypeVar("T")
 _ERESTART = 85

@@ -25,7 +25,8 @@ from linux.nftables.elements import (
 from linux.nftables.listener import Interest, notices
 from linux.nftables.objects import INTERVAL, VERDICT_TYPE, Hook, Set, Type, concatenated
 from linux.nftables.policies import Dropping
-from linux.nftables.wire import HEADER, LONGEST, Message, attributes, message, messages, number32, ours, spans, text
+from linux.nftables.wire import Message, message, number32, ours
+from linux.wire import HEADER, LONGEST, attributes, messages, spans, text
 
 V4 = socket.AF_INET
 

@@ -15,8 +15,9 @@ from linux.nftables.expressions import Comparison, Ct, Header, Meta, Nat, Reject
 from linux.nftables.objects import INTERVAL, VERDICT_TYPE, Hook, Set
 from linux.nftables.ruleset import Ruleset
 from linux.nftables.tracer import trace
-from linux.nftables.wire import nest, number32, number64, text
+from linux.nftables.wire import number32, number64
 from linux.packets import Packet, Unknown
+from linux.wire import nest, text
 
 NODE = frozenset([ip_address("192.168.0.1")])
 A, B, VIP = (ip_address(text).packed for text in ("10.244.0.1", "10.244.0.2", "10.96.0.1"))
