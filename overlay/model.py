@@ -1,99 +1,216 @@
-"""The overlay's values: leases (what the nodes say of themselves), the device we want, what the kernel has, the actions.
+"""The overlay's values: leases (what the nodes say of themselves), what one tunnel should be, what the kernel has, the actions.
 
-Interfaces are named by role, never by index: an index dies with its device, and a plan that recreates the device goes on
-to fill the new one. Only routes of ours that lie on other devices carry one (`StrayRoute`).
+A tunnel is the way of one family (or, with one WireGuard device for both, of two) to the other nodes: mostly a device with all
+that hangs on it, for host-gw just routes. `Wanted` and `Seen` are of one tunnel and have one shape, whatever the backend, so
+that one plan compares them.
+
+Our device is named by role, never by index: an index dies with its device, and a plan that makes it anew goes on to fill the
+new one. So `device` is 0 in what lies on it, and an index only in what lies elsewhere.
 """
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+from linux.iptables.rules import Family
 
 ROUTE_PROTOCOL = 87
 """By this number we know our routes on any device; rtnetlink's and the routing daemons' registries leave it free."""
 DEVICE_ALIAS = "wherry overlay"
-"""By this alias we know our device under any name."""
+"""By this alias we know our devices under any name."""
+METRIC = {Family.V4: 0, Family.V6: 1024}
+"""What the kernel makes of a route that is written without a metric, and reports."""
+OURS = 0
+"""In place of an index: our own device (or none, where a route of its kind has none)."""
+
+Address = IPv4Address | IPv6Address
+Range = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+
+
+class NotYet(Exception):
+    """Nothing can be wished for yet. The message says what is missing and who provides it; its coming wakes us."""
+
+
+class Backend(StrEnum):
+    """As annotations and etcd's leases name it."""
+
+    VXLAN = "vxlan"
+    HOST_GW = "host-gw"
+    WIREGUARD = "wireguard"
+
+
+@dataclass(frozen=True, slots=True)
+class Vtep:
+    """A VXLAN device as its peers know it; the MAC in lower case."""
+
+    vni: int
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A WireGuard device as its peers know it; base64."""
+
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A node's claim: pods of `subnet` are behind the VTEP `mac` on the host `public_ip`. `since` orders rival claims."""
+    """A node's claim in one family: the pods of `subnet` are behind the host `public_ip`, reached as `backend` does. `since`
+    (seconds; only compared) orders rival claims."""
 
     node: str
-    subnet: IPv4Network
-    public_ip: IPv4Address
-    mac: str
+    subnet: Range
+    public_ip: Address
+    backend: Backend
+    data: Vtep | PublicKey | None = None
     since: float = 0.0
 
     @property
-    def gateway(self) -> IPv4Address:
-        """The address of the peer's own VXLAN device: the .0 of its subnet, which no pod gets."""
+    def family(self) -> Family:
+        return Family(self.subnet.version)
+
+    @property
+    def gateway(self) -> Address:
+        """The address of the node's own device: the .0 of its subnet, which no pod gets."""
         return self.subnet.network_address
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """A VXLAN device, learning switched off. `underlay` is the index of the interface that carries it."""
+class Underlay:
+    """The interface that carries the overlay, with the address (of one family) and the MTU that it has now."""
+
+    index: int
+    name: str
+    address: Address
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Where the kernel is looked at: our device's name (empty for host-gw), the families, and the names of all our
+    tunnels' devices, so that none is a stray to another."""
+
+    name: str
+    families: tuple[Family, ...]
+    names: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanDevice:
+    """`underlay` is the index of the interface that carries it, `local` the address its packets come from."""
 
     name: str
     vni: int
     port: int
     underlay: int
-    local: IPv4Address
+    local: Address
     mtu: int
     mac: str
+    learning: bool = False
+    gbp: bool = False
 
     def same_tunnel(self, other: "Device") -> bool:
         """Whether one can become the other without being made anew."""
-        return (self.vni, self.port, self.underlay, self.local) == (other.vni, other.port, other.underlay, other.local)
+        return isinstance(other, VxlanDevice) and self == replace(other, name=self.name, mtu=self.mtu, mac=self.mac)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    device: Device
-    address: IPv4Address
-    peers: tuple[Lease, ...]
+class WireGuardDevice:
+    """Keys are base64."""
+
+    name: str
+    port: int
+    mtu: int
+    private_key: str = field(repr=False)
+
+    def same_tunnel(self, other: "Device") -> bool:
+        """Port, MTU and key are set on a device that is there."""
+        return isinstance(other, WireGuardDevice)
+
+
+Device = VxlanDevice | WireGuardDevice
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """An address of this machine, with its prefix length."""
+
+    interface: Interface
+    device: int = OURS
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """ARP: the peer's gateway address has the peer's MAC."""
+    """ARP or ND on our device: the peer's gateway address has the peer's MAC."""
 
-    address: IPv4Address
+    address: Address
     mac: str
 
 
 @dataclass(frozen=True, slots=True)
 class Fdb:
-    """Frames to this MAC go to this host. `plain` is false when the entry was given a port or VNI of its own."""
+    """On our device: frames to this MAC go to this host. `plain` is false when the entry was given a port, a VNI or an
+    interface of its own."""
 
     mac: str
-    remote: IPv4Address
+    remote: Address
     plain: bool = True
+
+
+class RouteKind(StrEnum):
+    UNICAST = "unicast"
+    BLACKHOLE = "blackhole"
+    UNREACHABLE = "unreachable"
+    PROHIBIT = "prohibit"
+    THROW = "throw"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route on our device."""
+    """A route of the main table. `onlink`: the gateway is a neighbour although no address covers it. `plain` is false for
+    what we never write: several next hops (the first is given), a next-hop object, an encapsulation, metrics, a source."""
 
-    destination: IPv4Network
-    gateway: IPv4Address | None
-    onlink: bool = True
+    destination: Range
+    gateway: Address | None
+    device: int = OURS
+    onlink: bool = False
     protocol: int = ROUTE_PROTOCOL
     metric: int = 0
+    kind: RouteKind = RouteKind.UNICAST
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class StrayRoute:
-    """A route of ours (by protocol) on a device that is not ours."""
+class WireGuardPeer:
+    """`keepalive` in seconds, 0: none. `answered`, of what the kernel has: there was a handshake within the last three
+    minutes, so that the endpoint is right wherever it is (WireGuard follows a peer that moves)."""
 
-    destination: IPv4Network
-    gateway: IPv4Address | None
-    index: int
-    metric: int = 0
+    key: str
+    endpoint: tuple[Address, int] | None
+    allowed: frozenset[Range]
+    psk: str = field(default="", repr=False)
+    keepalive: int = 0
+    answered: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The whole wish of one tunnel. An empty one asks for nothing of ours to be there."""
+
+    device: Device | None = None
+    addresses: tuple[LocalAddress, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    fdb: tuple[Fdb, ...] = ()
+    peers: tuple[WireGuardPeer, ...] = ()
+    routes: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SeenDevice:
-    """What bears our device's name. `device` is None when it is no plain VXLAN device; `marked`: it has our alias."""
+    """What bears our device's name. `device` is None when it is of another kind, or a VXLAN device with options that ours
+    never has (a group, l2miss, ...); `marked`: it has our alias."""
 
     index: int
     device: Device | None
@@ -103,15 +220,20 @@ class SeenDevice:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The kernel's state of what is ours; the last four are of our device alone. `strays` are devices with our alias
-    under other names, as (index, name)."""
+    """The kernel's state as far as it may concern one tunnel, of its families alone.
+
+    `strays` are devices with our alias under names that no tunnel of ours has, as (index, name). `addresses` are all but
+    link-local ones: those of our device (`device` 0) and those elsewhere that lie in the network of the pods. `neighbours`
+    and `fdb` are our device's permanent ones. `routes` are those of the main table that lie on our device (link-local and
+    multicast aside), have our protocol, or lead into the network of the pods.
+    """
 
     device: SeenDevice | None = None
     strays: tuple[tuple[int, str], ...] = ()
-    stray_routes: tuple[StrayRoute, ...] = ()
-    addresses: frozenset[IPv4Interface] = frozenset()
+    addresses: frozenset[LocalAddress] = frozenset()
     neighbours: frozenset[Neighbour] = frozenset()
     fdb: frozenset[Fdb] = frozenset()
+    peers: frozenset[WireGuardPeer] = frozenset()
     routes: frozenset[Route] = frozenset()
 
 
@@ -128,19 +250,19 @@ class CreateDevice:
 
 @dataclass(frozen=True, slots=True)
 class AdjustDevice:
-    """Give the device its MAC, MTU and alias and set it up. What is right already stays untouched."""
+    """Give our device its MAC, MTU, alias (WireGuard: key and port) and set it up. What is right already stays untouched."""
 
     device: Device
 
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
-    address: IPv4Address
+    address: LocalAddress
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveAddress:
-    address: IPv4Interface
+    address: LocalAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +276,16 @@ class PutFdb:
 
 
 @dataclass(frozen=True, slots=True)
+class PutPeer:
+    """Set the peer with exactly these allowed addresses."""
+
+    peer: WireGuardPeer
+
+
+@dataclass(frozen=True, slots=True)
 class PutRoute:
+    """In the place of the first one with the same destination and metric."""
+
     route: Route
 
 
@@ -164,12 +295,14 @@ class DropRoute:
 
 
 @dataclass(frozen=True, slots=True)
-class DropStrayRoute:
-    route: StrayRoute
+class DropPeer:
+    peer: WireGuardPeer
 
 
 @dataclass(frozen=True, slots=True)
 class DropFdb:
+    """All hosts of the entry's MAC."""
+
     entry: Fdb
 
 
@@ -186,9 +319,11 @@ Action = (
     | RemoveAddress
     | PutNeighbour
     | PutFdb
+    | PutPeer
     | PutRoute
     | DropRoute
-    | DropStrayRoute
+    | DropPeer
     | DropFdb
     | DropNeighbour
 )
+"""Each is harmless when it has been done already, and dropping what is not there is done."""
