@@ -49,11 +49,13 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A flag and its help; `key` is the file's key when it is not the field's name in camelCase, None for flag-only."""
+    """A flag and its help; `key` is the file's key when it is not the field's name in camelCase, None for flag-only. A tuple's
+    flag may be repeated and is split at commas; `whole` values (patterns, say) are only repeated."""
 
     flag: str | None
     help: str = ""
     key: str | None = _SAME
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class _Field:
     duration: bool
     nested: type[msgspec.Struct] | None
     default: Any
+    whole: bool
 
 
 def parse_duration(text: str | float) -> float:
@@ -158,6 +161,16 @@ def load(
     return _build(kind, values, prog)
 
 
+def flags(kind: type[msgspec.Struct], of: Any = None) -> set[str]:
+    """The names of the flags there are, or of those whose values are of the type `of`."""
+    return {
+        name
+        for field in _fields(kind)
+        for name in (flags(field.nested, of) if field.nested else {field.flag} if of in (None, field.kind) else set())
+        if name
+    }
+
+
 def render(config: msgspec.Struct) -> dict[str, Any]:
     """The configuration as its file would spell it (`/configz`, written config files): keys, durations as text."""
     document: dict[str, Any] = {}
@@ -220,6 +233,7 @@ def _fields(kind: type[msgspec.Struct]) -> list[_Field]:
                 duration=_DURATION_MARK in extras,
                 nested=nested,
                 default=_default(info),
+                whole=option.whole,
             )
         )
     return fields
@@ -421,6 +435,8 @@ def _overlay(kind: type[msgspec.Struct], values: dict[str, Any], given: dict[str
 
 def _from_flag(field: _Field, text: Any) -> Any:
     origin = get_origin(field.kind)
+    if origin is tuple and field.whole:
+        return [part for part in text if part]
     if origin is tuple:
         return [part for chunk in text for part in chunk.split(",") if part]
     if origin is dict:

@@ -1,14 +1,17 @@
-"""What the overlay reads at the door: its flags or an OverlayConfiguration, and flannel's net-conf.json.
+"""What the overlay reads at the door: flannel's flags and environment, or an OverlayConfiguration.
 
-The defaults are flannel's. The interface that carries the overlay is, unless one is named, the one with the route to the
-API server: every node has that route, and to the same underlay as the other nodes.
+Names and defaults are flannel's. Two defaults differ. A kubeconfig alone chooses the Kubernetes API as the registry, as
+--kube-subnet-mgr does; without either it is etcd. Health and metrics are served unless they are switched off.
+
+The interface that carries the overlay is, unless one is named, the one with the route to the registry: every node has that
+route, and to the same underlay as the other nodes, while the interface of the default route, flannel's choice, is the
+same NAT on every machine of a Vagrantfile.
 """
 
 import os
-import socket
+import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated
 
 import msgspec
@@ -16,106 +19,194 @@ import msgspec
 from kube import settings
 from kube.errors import UsageError
 from kube.settings import Duration, Option
+from overlay import flags
 
-DEFAULT_VNI = 1
-DEFAULT_PORT = 8472
-"""Linux' own choice, and so flannel's; IANA's 4789 came later."""
-VXLAN_OVERHEAD = 50
-"""Bytes that an IPv4 underlay adds to a frame's payload: IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14."""
-_LEAST_MTU = 576
+_LEASE_MINUTES = 24 * 60
+_PREFIX = re.compile(r"/\w+([./-]\w+)*")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    kubeconfig: Annotated[str, Option("--kubeconfig", "how to reach the API server")] = ""
-    net_config_path: Annotated[str, Option("--net-config-path", "the network: flannel's net-conf.json")] = (
-        "/etc/kube-flannel/net-conf.json"
-    )
+    kubeconfig: Annotated[str, Option("--kubeconfig", "how to reach the API server (also --kubeconfig-file)")] = ""
+    kube_subnet_mgr: Annotated[
+        bool | None,
+        Option("--kube-subnet-mgr", "subnets are the Nodes' podCIDRs; else etcd's. Without it a kubeconfig decides"),
+    ] = None
+    kube_api_url: Annotated[str, Option("--kube-api-url", "URL of the API server; wins over the kubeconfig's")] = ""
+    kube_annotation_prefix: Annotated[
+        str, Option("--kube-annotation-prefix", "prefix of the annotations by which nodes find each other")
+    ] = "flannel.alpha.coreos.com"
+    set_node_network_unavailable: Annotated[
+        bool,
+        Option("--set-node-network-unavailable", "say NetworkUnavailable=False on the Node once the network is up"),
+    ] = True
+    net_config_path: Annotated[
+        str, Option("--net-config-path", "the network: flannel's net-conf.json (etcd has it under its key `config`)")
+    ] = "/etc/kube-flannel/net-conf.json"
     hostname_override: Annotated[
-        str, Option("--hostname-override", "this node's name; else $NODE_NAME, else the host's name in lower case")
+        str,
+        Option(
+            "--hostname-override",
+            "this node's name; else $NODE_NAME, else the node of $POD_NAME in $POD_NAMESPACE, else the host's name",
+        ),
     ] = ""
-    iface: Annotated[str, Option("--iface", "interface, by name or address, that carries the overlay")] = ""
+
+    etcd_endpoints: Annotated[tuple[str, ...], Option("--etcd-endpoints", "where etcd (v3) is")] = (
+        "http://127.0.0.1:4001",
+        "http://127.0.0.1:2379",
+    )
+    etcd_prefix: Annotated[str, Option("--etcd-prefix", "below which key the network is")] = "/coreos.com/network"
+    etcd_keyfile: Annotated[str, Option("--etcd-keyfile", "client key for etcd")] = ""
+    etcd_certfile: Annotated[str, Option("--etcd-certfile", "client certificate for etcd")] = ""
+    etcd_cafile: Annotated[str, Option("--etcd-cafile", "authority that signed etcd's certificate")] = ""
+    etcd_username: Annotated[str, Option("--etcd-username", "user of etcd")] = ""
+    etcd_password: Annotated[str, Option("--etcd-password", "that user's password", key=None)] = ""
+    subnet_lease_renew_margin: Annotated[
+        int, Option("--subnet-lease-renew-margin", "minutes before its end at which the lease in etcd is renewed")
+    ] = 60
+
+    iface: Annotated[
+        tuple[str, ...],
+        Option(
+            "--iface",
+            "interface, by name or address, that carries the overlay; of several the first there is",
+            whole=True,
+        ),
+    ] = ()
+    iface_regex: Annotated[
+        tuple[str, ...],
+        Option("--iface-regex", "the same by a pattern for addresses or names, after --iface", whole=True),
+    ] = ()
     iface_can_reach: Annotated[
         str, Option("--iface-can-reach", "carry the overlay on the interface with the route to this address")
     ] = ""
     public_ip: Annotated[
         str, Option("--public-ip", "address at which other nodes reach this one, when not the interface's own")
     ] = ""
+    public_ipv6: Annotated[str, Option("--public-ipv6", "the same for IPv6", key="publicIPv6")] = ""
+
     subnet_file: Annotated[str, Option("--subnet-file", "where CNI plugins read this node's subnet and MTU")] = (
         "/run/flannel/subnet.env"
     )
-    ip_masq: Annotated[
-        bool, Option("--ip-masq", "give packets that leave the network this node's address, and forward for pods")
+    ip_masq: Annotated[bool, Option("--ip-masq", "give packets that leave the network this node's address")] = False
+    ip_masq_fully_random_disable: Annotated[
+        bool, Option("--ip-masq-fully-random-disable", "masquerade without --random-fully")
     ] = False
+    iptables_forward_rules: Annotated[
+        bool, Option("--iptables-forward-rules", "accept the network's packets in FORWARD")
+    ] = True
     iptables_resync: Annotated[
-        Duration, Option("--iptables-resync", "how often the masquerade rules are compared with the kernel's")
+        Duration, Option("--iptables-resync", "how often the rules are compared with the kernel's, unasked")
     ] = 5.0
+    ip_blackhole_route: Annotated[
+        bool, Option("--ip-blackhole-route", "drop packets to addresses of this node's subnet that no pod has")
+    ] = False
     resync: Annotated[
         Duration,
         Option("--resync", "how often device, routes and entries are compared even when nothing was announced"),
     ] = 30.0
+
     healthz_bind_address: Annotated[
-        str, Option("--healthz-bind-address", "host:port of /healthz, /readyz and /metrics")
+        str, Option("--healthz-bind-address", "host:port of /healthz, /readyz and /metrics; 0: none")
     ] = "0.0.0.0:10262"
-    kube_annotation_prefix: Annotated[
-        str, Option("--kube-annotation-prefix", "prefix of the annotations by which nodes find each other")
-    ] = "flannel.alpha.coreos.com"
+    healthz_ip: Annotated[str, Option("--healthz-ip", "flannel's name for the host in --healthz-bind-address")] = ""
+    healthz_port: Annotated[
+        int | None, Option("--healthz-port", "flannel's name for the port in --healthz-bind-address; 0: none")
+    ] = None
     cleanup: Annotated[
-        bool, Option("--cleanup", "remove device, routes, rules and subnet file of the overlay, and exit", key=None)
+        bool, Option("--cleanup", "remove devices, routes, rules and subnet file of the overlay, and exit", key=None)
     ] = False
 
-
-class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """net-conf.json, checked. `underlay_mtu` is None when the underlay's own MTU counts."""
-
-    pods: IPv4Network
-    vni: int = DEFAULT_VNI
-    port: int = DEFAULT_PORT
-    underlay_mtu: int | None = None
+    @property
+    def kube(self) -> bool:
+        """The registry is the Kubernetes API; else it is etcd."""
+        if self.kube_subnet_mgr is None:
+            return bool(self.kubeconfig or self.kube_api_url)
+        return self.kube_subnet_mgr
 
     @property
-    def device(self) -> str:
-        return f"flannel.{self.vni}"
+    def door(self) -> str:
+        """host:port of health and metrics; empty: none."""
+        if self.healthz_port is None and not self.healthz_ip:
+            return "" if self.healthz_bind_address in ("", "0") else self.healthz_bind_address
+        host, _, port = self.healthz_bind_address.rpartition(":")
+        number = int(port or 0) if self.healthz_port is None else self.healthz_port
+        address = self.healthz_ip or host.strip("[]") or "0.0.0.0"
+        return (f"[{address}]:{number}" if ":" in address else f"{address}:{number}") if number else ""
 
-    def mtu(self, interface_mtu: int) -> int:
-        """The MTU inside, given the underlay interface's."""
-        return (self.underlay_mtu or interface_mtu) - VXLAN_OVERHEAD
+    @property
+    def public_v4(self) -> IPv4Address | None:
+        return IPv4Address(self.public_ip) if self.public_ip else None
+
+    @property
+    def public_v6(self) -> IPv6Address | None:
+        return IPv6Address(self.public_ipv6) if self.public_ipv6 else None
+
+    @property
+    def reach(self) -> IPv4Address | IPv6Address | None:
+        return ip_address(self.iface_can_reach) if self.iface_can_reach else None
 
 
 def load(argv: Sequence[str]) -> Config:
     """The configuration; raises UsageError."""
+    known, truths = settings.flags(Config), settings.flags(Config, bool)
+    given = flags.spelt(argv, truths)
+    said = flags.spelt(list(flags.from_environment(os.environ, known, given)), truths)
     config = settings.load(
         Config,
-        argv,
+        [*said, *given],
         prog="wherry-overlay",
-        description="One network for all pods of a cluster: VXLAN between nodes, in flannel's own words.",
+        description="One network for all pods of a cluster, in flannel's own words.",
         api_version="wherry.io/v1alpha1",
         document_kind="OverlayConfiguration",
     )
-    if not config.kubeconfig and not config.cleanup:
-        raise UsageError("--kubeconfig is required: it says where the API server is")
-    if config.iface and config.iface_can_reach:
+    both = config.kubeconfig and any(arg.startswith("--etcd-endpoints") for arg in (*said, *given))
+    if both and config.kube_subnet_mgr is None:
+        raise UsageError(
+            "--kubeconfig and --etcd-endpoints name two registries: say which by --kube-subnet-mgr=true or =false"
+        )
+    return config if config.cleanup else _checked(config)
+
+
+def _checked(config: Config) -> Config:
+    if (config.iface or config.iface_regex) and config.iface_can_reach:
         raise UsageError("--iface and --iface-can-reach both choose the interface: give one of them")
-    for flag, text in (("--iface-can-reach", config.iface_can_reach), ("--public-ip", config.public_ip)):
-        _address(flag, text)
+    for flag, text, version in (("--public-ip", config.public_ip, 4), ("--public-ipv6", config.public_ipv6, 6)):
+        _check_address(flag, text, version)
+    _check_address("--iface-can-reach", config.iface_can_reach)
+    for pattern in config.iface_regex:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"--iface-regex: {pattern!r} is no pattern: {error}") from error
     for flag, seconds in (("--iptables-resync", config.iptables_resync), ("--resync", config.resync)):
         if seconds < 1:
             raise UsageError(f"{flag}: {settings.format_duration(seconds)} is too often; give at least 1s")
-    annotation_prefix(config.kube_annotation_prefix)
-    return msgspec.structs.replace(config, hostname_override=config.hostname_override or _node_name())
+    if config.healthz_port is not None and not 0 <= config.healthz_port <= 65535:
+        raise UsageError(f"--healthz-port: {config.healthz_port} is not a port; ports are 0 to 65535")
+    if config.kube:
+        annotation_prefix(config.kube_annotation_prefix)
+    else:
+        _check_etcd(config)
+    return config
 
 
-def network(path: str) -> Network:
-    """Read net-conf.json; raises UsageError naming the key and the remedy."""
-    where = f"--net-config-path {path}"
-    try:
-        document = msgspec.json.decode(Path(path).read_bytes())
-    except OSError as error:
-        raise UsageError(f"{where}: {error.strerror}; write flannel's net-conf.json there") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: {error}; it must be JSON such as {_EXAMPLE}") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{where}: expected an object such as {_EXAMPLE}")
-    return _network(document, where)
+def _check_etcd(config: Config) -> None:
+    if not config.etcd_endpoints:
+        raise UsageError("--etcd-endpoints: there is none; name one, or the API server by --kubeconfig")
+    for endpoint in config.etcd_endpoints:
+        if not endpoint.startswith(("http://", "https://")):
+            raise UsageError(f"--etcd-endpoints: {endpoint!r} is not http://host:port or https://host:port")
+    if not _PREFIX.fullmatch(config.etcd_prefix.rstrip("/")):
+        raise UsageError(f"--etcd-prefix: {config.etcd_prefix!r} is not a path such as /coreos.com/network")
+    if bool(config.etcd_certfile) != bool(config.etcd_keyfile):
+        raise UsageError("--etcd-certfile and --etcd-keyfile belong together: give both or neither")
+    if bool(config.etcd_username) != bool(config.etcd_password):
+        raise UsageError("--etcd-username and --etcd-password belong together: give both or neither")
+    if not 0 < config.subnet_lease_renew_margin < _LEASE_MINUTES:
+        raise UsageError(
+            f"--subnet-lease-renew-margin: {config.subnet_lease_renew_margin} minutes; "
+            f"a lease lasts {_LEASE_MINUTES}: give 1 to {_LEASE_MINUTES - 1}"
+        )
 
 
 def annotation_prefix(prefix: str) -> str:
@@ -127,75 +218,14 @@ def annotation_prefix(prefix: str) -> str:
     return prefix if prefix.endswith(("/", "-")) else f"{prefix}-"
 
 
-_EXAMPLE = '{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}'
-_ELSEWHERE = {
-    "EnableIPv6": "the overlay carries IPv4 only",
-    "IPv6Network": "the overlay carries IPv4 only",
-    "EnableNFTables": "masquerading is written through iptables, which on most machines is nftables underneath",
-    **dict.fromkeys(("SubnetLen", "SubnetMin", "SubnetMax"), "a node's subnet is its podCIDR, which the API assigns"),
-}
-_BACKEND_ELSEWHERE = {
-    "DirectRouting": "every peer is reached through VXLAN",
-    "Learning": "who lives where is known from the API, never learned",
-    "GBP": "group policy is not carried",
-    "Name": "the device's name is flannel.<VNI>",
-    "MacPrefix": "MAC addresses are random",
-}
-
-
-def _network(document: dict[str, object], where: str) -> Network:
-    _known(document, ("Network", "EnableIPv4", "Backend"), _ELSEWHERE, where)
-    if document.get("EnableIPv4", True) is not True:
-        raise UsageError(f"{where}: EnableIPv4: the overlay carries IPv4 only; leave the key out")
-    try:
-        pods = IPv4Network(str(document.get("Network", "")))
-    except ValueError as error:
-        raise UsageError(f"{where}: Network: {error}; give the range of all pods, e.g. 10.244.0.0/16") from error
-    backend = document.get("Backend", {"Type": "vxlan"})
-    if not isinstance(backend, dict):
-        raise UsageError(f'{where}: Backend: expected an object such as {{"Type": "vxlan"}}')
-    kind = backend.get("Type")
-    if kind != "vxlan":
-        raise UsageError(f"{where}: Backend.Type: {kind!r} is not built in; the one backend there is is vxlan")
-    _known(backend, ("Type", "VNI", "Port", "MTU"), _BACKEND_ELSEWHERE, f"{where}: Backend")
-    mtu = _number(backend, "MTU", 0, 65535, where)
-    if mtu and mtu - VXLAN_OVERHEAD < _LEAST_MTU:
-        raise UsageError(
-            f"{where}: Backend.MTU: {mtu} leaves pods less than {_LEAST_MTU} bytes; give the underlay's MTU"
-        )
-    return Network(
-        pods=pods,
-        vni=_number(backend, "VNI", 1, 2**24 - 1, where) or DEFAULT_VNI,
-        port=_number(backend, "Port", 0, 65535, where) or DEFAULT_PORT,
-        underlay_mtu=mtu,
-    )
-
-
-def _known(document: dict[str, object], keys: Sequence[str], elsewhere: dict[str, str], where: str) -> None:
-    for key, value in document.items():
-        if key in keys or (key in elsewhere and value in (False, None)):
-            continue
-        reason = elsewhere.get(key, f"unknown key; the keys here are {', '.join(keys)}")
-        raise UsageError(f"{where}: {key}: {reason}; remove it")
-
-
-def _number(document: dict[str, object], key: str, least: int, most: int, where: str) -> int | None:
-    value = document.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise UsageError(f"{where}: Backend.{key}: {value!r} is not a number from {least} to {most}")
-    return value or None
-
-
-def _address(flag: str, text: str) -> None:
+def _check_address(flag: str, text: str, version: int = 0) -> None:
     if not text:
         return
     try:
-        IPv4Address(text)
+        found = ip_address(text)
     except ValueError as error:
-        raise UsageError(f"{flag}: {error}; give an IPv4 address") from error
-
-
-def _node_name() -> str:
-    return os.environ.get("NODE_NAME") or socket.gethostname().lower()
+        raise UsageError(f"{flag}: {error}; give an IP address") from error
+    if version and found.version != version:
+        raise UsageError(
+            f"{flag}: {text} is not an IPv{version} address; {'--public-ipv6' if version == 4 else '--public-ip'} takes it"
+        )

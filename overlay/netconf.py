@@ -23,6 +23,7 @@ DEFAULT_VNI: Final = 1
 DEFAULT_PORT: Final = 8472
 """Linux' own choice, and so flannel's; IANA's 4789 came later."""
 EXAMPLE: Final = '{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}'
+DEFAULT_WIREGUARD_PORTS: Final = (51820, 51821)
 BACKENDS: Final = ("vxlan", "host-gw", "wireguard")
 _LEAST_MTU: Final = {Family.V4: 576, Family.V6: 1280}
 _DEAREST: Final = 80
@@ -58,8 +59,8 @@ class WireGuardSettings:
     """`mode`: `separate` devices for the families, or one that is reached over `ipv4`, `ipv6` or (`auto`) IPv4 where there
     is any. `keepalive` in seconds, 0: none. `psk` is base64 or empty."""
 
-    port: int = 51820
-    port_v6: int = 51821
+    port: int = DEFAULT_WIREGUARD_PORTS[0]
+    port_v6: int = DEFAULT_WIREGUARD_PORTS[1]
     mode: str = "separate"
     psk: str = ""
     keepalive: int = 0
@@ -219,8 +220,8 @@ def _wireguard(value: dict[str, Any], family: Family) -> WireGuardSettings:
     psk = value.get("PSK") or ""
     if not isinstance(psk, str) or (psk and not _is_key(psk)):
         raise Unfit("Backend.PSK: it is not a base64 key of 32 bytes; `wg genpsk` makes one")
-    port = _number(value, "ListenPort", 0, 65535) or WireGuardSettings.port
-    port_v6 = _number(value, "ListenPortV6", 0, 65535) or WireGuardSettings.port_v6
+    port = _number(value, "ListenPort", 0, 65535) or DEFAULT_WIREGUARD_PORTS[0]
+    port_v6 = _number(value, "ListenPortV6", 0, 65535) or DEFAULT_WIREGUARD_PORTS[1]
     if mode == "separate" and port == port_v6:
         raise Unfit(f"Backend.ListenPortV6: {port_v6} is ListenPort too; two devices need two ports")
     keepalive = _number(value, "PersistentKeepaliveInterval", 0, 65535) or 0

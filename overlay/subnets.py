@@ -40,6 +40,15 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """This node's leases, one for each of the network's families; of a family that has none yet, why. A family without
+    a subnet does not hold up the other."""
+
+    leases: Mapping[Family, Lease]
+    missing: Mapping[Family, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Announced:
     """`again`: seconds after which `announce` must be called again in any case, None: only when something changes.
     `until`: the time (seconds since 1970) at which the claim lapses unless it is renewed, None: never.
@@ -81,10 +90,10 @@ class Subnets(Protocol):
         """What is known now; awaits nothing."""
         ...
 
-    async def own(self, offer: Offer) -> Mapping[Family, Lease]:
-        """This node's own leases, one for each of the network's families; a manager that hands out subnets takes one, and
-        keeps it. Called in each pass: cheap when nothing has changed, and answered from memory while the registry is
-        away. Raises NotYet."""
+    async def own(self, offer: Offer) -> Own:
+        """What this node has; a manager that hands out subnets takes one here, and keeps it. Called in each pass: cheap
+        when nothing has changed, and answered from memory while the registry is away. Raises NotYet when there is
+        nothing for any family."""
         ...
 
     async def announce(self, own: Mapping[Family, Lease]) -> Announced:
