@@ -1,232 +1,231 @@
-"""Route netlink from any event loop: requests through pyroute2, and a watch over the kernel's own announcements.
+"""A conversation with the kernel over netlink: questions, whole tables, and changes by the batch.
 
-pyroute2's asyncio core asks the loop for a datagram endpoint on a netlink socket. uvloop refuses sockets that are not IP, so
-`open_netlink` gives pyroute2 a loop whose endpoints read through `add_reader`, which both loops have. Requests set
-NETLINK_GET_STRICT_CHK: the kernel then filters dumps by device or protocol itself, and a node with a thousand veths
-answers a question about one device as fast as an empty one.
+The kernel works a datagram off inside `send` and queues its answers before that returns; a long dump it goes on with at each
+`recv`. So nobody ever waits for an answer, and everything here blocks for microseconds. What takes longer (a table of
+thousands, a batch of thousands) is handed out in turns: the caller of `turns` and `carry_out` may do something else between
+two of them (`linux.turns` for an event loop).
 
-A connection is cheap (1.5 ms) and lives for one pass; what the kernel refuses is a `Refused`, an OSError with the words of
-what was attempted. `Monitor` is the other half: it tells only that something has changed, never what to do about it.
+A batch is many messages in one datagram. It is not all-or-nothing: the kernel goes on after one that it refuses, and
+answers each refusal with the number of the message and, with NETLINK_EXT_ACK, a sentence. Of those that it carries out
+only the last of a datagram is confirmed, on request: answers to 200 messages fit into a receive buffer of any size (with more
+than it holds some are lost, and ENOBUFS says so).
+
+A dump during which the table was changed says so (NLM_F_DUMP_INTR): it may lack an entry, and is asked for again. With
+strict checking the kernel filters dumps itself (by device, by protocol) and refuses what it does not know.
+
+A socket belongs to the namespace of the thread that opened it, whatever that thread does later. The CNI plugin starts a
+process per pod and imports this: ``_socket`` is the module below ``socket`` without the enums, whose construction alone
+costs what the plugin's kernel work does.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import _socket
 import errno
 import os
-import socket
-import struct
-import sys
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from linux.wire import (
+    ACK,
+    ACK_TEXT,
+    DONE,
+    DUMP,
+    DUMP_INTERRUPTED,
+    ERRNO,
+    ERROR,
+    HAS_TEXT,
+    HEADER,
+    OPTION_CAP_ACK,
+    OPTION_EXT_ACK,
+    OPTION_STRICT_CHECK,
+    REQUEST,
+    SOL_NETLINK,
+    as_text,
+    attributes,
+    messages,
+)
 
-_DUMP_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
-_READ_SIZE = 1 << 18
-_READS_PER_TURN = 64
-_DUMP_ATTEMPTS = 5
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Final, Self
 
-Netlink = Any
-"""An open pyroute2 AsyncIPRoute; pyroute2 has no types."""
+ROUTE, GENERIC = 0, 16  # NETLINK_*
+AT_ONCE = 200
+"""Messages in one datagram of a batch."""
+_READ = 1 << 18
+DUMP_ATTEMPTS = 10
+_NOTHING_TOLERATED: frozenset[int] = frozenset()
 
 
-class Refused(OSError):
-    """The kernel said no. `errno` is its code; the message says what was attempted."""
+class RefusedError(OSError):
+    """The kernel's no: its errno, what was asked, and the kernel's own sentence where it gave one."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
-@contextlib.asynccontextmanager
-async def open_netlink() -> AsyncIterator[Netlink]:
-    """A connection to the network namespace of this process."""
-    ip = AsyncIPRoute(strict_check=True, use_event_loop=_ReadingLoop(asyncio.get_running_loop()))
-    try:
-        yield ip
-    finally:
-        ip.close()
+class Request:
+    """One message of a batch. ``words`` with ``about`` in its braces says what it asks for, after "cannot"; codes in
+    ``tolerated`` mean that it had been done already."""
 
-
-@contextlib.contextmanager
-def attempting(what: str) -> Iterator[None]:
-    """Failures inside become `Refused` with these words."""
-    try:
-        yield
-    except NetlinkError as error:
-        code = int(error.code)
-        raise Refused(code, f"{what}: {os.strerror(code)}") from error
-
-
-@contextlib.contextmanager
-def absent(*codes: int) -> Iterator[None]:
-    """For deletions: these codes mean that it is already gone."""
-    try:
-        yield
-    except Refused as error:
-        if error.errno not in codes:
-            raise
-
-
-async def dump(what: str, ask: Callable[[], Awaitable[AsyncIterable[Any]]]) -> list[Any]:
-    """All answers to a dump request; asked again when the table changed under the kernel's own reading (EINTR)."""
-    for _ in range(_DUMP_ATTEMPTS):
-        with attempting(what):
-            answers = [message async for message in await ask()]
-        if not any(message["header"]["flags"] & _DUMP_INTERRUPTED for message in answers):
-            return answers
-    raise Refused(errno.EINTR, f"{what}: it changed faster than it could be read")
-
-
-class _ReadingLoop:
-    """The running loop, but for datagram endpoints on sockets that uvloop does not know."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-    async def create_datagram_endpoint(
-        self, factory: Callable[[], asyncio.DatagramProtocol], *, sock: socket.socket
-    ) -> tuple[_Reader, asyncio.DatagramProtocol]:
-        protocol = factory()
-        return _Reader(self._loop, sock, protocol), protocol
-
-
-class _Reader:
-    """Hands what arrives on a socket to a protocol; pyroute2 writes to the socket itself."""
+    __slots__ = ("about", "body", "flags", "kind", "tolerated", "words")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
+        self,
+        kind: int,
+        flags: int,
+        body: bytes,
+        words: str,
+        about: tuple[object, ...] = (),
+        tolerated: frozenset[int] = _NOTHING_TOLERATED,
     ) -> None:
-        self._loop = loop
-        self._socket = sock
-        self._protocol = protocol
-        self._number: int | None = sock.fileno()
-        sock.setblocking(False)
-        loop.add_reader(self._number, self._read)
+        self.kind: Final = kind
+        self.flags: Final = flags
+        self.body: Final = body
+        self.words: Final = words
+        self.about: Final = about
+        self.tolerated: Final = tolerated
 
-    def _read(self) -> None:
-        for _ in range(_READS_PER_TURN):
-            try:
-                data = self._socket.recv(_READ_SIZE)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self.close()
-                self._protocol.error_received(error)
-                return
-            self._protocol.datagram_received(data, None)  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        if self._number is not None:
-            self._loop.remove_reader(self._number)
-            self._number = None
-
-    abort = close
+    @property
+    def what(self) -> str:
+        return self.words.format(*self.about)
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """The kernel announced a change. `device` is an interface's index (0: none), `name` its name where it was said,
-    `protocol` who set the route."""
+class Conversation:
+    """About the namespace of the thread that opens it; one talker at a time."""
 
-    kind: Literal["link", "address", "route", "neighbour"]
-    device: int
-    name: str = ""
-    protocol: int = 0
+    __slots__ = ("_sequence", "_socket", "port")
 
+    def __init__(self, family: int = ROUTE) -> None:
+        self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, family)
+        self._socket.setsockopt(SOL_NETLINK, OPTION_EXT_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, OPTION_CAP_ACK, 1)  # refusals without our own message echoed
+        self._socket.setsockopt(SOL_NETLINK, OPTION_STRICT_CHECK, 1)
+        self._socket.bind((0, 0))
+        self.port: Final[int] = self._socket.getsockname()[0]
+        """What the kernel's announcements of our changes carry."""
+        self._sequence = 0
 
-class Monitor:
-    """Calls `notice` for every link, IPv4 address, IPv4 route, neighbour and FDB change while it is open; with None when
-    the kernel had more to say than we could read (ENOBUFS): then anything may have changed."""
-
-    _GROUPS = (1 << 0) | (1 << 2) | (1 << 4) | (1 << 6)  # RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE
-
-    def __init__(self, notice: Callable[[Notice | None], None]) -> None:
-        self._notice = notice
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-
-    async def __aenter__(self) -> Self:
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._socket.setblocking(False)
-        self._socket.bind((0, self._GROUPS))
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
-    def _read(self) -> None:
-        for _ in range(_READS_PER_TURN):
+    def ask(self, kind: int, flags: int, body: bytes, what: str) -> list[bytes]:
+        """The bodies of the answer to one request: one for a question without flags, none for a change with ACK."""
+        self._send(kind, flags, body)
+        bodies: list[bytes] = []
+        while True:
+            data = self._socket.recv(_READ)
+            for told, tags, sequence, _, start, end in messages(data):
+                if sequence != self._sequence:
+                    continue
+                if told in (ERROR, DONE):
+                    _raise_refusal(tags, data, start, end, what)
+                    return bodies
+                bodies.append(data[start:end])
+                if not flags:
+                    return bodies
+
+    def order(self, request: Request) -> None:
+        """Carry one request out. Raises RefusedError."""
+        try:
+            self.ask(request.kind, request.flags | ACK, request.body, request.what)
+        except RefusedError as error:
+            if error.errno not in request.tolerated:
+                raise
+
+    def dump(self, kind: int, body: bytes, what: str) -> list[bytes]:
+        """The bodies of a whole table; asked again when it changed meanwhile."""
+        for _ in range(DUMP_ATTEMPTS):
+            found: list[bytes] = []
             try:
-                data = self._socket.recv(_READ_SIZE)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._notice(None)
+                for data, places in self.turns(kind, body, what):
+                    found += [data[start:end] for start, end in places]
+            except InterruptedError:
                 continue
-            for found in notices(data):
-                self._notice(found)
+            return found
+        raise too_fast(what)
+
+    def turns(self, kind: int, body: bytes, what: str) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
+        """A table datagram by datagram, as (bytes, where the bodies in them begin and end). Raises InterruptedError at the
+        end of one that changed meanwhile: what was handed out may lack something. Who leaves before the end needs a new
+        conversation."""
+        self._send(kind, DUMP, body)
+        mine, whole = self._sequence, True
+        while True:
+            data = self._socket.recv(_READ)
+            places: list[tuple[int, int]] = []
+            done = False
+            for told, tags, sequence, _, start, end in messages(data):
+                if sequence != mine:
+                    continue
+                whole = whole and not tags & DUMP_INTERRUPTED
+                if told in (ERROR, DONE):
+                    _raise_refusal(tags, data, start, end, what)
+                    done = True
+                else:
+                    places.append((start, end))
+            if places:
+                yield data, places
+            if done:
+                if not whole:
+                    raise InterruptedError(errno.EINTR, f"cannot {what} in one go")
+                return
+
+    def carry_out(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, RefusedError]]]:
+        """All of them, a datagram at a time: after each, those of its requests that were refused, by number."""
+        for first in range(0, len(requests), AT_ONCE):
+            chunk = requests[first : first + AT_ONCE]
+            base = self._sequence + 1
+            self._sequence += len(chunk)
+            last = self._sequence
+            parts = []
+            for sequence, one in enumerate(chunk, base):
+                flags = one.flags | (REQUEST if sequence != last else REQUEST | ACK)
+                parts.append(HEADER.pack(16 + len(one.body), one.kind, flags, sequence, 0))
+                parts.append(one.body)
+            self._socket.send(b"".join(parts))
+            yield [(first + at, error) for at, error in self._refusals(chunk, base)]
+
+    def _refusals(self, chunk: Sequence[Request], base: int) -> Iterator[tuple[int, RefusedError]]:
+        last = base + len(chunk) - 1
+        while True:
+            data = self._socket.recv(_READ)
+            for told, tags, sequence, _, start, end in messages(data):
+                if told != ERROR or not base <= sequence <= last:
+                    continue
+                request = chunk[sequence - base]
+                code = -ERRNO.unpack_from(data, start)[0]
+                if code and code not in request.tolerated:
+                    yield sequence - base, _refusal(code, tags, data, start, end, request.what)
+                if sequence == last:
+                    return
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
+        self._sequence += 1
+        self._socket.send(HEADER.pack(16 + len(body), kind, flags | REQUEST, self._sequence, 0) + body)
 
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
-_KINDS: dict[int, Literal["link", "address", "route", "neighbour"]] = {
-    16: "link",
-    17: "link",
-    20: "address",
-    21: "address",
-    24: "route",
-    25: "route",
-    28: "neighbour",
-    29: "neighbour",
-}
-_IFLA_IFNAME = 3
-_RTA_OIF = 4
+def _raise_refusal(flags: int, data: bytes, start: int, end: int, what: str) -> None:
+    code = -ERRNO.unpack_from(data, start)[0] if end - start >= 4 else 0
+    if code:
+        raise _refusal(code, flags, data, start, end, what)
 
 
-def notices(data: bytes) -> Iterator[Notice]:
-    """The announcements in one datagram."""
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, number, _, _, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            return
-        body = data[offset + _HEADER.size : offset + length]
-        kind = _KINDS.get(number)
-        if kind is not None:
-            yield _notice(kind, body)
-        offset += (length + 3) & ~3
+def _refusal(code: int, flags: int, data: bytes, start: int, end: int, what: str) -> RefusedError:
+    text = ""
+    if flags & HAS_TEXT:  # after the errno and the header of the refused request
+        text = as_text(attributes(data[start + 4 + 16 : end]).get(ACK_TEXT))
+    return RefusedError(code, f"cannot {what}: {os.strerror(code)}{f' ({text})' if text else ''}")
 
 
-def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes) -> Notice:
-    match kind:
-        case "link":  # struct ifinfomsg: family, pad, type, index, flags, change
-            name = _attribute(body, 16, _IFLA_IFNAME).rstrip(b"\0").decode(errors="replace")
-            return Notice(kind, int.from_bytes(body[4:8], sys.byteorder), name)
-        case "route":  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
-            return Notice(kind, int.from_bytes(_attribute(body, 12, _RTA_OIF), sys.byteorder), protocol=body[5])
-        case "address" | "neighbour":  # struct ifaddrmsg, ndmsg: the index is the second 32 bits of both
-            return Notice(kind, int.from_bytes(body[4:8], sys.byteorder))
-
-
-def _attribute(body: bytes, offset: int, wanted: int) -> bytes:
-    while offset + _ATTRIBUTE.size <= len(body):
-        length, number = _ATTRIBUTE.unpack_from(body, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        if number == wanted:
-            return body[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return b""
+def too_fast(what: str) -> RefusedError:
+    return RefusedError(errno.EAGAIN, f"cannot {what}: it changes faster than it can be read")

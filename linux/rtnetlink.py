@@ -1,9 +1,4 @@
-"""rtnetlink by hand, for a process that cannot afford an import of pyroute2 (200 ms; the plugin's budget is 20).
-
-A request is one datagram: a 16-byte header (length, type, flags, sequence, port), a fixed structure that depends on the
-type, then attributes: (length, type, bytes) padded to four, some of them nests of attributes. The kernel answers every
-request with an ERROR message whose number is 0 for "done", and a dump with many messages and a DONE. With EXT_ACK set it
-adds a sentence to its refusals, which ``RefusedError`` carries.
+"""What the CNI plugin asks of rtnetlink: links (bridge, veth), addresses and routes. Each call is one question or one order.
 
 A ``Socket`` speaks for the namespace of the thread that opened it, whatever that thread does later. Everything here
 blocks for microseconds (the kernel answers before ``send`` returns), so it needs no event loop.
@@ -11,28 +6,24 @@ blocks for microseconds (the kernel answers before ``send`` returns), so it need
 A veth is made down and set up afterwards: with IFF_UP in the creating message the kernel answers ENOTCONN, because the
 peer is not linked yet. Its peer can be born in another namespace, which saves the move and the rename.
 
-What the CNI plugin needs is here, no more: links (bridge, veth), addresses and routes. Addresses travel as packed bytes
-(4 or 16), so the family is never an argument of its own. ``_socket`` is the module below ``socket`` without the enums,
-whose construction alone costs what the plugin's kernel work does.
+Addresses travel as packed bytes (4 or 16), so the family is never an argument of its own. The plugin starts a process per
+pod and can afford neither pyroute2 (200 ms) nor ``dataclasses`` nor ``ipaddress`` here: its whole budget is 20.
 """
 
 from __future__ import annotations
 
 import _socket
 import errno
-import os
 import struct
+
+from linux.netlink import Conversation
+from linux.netlink import RefusedError as RefusedError
+from linux.wire import ACK, CREATE, EXCLUSIVE, as_text, attribute, attributes, nest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
     from typing import Final, Self
-
-_REQUEST, _ACK, _ROOT_AND_MATCH = 1, 4, 0x300
-_EXCL, _CREATE = 0x200, 0x400
-_ERROR, _DONE = 2, 3
-_ACK_HAS_TEXT, _DUMP_INTERRUPTED = 0x200, 0x10
 
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -46,21 +37,13 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 
 _IFF_UP = 1
 _OPERSTATE_UP = 6
-_NESTED = 0x8000
 _AF_BRIDGE = 7
 _TABLE_MAIN, _PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST = 254, 3, 0, 253, 1
 
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
 _NUMBER = struct.Struct("=I")
-_ERRNO = struct.Struct("=i")
-
-
-class RefusedError(OSError):
-    """The kernel's no: its errno, what was asked, and the kernel's own sentence where it gave one."""
 
 
 class Link:
@@ -70,16 +53,16 @@ class Link:
 
     def __init__(self, body: bytes) -> None:
         _, _, index, flags, _ = _LINK.unpack_from(body)
-        found = dict(_attributes(body, _LINK.size))
-        info = dict(_attributes(found.get(_IFLA_LINKINFO, b""), 0))
+        found = attributes(body, _LINK.size)
+        info = attributes(found.get(_IFLA_LINKINFO, b""))
         self.index: Final[int] = index
         self.up: Final = bool(flags & _IFF_UP)
-        self.name: Final = _text(found[_IFLA_IFNAME])
+        self.name: Final = as_text(found[_IFLA_IFNAME])
         self.mac: Final = found.get(_IFLA_ADDRESS, b"").hex(":")
         self.mtu: Final = _number(found.get(_IFLA_MTU))
         self.master: Final = _number(found.get(_IFLA_MASTER))
         self.peer: Final = _number(found.get(_IFLA_LINK))
-        self.kind: Final = _text(info.get(_IFLA_INFO_KIND, b""))
+        self.kind: Final = as_text(info.get(_IFLA_INFO_KIND, b""))
         self.operational: Final = found.get(_IFLA_OPERSTATE, b"\0")[0] == _OPERSTATE_UP
 
 
@@ -113,13 +96,10 @@ class Route:
 class Socket:
     """One conversation with the kernel about the namespace in which it was opened."""
 
-    __slots__ = ("_sequence", "_socket")
+    __slots__ = ("_talk",)
 
     def __init__(self) -> None:
-        self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
-        self._socket.setsockopt(270, 11, 1)  # SOL_NETLINK, NETLINK_EXT_ACK
-        self._socket.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: refusals without our own message echoed
-        self._sequence = 0
+        self._talk = Conversation()
 
     def __enter__(self) -> Self:
         return self
@@ -130,13 +110,13 @@ class Socket:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        self._talk.close()
 
     # --- links -----------------------------------------------------------------------------------------------
 
     def link(self, name: str) -> Link | None:
         """The link of this name, None when there is none."""
-        asked = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0")
+        asked = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
         return self._one_link(asked, f"look for link {name}")
 
     def link_at(self, index: int) -> Link | None:
@@ -145,25 +125,25 @@ class Socket:
 
     def links(self) -> list[Link]:
         """Every link of the namespace."""
-        return [Link(body) for body in self._dump(_GETLINK, _LINK.pack(0, 0, 0, 0, 0), "list the links")]
+        return [Link(body) for body in self._talk.dump(_GETLINK, _LINK.pack(0, 0, 0, 0, 0), "list the links")]
 
     def create_bridge(self, name: str, mac: bytes, mtu: int = 0) -> None:
         """A bridge, down. With a MAC of its own it keeps that MAC whichever ports come and go."""
-        body = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0")
-        body += _attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + _nest(_IFLA_LINKINFO, _kind(b"bridge"))
-        self._ask(_NEWLINK, _CREATE | _EXCL, body, f"create bridge {name}")
+        body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
+        body += attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + nest(_IFLA_LINKINFO, _kind(b"bridge"))
+        self._ask(_NEWLINK, CREATE | EXCLUSIVE, body, f"create bridge {name}")
 
     def create_veth(self, name: str, peer: str, *, netns: int, mac: bytes, mtu: int = 0, master: int = 0) -> None:
         """A veth pair, both ends down: ``name`` here on the bridge ``master``, ``peer`` with ``mac`` in the namespace
         of the open descriptor ``netns``. EEXIST when either name is taken; nothing is left then."""
-        other = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, peer.encode() + b"\0")
-        other += _attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + _attribute(_IFLA_NET_NS_FD, _NUMBER.pack(netns))
-        body = _LINK.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0") + _mtu(mtu)
+        other = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, peer.encode() + b"\0")
+        other += attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + attribute(_IFLA_NET_NS_FD, _NUMBER.pack(netns))
+        body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0") + _mtu(mtu)
         if master:
-            body += _attribute(_IFLA_MASTER, _NUMBER.pack(master))
-        data = _nest(_IFLA_INFO_DATA, _nest(_VETH_INFO_PEER, other))
-        body += _nest(_IFLA_LINKINFO, _kind(b"veth") + data)
-        self._ask(_NEWLINK, _CREATE | _EXCL, body, f"create veth {name} with its peer {peer}")
+            body += attribute(_IFLA_MASTER, _NUMBER.pack(master))
+        data = nest(_IFLA_INFO_DATA, nest(_VETH_INFO_PEER, other))
+        body += nest(_IFLA_LINKINFO, _kind(b"veth") + data)
+        self._ask(_NEWLINK, CREATE | EXCLUSIVE, body, f"create veth {name} with its peer {peer}")
 
     def set_up(self, index: int) -> None:
         self._ask(_NEWLINK, 0, _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP), f"set link number {index} up")
@@ -171,14 +151,14 @@ class Socket:
     def set_hairpin(self, index: int, on: bool) -> None:
         """Whether the bridge may send a frame back out of the port it came from (a pod reaching itself by Service)."""
         body = _LINK.pack(_AF_BRIDGE, 0, index, 0, 0)
-        body += _nest(_IFLA_PROTINFO, _attribute(_IFLA_BRPORT_MODE, bytes([on])))
+        body += nest(_IFLA_PROTINFO, attribute(_IFLA_BRPORT_MODE, bytes([on])))
         self._ask(_SETLINK, 0, body, f"set hairpin mode of bridge port number {index}")
 
     def hairpin(self, index: int) -> bool:
         """Whether the port is in hairpin mode; False also for what is no bridge port."""
-        for body in self._dump(_GETLINK, _LINK.pack(_AF_BRIDGE, 0, 0, 0, 0), "list the bridge ports"):
+        for body in self._talk.dump(_GETLINK, _LINK.pack(_AF_BRIDGE, 0, 0, 0, 0), "list the bridge ports"):
             if _LINK.unpack_from(body)[2] == index:
-                port = dict(_attributes(dict(_attributes(body, _LINK.size)).get(_IFLA_PROTINFO, b""), 0))
+                port = attributes(attributes(body, _LINK.size).get(_IFLA_PROTINFO, b""))
                 return port.get(_IFLA_BRPORT_MODE, b"\0") != b"\0"
         return False
 
@@ -191,17 +171,17 @@ class Socket:
     def addresses(self, index: int) -> list[Address]:
         """The link's addresses of both families."""
         found = []
-        for body in self._dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), "list the addresses"):
+        for body in self._talk.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), "list the addresses"):
             _, length, _, _, where = _ADDRESS.unpack_from(body)
             if where == index:
-                parts = dict(_attributes(body, _ADDRESS.size))
+                parts = attributes(body, _ADDRESS.size)
                 found.append(Address(parts.get(_IFA_LOCAL) or parts[_IFA_ADDRESS], length, where))
         return found
 
     def add_address(self, address: Address, broadcast: bytes = b"") -> None:
         """EEXIST when the link has it already."""
-        body = _address(address) + (_attribute(_IFA_BROADCAST, broadcast) if broadcast else b"")
-        self._ask(_NEWADDR, _CREATE | _EXCL, body, f"add address {address.text} to link number {address.index}")
+        body = _address(address) + (attribute(_IFA_BROADCAST, broadcast) if broadcast else b"")
+        self._ask(_NEWADDR, CREATE | EXCLUSIVE, body, f"add address {address.text} to link number {address.index}")
 
     def delete_address(self, address: Address) -> None:
         """EADDRNOTAVAIL when the link does not have it."""
@@ -210,9 +190,9 @@ class Socket:
     def routes(self, index: int) -> list[Route]:
         """The main table's routes through the link."""
         found = []
-        for body in self._dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "list the routes"):
+        for body in self._talk.dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "list the routes"):
             length, table = body[1], body[4]
-            parts = dict(_attributes(body, _ROUTE.size))
+            parts = attributes(body, _ROUTE.size)
             if table == _TABLE_MAIN and _number(parts.get(_RTA_OIF)) == index:
                 found.append(Route(parts.get(_RTA_DST, b""), length, parts.get(_RTA_GATEWAY, b""), index))
         return found
@@ -223,54 +203,23 @@ class Socket:
         scope = _SCOPE_GLOBAL if route.gateway else _SCOPE_LINK
         body = _ROUTE.pack(family, route.length, 0, 0, _TABLE_MAIN, _PROTOCOL_BOOT, scope, _UNICAST, 0)
         if route.length:
-            body += _attribute(_RTA_DST, route.destination)
+            body += attribute(_RTA_DST, route.destination)
         if route.gateway:
-            body += _attribute(_RTA_GATEWAY, route.gateway)
-        body += _attribute(_RTA_OIF, _NUMBER.pack(route.index))
+            body += attribute(_RTA_GATEWAY, route.gateway)
+        body += attribute(_RTA_OIF, _NUMBER.pack(route.index))
         to = f"{unpacked(route.destination)}/{route.length}" if route.length else "everywhere"
-        self._ask(_NEWROUTE, _CREATE | _EXCL, body, f"add the route to {to} through link number {route.index}")
-
-    # --- the wire --------------------------------------------------------------------------------------------
+        self._ask(_NEWROUTE, CREATE | EXCLUSIVE, body, f"add the route to {to} through link number {route.index}")
 
     def _one_link(self, asked: bytes, what: str) -> Link | None:
         try:
-            return Link(self._converse(_GETLINK, 0, asked, what)[0])
+            return Link(self._talk.ask(_GETLINK, 0, asked, what)[0])
         except RefusedError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
 
     def _ask(self, kind: int, flags: int, body: bytes, what: str) -> None:
-        self._converse(kind, flags | _ACK, body, what)
-
-    def _dump(self, kind: int, body: bytes, what: str) -> list[bytes]:
-        for _ in range(10):
-            try:
-                return self._converse(kind, _ROOT_AND_MATCH, body, what)
-            except InterruptedError:
-                continue  # the table changed under the dump, which may have missed an entry: dump again
-        raise RefusedError(errno.EAGAIN, f"cannot {what}: it changes faster than it can be read")
-
-    def _converse(self, kind: int, flags: int, body: bytes, what: str) -> list[bytes]:
-        """Sends one request; the bodies of what came back, after the kernel's last word on it."""
-        self._sequence += 1
-        self._socket.sendto(_HEADER.pack(16 + len(body), kind, flags | _REQUEST, self._sequence, 0) + body, (0, 0))
-        bodies: list[bytes] = []
-        whole = True
-        while True:
-            data = self._socket.recv(1 << 18)
-            for told, tags, sequence, content in _messages(data):
-                if sequence != self._sequence:
-                    continue
-                whole = whole and not tags & _DUMP_INTERRUPTED
-                if told in {_ERROR, _DONE}:
-                    _raise_refusal(tags, content, what)
-                    if not whole:
-                        raise InterruptedError(errno.EINTR, f"cannot {what} in one go")
-                    return bodies
-                bodies.append(content)
-                if not flags:
-                    return bodies
+        self._talk.ask(kind, flags | ACK, body, what)
 
 
 def packed(address: str) -> bytes:
@@ -292,58 +241,19 @@ def _family(address: bytes) -> int:
     return _socket.AF_INET6 if len(address) == 16 else _socket.AF_INET
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    offset = 0
-    while offset < len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        yield kind, flags, sequence, data[offset + 16 : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _raise_refusal(flags: int, content: bytes, what: str) -> None:
-    number = -_ERRNO.unpack_from(content)[0] if len(content) >= 4 else 0
-    if not number:
-        return
-    text = ""
-    if flags & _ACK_HAS_TEXT:  # after the errno and the header of the refused request
-        text = _text(dict(_attributes(content, 4 + 16)).get(1, b""))
-    raise RefusedError(number, f"cannot {what}: {os.strerror(number)}{f' ({text})' if text else ''}")
-
-
-def _attributes(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    while offset + 4 <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return _ATTRIBUTE.pack(len(data) + 4, kind) + data + bytes(-len(data) % 4)
-
-
-def _nest(kind: int, data: bytes) -> bytes:
-    return _attribute(kind | _NESTED, data)
-
-
 def _kind(name: bytes) -> bytes:
-    return _attribute(_IFLA_INFO_KIND, name)
+    return attribute(_IFLA_INFO_KIND, name)
 
 
 def _mtu(mtu: int) -> bytes:
-    return _attribute(_IFLA_MTU, _NUMBER.pack(mtu)) if mtu else b""
+    return attribute(_IFLA_MTU, _NUMBER.pack(mtu)) if mtu else b""
 
 
 def _address(address: Address) -> bytes:
     body = _ADDRESS.pack(_family(address.packed), address.length, 0, _SCOPE_GLOBAL, address.index)
-    return body + _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
+    return body + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
 
 
 def _number(data: bytes | None) -> int:
     value: int = _NUMBER.unpack(data)[0] if data else 0
     return value
-
-
-def _text(data: bytes) -> str:
-    return data.rstrip(b"\0").decode("utf-8", "replace")

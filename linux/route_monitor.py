@@ -1,0 +1,117 @@
+"""What rtnetlink announces by itself: links, addresses, routes, neighbours and FDB entries of both families.
+
+`Monitor` tells only that something has changed, never what to do about it. Changes made over a conversation whose port it
+was told (`mine`) are passed over: whoever wrote them knows. The kernel signs announcements of addresses, routes and neighbours
+with the port of the one who asked for the change; what follows from a change by itself (the routes that die with a
+device) it signs with 0, so it is always heard. It does not sign those of a device's own forwarding database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from linux.wire import attributes, messages
+
+_READ_SIZE = 1 << 18
+_READS_PER_TURN = 64
+_RECEIVE = 1 << 20
+_SO_RCVBUFFORCE = 33
+_GROUPS = sum(1 << number - 1 for number in (1, 3, 5, 7, 9, 11))
+"""RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE"""
+_KINDS: dict[int, Literal["link", "address", "route", "neighbour"]] = {
+    16: "link",
+    17: "link",
+    20: "address",
+    21: "address",
+    24: "route",
+    25: "route",
+    28: "neighbour",
+    29: "neighbour",
+}
+_IFLA_IFNAME = 3
+_RTA_OIF = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The kernel announced a change. `device` is an interface's index (0: none), `name` its name where it was said,
+    `protocol` who set the route, `family` AF_INET, AF_INET6 or AF_BRIDGE (for FDB entries), 0 for links."""
+
+    kind: Literal["link", "address", "route", "neighbour"]
+    device: int
+    name: str = ""
+    protocol: int = 0
+    family: int = 0
+
+
+class Monitor:
+    """Calls `notice` for each change while it is open; with None when the kernel had more to say than we could read
+    (ENOBUFS): then anything may have changed. `room` is the bytes that may wait for us. Names the namespace of the thread
+    that makes it."""
+
+    def __init__(self, notice: Callable[[Notice | None], None], *, room: int = _RECEIVE) -> None:
+        self.mine: set[int] = set()
+        """Ports of conversations whose changes are not told."""
+        self._notice = notice
+        self._room = room
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._room)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._room)
+        self._socket.setblocking(False)
+        self._socket.bind((0, _GROUPS))
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _read(self) -> None:
+        for _ in range(_READS_PER_TURN):
+            try:
+                data = self._socket.recv(_READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._notice(None)
+                continue
+            for found in notices(data, self.mine):
+                self._notice(found)
+
+
+def notices(data: bytes, passed_over: Collection[int] = ()) -> Iterator[Notice]:
+    """The announcements in one datagram, but for those signed with one of these ports."""
+    for number, _, _, port, start, end in messages(data):
+        kind = _KINDS.get(number)
+        if kind is not None and not (port and port in passed_over):
+            yield _notice(kind, data[start:end])
+
+
+def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes) -> Notice:
+    match kind:
+        case "link":  # struct ifinfomsg: family, pad, type, index, flags, change
+            name = attributes(body, 16).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+            return Notice(kind, _number(body[4:8]), name)
+        case "route":  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
+            return Notice(kind, _number(attributes(body, 12).get(_RTA_OIF, b"")), protocol=body[5], family=body[0])
+        case "address" | "neighbour":  # struct ifaddrmsg, ndmsg: the index is the second 32 bits of both
+            return Notice(kind, _number(body[4:8]), family=body[0])
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, sys.byteorder)
