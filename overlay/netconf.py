@@ -12,25 +12,22 @@ import binascii
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
 import msgspec
 
 from linux.iptables.rules import Family
+from overlay.model import Address, Backend, Range
 
 DEFAULT_VNI: Final = 1
 DEFAULT_PORT: Final = 8472
 """Linux' own choice, and so flannel's; IANA's 4789 came later."""
 EXAMPLE: Final = '{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}'
 DEFAULT_WIREGUARD_PORTS: Final = (51820, 51821)
-BACKENDS: Final = ("vxlan", "host-gw", "wireguard")
 _LEAST_MTU: Final = {Family.V4: 576, Family.V6: 1280}
 _DEAREST: Final = 80
 """Bytes that the dearest encapsulation takes; what is left must still be an MTU."""
-
-Address = IPv4Address | IPv6Address
-Range = IPv4Network | IPv6Network
 
 
 class Unfit(ValueError):
@@ -104,15 +101,14 @@ class Network:
         return tuple(family for family in Family if self.pods(family) is not None)
 
     @property
-    def kind(self) -> str:
-        """The backend as annotations and etcd's leases name it."""
+    def kind(self) -> Backend:
         match self.backend:
             case VxlanSettings():
-                return "vxlan"
+                return Backend.VXLAN
             case HostGwSettings():
-                return "host-gw"
+                return Backend.HOST_GW
             case WireGuardSettings():
-                return "wireguard"
+                return Backend.WIREGUARD
 
     def pods(self, family: Family) -> Range | None:
         """The range of all pods."""
@@ -158,9 +154,9 @@ _KEYS = {
     *("SubnetLen", "SubnetMin", "SubnetMax", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
 }
 _BACKEND_KEYS = {
-    "vxlan": {"VNI", "Port", "MTU", "DirectRouting", "Learning", "GBP"},
-    "host-gw": set[str](),
-    "wireguard": {"ListenPort", "ListenPortV6", "Mode", "PSK", "PersistentKeepaliveInterval", "MTU"},
+    Backend.VXLAN: {"VNI", "Port", "MTU", "DirectRouting", "Learning", "GBP"},
+    Backend.HOST_GW: set[str](),
+    Backend.WIREGUARD: {"ListenPort", "ListenPortV6", "Mode", "PSK", "PersistentKeepaliveInterval", "MTU"},
 }
 _ELSEWHERE = {
     "MacPrefix": "flannel reads it on Windows alone; a MAC address here is random and kept",
@@ -191,14 +187,10 @@ def _backend(value: Any, family: Family) -> BackendSettings:
         return VxlanSettings()
     if not isinstance(value, dict):
         raise Unfit(f'Backend: expected an object such as {{"Type": "vxlan"}}, found {value!r}')
-    kind = value.get("Type")
-    if kind not in BACKENDS:
-        near = difflib.get_close_matches(str(kind).lower(), BACKENDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"the backends here are {', '.join(BACKENDS)}"
-        raise Unfit(f"Backend.Type: {kind!r} is not built in; {hint}")
+    kind = _backend_type(value.get("Type"))
     _known(value, {"Type", *_BACKEND_KEYS[kind]}, "Backend.")
     match kind:
-        case "vxlan":
+        case Backend.VXLAN:
             return VxlanSettings(
                 vni=_number(value, "VNI", 1, 2**24 - 1) or DEFAULT_VNI,
                 port=_number(value, "Port", 0, 65535) or DEFAULT_PORT,
@@ -207,10 +199,19 @@ def _backend(value: Any, family: Family) -> BackendSettings:
                 learning=_flag(value, "Learning", default=False, prefix="Backend."),
                 gbp=_flag(value, "GBP", default=False, prefix="Backend."),
             )
-        case "host-gw":
+        case Backend.HOST_GW:
             return HostGwSettings()
-        case _:
+        case Backend.WIREGUARD:
             return _wireguard(value, family)
+
+
+def _backend_type(value: Any) -> Backend:
+    try:
+        return Backend(value)
+    except ValueError:
+        near = difflib.get_close_matches(str(value).lower(), list(Backend), 1)
+        hint = f"did you mean {near[0]}?" if near else f"the backends here are {', '.join(Backend)}"
+        raise Unfit(f"Backend.Type: {value!r} is not built in; {hint}") from None
 
 
 def _wireguard(value: dict[str, Any], family: Family) -> WireGuardSettings:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Never, Protocol
 
 from linux.iptables.rules import Family
-from overlay.model import Backend, Lease, PublicKey, Vtep
-from overlay.netconf import Address, Network
+from overlay.model import Address, Backend, Lease, PublicKey, Vtep
+from overlay.netconf import Network
 
 Data = Vtep | PublicKey | None
 """What a backend's peers must know beside the address; None for host-gw."""
