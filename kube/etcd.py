@@ -1,4 +1,4 @@
-"""A thin etcd v3 client over grpcio: the calls an API server needs, failover, and the truth about what was sent.
+"""A thin etcd v3 client over grpcio: the calls an API server and an overlay need, failover, and the truth about what was sent.
 
 One channel an endpoint; the one that answered last is used until it fails, then the next. What matters to a caller is whether a
 failed request can have been carried out:
@@ -9,6 +9,9 @@ failed request can have been carried out:
 
 Reads go to the next endpoint by themselves. A write is sent only over a connection that stands, and never twice.
 
+With a user name every call carries a token. etcd forgets tokens (after five minutes of silence, at its restart): a call that is
+refused for its token was not carried out, so a new one is fetched and the call made again.
+
 A dead connection is noticed by HTTP/2 pings (10 s, and 5 s to answer; etcd allows one each 5 s). Watches ask for a member that
 has a leader, so that one cut off from the others ends its watches instead of falling silent.
 """
@@ -17,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -50,6 +53,7 @@ _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
+_TOKEN_REFUSED: Final = ("invalid auth token", "revision of auth store is old", "user name is empty")
 _NOT_CARRIED_OUT: Final = ("etcdserver: no leader", "etcdserver: not capable", "etcdserver: too many requests")
 
 
@@ -69,12 +73,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where etcd is, and the files that open it."""
+    """Where etcd is, and the files and names that open it. `flag`: by which the endpoints were given, for messages."""
 
     endpoints: tuple[str, ...]
     ca: str = ""
     certificate: str = ""
     key: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    flag: str = "--etcd-servers"
 
 
 class Etcd:
@@ -82,7 +89,7 @@ class Etcd:
 
     def __init__(self, access: Access) -> None:
         credentials = _credentials(access)
-        self._endpoints = tuple(_target(endpoint) for endpoint in access.endpoints)
+        self._endpoints = tuple(_target(endpoint, access.flag) for endpoint in access.endpoints)
         self._channels = tuple(
             grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
             if secure
@@ -91,6 +98,8 @@ class Etcd:
         )
         self._at = 0
         self._calls: dict[tuple[int, str], Any] = {}
+        self._user = (access.username, access.password) if access.username else None
+        self._token = ""
 
     async def close(self) -> None:
         for channel in self._channels:
@@ -114,24 +123,58 @@ class Etcd:
 
     async def grant(self, ttl: int) -> tuple[int, int]:
         """A lease: (id, seconds granted). One that nobody learnt of expires unused."""
-        return await self._write("Lease/LeaseGrant", wire.lease_grant_request(ttl), wire.lease_grant_answer)
+        return await self._write("Lease/LeaseGrant", wire.lease_grant_request(ttl), wire.lease_answer)
+
+    async def revoke(self, lease: int) -> None:
+        """With the keys that hang on it. Refused with NOT_FOUND when it is gone."""
+        await self._write("Lease/LeaseRevoke", wire.lease_request(lease), bytes)
+
+    async def time_to_live(self, lease: int) -> int:
+        """Seconds that are left of it; none (<= 0) when it is gone."""
+        return (await self._read("Lease/LeaseTimeToLive", wire.lease_request(lease), wire.lease_answer))[1]
+
+    async def keep_alive(self, lease: int) -> int:
+        """Give a lease all its time again: how many seconds that is, 0 when it is gone. Harmless twice, so it goes as a read."""
+
+        async def once(channel: Any) -> bytes:
+            call = channel.stream_stream("/etcdserverpb.Lease/LeaseKeepAlive")(
+                timeout=READ_SECONDS, metadata=await self._metadata(channel)
+            )
+            try:
+                await call.write(wire.lease_request(lease))
+                answer = await call.read()
+            except asyncio.InvalidStateError as error:
+                raise Away(f"etcd at {self._where}: the lease could not be renewed") from error
+            finally:
+                call.cancel()
+            if answer is grpc.aio.EOF:
+                raise Away(f"etcd at {self._where}: the lease could not be renewed")
+            return bytes(answer)
+
+        return max(0, wire.lease_answer(await self._reading(once))[1])
 
     async def compact(self, revision: int) -> None:
         """Forgets what was before `revision`; compacting twice is Refused with OUT_OF_RANGE."""
         await self._write("KV/Compact", wire.compaction_request(revision), bytes)
 
-    async def watch(self, start: int) -> AsyncGenerator[WatchAnswer, None]:
-        """What etcd says from revision `start` on, whole (fragments joined); it ends with Away when the connection does,
-        with Refused when etcd takes the watch away. An answer with `compact_revision` is the last one."""
+    async def watch(
+        self, start: int, key: bytes = wire.EVERYTHING[0], end: bytes = wire.EVERYTHING[1]
+    ) -> AsyncGenerator[WatchAnswer, None]:
+        """What etcd says of the keys from `key` to before `end` from revision `start` on, whole (fragments joined); it ends
+        with Away when the connection does. An answer that is `canceled` (by `compact_revision`, or for its `reason`) is the
+        last one."""
         channel = await self._standing()
-        call = channel.stream_stream("/etcdserverpb.Watch/Watch")(metadata=(("hasleader", "true"),))
+        metadata = (("hasleader", "true"), *(await self._metadata(channel) or ()))
+        call = channel.stream_stream("/etcdserverpb.Watch/Watch")(metadata=metadata)
         parts: list[WatchAnswer] = []
         try:
-            await call.write(wire.watch_create(start))
+            await call.write(wire.watch_create(start, key, end))
             async for data in call:
                 parts.append(wire.watch_answer(data))
                 if parts[-1].fragment:
                     continue
+                if parts[-1].canceled:
+                    self._token = ""  # etcd does not say here whether it was the token's fault
                 yield parts[0] if len(parts) == 1 else _joined(parts)
                 parts.clear()
             raise Away(f"etcd at {self._where}: the watch ended")
@@ -160,32 +203,68 @@ class Etcd:
             known = self._calls[id(channel), method] = channel.unary_unary(f"/etcdserverpb.{method}")
         return known
 
+    async def _metadata(self, channel: Any) -> tuple[tuple[str, str], ...] | None:
+        """Who is asking; fetches a token where there is a user and none yet."""
+        if self._user is None:
+            return None
+        if not self._token:
+            request = wire.authenticate_request(*self._user)
+            try:
+                answer = await self._call(channel, "Auth/Authenticate")(request, timeout=READ_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if "authentication is not enabled" not in (error.details() or ""):
+                    raise
+                return None
+            self._token = wire.token_answer(answer)
+        return (("token", self._token),)
+
+    def _token_refused(self, why: str) -> bool:
+        """Whether another token may help; forgets the one there was."""
+        if not self._token or not any(words in why for words in _TOKEN_REFUSED):
+            return False
+        self._token = ""
+        return True
+
     async def _read(self, method: str, request: bytes, decode: Callable[[bytes], T]) -> T:
+        async def once(channel: Any) -> bytes:
+            metadata = await self._metadata(channel)
+            return bytes(await self._call(channel, method)(request, timeout=READ_SECONDS, metadata=metadata))
+
+        return decode(await self._reading(once))
+
+    async def _reading(self, once: Callable[[Any], Awaitable[bytes]]) -> bytes:
         why = ""
         for _ in range(len(self._channels) + 1):  # the first one twice: its connection may be an old one
             channel = await self._standing()
             try:
-                return decode(await self._call(channel, method)(request, timeout=READ_SECONDS))
+                return await once(channel)
             except grpc.aio.AioRpcError as error:
                 why = error.details() or ""
+                if self._token_refused(why):
+                    continue
                 gone = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
                 if not gone and not _not_carried_out(why):
                     raise _refused(error) from error
                 self._next(channel)
         raise Away(f"etcd does not answer: {why}")
 
-    async def _write(self, method: str, request: bytes, decode: Callable[[bytes], T]) -> T:
+    async def _write(self, method: str, request: bytes, decode: Callable[[bytes], T], *, may_repeat: bool = True) -> T:
         channel = await self._standing()
+        sent = False
         try:
-            return decode(await self._call(channel, method)(request, timeout=WRITE_SECONDS))
+            metadata = await self._metadata(channel)
+            sent = True
+            return decode(await self._call(channel, method)(request, timeout=WRITE_SECONDS, metadata=metadata))
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or ""
+            if self._token_refused(details) and may_repeat:
+                return await self._write(method, request, decode, may_repeat=False)
             if _not_carried_out(details):  # whatever the code: too many requests are RESOURCE_EXHAUSTED
                 self._next(channel)
                 raise Away(f"etcd refused for now: {details}") from error
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
                 self._next(channel)
-                if "failed to connect" in details:
+                if not sent or "failed to connect" in details:
                     raise Away(f"etcd refused for now: {details}") from error
                 raise Unsure(f"etcd was lost while it was writing: {details}") from error
             raise _refused(error) from error
@@ -233,7 +312,7 @@ def _refused(error: grpc.aio.AioRpcError) -> Refused:
     return Refused(error.code().name, error.details() or "")
 
 
-def _target(endpoint: str) -> tuple[str, bool]:
+def _target(endpoint: str, flag: str) -> tuple[str, bool]:
     """`host:port`, and whether it speaks TLS. Raises UsageError."""
     parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
     try:
@@ -241,7 +320,7 @@ def _target(endpoint: str) -> tuple[str, bool]:
     except ValueError:
         port = 0
     if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path.strip("/"):
-        raise UsageError(f"--etcd-servers: {endpoint!r} is no etcd endpoint; write it like https://10.0.0.1:2379")
+        raise UsageError(f"{flag}: {endpoint!r} is no etcd endpoint; write it like https://10.0.0.1:2379")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}", parts.scheme == "https"
 
@@ -251,7 +330,7 @@ def _credentials(access: Access) -> Any:
     if bool(access.certificate) != bool(access.key):
         raise UsageError("--etcd-certfile and --etcd-keyfile belong together; give both or neither")
     if access.ca and not any(endpoint.startswith("https") for endpoint in access.endpoints):
-        raise UsageError("--etcd-cafile: no endpoint of --etcd-servers speaks https; write https://... or leave it out")
+        raise UsageError(f"--etcd-cafile: no endpoint of {access.flag} speaks https; write https://... or leave it out")
     files = {"--etcd-cafile": access.ca, "--etcd-keyfile": access.key, "--etcd-certfile": access.certificate}
     contents: list[bytes | None] = []
     for flag, path in files.items():

@@ -157,6 +157,15 @@ def lease_grant_request(ttl: int) -> bytes:
     return number(1, ttl)
 
 
+def lease_request(lease: int) -> bytes:
+    """Of LeaseRevoke, LeaseKeepAlive and LeaseTimeToLive alike."""
+    return number(1, lease)
+
+
+def authenticate_request(name: str, password: str) -> bytes:
+    return blob(1, name.encode()) + blob(2, password.encode())
+
+
 # Answers
 
 
@@ -169,11 +178,14 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
+    """`lease` is 0 for a key that stays until it is deleted."""
+
     key: bytes
     value: bytes
     mod_revision: int
     version: int
     lease: int
+    create_revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +245,7 @@ def key_value(data: bytes) -> KeyValue:
         _int(found.get(3, 0)),
         _int(found.get(4, 0)),
         _int(found.get(6, 0)),
+        _int(found.get(2, 0)),
     )
 
 
@@ -296,10 +309,14 @@ def watch_answer(data: bytes) -> WatchAnswer:
     )
 
 
-def lease_grant_answer(data: bytes) -> tuple[int, int]:
-    """(lease id, seconds granted)."""
+def lease_answer(data: bytes) -> tuple[int, int]:
+    """(lease id, seconds) of LeaseGrant, LeaseKeepAlive and LeaseTimeToLive; a lease that is gone has none left (<= 0)."""
     found = dict(fields(data))
     return _int(found.get(2, 0)), _int(found.get(3, 0))
+
+
+def token_answer(data: bytes) -> str:
+    return _bytes(dict(fields(data)).get(2, b"")).decode(errors="replace")
 
 
 def status_answer(data: bytes) -> StatusAnswer:

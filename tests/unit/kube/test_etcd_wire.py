@@ -25,6 +25,9 @@ from kube import etcd_wire as wire
         (wire.watch_create(9), "0a0a0a01001201001809" + "4001"),
         (wire.compaction_request(1 << 40), "08808080808020"),
         (wire.lease_grant_request(3600), "08901c"),
+        (wire.lease_request(300), "08ac02"),
+        (wire.authenticate_request("root", "pw"), "0a04726f6f7412027077"),
+        (wire.watch_create(9, b"/a/", b"/a0"), "0a0e0a032f612f12032f613018094001"),
         (wire.delete_request(b"a", b"b"), "0a0161120162"),
     ],
 )
@@ -36,7 +39,7 @@ def test_answers() -> None:
     header = wire.number(1, 11) + wire.number(2, 12) + wire.number(3, 99)
     kv = wire.blob(1, b"/k") + wire.number(2, 5) + wire.number(3, 98) + wire.number(4, 2) + wire.blob(5, b"v")
     found = wire.range_answer(wire.blob(1, header) + wire.blob(2, kv) + wire.number(3, 1) + wire.number(4, 7))
-    assert found == wire.RangeAnswer(wire.Header(11, 12, 99), (wire.KeyValue(b"/k", b"v", 98, 2, 0),), True, 7)
+    assert found == wire.RangeAnswer(wire.Header(11, 12, 99), (wire.KeyValue(b"/k", b"v", 98, 2, 0, 5),), True, 7)
     answer = wire.txn_answer(wire.blob(1, header) + wire.blob(3, wire.blob(1, wire.blob(1, header) + wire.blob(2, kv))))
     assert (answer.succeeded, answer.ranges[0].kvs[0].mod_revision) == (False, 98)
     event = wire.blob(11, wire.number(1, 1) + wire.blob(2, kv))
@@ -44,7 +47,8 @@ def test_answers() -> None:
     assert [one.deleted for one in watched.events] == [True, False]
     assert watched.fragment
     assert wire.watch_answer(wire.number(4, 1) + wire.number(5, 44) + wire.blob(6, b"why")).compact_revision == 44
-    assert wire.lease_grant_answer(wire.blob(1, header) + wire.number(2, -5) + wire.number(3, 60)) == (-5, 60)
+    assert wire.lease_answer(wire.blob(1, header) + wire.number(2, -5) + wire.number(3, 60)) == (-5, 60)
+    assert wire.token_answer(wire.blob(1, header) + wire.blob(2, b"abc.7")) == "abc.7"
     assert wire.alarms_answer(wire.blob(2, wire.number(1, 9) + wire.number(2, 1))) == ["NOSPACE"]
 
 
@@ -55,7 +59,7 @@ def test_fields_that_are_not_known_are_skipped() -> None:
 
 @given(st.binary(max_size=60))
 def test_what_is_no_message_is_a_value_error_or_a_value(data: bytes) -> None:
-    for read in (wire.range_answer, wire.txn_answer, wire.watch_answer, wire.status_answer, wire.lease_grant_answer):
+    for read in (wire.range_answer, wire.txn_answer, wire.watch_answer, wire.status_answer, wire.lease_answer):
         with contextlib.suppress(ValueError):
             read(data)
 
