@@ -1,0 +1,1 @@
+"""Where the nodes say who has which subnet: the Kubernetes API, or etcd."""
