@@ -1,10 +1,14 @@
-"""Three nodes for the overlay: namespaces on a bridge in a fourth, where the API server runs; a pod's namespace behind each.
+"""Nodes for the overlay: namespaces on a bridge in another, where the API server runs; a pod's namespace behind each.
 
-    outer   br0 10.200.0.1/24, wherry-apiserver
-    nodeN   eth0 10.200.0.1N/24 (MTU 1500), wherry-overlay, pod0 10.244.N.1/24
-    podN    eth0 10.244.N.2/24, default route via its node
+    internet  eth0 198.51.100.2/24 2001:db8::2/64; knows the way back to nodes, never to pods
+    outer     br0 10.200.0.1/24 fd00:200::1/64, wherry-apiserver; routes between br0, br1 and the internet
+    nodeN     eth0 10.200.0.1N/24 fd00:200::1N/64 (MTU 1500), default routes via outer, wherry-overlay,
+              pod0 10.244.N.1/24 fd10:244:N::1/64
+    podN      eth0 10.244.N.2/24 fd10:244:N::2/64, default routes via its node
 
-The daemons are the real ones, as processes in their node's network namespace, with state below a directory of the test.
+A node that is `far` lives on br1 (10.201.0.0/24, fd00:201::/64): the others reach it through a router. The daemons are the
+real ones, as processes in their node's network namespace, with state below a directory of the test. Whether a world has one
+family or two, and which backend, its net-conf.json says.
 """
 
 import asyncio
@@ -16,7 +20,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,11 +30,15 @@ from kube.core import Node
 from kube.errors import ApiError, ApiUnreachable
 from kube.resources import NODES
 from linux import netns
+from tests.node import overlay_seen
 from tests.node.pinger import ping
 
 T = TypeVar("T")
 
 API = "10.200.0.1"
+OUTSIDE = {4: "198.51.100.2", 6: "2001:db8::2"}
+VXLAN: dict[str, Any] = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
+DUAL: dict[str, Any] = {**VXLAN, "EnableIPv6": True, "IPv6Network": "fd10:244::/48"}
 PREFIX = "flannel.alpha.coreos.com/"
 ROOT = Path(__file__).parents[2]
 
@@ -79,8 +87,16 @@ class Space:
                 netns.argv_in(self.path, argv), cwd=ROOT, stdout=file, stderr=file, stdin=subprocess.DEVNULL
             )
 
-    def json(self, *argv: str) -> Any:
-        return json.loads(self.run(*argv) or "[]")
+    def address(self, device: str, *addresses: str) -> None:
+        """Give a device addresses of a /24 or a /64, usable at once."""
+        for one in addresses:
+            more = ("/64", "nodad") if ":" in one else ("/24",)
+            self.run("ip", "addr", "add", one + more[0], "dev", device, *more[1:])
+
+
+def annotations(notes: Mapping[str, str | None]) -> dict[str, str | None]:
+    """flannel's keys for Python's names."""
+    return {PREFIX + key.replace("_", "-"): value for key, value in notes.items()}
 
 
 def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
@@ -93,21 +109,29 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
 class OverlayNode:
     """One node: its namespace, its pod's, its daemon."""
 
-    def __init__(self, world: "World", number: int) -> None:
+    def __init__(self, world: "World", number: int, *, far: bool = False) -> None:
         self.world, self.number, self.name = world, number, f"node{number}"
         self.space, self.pod = world.space(self.name), world.space(f"pod{number}")
         self.home = world.home / self.name
         self.home.mkdir()
         self.subnet_file, self.log = self.home / "run" / "subnet.env", self.home / "overlay.log"
-        self.address, self.pod_address = f"10.200.0.1{number}", f"10.244.{number}.2"
+        net = 201 if far else 200
+        self.address, self.address6 = f"10.{net}.0.1{number}", f"fd00:{net}::1{number}"
+        self.pod_address, self.pod_address6 = f"10.244.{number}.2", f"fd10:244:0:{number}::2"
         self.daemon: subprocess.Popen[bytes] | None = None
-        world.wire(self.space, "eth0", self.address)
+        world.wire(self.space, "eth0", self.address, self.address6, bridge="br1" if far else "br0")
+        self.space.run("ip", "route", "add", "default", "via", f"10.{net}.0.1")
+        self.space.run("ip", "route", "add", "default", "via", f"fd00:{net}::1")
         self.space.run("ip", "link", "add", "pod0", "type", "veth", "peer", "name", "eth0", "netns", self.pod.name)
-        self.space.run("ip", "addr", "add", f"10.244.{number}.1/24", "dev", "pod0")
-        self.space.run("ip", "link", "set", "pod0", "mtu", "1450", "up")
-        self.pod.run("ip", "addr", "add", f"{self.pod_address}/24", "dev", "eth0")
-        self.pod.run("ip", "link", "set", "eth0", "mtu", "1450", "up")
-        self.pod.run("ip", "route", "add", "default", "via", f"10.244.{number}.1")
+        gateways = f"10.244.{number}.1", f"fd10:244:0:{number}::1"
+        for space, name, addresses in (
+            (self.space, "pod0", gateways),
+            (self.pod, "eth0", (self.pod_address, self.pod_address6)),
+        ):
+            space.address(name, *addresses)
+            space.run("ip", "link", "set", name, "mtu", "1450", "up")
+        for gateway in gateways:
+            self.pod.run("ip", "route", "add", "default", "via", gateway)
 
     def argv(self, *more: str) -> list[str]:
         return [
@@ -127,13 +151,27 @@ class OverlayNode:
         return status
 
     def ready(self) -> "OverlayNode":
+        def ready() -> bool:
+            assert self.daemon and self.daemon.poll() is None, f"{self.name}'s daemon has ended:\n{self.text()}"
+            return self.get("/readyz") == "ok"
+
         until(
-            lambda: self.get("/readyz") == "ok",
+            ready,
             f"{self.name} ready",
-            20,
+            30,
             lambda: f"{self.get('/readyz')}\n{self.text()}",
         )
         return self
+
+    def fit_pods(self) -> None:
+        """Give the pod's veth the MTU that subnet.env names, as the CNI plugin would."""
+        mtu = self.subnet_env()["FLANNEL_MTU"]
+        self.space.run("ip", "link", "set", "pod0", "mtu", mtu)
+        self.pod.run("ip", "link", "set", "eth0", "mtu", mtu)
+
+    def subnet_env(self) -> dict[str, str]:
+        text = self.subnet_file.read_text() if self.subnet_file.exists() else ""
+        return dict(line.split("=", 1) for line in text.splitlines())
 
     def get(self, path: str) -> str:
         def ask() -> str:
@@ -146,102 +184,92 @@ class OverlayNode:
 
         return netns.call(self.space.path, ask)
 
+    def metric(self, name: str) -> float:
+        """The value of a series, which may bear labels; 0 when it is not there."""
+        found = re.search(rf"^{re.escape(name)} (\S+)", self.get("/metrics"), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
     def drift(self, name: str) -> float:
-        found = re.search(
-            rf'^wherry_overlay_drift_repaired_total{{object="{name}"}} (\S+)', self.get("/metrics"), re.MULTILINE
-        )
-        assert found, f"no drift metric for {name}"
-        return float(found[1])
+        return self.metric(f'wherry_overlay_drift_repaired_total{{object="{name}"}}')
 
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else "(no log)"
 
+    def both(self) -> dict[str, dict[str, Any]]:
+        """What the kernel has of the overlay here, by family."""
+        return overlay_seen.kernel(self.space.run)
+
     def kernel(self) -> dict[str, Any]:
-        """What ip and bridge say of the overlay here; compared whole, before and after."""
-        try:
-            return self._kernel()
-        except AssertionError as error:  # the device went away between two looks
-            return {"device": str(error)}
+        """What it has of IPv4's."""
+        return self.both()["4"]
 
-    def _kernel(self) -> dict[str, Any]:
-        links = {one["ifname"]: one for one in self.space.json("ip", "-d", "-j", "link")}
-        device = links.get("flannel.1")
-        if device is None:
-            return {"device": None, "routes": self._routes("proto", "87")}
-        return {
-            "elsewhere": [
-                one["dst"]
-                for one in self.space.json("ip", "-j", "-4", "route", "show", "proto", "87")
-                if one["dev"] != "flannel.1"
-            ],
-            "device": (
-                device["address"],
-                device["mtu"],
-                device["linkinfo"]["info_data"].get("id"),
-                "UP" in device["flags"],
-            ),
-            "addresses": sorted(
-                f"{a['local']}/{a['prefixlen']}"
-                for one in self.space.json("ip", "-j", "-4", "addr", "show", "dev", "flannel.1")
-                for a in one["addr_info"]
-            ),
-            "routes": self._routes("dev", "flannel.1"),
-            "neighbours": sorted(
-                f"{one['dst']} {one.get('lladdr')} {one['state']}"
-                for one in self.space.json("ip", "-j", "-4", "neigh", "show", "dev", "flannel.1")
-            ),
-            "fdb": sorted(
-                f"{one['mac']} {one['dst']} {one.get('port', '')}"
-                for one in self.space.json("bridge", "-j", "fdb", "show", "dev", "flannel.1")
-                if "dst" in one
-            ),
-        }
+    def rules(self) -> list[str]:
+        """What iptables and nft have, in order, without counters."""
+        return overlay_seen.rules(self.space.run)
 
-    def _routes(self, *selection: str) -> list[str]:
-        found = self.space.json("ip", "-j", "-4", "route", "show", *selection)
-        return sorted(f"{one['dst']} {one.get('gateway')} {one.get('protocol')} {one.get('flags')}" for one in found)
+    def pod_of(self, version: int) -> str:
+        return self.pod_address if version == 4 else self.pod_address6
 
-    def reaches(self, other: "OverlayNode", size: int = 56, count: int = 1) -> bool:
+    def reaches(self, other: "OverlayNode", size: int = 56, count: int = 1, version: int = 4) -> bool:
         """Whether the other's pod answers ours, unfragmented."""
-        return ping(self.pod.path, other.pod_address, size=size, count=count)
+        return ping(self.pod.path, other.pod_of(version), size=size, count=count)
 
 
 class World:
-    def __init__(self, home: Path, nodes: int = 3) -> None:
+    """`conf` is net-conf.json; the numbers in `far` are nodes of the other underlay network."""
+
+    def __init__(
+        self, home: Path, nodes: int = 3, *, conf: Mapping[str, Any] = VXLAN, far: Collection[int] = ()
+    ) -> None:
         self.home, self._mark = home, uuid.uuid4().hex[:5]
         self._spaces: list[Space] = []
         self.kubeconfig = home / "kubeconfig"
         self.server: subprocess.Popen[bytes] | None = None
         self.nodes: list[OverlayNode] = []
+        self.versions = (4, 6) if conf.get("EnableIPv6") else (4,)
         try:
-            self.outer = self.space("outer")
-            # A MAC of its own: a bridge's is else the least of its ports', and one that joins later takes it to another.
-            self.outer.run("ip", "link", "add", "br0", "address", "0a:58:0a:c8:00:01", "type", "bridge")
-            self.outer.run("ip", "addr", "add", f"{API}/24", "dev", "br0")
-            self.outer.run("ip", "link", "set", "br0", "up")
-            (home / "net-conf.json").write_text('{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}')
+            self._underlay()
+            (home / "net-conf.json").write_text(json.dumps(conf))
             self._certificates()
             self.start_server()
-            self.nodes = [OverlayNode(self, number) for number in range(1, nodes + 1)]
+            self.nodes = [OverlayNode(self, number, far=number in far) for number in range(1, nodes + 1)]
             for node in self.nodes:
                 self.create_node(node.name, f"10.244.{node.number}.0/24")
         except BaseException:
             self.close()
             raise
 
+    def _underlay(self) -> None:
+        self.outer, self.internet = self.space("outer"), self.space("internet")
+        for net in (200, 201):
+            # A MAC of its own: a bridge's is else the least of its ports', and one that joins later takes it to another.
+            bridge, mac = f"br{net - 200}", f"0a:58:0a:c8:00:{net - 199:02x}"
+            self.outer.run("ip", "link", "add", bridge, "address", mac, "type", "bridge")
+            self.outer.address(bridge, f"10.{net}.0.1", f"fd00:{net}::1")
+            self.outer.run("ip", "link", "set", bridge, "up")
+        self.outer.run(
+            "ip", "link", "add", "world", "type", "veth", "peer", "name", "eth0", "netns", self.internet.name
+        )
+        for space, name, last in ((self.outer, "world", "1"), (self.internet, "eth0", "2")):
+            space.address(name, f"198.51.100.{last}", f"2001:db8::{last}")
+            space.run("ip", "link", "set", name, "up")
+        for net in ("10.200.0.0/15", "fd00::/16"):
+            self.internet.run("ip", "route", "add", net, "via", "198.51.100.1" if "." in net else "2001:db8::1")
+        self.outer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+
     def space(self, label: str) -> Space:
         made = Space(f"wt-{self._mark}-{label}")
         self._spaces.append(made)
         return made
 
-    def wire(self, space: Space, name: str, address: str) -> None:
-        """An interface in `space` on the underlay's bridge."""
+    def wire(self, space: Space, name: str, *addresses: str, bridge: str = "br0") -> None:
+        """An interface in `space` on an underlay's bridge."""
         port = f"p{uuid.uuid4().hex[:8]}"
         self.outer.run(
-            "ip", "link", "add", port, "master", "br0", "type", "veth", "peer", "name", name, "netns", space.name
+            "ip", "link", "add", port, "master", bridge, "type", "veth", "peer", "name", name, "netns", space.name
         )
         self.outer.run("ip", "link", "set", port, "up")
-        space.run("ip", "addr", "add", f"{address}/24", "dev", name)
+        space.address(name, *addresses)
         space.run("ip", "link", "set", name, "up")
 
     def start_server(self) -> None:
@@ -266,10 +294,44 @@ class World:
 
         return netns.call(self.outer.path, lambda: asyncio.run(talk()))
 
-    def create_node(self, name: str, cidr: str) -> None:
+    def create_node(self, name: str, cidr: str, **notes: str) -> None:
         """A Node; `cidr` empty: its podCIDR is still to come."""
-        spec = {"podCIDR": cidr, "podCIDRs": [cidr]} if cidr else {}
-        self.api(lambda client: client.create(NODES, {"metadata": {"name": name}, "spec": spec}))
+        self.api(lambda client: client.create(NODES, self.node_object(name, cidr, **notes)))
+
+    def node_object(self, name: str, cidr: str, **notes: str) -> dict[str, Any]:
+        """With podCIDRs of the world's families: 10.244.7.0/24 goes with fd10:244:0:7::/64."""
+        cidrs = [cidr, f"fd10:244:0:{cidr.split('.')[2]}::/64"][: len(self.versions)] if cidr else []
+        spec = {"podCIDR": cidr, "podCIDRs": cidrs} if cidr else {}
+        return {"metadata": {"name": name, "annotations": annotations(notes)}, "spec": spec}
+
+    def create_claims(self, numbers: Iterable[int]) -> None:
+        """Nodes that announce a VTEP each, as a daemon on them would; nobody is there."""
+
+        async def create(client: Client) -> None:
+            gate = asyncio.Semaphore(20)
+
+            async def one(number: int) -> None:
+                async with gate:
+                    await client.create(NODES, self.claim(number))
+
+            await asyncio.gather(*map(one, numbers))
+
+        self.api(create)
+
+    def claim(self, number: int) -> dict[str, Any]:
+        six = {
+            "backend_v6_data": f'{{"VNI":1,"VtepMAC":"02:06:00:00:00:{number:02x}"}}',
+            "public_ipv6": f"fd00:200::{number:x}:1",
+        }
+        return self.node_object(
+            f"node{number}",
+            f"10.244.{number}.0/24",
+            kube_subnet_manager="true",
+            backend_type="vxlan",
+            backend_data=f'{{"VNI":1,"VtepMAC":"02:04:00:00:00:{number:02x}"}}',
+            public_ip=f"10.200.1.{number}",
+            **(six if 6 in self.versions else {}),
+        )
 
     def delete_node(self, name: str) -> None:
         self.api(lambda client: client.delete(NODES, name))
@@ -278,7 +340,7 @@ class World:
         return self.api(lambda client: client.get(NODES, name))
 
     def annotate(self, name: str, **notes: str | None) -> None:
-        body = {"metadata": {"annotations": {PREFIX + key.replace("_", "-"): value for key, value in notes.items()}}}
+        body = {"metadata": {"annotations": annotations(notes)}}
         self.api(lambda client: client.patch(NODES, name, body, kind=Patch.MERGE))
 
     def start_daemons(self, *more: str) -> "World":
@@ -286,8 +348,16 @@ class World:
             node.start(*more)
         for node in self.nodes:
             node.ready()
-        for node in self.nodes:
-            until(lambda here=node: len(here.kernel()["routes"]) == len(self.nodes) - 1, f"{node.name} has its peers")  # type: ignore[misc]
+            node.fit_pods()
+        for here in self.nodes:
+            for there in self.nodes:
+                for version in self.versions:
+                    until(
+                        lambda a=here, b=there, v=version: a is b or a.reaches(b, version=v),  # type: ignore[misc]
+                        f"{here.name} -> {there.name}, IPv{version}",
+                        20,
+                        lambda a=here: f"{a.both()}\n{a.text()}",  # type: ignore[misc]
+                    )
         return self
 
     def close(self) -> None:
