@@ -21,15 +21,17 @@ from cni.spec import (
     UNKNOWN_CONTAINER,
     CniError,
 )
+from linux.netlink import RefusedError
 from linux.netns import enter, identity, is_namespace
-from linux.rtnetlink import Address, Link, RefusedError, Route, Socket, packed, unpacked
+from linux.rtnetlink import Address, Link, Route, Socket, packed, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import ParamSpec
 
-    from cni.model import Attachment, Call
+    from cni.call import Call
+    from cni.model import Attachment
 
     Parameters = ParamSpec("Parameters")
 

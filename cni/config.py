@@ -1,4 +1,4 @@
-"""What the runtime hands over: the call in CNI_* variables and the configuration on stdin, checked at the door.
+"""The configuration of ``wherry-cni``, checked at the door.
 
 | key                        | default                    | meaning                                                        |
 |----------------------------|----------------------------|----------------------------------------------------------------|
@@ -21,20 +21,16 @@ key is refused: a misspelt key that is silently ignored is found weeks later.
 
 from __future__ import annotations
 
-from cni.codec import decode, encode
-from cni.model import Call, Config, Lease, Subnet, parse_address, parse_interface, parse_subnet, subnet_of
+from cni.codec import encode
+from cni.model import Config, Lease, Subnet, parse_address, parse_interface, parse_subnet, subnet_of
 from cni.spec import (
-    INCOMPATIBLE_VERSION,
     INVALID_CONFIGURATION,
-    INVALID_ENVIRONMENT,
     IO_FAILURE,
     TRY_AGAIN_LATER,
-    UNDECODABLE,
     UNSUPPORTED_FIELD,
-    VERSIONS,
     CniError,
     Route,
-    is_identifier,
+    is_link_name,
 )
 
 TYPE_CHECKING = False
@@ -47,49 +43,14 @@ SUBNET_FILE = "/run/flannel/subnet.env"
 DATA_DIR = "/var/lib/cni/networks"
 BRIDGE = "cni0"
 
-_REQUIRED = {
-    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
-    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
-    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
-}
-_KEYS = frozenset({"cniVersion", "name", "type", "dns", "capabilities", "runtimeConfig", "prevResult", "args"})
+_KEYS = frozenset({"cniVersion", "name", "type", "dns", "capabilities", "runtimeConfig", "agent", "prevResult", "args"})
 _KEYS |= {"bridge", "mtu", "isGateway", "isDefaultGateway", "hairpinMode", "ipMasq", "routes"}
 _KEYS |= {"dataDir", "subnet", "subnetFile"}
 _SHORTEST, _LONGEST = 8, 30  # prefix lengths that leave room for a gateway and a pod
 
 
-def parse_call(variables: Mapping[str, str]) -> Call:
-    """The call that the CNI_* variables spell; CniError names the variable that is missing or malformed."""
-    command = variables.get("CNI_COMMAND", "")
-    if command not in _REQUIRED:
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND must be ADD, DEL, CHECK or VERSION, not {command!r}")
-    missing = [name for name in _REQUIRED[command] if not variables.get(name)]
-    if missing:
-        raise CniError(INVALID_ENVIRONMENT, f"{command} needs the environment variable {', '.join(missing)}")
-    container, ifname = variables["CNI_CONTAINERID"], variables["CNI_IFNAME"]
-    if not is_identifier(container):
-        raise CniError(
-            INVALID_ENVIRONMENT, f"CNI_CONTAINERID must be letters, digits, '_', '.' and '-', not {container!r}"
-        )
-    if not _is_link_name(ifname):
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_IFNAME must name an interface in at most 15 bytes, not {ifname!r}")
-    return Call(command, container, ifname, variables.get("CNI_NETNS", ""))
-
-
-def parse_version(data: bytes) -> str:
-    """The version that a VERSION call speaks, "" when its input names none (libcni before 0.5 sends nothing)."""
-    try:
-        said = decode(data) if data.strip() else None
-    except ValueError as error:
-        raise CniError(UNDECODABLE, f"the input is not JSON: {error}") from None
-    version = said.get("cniVersion") if isinstance(said, dict) else None
-    return version if isinstance(version, str) else ""
-
-
-def parse_config(data: bytes) -> Config:
-    """The configuration on stdin; CniError names the key and the remedy."""
-    keys = _decoded(data)
-    _refuse_version(keys.get("cniVersion"))
+def parse_config(keys: Mapping[str, Json]) -> Config:
+    """The network of this configuration; CniError names the key and the remedy."""
     for key, value in keys.items():
         if key not in _KEYS and not key.startswith("cni.dev/"):
             raise CniError(UNSUPPORTED_FIELD, f"wherry-cni does not know the key {key!r} (value {_short(value)})")
@@ -99,7 +60,7 @@ def parse_config(data: bytes) -> Config:
             "ipMasq true is not supported: the overlay masquerades what leaves the pods; remove ipMasq",
         )
     bridge = _text(keys, "bridge", BRIDGE)
-    if not _is_link_name(bridge):
+    if not is_link_name(bridge):
         raise _invalid("bridge", bridge, "must name an interface in at most 15 bytes")
     gateway = _flag(keys, "isGateway", True)
     default_route = _flag(keys, "isDefaultGateway", gateway)
@@ -115,7 +76,7 @@ def parse_config(data: bytes) -> Config:
         gateway=gateway,
         default_route=default_route,
         hairpin=_flag(keys, "hairpinMode", False),
-        ledger=_ledger(keys),
+        ledger=ledger_of(keys),
         subnet=_subnet(_text(keys, "subnet", "")) if "subnet" in keys else None,
         subnet_file=_path(keys, "subnetFile", SUBNET_FILE),
         routes=_routes(keys.get("routes", [])),
@@ -124,12 +85,10 @@ def parse_config(data: bytes) -> Config:
     )
 
 
-def parse_ledger(data: bytes) -> str:
+def ledger_of(keys: Mapping[str, Json]) -> str:
     """The directory of the network's reservations, which is all that DEL has to know: a configuration that was broken
     after the ADD must not keep the pod's address from being released."""
-    keys = _decoded(data)
-    _refuse_version(keys.get("cniVersion"))
-    return _ledger(keys)
+    return f"{_path(keys, 'dataDir', DATA_DIR)}/{_text(keys, 'name', '')}"
 
 
 def read_lease(config: Config) -> Lease:
@@ -163,33 +122,8 @@ def parse_lease(text: str, config: Config) -> Lease:
     return Lease(subnet, config.mtu or mtu, network)
 
 
-def _decoded(data: bytes) -> dict[str, Json]:
-    try:
-        said = decode(data)
-    except ValueError as error:
-        raise CniError(UNDECODABLE, f"the network configuration on stdin is not JSON: {error}") from None
-    if not isinstance(said, dict):
-        raise CniError(UNDECODABLE, "the network configuration on stdin must be a JSON object")
-    return said
-
-
-def _refuse_version(version: Json) -> None:
-    if version not in VERSIONS:
-        raise CniError(
-            INCOMPATIBLE_VERSION,
-            f"cniVersion {_short(version)} is not supported: use {', '.join(VERSIONS[:-1])} or {VERSIONS[-1]}",
-        )
-
-
 def _invalid(key: str, value: Json, what: str) -> CniError:
     return CniError(INVALID_CONFIGURATION, f"{key} {_short(value)} {what}")
-
-
-def _ledger(keys: Mapping[str, Json]) -> str:
-    name = _text(keys, "name", "")
-    if not is_identifier(name):
-        raise _invalid("name", name, "must be letters, digits, '_', '.' and '-'")
-    return f"{_path(keys, 'dataDir', DATA_DIR)}/{name}"
 
 
 def _text(keys: Mapping[str, Json], key: str, default: str) -> str:
@@ -244,11 +178,6 @@ def _routes(listed: Json) -> list[Route]:
         except ValueError as error:
             raise CniError(INVALID_CONFIGURATION, f"routes[{place}]: {error}") from None
     return found
-
-
-def _is_link_name(name: str) -> bool:
-    """The kernel's own rule (dev_valid_name), and no colon, which marks an alias."""
-    return 0 < len(name.encode()) <= 15 and name not in {".", ".."} and not any(c in "/:" or c.isspace() for c in name)
 
 
 def _short(value: Json) -> str:

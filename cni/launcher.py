@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cni.config import BRIDGE, DATA_DIR, SUBNET_FILE
-from cni.spec import NEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +87,7 @@ def conflist(
     }
     ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
     chain = [plugin, *([ports] if portmap else [])]
-    return json.dumps({"cniVersion": NEWEST, "name": name, "plugins": chain}, indent=2).encode() + b"\n"
+    return json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": chain}, indent=2).encode() + b"\n"
 
 
 def write_conflist(conf_dir: str | Path, content: bytes) -> Path:

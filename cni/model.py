@@ -51,18 +51,6 @@ class Lease:
         self.network: Final = network
 
 
-class Call:
-    """Which container the runtime means; ``netns`` is empty where it is not known (DEL)."""
-
-    __slots__ = ("command", "container", "ifname", "netns")
-
-    def __init__(self, command: str, container: str, ifname: str, netns: str) -> None:
-        self.command: Final = command
-        self.container: Final = container
-        self.ifname: Final = ifname
-        self.netns: Final = netns
-
-
 class Config:
     """The network as configured. ``subnet`` is None when ``subnet_file`` has to be asked; ``ledger`` is the directory of
     its reservations, which Go's host-local would use too."""

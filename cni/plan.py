@@ -24,7 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from cni.model import Call, Config, Lease, Seen, Subnet
+    from cni.call import Call
+    from cni.model import Config, Lease, Seen, Subnet
 
 
 def free_address(subnet: Subnet, taken: Container[int], last: int | None) -> int | None:

@@ -1,6 +1,5 @@
 """The door: what a runtime may hand over, and one sentence with a code for everything else."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,23 +9,16 @@ from cni import config
 from cni.model import Config, Lease
 from cni.spec import CniError
 
-ENVIRONMENT = {
-    "CNI_COMMAND": "ADD",
-    "CNI_CONTAINERID": "c0ffee",
-    "CNI_NETNS": "/run/netns/x",
-    "CNI_IFNAME": "eth0",
-    "CNI_PATH": "/opt/wherry/cni/bin",
-}
 LEAST = {"cniVersion": "1.0.0", "name": "pods", "type": "wherry-cni"}
 
 
 def parsed(**keys: object) -> Config:
-    return config.parse_config(json.dumps({**LEAST, **keys}).encode())
+    return config.parse_config({**LEAST, **keys})
 
 
 def refusal(keys: Mapping[str, object]) -> CniError:
     with pytest.raises(CniError) as refused:
-        config.parse_config(json.dumps(keys).encode())
+        config.parse_config(keys)
     return refused.value
 
 
@@ -78,15 +70,10 @@ def test_the_specifications_own_keys_pass(key: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "code", "says"),
     [
-        ({"cniVersion": "1.1.0"}, 1, 'cniVersion "1.1.0" is not supported: use 0.3.1, 0.4.0 or 1.0.0'),
-        ({"cniVersion": "0.2.0"}, 1, 'cniVersion "0.2.0" is not supported'),
-        ({"cniVersion": None}, 1, "cniVersion null is not supported"),
         ({"mut": 1450}, 2, "does not know the key 'mut' (value 1450)"),
         ({"ipam": {"type": "host-local"}}, 2, "does not know the key 'ipam'"),
         ({"ipMasq": True}, 2, "ipMasq true is not supported: the overlay masquerades"),
         ({"ipMasq": "yes"}, 7, 'ipMasq "yes" must be true or false'),
-        ({"name": ""}, 7, 'name "" must be letters'),
-        ({"name": "../x"}, 7, 'name "../x" must be letters'),
         ({"bridge": "a" * 16}, 7, "bridge "),
         ({"bridge": "a:b"}, 7, 'bridge "a:b" must name an interface'),
         ({"bridge": 1}, 7, "bridge 1 must be a string"),
@@ -110,44 +97,6 @@ def test_a_bad_key_is_named_with_its_remedy(keys: Mapping[str, object], code: in
     refused = refusal({**LEAST, **keys})
     assert says in refused.message
     assert refused.code == code
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"x"', b'{"name": "a", "name": "b"}'])
-def test_what_is_no_object_is_undecodable(data: bytes) -> None:
-    with pytest.raises(CniError) as refused:
-        config.parse_config(data)
-    assert refused.value.code == 6
-
-
-def test_a_call_is_read() -> None:
-    call = config.parse_call(ENVIRONMENT)
-    assert (call.command, call.container, call.ifname, call.netns) == ("ADD", "c0ffee", "eth0", "/run/netns/x")
-
-
-def test_a_del_needs_no_namespace() -> None:
-    assert config.parse_call({**ENVIRONMENT, "CNI_COMMAND": "DEL", "CNI_NETNS": ""}).netns == ""
-
-
-@pytest.mark.parametrize(
-    ("variables", "says"),
-    [
-        ({"CNI_COMMAND": "add"}, "CNI_COMMAND must be ADD, DEL, CHECK or VERSION, not 'add'"),
-        ({"CNI_COMMAND": "GC"}, "CNI_COMMAND must be"),
-        ({"CNI_NETNS": ""}, "ADD needs the environment variable CNI_NETNS"),
-        ({"CNI_NETNS": "", "CNI_PATH": ""}, "CNI_NETNS, CNI_PATH"),
-        ({"CNI_COMMAND": "DEL", "CNI_CONTAINERID": ""}, "DEL needs the environment variable CNI_CONTAINERID"),
-        ({"CNI_CONTAINERID": "../etc"}, "CNI_CONTAINERID must be letters"),
-        ({"CNI_CONTAINERID": "a\n"}, "CNI_CONTAINERID must be letters"),
-        ({"CNI_IFNAME": "a" * 16}, "CNI_IFNAME must name an interface in at most 15 bytes"),
-        ({"CNI_IFNAME": ".."}, "CNI_IFNAME"),
-        ({"CNI_IFNAME": "a/b"}, "CNI_IFNAME"),
-        ({"CNI_IFNAME": "eth 0"}, "CNI_IFNAME"),
-    ],
-)
-def test_a_bad_variable_is_named(variables: Mapping[str, str], says: str) -> None:
-    with pytest.raises(CniError, match=says) as refused:
-        config.parse_call({**ENVIRONMENT, **variables})
-    assert refused.value.code == 4
 
 
 def lease(tmp_path: Path, text: str, **keys: object) -> Lease:
@@ -193,4 +142,4 @@ def test_a_file_without_a_subnet_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_del_forgives_what_an_add_refuses() -> None:
     broken = {**LEAST, "mut": 1, "subnet": "nonsense", "dataDir": "/data"}
-    assert config.parse_ledger(json.dumps(broken).encode()) == "/data/pods"
+    assert config.ledger_of(broken) == "/data/pods"

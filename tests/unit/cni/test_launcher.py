@@ -62,28 +62,27 @@ def test_the_configuration_reads_back_as_one_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stdin", "version"), [("", "1.0.0"), ('{"cniVersion": "0.4.0"}', "0.4.0"), ('{"cniVersion": "1.1.0"}', "1.1.0")]
+    ("stdin", "version"), [("", "1.1.0"), ('{"cniVersion": "0.4.0"}', "0.4.0"), ('{"cniVersion": "1.1.0"}', "1.1.0")]
 )
 def test_version_answers_in_the_callers_version(program: Path, stdin: str, version: str) -> None:
     done = run(program, "VERSION", stdin)
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0"]}
+    assert json.loads(done.stdout) == {"cniVersion": version, "supportedVersions": list(spec.VERSIONS)}
 
 
 def test_without_a_command_it_says_what_it_is(program: Path) -> None:
     done = run(program, "", "")
     assert done.returncode == 0
     assert done.stdout == ""
-    assert "the CNI plugin of Wherry" in done.stderr
+    assert "a CNI plugin of Wherry" in done.stderr
 
 
 def test_refusals_are_json_on_stdout_and_status_1(program: Path, tmp_path: Path) -> None:
-    assert refused(run(program, "STATUS"))[1] == 4
+    assert refused(run(program, "STATUS"))[1] == 1
     assert refused(run(program, "ADD", CNI_NETNS=""))[:2] == ("1.0.0", 4)
-    assert refused(run(program, "ADD", "not json"))[:2] == ("1.0.0", 6)
+    assert refused(run(program, "ADD", "not json"))[:2] == ("1.1.0", 6)
     assert refused(run(program, "ADD", {**CONFIG, "cniVersion": "0.4.0", "mut": 1}))[:2] == ("0.4.0", 2)
-    assert refused(run(program, "ADD", {**CONFIG, "cniVersion": "1.1.0"}))[:2] == ("1.0.0", 1)
-    assert refused(run(program, "DEL", {**CONFIG, "cniVersion": "1.1.0"}))[:2] == ("1.0.0", 1)
+    assert refused(run(program, "ADD", {**CONFIG, "cniVersion": "0.2.0"}))[:2] == ("1.1.0", 1)
     assert refused(run(program, "ADD")) == (
         "1.0.0",
         3,
@@ -98,7 +97,7 @@ def test_refusals_are_json_on_stdout_and_status_1(program: Path, tmp_path: Path)
 def test_it_starts_bare(program: Path) -> None:
     """What makes other plugins slow is not loaded: the start is a third of the pod's whole network time."""
     script = program.read_text().split("from cni", maxsplit=1)[0]
-    script += "import cni.__main__, cni.apply, cni.store; print(*sys.modules)"
+    script += "import cni.__main__, cni.run, cni.plugins.wherry, cni.apply, cni.store; print(*sys.modules)"
     done = subprocess.run(
         [os.path.realpath(sys.executable), "-IS", "-c", script], capture_output=True, text=True, timeout=30, check=True
     )

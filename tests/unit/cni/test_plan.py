@@ -1,14 +1,14 @@
 """Whom an address may be given to, and what the pod that gets it consists of."""
 
 import ipaddress
-import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cni import config, plan
-from cni.model import Attachment, Call, Lease, Seen, Subnet, parse_address, parse_subnet
+from cni.call import Call
+from cni.model import Attachment, Lease, Seen, Subnet, parse_address, parse_subnet
 
 SUBNETS = st.builds(
     lambda number, length: Subnet(number & ~(0xFFFFFFFF >> length), length),
@@ -66,7 +66,7 @@ def test_a_large_range_is_not_walked() -> None:
 
 def attachment(lease: Lease, **keys: object) -> Attachment:
     said = {"cniVersion": "1.0.0", "name": "pods", "type": "wherry-cni", **keys}
-    found = config.parse_config(json.dumps(said).encode())
+    found = config.parse_config(said)
     return plan.attachment(found, lease, CALL, lease.subnet.network + 7)
 
 

@@ -150,3 +150,85 @@ def test_the_six_variables() -> None:
         "CNI_ARGS": "",
         "CNI_PATH": "/a:/b",
     }
+
+
+def test_what_only_the_newest_version_can_say_is_left_out_of_older_ones() -> None:
+    result = Result(
+        [Interface("eth0", "0a:58:0a:01:01:02", "/run/netns/x", mtu=1450, socket="/s", pci="0000:00:1f.6")],
+        [Address("10.1.1.2/24", "10.1.1.1", 0)],
+        [Route("10.0.0.0/8", "", {"mtu": 1400, "advmss": 1360, "priority": 0, "table": 100, "scope": 0})],
+    )
+    new: Any = result.as_json("1.1.0")
+    assert new["interfaces"][0] == {
+        "name": "eth0",
+        "mac": "0a:58:0a:01:01:02",
+        "sandbox": "/run/netns/x",
+        "mtu": 1450,
+        "socketPath": "/s",
+        "pciID": "0000:00:1f.6",
+    }
+    assert new["routes"] == [
+        {"dst": "10.0.0.0/8", "mtu": 1400, "advmss": 1360, "priority": 0, "table": 100, "scope": 0}
+    ]
+    old: Any = result.as_json("1.0.0")
+    assert old["interfaces"][0].keys() == {"name", "mac", "sandbox"}
+    assert old["routes"] == [{"dst": "10.0.0.0/8"}]
+    assert spec.read_result(new).as_json("1.1.0") == new
+
+
+def test_a_previous_result_of_any_version_is_read() -> None:
+    assert spec.previous_result({}) is None
+    for version in spec.VERSIONS:
+        found = spec.previous_result({"prevResult": RESULT.as_json(version)})
+        assert found is not None
+        assert found.as_json("1.1.0") == RESULT.as_json("1.1.0")
+    with pytest.raises(CniError, match="prevResult must be a JSON object"):
+        spec.previous_result({"prevResult": [1]})
+
+
+@pytest.mark.parametrize(
+    ("keys", "version"),
+    [
+        ({"cniVersions": ["0.4.0", "1.1.0"]}, "1.1.0"),
+        ({"cniVersions": ["0.4.0", "9.0.0"]}, "1.0.0"),
+        ({"cniVersion": None, "cniVersions": ["0.3.1", "0.4.0"]}, "0.4.0"),
+        ({"cniVersion": "9.0.0"}, "9.0.0"),
+    ],
+)
+def test_the_newest_version_that_both_speak_is_taken(keys: dict[str, object], version: str) -> None:
+    assert spec.parse_network(json.dumps({**CONFLIST, **keys}).encode()).version == version
+
+
+def test_a_list_takes_in_the_plugins_beside_it_unless_it_says_otherwise() -> None:
+    beside = [b'{"type": "bandwidth"}']
+
+    def types(**keys: object) -> list[str]:
+        network = spec.parse_network(json.dumps({**CONFLIST, **keys}).encode(), beside)
+        return [each.type for each in network.plugins]
+
+    assert types() == ["wherry-cni", "portmap", "bandwidth"]
+    assert types(loadOnlyInlinedPlugins=True) == ["wherry-cni", "portmap"]
+    alone = spec.parse_network(b'{"cniVersion": "1.1.0", "name": "pods"}', beside)
+    assert [each.type for each in alone.plugins] == ["bandwidth"]
+    single = spec.parse_network(b'{"cniVersion": "1.1.0", "name": "pods", "type": "bridge"}', beside)
+    assert [each.type for each in single.plugins] == ["bridge"]
+
+
+def test_the_new_commands_need_the_new_version_and_the_authors_leave() -> None:
+    network = spec.parse_network(json.dumps({**CONFLIST, "cniVersion": "1.1.0"}).encode())
+    assert (network.gc, network.status) == (True, True)
+    assert not spec.parse_network(json.dumps(CONFLIST).encode()).gc
+    network = spec.parse_network(json.dumps({**CONFLIST, "cniVersion": "1.1.0", "disableGC": True}).encode())
+    assert (network.gc, network.status) == (False, True)
+
+
+def test_gc_names_what_to_keep() -> None:
+    network = spec.parse_network(json.dumps({**CONFLIST, "cniVersion": "1.1.0"}).encode())
+    said = network.request(network.plugins[0], valid=[("c0ffee", "eth0")])
+    assert said["cni.dev/valid-attachments"] == [{"containerID": "c0ffee", "ifname": "eth0"}]
+    assert spec.valid_attachments(said) == {("c0ffee", "eth0")}
+    assert spec.valid_attachments({"cni.dev/valid-attachments": []}) == frozenset()
+    with pytest.raises(CniError, match=r"GC needs cni\.dev/valid-attachments"):
+        spec.valid_attachments({})
+    with pytest.raises(CniError, match="containerID must be a name"):
+        spec.valid_attachments({"cni.dev/valid-attachments": [{"ifname": "eth0"}]})
