@@ -52,7 +52,9 @@ def test_a_storm_of_kills_leaks_nothing(host: CniHost, netns: Spaces) -> None:
         assert link_names(pod) == ["lo"], f"turn {turn}"
     said = host.add("victim", pod)
     assert host.check("victim", pod, said) == (0, {})
-    assert sorted(each.name for each in host.ledger.iterdir()) == sorted([*host.held(), "last_reserved_ip.0", "lock"])
+    assert sorted(each.name for each in host.ledger.iterdir()) == sorted(
+        [*host.held(), ".resting", "last_reserved_ip.0", "lock"]
+    )
     requires("busybox")
     assert pings(pod, "10.77.1.2"), "the bystander"
 
