@@ -90,6 +90,11 @@ class Subnets(Protocol):
         """What is known now; awaits nothing."""
         ...
 
+    def asked(self) -> Mapping[Family, Address]:
+        """Where an administrator has written, in the registry, that this node is to be reached: it counts as --public-ip
+        does, and chooses the interface (flannel's annotation node-public-ip; etcd knows none). Raises NotYet."""
+        ...
+
     async def own(self, offer: Offer) -> Own:
         """What this node has; a manager that hands out subnets takes one here, and keeps it. Called in each pass: cheap
         when nothing has changed, and answered from memory while the registry is away. Raises NotYet when there is

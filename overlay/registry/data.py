@@ -48,8 +48,8 @@ def parsed(kind: Backend, text: str | bytes) -> Data:
             case Backend.VXLAN:
                 found = msgspec.json.decode(text, type=_Vxlan)
                 mac = found.mac.lower()
-                if not _MAC.fullmatch(mac):
-                    raise UnreadableData(f"VtepMAC {found.mac!r} is not a MAC address")
+                if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or not mac.strip("0:"):
+                    raise UnreadableData(f"VtepMAC {found.mac!r} is not the MAC address of one device")
                 return Vtep(found.vni, mac)
             case Backend.WIREGUARD:
                 key = msgspec.json.decode(text, type=_WireGuard).key
