@@ -16,8 +16,7 @@ import _socket
 import errno
 import struct
 
-from linux.netlink import Conversation
-from linux.netlink import RefusedError as RefusedError
+from linux.netlink import Conversation, RefusedError
 from linux.wire import ACK, CREATE, EXCLUSIVE, as_text, attribute, attributes, nest
 
 TYPE_CHECKING = False
@@ -38,7 +37,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _IFF_UP = 1
 _OPERSTATE_UP = 6
 _AF_BRIDGE = 7
-_TABLE_MAIN, _PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST = 254, 3, 0, 253, 1
+_TABLE_MAIN, _PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST, _LOCAL = 254, 3, 0, 253, 1, 2
 
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -196,6 +195,18 @@ class Socket:
             if table == _TABLE_MAIN and _number(parts.get(_RTA_OIF)) == index:
                 found.append(Route(parts.get(_RTA_DST, b""), length, parts.get(_RTA_GATEWAY, b""), index))
         return found
+
+    def route_to(self, address: bytes) -> tuple[int, bool]:
+        """The index of the link by which packets to this address leave, and whether it is the host's own; (0, False) where
+        nothing leads there."""
+        body = _ROUTE.pack(_family(address), len(address) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, address)
+        try:
+            said = self._talk.ask(_GETROUTE, 0, body, f"look for the route to {unpacked(address)}")[0]
+        except RefusedError as error:
+            if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
+                return 0, False  # EACCES: a prohibit route, EINVAL: a blackhole
+            raise
+        return _number(attributes(said, _ROUTE.size).get(_RTA_OIF)), said[7] == _LOCAL
 
     def add_route(self, route: Route) -> None:
         """EEXIST when the table has a route to this destination already."""
