@@ -1,1 +1,1 @@
-"""Where the nodes say who has which subnet: the Kubernetes API, or etcd."""
+"""Where nodes tell each other which subnet is whose: the Kubernetes API or etcd. See `overlay.subnets`."""
