@@ -5,35 +5,40 @@ wish by comparing with what was wanted in the last complete pass. Pure.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Interface
+from collections.abc import Iterable, Iterator, Sequence
 
-from overlay import plan
 from overlay.model import (
+    OURS,
     Action,
     AddAddress,
     AdjustDevice,
     CreateDevice,
     DeleteLink,
+    Device,
     DropFdb,
     DropNeighbour,
+    DropPeer,
     DropRoute,
-    DropStrayRoute,
     Fdb,
+    LocalAddress,
     Neighbour,
     PutFdb,
     PutNeighbour,
+    PutPeer,
     PutRoute,
     RemoveAddress,
     Route,
-    StrayRoute,
+    RouteKind,
+    VxlanDevice,
     Wanted,
+    WireGuardDevice,
+    WireGuardPeer,
 )
 
 _SHOWN = 5
-OBJECTS = ("device", "address", "neighbour", "fdb", "route")
+OBJECTS = ("device", "address", "neighbour", "fdb", "peer", "route")
 
-Dropped = IPv4Interface | Neighbour | Fdb | Route | StrayRoute
+Hanging = LocalAddress | Neighbour | Fdb | WireGuardPeer | Route
 
 
 def object_of(action: Action) -> str:
@@ -47,7 +52,9 @@ def object_of(action: Action) -> str:
             return "neighbour"
         case PutFdb() | DropFdb():
             return "fdb"
-        case PutRoute() | DropRoute() | DropStrayRoute():
+        case PutPeer() | DropPeer():
+            return "peer"
+        case PutRoute() | DropRoute():
             return "route"
 
 
@@ -57,104 +64,128 @@ def words(action: Action) -> str:
         case DeleteLink(_, name):
             return f"delete device {name}"
         case CreateDevice(device):
-            return f"create device {device.name} ({device.mac}, MTU {device.mtu}, from {device.local})"
+            return f"create device {_device(device)}"
         case AdjustDevice(device):
-            return f"set device {device.name} up with MAC {device.mac} and MTU {device.mtu}"
+            return f"set up device {_device(device)}"
         case AddAddress(address):
-            return f"add address {address}/32"
-        case RemoveAddress(interface):
-            return f"remove address {interface}"
+            return f"add address {_address(address)}"
+        case RemoveAddress(address):
+            return f"remove address {_address(address)}"
         case PutNeighbour(neighbour):
             return f"set neighbour {neighbour.address} to {neighbour.mac}"
+        case DropNeighbour(neighbour):
+            return f"delete neighbour {neighbour.address} at {neighbour.mac}"
         case PutFdb(entry):
             return f"set FDB entry {entry.mac} to {entry.remote}"
-        case PutRoute(route):
-            return f"set route {route.destination} via {route.gateway}"
-        case DropRoute(route):
-            return f"delete route {route.destination} via {route.gateway}"
-        case DropStrayRoute(stray):
-            return f"delete route {stray.destination} of ours on interface {stray.index}"
         case DropFdb(entry):
             return f"delete FDB entry {entry.mac} to {entry.remote}"
-        case DropNeighbour(neighbour):
-            return f"delete neighbour {neighbour.address}"
+        case PutPeer(peer):
+            return f"set peer {peer_words(peer)}"
+        case DropPeer(peer):
+            return f"delete peer {peer_words(peer)}"
+        case PutRoute(route):
+            return f"set route {route_words(route)}"
+        case DropRoute(route):
+            return f"delete route {route_words(route)}"
 
 
-def summary(steps: Sequence[Action]) -> list[str]:
+def _device(device: Device) -> str:
+    match device:
+        case VxlanDevice():
+            return f"{device.name} ({device.mac}, MTU {device.mtu}, from {device.local})"
+        case WireGuardDevice():
+            return f"{device.name} (UDP port {device.port}, MTU {device.mtu})"
+
+
+def _address(address: LocalAddress) -> str:
+    elsewhere = "" if address.device == OURS else f" of interface {address.device}"
+    return f"{address.interface}{elsewhere}"
+
+
+def peer_words(peer: WireGuardPeer) -> str:
+    if peer.endpoint is None:
+        return peer.key
+    address, port = peer.endpoint
+    return f"{peer.key} at {f'[{address}]' if address.version == 6 else address}:{port}"
+
+
+def route_words(route: Route) -> str:
+    """As `ip route` shows it; our own device is not named."""
+    kind = "" if route.kind is RouteKind.UNICAST else f"{route.kind} "
+    via = f" via {route.gateway}" if route.gateway else ""
+    device = f" on interface {route.device}" if route.device != OURS else ""
+    return f"{kind}{route.destination}{via}{device}"
+
+
+def summary(steps: Iterable[Action]) -> list[str]:
     """The steps in words; of many steps of one kind the first few, and how many more."""
     lines: list[str] = []
     counts: Counter[type[Action]] = Counter()
+    last: dict[type[Action], Action] = {}
     for step in steps:
-        counts[type(step)] += 1
-        if counts[type(step)] <= _SHOWN:
+        kind = type(step)
+        counts[kind] += 1
+        last[kind] = step
+        if counts[kind] <= _SHOWN:
             lines.append(words(step))
     for kind, count in counts.items():
         if count > _SHOWN:
-            last = next(step for step in reversed(steps) if type(step) is kind)
-            lines.append(f"... and {count - _SHOWN} more of the kind, the last: {words(last)}")
+            lines.append(f"... and {count - _SHOWN} more of the kind, the last: {words(last[kind])}")
     return lines
 
 
-def mended(steps: Iterable[Action], before: Wanted | None) -> list[Action]:
+def mended(steps: Sequence[Action], before: Wanted | None) -> list[Action]:
     """Those steps that mend what was right after the last complete pass, for which `before` was wanted. What the wish
-    itself has changed since, and what a start finds, is no drift; a device made anew counts once."""
+    itself has changed since, and what a start finds, is no drift; nor is what a device loses that the wish has changed. A
+    device made anew counts once."""
     if before is None:
         return []
-    known = [value for each in plan.entries(before.peers) for value in each]
-    right: set[object] = {before.device, before.address, *known}
-    keys = {_key(value) for value in known} | {("address", before.address)}
-    found: list[Action] = []
-    for step in steps:
-        put, dropped = _put(step), _dropped(step)
-        if isinstance(step, AdjustDevice) and any(isinstance(one, CreateDevice) for one in found):
-            continue
-        if (put is not None and put in right) or (dropped is not None and _key(dropped) not in keys):
-            found.append(step)
-    return found
+    right: set[object] = set(_hanging(before))
+    keys = {_key(value) for value in _hanging(before)}
+    made = any(isinstance(step, CreateDevice) for step in steps)
+    changed = any(isinstance(step, CreateDevice | AdjustDevice) and step.device != before.device for step in steps)
+
+    def drifted(step: Action) -> bool:
+        match step:
+            case CreateDevice():
+                return not changed
+            case DeleteLink() | AdjustDevice():
+                return not changed and not made
+            case AddAddress(value) | PutNeighbour(value) | PutFdb(value) | PutPeer(value) | PutRoute(value):
+                return value in right and not (changed and _is_ours(value))
+            case RemoveAddress(value) | DropNeighbour(value) | DropFdb(value) | DropPeer(value) | DropRoute(value):
+                return _key(value) not in keys
+
+    return [step for step in steps if drifted(step)]
 
 
-def _put(action: Action) -> object | None:
-    match action:
-        case CreateDevice(value) | AdjustDevice(value):
-            return value
-        case AddAddress(address):
-            return address
-        case PutNeighbour(neighbour):
-            return neighbour
-        case PutFdb(entry):
-            return entry
-        case PutRoute(route):
-            return route
-        case _:
-            return None
+def _hanging(wanted: Wanted) -> Iterator[Hanging]:
+    yield from wanted.addresses
+    yield from wanted.neighbours
+    yield from wanted.fdb
+    yield from wanted.peers
+    yield from wanted.routes
 
 
-def _dropped(action: Action) -> Dropped | None:
-    match action:
-        case RemoveAddress(interface):
-            return interface
-        case DropNeighbour(neighbour):
-            return neighbour
-        case DropFdb(entry):
-            return entry
-        case DropRoute(route):
-            return route
-        case DropStrayRoute(stray):
-            return stray
-        case _:
-            return None
+def _is_ours(value: Hanging) -> bool:
+    """Whether it hangs on our device."""
+    match value:
+        case LocalAddress(device=device) | Route(device=device):
+            return device == OURS
+        case Neighbour() | Fdb() | WireGuardPeer():
+            return True
 
 
-def _key(value: object) -> tuple[object, ...]:
+def _key(value: Hanging) -> tuple[object, ...]:
     """What there can be one of: the same key with another value is the same object, changed."""
     match value:
-        case IPv4Interface():
-            return "address", value.ip
+        case LocalAddress():
+            return "address", value.interface.ip, value.device
         case Neighbour():
             return "neighbour", value.address
         case Fdb():
             return "fdb", value.mac
+        case WireGuardPeer():
+            return "peer", value.key
         case Route():
-            return "route", value.destination, value.gateway, value.metric
-        case _:
-            return "stray", value
+            return "route", value.destination, value.gateway, value.device, value.metric, value.kind

@@ -8,6 +8,7 @@ Our device is named by role, never by index: an index dies with its device, and 
 new one. So `device` is 0 in what lies on it, and an index only in what lies elsewhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -26,6 +27,11 @@ OURS = 0
 Address = IPv4Address | IPv6Address
 Range = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
+
+
+def host(address: Address) -> Interface:
+    """The address alone: /32 or /128."""
+    return IPv4Interface((address, 32)) if isinstance(address, IPv4Address) else IPv6Interface((address, 128))
 
 
 class NotYet(Exception):
@@ -85,6 +91,18 @@ class Underlay:
     name: str
     address: Address
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What is known of this machine, in one family. `direct`: of the peers' public IPs those that a link of ours reaches
+    without a router, and the index of its interface; asked for where the backend needs it. `private_key` (base64) is
+    WireGuard's. `blackhole`: no packet for our own pods leaves this node, not even while they are not there."""
+
+    underlay: Underlay
+    direct: Mapping[Address, int] = field(default_factory=dict)
+    private_key: str = field(default="", repr=False)
+    blackhole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,26 @@
-"""What to do, from what is wanted and what is there. Pure.
+"""What to do, from what is wanted and what is there; one diff for all backends. Pure.
 
-How a packet crosses. A pod on node A (10.244.1.0/24) sends to a pod on node B (10.244.2.0/24):
+The order for a peer is FDB entry, neighbour, route: what is new is whole before anything points to it. The route comes last,
+or the kernel would ask for the neighbour into the void and remember the failure. Deletions come after all additions and in
+reverse, so a peer that has changed is never without a way. A device that is made anew, moved to another MAC or set down has
+lost what hung on it, and the plan counts it as lost.
 
-    route        10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink     A must reach "the router" 10.244.2.0
-    neighbour    10.244.2.0 is at <MAC of B's flannel.1>               no ARP is asked: nobody could answer
-    FDB entry    <MAC of B's flannel.1> is behind <B's public IP>      the frame travels to B in UDP
+Anything on our device that is not wanted goes, whoever put it there: the device is wholly ours. Elsewhere ours are
 
-B's flannel.1 gets the frame, sees its own MAC, and B routes the packet to its pod bridge. So one entry of each kind per
-peer is enough, whatever the number of pods: the network is routed between nodes, never bridged. Our own device carries
-10.244.1.0/32: the source address of what the node itself sends to remote pods, and for B the way back. It is a /32 so
-that no connected route appears. `onlink`, because no address of the device covers the gateway.
+    routes with our protocol number
+    routes that rival one of ours: the same destination, and a metric that lets them win
+    addresses that are our device's or a peer's gateway: packets for it would end here
 
-The order for a peer is neighbour, FDB, route: the route comes last, or the kernel would ask for the neighbour into the
-void and remember the failure. Deletions come after all additions and in reverse, so a peer that has changed is never
-without a way. A device that is made anew, moved to another MAC or set down has lost what hung on it, and the plan
-counts it as lost.
-
-Anything on our device that is not wanted goes, whoever put it there: the device is wholly ours. On other devices only
-routes with our protocol number are ours. A plan that is cut short at any action and computed again reaches the same end.
+and devices with our alias that none of our tunnels has. A route that the kernel keeps beside an address of our device comes
+and goes with it. A plan that is cut short at any action and computed again reaches the same end.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
 
 from overlay.model import (
+    OURS,
+    ROUTE_PROTOCOL,
     Action,
     AddAddress,
     AdjustDevice,
@@ -33,153 +29,170 @@ from overlay.model import (
     Device,
     DropFdb,
     DropNeighbour,
+    DropPeer,
     DropRoute,
-    DropStrayRoute,
     Fdb,
-    Lease,
-    Neighbour,
+    LocalAddress,
     PutFdb,
     PutNeighbour,
+    PutPeer,
     PutRoute,
+    Range,
     RemoveAddress,
     Route,
+    RouteKind,
     Seen,
     SeenDevice,
+    VxlanDevice,
     Wanted,
+    WireGuardPeer,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Leases that can stand beside each other, and in words why the others cannot."""
-
-    leases: tuple[Lease, ...]
-    refused: dict[str, str]
-
-
-def accepted(leases: Iterable[Lease], network: IPv4Network) -> Accepted:
-    """Of leases that claim the same host, the same MAC or the same pods the oldest node's stands; rivals are refused."""
-    standing: list[Lease] = []
-    refused: dict[str, str] = {}
-    hosts: dict[object, Lease] = {}
-    for lease in sorted(leases, key=lambda one: (one.since, one.node)):
-        words = _outside(lease, network) or _rivalry(lease, hosts, standing)
-        if words:
-            refused[lease.node] = words
-            continue
-        hosts[lease.public_ip] = hosts[lease.mac] = lease
-        standing.append(lease)
-    return Accepted(tuple(sorted(standing, key=lambda one: one.node)), refused)
+_KERNEL = 2  # RTPROT_KERNEL: the kernel's own, for an address
 
 
 def actions(wanted: Wanted, seen: Seen) -> Iterator[Action]:
     """The steps from `seen` to `wanted`, in order; none when they agree."""
-    yield from (DeleteLink(index, name) for index, name in seen.strays)
-    left = _surviving(wanted.device, seen)
-    yield from _device(wanted.device, seen.device)
+    anew = _must_be_made(wanted.device, seen.device)
+    strays = [DeleteLink(index, name) for index, name in seen.strays]
+    if anew:  # one of them may be ours by another name: the kernel allows no second one of its VNI
+        yield from strays
+    left = _surviving(wanted.device, seen, anew=anew)
+    if wanted.device is not None:
+        yield from _device(wanted.device, seen.device)
     yield from _addresses(wanted, left.addresses)
-    yield from _entries(wanted.peers, left)
-    yield from (DropStrayRoute(route) for route in seen.stray_routes)
+    drop_routes = list(_route_drops(wanted, left))
+    yield from _fdb_puts(wanted.fdb, left.fdb)
+    yield from (PutNeighbour(one) for one in wanted.neighbours if one not in left.neighbours)
+    peers = {peer.key: peer for peer in left.peers}
+    yield from (PutPeer(peer) for peer in wanted.peers if not _right(peer, peers.get(peer.key)))
+    yield from (PutRoute(route) for route in wanted.routes if route not in left.routes)
+    yield from drop_routes
+    keys = {peer.key for peer in wanted.peers}
+    yield from (DropPeer(peer) for peer in sorted(left.peers, key=lambda one: one.key) if peer.key not in keys)
+    yield from _fdb_drops(wanted.fdb, left.fdb)
+    held = {neighbour.address for neighbour in wanted.neighbours}
+    others = (one for one in left.neighbours if one.address not in held)
+    yield from (DropNeighbour(one) for one in sorted(others, key=lambda one: one.address))
+    if not anew:
+        yield from strays
 
 
-def entries(peers: Iterable[Lease]) -> Iterator[tuple[Neighbour, Fdb, Route]]:
-    """The three entries of each peer."""
-    for peer in peers:
-        yield (
-            Neighbour(peer.gateway, peer.mac),
-            Fdb(peer.mac, peer.public_ip),
-            Route(peer.subnet, peer.gateway),
+def _must_be_made(device: Device | None, seen: SeenDevice | None) -> bool:
+    if device is None:
+        return False
+    return seen is None or seen.device is None or not device.same_tunnel(seen.device)
+
+
+def _surviving(device: Device | None, seen: Seen, *, anew: bool) -> Seen:
+    """What is still there after the devices are dealt with. A stray takes what hangs on it with it, now or later."""
+    strays = {index for index, _ in seen.strays}
+    addresses = frozenset(one for one in seen.addresses if one.device not in strays) if strays else seen.addresses
+    routes = frozenset(one for one in seen.routes if one.device not in strays) if strays else seen.routes
+    if anew or device is None or seen.device is None:
+        return Seen(
+            addresses=frozenset(one for one in addresses if one.device != OURS),
+            routes=frozenset(one for one in routes if not _hangs_on_ours(one)),
         )
-
-
-def removals(seen: Seen) -> Iterator[Action]:
-    """Everything of ours away: routes elsewhere, and the device, with which all that hangs on it goes."""
-    yield from (DropStrayRoute(route) for route in seen.stray_routes)
-    yield from (DeleteLink(index, name) for index, name in seen.strays)
-
-
-def _outside(lease: Lease, network: IPv4Network) -> str | None:
-    if lease.subnet.subnet_of(network):
-        return None
-    return (
-        f"node {lease.node}: podCIDR {lease.subnet} lies outside the network {network}; "
-        "make net-conf.json's Network and the controllers' --cluster-cidr agree"
-    )
-
-
-def _rivalry(lease: Lease, hosts: dict[object, Lease], standing: Iterable[Lease]) -> str | None:
-    if rival := hosts.get(lease.public_ip):
-        return (
-            f"nodes {rival.node} and {lease.node} both announce the public IP {lease.public_ip}; {rival.node} is older and "
-            f"stays. Give one of them another address (--public-ip or --iface), or delete the Node that is no more"
-        )
-    if rival := hosts.get(lease.mac):
-        return (
-            f"nodes {rival.node} and {lease.node} both announce the VTEP MAC {lease.mac}; {rival.node} is older and stays. "
-            f"Delete the VXLAN device and the backend-data annotation of {lease.node}, whose disk was probably cloned"
-        )
-    if rival := next((other for other in standing if other.subnet.overlaps(lease.subnet)), None):
-        return (
-            f"nodes {rival.node} ({rival.subnet}) and {lease.node} ({lease.subnet}) have podCIDRs that overlap; "
-            f"{rival.node} is older and stays. Delete the Node {lease.node} and let it register again"
-        )
-    return None
-
-
-def _surviving(device: Device, seen: Seen) -> Seen:
-    """What is still there after `_device` has done its work."""
-    if seen.device is None or seen.device.device is None or not device.same_tunnel(seen.device.device):
-        return Seen()
-    moved = seen.device.device.mac != device.mac  # the kernel forgets a device's neighbours with its MAC
+    moved = (
+        isinstance(device, VxlanDevice)
+        and isinstance(seen.device.device, VxlanDevice)
+        and device.mac != seen.device.device.mac
+    )  # the kernel forgets a device's neighbours with its MAC
     return Seen(
-        addresses=seen.addresses,
+        addresses=addresses,
         neighbours=frozenset() if moved else seen.neighbours,
         fdb=seen.fdb,
-        routes=seen.routes if seen.device.up else frozenset(),
+        peers=seen.peers,
+        routes=routes if seen.device.up else frozenset(one for one in routes if not _hangs_on_ours(one)),
     )
+
+
+def _hangs_on_ours(route: Route) -> bool:
+    return route.device == OURS and route.kind is RouteKind.UNICAST
 
 
 def _device(device: Device, seen: SeenDevice | None) -> Iterator[Action]:
-    if seen is None or seen.device is None or not device.same_tunnel(seen.device):
+    if _must_be_made(device, seen):
         if seen is not None:
             yield DeleteLink(seen.index, device.name)
         yield CreateDevice(device)
         yield AdjustDevice(device)
-    elif seen.device != device or not seen.up or not seen.marked:
+    elif seen is None or seen.device != device or not seen.up or not seen.marked:
         yield AdjustDevice(device)
 
 
-def _addresses(wanted: Wanted, seen: frozenset[IPv4Interface]) -> Iterator[Action]:
-    host = _host(wanted)
-    if host not in seen:
-        yield AddAddress(wanted.address)
-    yield from (RemoveAddress(address) for address in sorted(seen - {host}))
+def _addresses(wanted: Wanted, seen: frozenset[LocalAddress]) -> Iterator[Action]:
+    want = frozenset(wanted.addresses)
+    own = {address.interface.ip for address in want}
+    taken = own | {neighbour.address for neighbour in wanted.neighbours}
+    wrong = [one for one in seen - want if one.device == OURS or one.interface.ip in taken]
+    wrong.sort(
+        key=lambda one: (one.device, one.interface.version, int(one.interface.ip), one.interface.network.prefixlen)
+    )
+    # IPv6 allows an address only once on a device, whatever its length.
+    yield from (RemoveAddress(one) for one in wrong if one.device == OURS and one.interface.ip in own)
+    yield from (AddAddress(address) for address in wanted.addresses if address not in seen)
+    yield from (RemoveAddress(one) for one in wrong if not (one.device == OURS and one.interface.ip in own))
 
 
-def _host(wanted: Wanted) -> IPv4Interface:
-    return IPv4Interface((wanted.address, 32))
+def _fdb_puts(wanted: Iterable[Fdb], seen: frozenset[Fdb]) -> Iterator[Action]:
+    hosts = Counter(entry.mac for entry in seen)
+    for entry in wanted:
+        if hosts[entry.mac] > 1:  # a replacement finds its host among them and leaves the others
+            yield DropFdb(entry)
+            yield PutFdb(entry)
+        elif entry not in seen:
+            yield PutFdb(entry)
 
 
-def _entries(peers: Iterable[Lease], seen: Seen) -> Iterator[Action]:
-    want = list(entries(peers))
-    for neighbour, fdb, route in want:
-        if neighbour not in seen.neighbours:
-            yield PutNeighbour(neighbour)
-        if fdb not in seen.fdb:
-            yield PutFdb(fdb)
-        if route not in seen.routes:
-            yield PutRoute(route)
-    wanted_routes = {route for _, _, route in want}
-    # What had a wanted key was replaced in place just now; a route may have stood beside the right one.
-    replaced = {(route.destination, route.metric) for route in wanted_routes - seen.routes}
-    macs = {fdb.mac for _, fdb, _ in want}
-    gateways = {neighbour.address for neighbour, _, _ in want}
-    extra = _sorted(seen.routes - wanted_routes)
-    yield from (DropRoute(route) for route in extra if (route.destination, route.metric) not in replaced)
-    yield from (DropFdb(fdb) for fdb in sorted(seen.fdb, key=lambda one: (one.mac, one.remote)) if fdb.mac not in macs)
-    others = (one for one in seen.neighbours if one.address not in gateways)
-    yield from (DropNeighbour(neighbour) for neighbour in sorted(others, key=lambda one: one.address))
+def _fdb_drops(wanted: Iterable[Fdb], seen: frozenset[Fdb]) -> Iterator[Action]:
+    held = {entry.mac for entry in wanted}
+    others = {entry.mac: entry for entry in seen if entry.mac not in held}
+    yield from (DropFdb(others[mac]) for mac in sorted(others))
 
 
-def _sorted(routes: Iterable[Route]) -> list[Route]:
-    return sorted(routes, key=lambda route: (route.destination, route.metric, str(route.gateway)))
+def _right(peer: WireGuardPeer, seen: WireGuardPeer | None) -> bool:
+    """An endpoint that has answered lately is right, wherever it is: WireGuard follows a peer that moves."""
+    if seen is None or not seen.answered:
+        return peer == seen
+    return (peer.allowed, peer.psk, peer.keepalive) == (seen.allowed, seen.psk, seen.keepalive)
+
+
+def _route_drops(wanted: Wanted, left: Seen) -> Iterator[DropRoute]:
+    """Routes that are not wanted, but for one that a wanted route takes the place of."""
+    want = frozenset(wanted.routes)
+    ours: dict[Range, Route] = {route.destination: route for route in want}
+    beside = Counter((route.destination, route.metric) for route in left.routes)
+    replaced = {key for route in want - left.routes if beside[key := (route.destination, route.metric)] == 1}
+    shadows = {address.interface.network for address in left.addresses if address.device == OURS}
+    extra = []
+    for route in left.routes - want:
+        if (route.destination, route.metric) in replaced:
+            continue
+        if _hangs_on_ours(route):
+            if route.protocol != _KERNEL or route.destination not in shadows:
+                extra.append(route)
+        elif route.protocol == ROUTE_PROTOCOL or _rivals(route, ours.get(route.destination)):
+            extra.append(route)
+    yield from (DropRoute(route) for route in sorted(extra, key=_place))
+
+
+def _rivals(route: Route, ours: Route | None) -> bool:
+    """Whether a route of somebody else wins against ours. Of our own pods only what drops them does: their bridge's route
+    is meant to win."""
+    if ours is None or route.metric > ours.metric:
+        return False
+    return ours.kind is RouteKind.UNICAST or route.kind is not RouteKind.UNICAST
+
+
+def _place(route: Route) -> tuple[int, int, int, int, int, str]:
+    network = route.destination
+    return (
+        network.version,
+        int(network.network_address),
+        network.prefixlen,
+        route.metric,
+        route.device,
+        str(route.gateway),
+    )

@@ -1,107 +1,240 @@
-"""From the Nodes and the underlay to what is wanted on this one. Pure.
+"""From the nodes' claims and this machine to what is wanted here. Pure.
 
-Our own claim is judged beside the others': a node whose address or subnet an older node has refuses itself, in the same
-words with which the others refuse it.
+Claims that contradict each other cannot both be right: of nodes that announce one public IP, one MAC or key, or subnets that
+overlap, the oldest stays. Our own claim is judged beside the others': a node whose address or subnet an older node has refuses
+itself, in the same words with which the others refuse it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from kube.core import Node
-from overlay import annotations, plan
-from overlay.config import Network
-from overlay.model import Device, Lease, Seen, Wanted
+from linux.iptables.rules import Family
+from overlay.backends import host_gw, vxlan, wireguard
+from overlay.model import (
+    Here,
+    Lease,
+    NotYet,
+    PublicKey,
+    Range,
+    Route,
+    RouteKind,
+    Tunnel,
+    Vtep,
+    Wanted,
+)
+from overlay.netconf import HostGwSettings, Network, VxlanSettings, WireGuardSettings
 
-
-class NotYet(Exception):
-    """Nothing can be wished for yet. The message says what is missing and who provides it; its coming wakes us."""
-
-
-@dataclass(frozen=True, slots=True)
-class Underlay:
-    """The interface that carries the overlay, by index, with the address and MTU that it has now."""
-
-    index: int
-    name: str
-    address: IPv4Address
-    mtu: int
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who we are: our node's name, the annotations' prefix, the address of --public-ip, a MAC for a first start."""
-
-    node: str
-    prefix: str
-    public_ip: IPv4Address | None
-    fresh_mac: str
+_LAST = 2**32 - 1
+"""The metric of the route that counts when there is no other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`own` is what we claim; `refused` says of other nodes, in words, why they are left out."""
+    """Of one tunnel: what is wanted in the kernel, the MTU that pods get, the peers, and of other nodes, in words, why they
+    are left out."""
 
     wanted: Wanted
-    own: Lease
+    mtu: int
+    peers: tuple[Lease, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Leases that can stand beside each other, and in words why the others cannot."""
+
+    leases: tuple[Lease, ...]
     refused: dict[str, str]
 
 
-def wish(who: Identity, net: Network, nodes: Sequence[Node], base: Underlay, seen: Seen) -> Wish:
-    """Raises NotYet."""
-    node = next((one for one in nodes if one.metadata.name == who.node), None)
-    if node is None:
-        raise NotYet(f"there is no Node {who.node}: its kubelet registers it; --hostname-override names another")
-    own = _own_lease(who, node, base, seen)
-    leases, refused = _claims(who, net, nodes)
-    standing = plan.accepted((*leases, own), net.pods)
-    if who.node in standing.refused:
-        raise NotYet(standing.refused[who.node])
-    device = Device(net.device, net.vni, net.port, base.index, base.address, net.mtu(base.mtu), own.mac)
-    peers = tuple(lease for lease in standing.leases if lease.node != who.node)
-    return Wish(Wanted(device, own.gateway, peers), own, {**refused, **standing.refused})
+def tunnels(net: Network) -> tuple[Tunnel, ...]:
+    """What there is to keep true: a tunnel for each family, or one for both."""
+    devices = _devices(net)
+    if not devices:
+        return tuple(Tunnel("", (family,)) for family in net.families)
+    return tuple(Tunnel(name, families, frozenset(devices)) for name, families in devices.items())
 
 
-def claim(node: Node | None, prefix: str) -> object:
-    """All of a Node that a wish depends on, to tell its changes from heartbeats."""
-    if node is None:
+def _devices(net: Network) -> Mapping[str, tuple[Family, ...]]:
+    """Their names, and the families each carries."""
+    match net.backend:
+        case VxlanSettings() as settings:
+            return vxlan.names(settings, net.families)
+        case WireGuardSettings() as settings:
+            return wireguard.names(settings, net.families)
+        case HostGwSettings():
+            return {}
+
+
+def asks_direct(net: Network) -> bool:
+    """Whether a wish depends on which peers a link of ours reaches without a router (`Here.direct`)."""
+    match net.backend:
+        case HostGwSettings():
+            return True
+        case VxlanSettings(direct_routing=direct):
+            return direct
+        case WireGuardSettings():
+            return False
+
+
+def wish(
+    tunnel: Tunnel,
+    own: Mapping[Family, Lease],
+    leases: Iterable[Lease],
+    net: Network,
+    here: Mapping[Family, Here],
+) -> Wish:
+    """The wish of one tunnel; of `own`, `here` and `leases` what is of other families does not count. Raises NotYet."""
+    own = {family: own[family] for family in tunnel.families}
+    here = {family: here[family] for family in tunnel.families}
+    pods = {family: span for family in tunnel.families if (span := net.pods(family)) is not None}
+    names = {lease.node for lease in own.values()}
+    others = [lease for lease in leases if lease.family in pods and lease.node not in names]
+    standing = accepted((*others, *own.values()), net, pods)
+    for name in names & standing.refused.keys():
+        raise NotYet(standing.refused[name])
+    refused = dict(standing.refused)
+    peers: list[Lease] = []
+    for lease in standing.leases:
+        if lease.node in names:
+            continue
+        words = host_gw.refusal(lease, here[lease.family]) if isinstance(net.backend, HostGwSettings) else None
+        if words:
+            refused[lease.node] = words
+        else:
+            peers.append(lease)
+    wanted, mtu = _wanted(tunnel, own, peers, net, here, pods)
+    holes = tuple(
+        Route(lease.subnet, None, metric=_LAST, kind=RouteKind.BLACKHOLE)
+        for family, lease in own.items()
+        if here[family].blackhole
+    )
+    return Wish(replace(wanted, routes=(*wanted.routes, *holes)), mtu, tuple(peers), refused)
+
+
+def _wanted(
+    tunnel: Tunnel,
+    own: Mapping[Family, Lease],
+    peers: list[Lease],
+    net: Network,
+    here: Mapping[Family, Here],
+    pods: Mapping[Family, Range],
+) -> tuple[Wanted, int]:
+    """(the wish, the MTU inside)."""
+    ((family, lease), *_) = own.items()
+    match net.backend:
+        case VxlanSettings() as settings:
+            return vxlan.wanted(lease, peers, here[family], settings), vxlan.mtu(settings, family, here[family])
+        case HostGwSettings():
+            return host_gw.wanted(lease, peers, here[family]), host_gw.mtu(here[family])
+        case WireGuardSettings() as settings:
+            least = min(wireguard.mtu(settings, here[family]) for family in own)
+            return wireguard.wanted(tunnel.name, own, peers, here, pods, settings), least
+
+
+def accepted(leases: Iterable[Lease], net: Network, pods: Mapping[Family, Range]) -> Accepted:
+    """Of rivals the oldest node's lease stands; what the backend cannot reach, and rivals, are refused in words."""
+    standing: list[Lease] = []
+    refused: dict[str, str] = {}
+    claims: dict[object, Lease] = {}
+    spans = _Spans()
+    for lease in sorted(leases, key=lambda one: (one.since, one.node, one.family)):
+        words = _outside(lease, pods[lease.family]) or _elsewhere(lease, net) or _rivalry(lease, claims, spans)
+        if words:
+            refused.setdefault(lease.node, words)
+            continue
+        claims.setdefault(lease.public_ip, lease)
+        if lease.data is not None:
+            claims.setdefault(lease.data, lease)
+        spans.add(lease)
+        standing.append(lease)
+    return Accepted(tuple(sorted(standing, key=lambda one: (one.node, one.family))), refused)
+
+
+class _Spans:
+    """Subnets that stand. A thousand are looked through for overlap at once: those of one length by their own start."""
+
+    def __init__(self) -> None:
+        self._by_length: dict[tuple[int, int], dict[int, Lease]] = {}
+
+    def add(self, lease: Lease) -> None:
+        subnet = lease.subnet
+        self._by_length.setdefault((subnet.version, subnet.prefixlen), {})[int(subnet.network_address)] = lease
+
+    def overlapping(self, subnet: Range) -> Lease | None:
+        """A lease whose subnet holds this one or lies in it; there is no other way to overlap."""
+        start = int(subnet.network_address)
+        for (version, length), leases in self._by_length.items():
+            if version != subnet.version:
+                continue
+            shift = subnet.max_prefixlen - min(length, subnet.prefixlen)
+            if length <= subnet.prefixlen:
+                found = leases.get(start >> shift << shift)
+            else:
+                found = next((lease for at, lease in leases.items() if at >> shift == start >> shift), None)
+            if found:
+                return found
         return None
-    notes = {key: value for key, value in node.metadata.annotations.items() if key.startswith(prefix)}
-    return notes, node.spec.pod_cidr, node.spec.pod_cidrs, node.metadata.uid, node.metadata.deletion_timestamp
 
 
-def _own_lease(who: Identity, node: Node, base: Underlay, seen: Seen) -> Lease:
-    try:
-        subnet: IPv4Network | None = annotations.pod_subnet(node)
-        overwritten = annotations.overwritten_ip(node, who.prefix)
-    except annotations.Unreadable as error:
-        raise NotYet(str(error)) from error
-    if subnet is None:
-        raise NotYet(
-            f"node {who.node} has no podCIDR: the controllers' node IPAM assigns it "
-            "(wherry-controllers, or kube-controller-manager --allocate-node-cidrs=true)"
-        )
-    there = seen.device.device.mac if seen.device and seen.device.device else None
-    return Lease(
-        node=who.node,
-        subnet=subnet,
-        public_ip=overwritten or who.public_ip or base.address,
-        mac=annotations.known_mac(node, who.prefix) or there or who.fresh_mac,
-        since=annotations.since(node),
+def _outside(lease: Lease, pods: Range) -> str | None:
+    inside = (
+        lease.subnet.version == pods.version
+        and lease.subnet.network_address in pods
+        and lease.subnet.prefixlen >= pods.prefixlen
+    )
+    if inside:
+        return None
+    return (
+        f"node {lease.node}: subnet {lease.subnet} lies outside the network {pods}; "
+        "make net-conf.json's Network and the controllers' --cluster-cidr agree"
     )
 
 
-def _claims(who: Identity, net: Network, nodes: Sequence[Node]) -> tuple[list[Lease], dict[str, str]]:
-    leases: list[Lease] = []
-    unreadable: dict[str, str] = {}
-    for node in nodes:
-        if node.metadata.name == who.node:
-            continue
-        try:
-            lease = annotations.lease_of(node, who.prefix, net.vni)
-        except annotations.Unreadable as error:
-            unreadable[node.metadata.name] = str(error)
-            continue
-        if lease is not None:
-            leases.append(lease)
-    return leases, unreadable
+def _elsewhere(lease: Lease, net: Network) -> str | None:
+    """Why our backend cannot speak with the node's."""
+    if lease.backend != net.kind:
+        return f"node {lease.node} uses the backend {lease.backend}, here it is {net.kind}: give all nodes one net-conf.json"
+    match net.backend:
+        case VxlanSettings() as settings:
+            return vxlan.refusal(lease, settings)
+        case WireGuardSettings():
+            return wireguard.refusal(lease)
+        case HostGwSettings():
+            return None
+
+
+def _rivalry(lease: Lease, claims: Mapping[object, Lease], spans: _Spans) -> str | None:
+    rival = claims.get(lease.public_ip)
+    if rival and rival.node != lease.node:
+        return (
+            f"nodes {rival.node} and {lease.node} both announce the public IP {lease.public_ip}; {rival.node} is older and "
+            f"stays. Give one of them another address (--public-ip or --iface), or delete the Node that is no more"
+        )
+    rival = claims.get(lease.data) if lease.data is not None else None
+    if rival and rival.node != lease.node:
+        return _same_data(lease, rival)
+    rival = spans.overlapping(lease.subnet)
+    if rival:
+        return (
+            f"nodes {rival.node} ({rival.subnet}) and {lease.node} ({lease.subnet}) have subnets that overlap; "
+            f"{rival.node} is older and stays. Delete the Node {lease.node} and let it register again"
+        )
+    return None
+
+
+def _same_data(lease: Lease, rival: Lease) -> str:
+    both = f"nodes {rival.node} and {lease.node} both announce"
+    match lease.data:
+        case PublicKey():
+            return (
+                f"{both} one WireGuard key; {rival.node} is older and stays. Delete the key file (/run/flannel/wgkey) of "
+                f"{lease.node}, whose disk was probably cloned, and restart its overlay"
+            )
+        case Vtep(_, mac):
+            return (
+                f"{both} the VTEP MAC {mac}; {rival.node} is older and stays. Delete the VXLAN device and the backend-data "
+                f"annotation of {lease.node}, whose disk was probably cloned"
+            )
+        case None:
+            raise AssertionError(lease)
