@@ -1,34 +1,65 @@
 """subnet.env: what CNI plugins need to know of the overlay, in flannel's format.
 
-It is written after the device is up, in one step (write, fsync, rename), so whoever reads it reads a whole file about a
-device that exists. It outlives the daemon: pods may be added while the daemon restarts.
+It is written after the devices are up, in one step (write, fsync, rename), so whoever reads it reads a whole file about
+devices that exist. It outlives the daemon: pods may be added while the daemon restarts, and a daemon that has lost its lease
+in etcd asks for the same subnet again.
 """
 
 import os
-from ipaddress import IPv4Network
+from collections.abc import Mapping
+from ipaddress import ip_interface
 from pathlib import Path
 
+from linux.iptables.rules import Family
+from overlay.model import Range
 
-def render(network: IPv4Network, subnet: IPv4Network, mtu: int, *, masquerade: bool) -> str:
+_PREFIX = {Family.V4: "FLANNEL_", Family.V6: "FLANNEL_IPV6_"}
+
+
+def render(networks: Mapping[Family, Range], subnets: Mapping[Family, Range], mtu: int, *, masquerade: bool) -> str:
     """FLANNEL_SUBNET is the first address of the node's subnet: the gateway that plugins give to the bridge."""
-    return (
-        f"FLANNEL_NETWORK={network}\n"
-        f"FLANNEL_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}\n"
-        f"FLANNEL_MTU={mtu}\n"
-        f"FLANNEL_IPMASQ={'true' if masquerade else 'false'}\n"
-    )
+    lines = []
+    for family, subnet in sorted(subnets.items()):
+        lines += [
+            f"{_PREFIX[family]}NETWORK={networks[family]}",
+            f"{_PREFIX[family]}SUBNET={subnet.network_address + 1}/{subnet.prefixlen}",
+        ]
+    lines += [f"FLANNEL_MTU={mtu}", f"FLANNEL_IPMASQ={'true' if masquerade else 'false'}"]
+    return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> bool:
-    """Put the file there unless it says this already; whether it was written. Raises OSError."""
+def read(path: Path) -> dict[Family, Range]:
+    """The subnets that an earlier start wrote there; nothing where there is no readable file."""
     try:
-        if path.read_text() == text:
-            return False
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    said = dict(line.split("=", 1) for line in lines if "=" in line)
+    found: dict[Family, Range] = {}
+    for family, prefix in _PREFIX.items():
+        try:
+            subnet = ip_interface(said[f"{prefix}SUBNET"]).network
+        except (KeyError, ValueError):
+            continue
+        if subnet.version == family:
+            found[family] = subnet
+    return found
+
+
+def differs(path: Path, text: str) -> bool:
+    """Raises OSError."""
+    try:
+        return path.read_text() != text
     except (FileNotFoundError, UnicodeDecodeError):
-        pass
+        return True
+
+
+def write(path: Path, text: str) -> None:
+    """Put the file there. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     with fresh.open("w") as file:
+        os.fchmod(file.fileno(), 0o644)  # plugins and people read it, whatever our umask
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -38,7 +69,6 @@ def write(path: Path, text: str) -> bool:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return True
 
 
 def remove(path: Path) -> bool:

@@ -1,85 +1,175 @@
-"""Which interface carries the overlay, and with which address.
+"""Which interface carries the overlay, and with which address of each family.
 
-In this order: the interface named by --iface (name or address); the one with the route to --iface-can-reach; the one with
-the route to the API server. An API server on this very machine is reached through loopback: then it is the interface that
-has the server's address or, when that is loopback's own, the one with the default route.
+In this order: the interfaces named by --iface (name or address) and --iface-regex, of several the first that has an address of
+the family; the one that has the public IP somebody named; the one with the route to --iface-can-reach; the one with the
+route to the registry. A registry on this very machine is reached through loopback: then it is the interface that has the
+registry's address or, when that is loopback's own, one of those that the registry says are this node's, else the one
+with the default route.
+
+The interface with the route to the registry is the right one on machines that all have the same NAT as their first
+interface (Vagrant): nobody reaches another through that, though it has the default route. A family in which the registry
+has no address goes over the interface of the family in which it has.
 """
 
 import asyncio
+import re
 import socket
-from ipaddress import IPv4Address
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from linux import links, routes
-from linux.netlink import Netlink
-from overlay.wish import NotYet, Underlay
+from linux.iptables.rules import Family
+from linux.netlink import Conversation
+from overlay.model import DEVICE_ALIAS, Address, NotYet, Underlay
 
-_ANYWHERE = IPv4Address("192.0.2.1")  # TEST-NET-1: only a default route leads there
+_ANYWHERE: dict[Family, Address] = {
+    Family.V4: IPv4Address("192.0.2.1"),  # TEST-NET-1 and the documentation prefix: only a default route leads there
+    Family.V6: IPv6Address("2001:db8::1"),
+}
+_OTHER = {Family.V4: Family.V6, Family.V6: Family.V4}
 
 
-async def address_of(server: str) -> IPv4Address:
-    """The API server's address, by name if need be; raises NotYet."""
-    host = urlsplit(server).hostname or ""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What says which interface it is. `registry` are the addresses of the API server or of etcd."""
+
+    names: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    public: tuple[Address, ...] = ()
+    reach: Address | None = None
+    registry: tuple[Address, ...] = ()
+    hints: tuple[Address, ...] = ()
+
+
+async def addresses_of(server: str) -> tuple[Address, ...]:
+    """The registry's addresses, by name if need be; raises NotYet."""
+    host = urlsplit(server).hostname or server
     try:
-        return IPv4Address(host)
+        return (ip_address(host),)
     except ValueError:
         loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise NotYet(f"cannot find the address of the API server {server}: {error}") from error
-    return IPv4Address(found[0][4][0])
+        raise NotYet(f"cannot find the address of {server}: {error}") from error
+    return tuple(dict.fromkeys(ip_address(str(one[4][0]).partition("%")[0]) for one in found))
 
 
-async def find(ip: Netlink, *, interface: str, reach: IPv4Address | None, server: IPv4Address) -> Underlay:
-    """The underlay as it is now; raises NotYet when there is none."""
-    if interface:
-        return await _named(ip, interface)
-    if reach is not None:
-        return await _towards(ip, reach, f"--iface-can-reach {reach}")
-    if not server.is_loopback:
-        return await _towards(ip, server, f"the API server {server}")
-    return await _towards(
-        ip, _ANYWHERE, f"anywhere (the API server {server} is on loopback; --iface names the interface)"
-    )
+def find(ip: Conversation, family: Family, choice: Choice) -> Underlay:
+    """The underlay of one family as it is now; raises NotYet when there is none."""
+    if choice.names or choice.patterns:
+        return _named(ip, family, choice)
+    for address in choice.public:
+        if holder := _holder(ip, address):
+            return _with_address(ip, holder, family, address)
+    if choice.reach is not None:
+        return _towards(ip, family, choice.reach, f"--iface-can-reach {choice.reach}")
+    return _towards_registry(ip, family, choice)
 
 
-async def _named(ip: Netlink, interface: str) -> Underlay:
+def _named(ip: Conversation, family: Family, choice: Choice) -> Underlay:
+    reasons: list[str] = []
+    for link, address in _candidates(ip, choice, reasons):
+        try:
+            return _with_address(ip, link, family, address)
+        except NotYet as error:
+            reasons.append(str(error))
+    raise NotYet("; ".join(reasons))
+
+
+def _candidates(ip: Conversation, choice: Choice, reasons: list[str]) -> Iterator[tuple[links.Link, Address | None]]:
+    for name in choice.names:
+        try:
+            address: Address | None = ip_address(name)
+        except ValueError:
+            address = None
+        link = links.link(ip, name) if address is None else _holder(ip, address)
+        if link is not None:
+            yield link, address
+        elif address is None:
+            reasons.append(f"--iface {name}: there is no such interface")
+        else:
+            reasons.append(f"--iface {name}: no interface but loopback has this address")
+    for pattern in choice.patterns:
+        matching = list(_matching(ip, re.compile(pattern)))
+        yield from matching
+        if not matching:
+            reasons.append(f"--iface-regex {pattern}: no address and no name of an interface matches it")
+
+
+def _matching(ip: Conversation, pattern: re.Pattern[str]) -> Iterator[tuple[links.Link, Address | None]]:
+    """As flannel: addresses before names."""
+    there = {link.index: link for link in links.links(ip) if not link.loopback}
+    for family in Family:
+        for one in links.all_addresses(ip, family):
+            if one.device in there and pattern.search(str(one.interface.ip)):
+                yield there[one.device], one.interface.ip
+    for link in there.values():
+        if pattern.search(link.name):
+            yield link, None
+
+
+def _towards_registry(ip: Conversation, family: Family, choice: Choice) -> Underlay:
+    mine = [address for address in choice.registry if address.version == family]
+    others = [address for address in choice.registry if address.version != family]
+    trouble: NotYet | None = None
+    for address in (*mine, *others):
+        if address.is_loopback:
+            continue
+        try:
+            return _towards(ip, family, address, f"the registry {address}")
+        except NotYet as error:
+            trouble = trouble or error
+    if trouble is not None:
+        raise trouble
+    for hint in sorted(choice.hints, key=lambda one: one.version != family):
+        if holder := _holder(ip, hint):
+            return _with_address(ip, holder, family, hint)
+    words = "anywhere (the registry is on loopback; --iface names the interface)"
     try:
-        return await _holding(ip, IPv4Address(interface), f"--iface {interface}")
-    except ValueError:
-        link = await links.link(ip, interface)
-    if link is None:
-        raise NotYet(f"--iface {interface}: there is no such interface")
-    return await _with_address(ip, link)
+        return _towards(ip, family, _ANYWHERE[family], words)
+    except NotYet:
+        return _towards(ip, family, _ANYWHERE[_OTHER[family]], words)
 
 
-async def _towards(ip: Netlink, target: IPv4Address, what: str) -> Underlay:
-    path = await routes.path_to(ip, target)
+def _towards(ip: Conversation, family: Family, target: Address, what: str) -> Underlay:
+    path = routes.path_to(ip, target)
     if path is None:
         raise NotYet(f"there is no route to {what}; add one or name the interface with --iface")
     if path.local:
-        return await _holding(ip, target, what)
-    link = await links.link_at(ip, path.device)
+        holder = _holder(ip, target)
+        if holder is None:
+            raise NotYet(f"{what}: no interface but loopback has this address; name one with --iface")
+        return _with_address(ip, holder, family, target)
+    link = links.link_at(ip, path.device)
     if link is None:
         raise NotYet(f"the interface with the route to {what} has gone")
-    if path.source is not None:
-        return Underlay(link.index, link.name, path.source, link.mtu)
-    return await _with_address(ip, link)
+    return _with_address(ip, link, family, path.source)
 
 
-async def _holding(ip: Netlink, address: IPv4Address, what: str) -> Underlay:
-    for one in await links.all_addresses(ip):
+def _holder(ip: Conversation, address: Address) -> links.Link | None:
+    """The interface that has the address; never loopback."""
+    for one in links.all_addresses(ip, Family(address.version)):
         if one.interface.ip == address:
-            link = await links.link_at(ip, one.device)
+            link = links.link_at(ip, one.device)
             if link is not None and not link.loopback:
-                return Underlay(link.index, link.name, address, link.mtu)
-    raise NotYet(f"{what}: no interface but loopback has the address {address}; name one with --iface")
+                return link
+    return None
 
 
-async def _with_address(ip: Netlink, link: links.Link) -> Underlay:
-    found = await links.addresses(ip, link.index)
-    usable = [one.interface.ip for one in found if not one.host_only]
+def _with_address(ip: Conversation, link: links.Link, family: Family, best: Address | None) -> Underlay:
+    """The interface with the address `best` if that is of the family, else with its own first one that others may reach."""
+    if link.alias == DEVICE_ALIAS:
+        raise NotYet(f"{link.name} is the overlay itself, and cannot carry it: name another interface with --iface")
+    if best is not None and best.version == family and not best.is_link_local:
+        return Underlay(link.index, link.name, best, link.mtu)
+    usable = _usable(links.addresses(ip, link.index, family))
     if not usable:
-        raise NotYet(f"interface {link.name} has no IPv4 address that other nodes could reach")
+        raise NotYet(f"interface {link.name} has no IPv{int(family)} address that other nodes could reach")
     return Underlay(link.index, link.name, usable[0], link.mtu)
+
+
+def _usable(found: Sequence[links.Address]) -> list[Address]:
+    return [one.interface.ip for one in found if not one.host_only and not one.interface.ip.is_link_local]
