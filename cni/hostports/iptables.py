@@ -20,6 +20,7 @@ that is shared is never written whole: it holds others' jumps.
 
 from __future__ import annotations
 
+from cni.digest import digest
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
 from linux import spawn
 
@@ -88,14 +89,6 @@ class Tables:
 
 def chain_of(network: str, container: str) -> str:
     return "CNI-DN-" + digest(network + container)[:21]
-
-
-def digest(text: str) -> str:
-    try:
-        from _sha512 import sha512  # hashlib costs as much as the rest of this plugin
-    except ImportError:
-        from hashlib import sha512
-    return sha512(text.encode()).hexdigest()
 
 
 def shared(wish: Wish) -> list[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ A call reads the table and writes one transaction, which replaces what the conta
 from __future__ import annotations
 
 from cni.codec import decode
-from cni.hostports.iptables import digest
+from cni.digest import digest
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
 from linux import spawn
 

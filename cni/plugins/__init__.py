@@ -9,13 +9,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.call import Plugin
 
-NAMES = ("portmap", "wherry-cni")
+NAMES = ("bandwidth", "portmap", "wherry-cni")
 """Under which the program may be started. All of them are one file in one directory (``cni.delegate`` counts on it)."""
 
 
 def named(kind: str) -> Plugin | None:
     """The plugin of this name, None when it is none of ours. Only the module that is needed is loaded."""
     match kind:
+        case "bandwidth":
+            from cni.plugins import bandwidth
+
+            return bandwidth
         case "portmap":
             from cni.plugins import portmap
 
