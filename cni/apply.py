@@ -64,7 +64,7 @@ def attach(wanted: Attachment, netns: int) -> tuple[str, str]:
         if port is None:
             raise CniError(KERNEL_REFUSED, f"{wanted.host} disappeared while it was being set up")
         if wanted.hairpin:
-            host.set_hairpin(port.index, True)
+            host.change(port.index, hairpin=True)
         _configure_pod(wanted, netns)
         host.set_up(port.index)
         _await_carrier(host, port)
@@ -90,7 +90,7 @@ def observe(wanted: Attachment, netns: int, reserved: Sequence[int]) -> Seen:
         bridge, port = host.link(wanted.bridge), host.link(wanted.host)
         master = host.link_at(port.master) if port is not None and port.master else None
         gateways = [each.text for each in host.addresses(bridge.index)] if bridge is not None else []
-        hairpin = port is not None and wanted.hairpin and host.hairpin(port.index)
+        hairpin = port is not None and port.hairpin
     with enter(netns):
         pod = Socket()
     with pod:

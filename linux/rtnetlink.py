@@ -24,20 +24,23 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Final, Self
 
-_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _GETROUTE = 24, 26
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
-_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 16, 18, 28
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_BRPORT_MODE = 1, 2, 1, 4
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
+_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 16, 18, 20, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+_VETH_INFO_PEER, _IFLA_BR_VLAN_FILTERING, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 1, 7, 4, 33
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 8, 15
+_RTAX_MTU, _RTAX_ADVMSS = 2, 8
 
-_IFF_UP = 1
+_IFF_UP, _IFF_LOOPBACK, _IFF_PROMISC = 1, 8, 0x100
+_IFA_F_NODAD, _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 _OPERSTATE_UP = 6
-_AF_BRIDGE = 7
-_TABLE_MAIN, _PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST, _LOCAL = 254, 3, 0, 253, 1, 2
+MAIN, _TABLE_LOCAL = 254, 255  # routing tables
+_PROTOCOL_BOOT, _SCOPE_GLOBAL, _SCOPE_LINK, _UNICAST, _LOCAL = 3, 0, 253, 1, 2
 
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -46,34 +49,52 @@ _NUMBER = struct.Struct("=I")
 
 
 class Link:
-    """``peer`` is the other end's index (veth; in its own namespace), ``master`` the bridge's, 0 for none."""
+    """``peer`` is the other end's index (veth; in its own namespace), ``master`` the bridge's, 0 for none. ``mac`` is in lower
+    case with colons, ``kind`` empty for hardware, ``data`` the attributes that only this kind has. ``hairpin`` and ``isolated``
+    are a bridge port's; False for what is none."""
 
-    __slots__ = ("index", "kind", "mac", "master", "mtu", "name", "operational", "peer", "up")
+    __slots__ = (
+        "alias", "data", "hairpin", "index", "isolated", "kind", "loopback", "mac", "master", "mtu", "name", "operational",
+        "peer", "promiscuous", "up",
+    )  # fmt: skip
 
     def __init__(self, body: bytes) -> None:
         _, _, index, flags, _ = _LINK.unpack_from(body)
         found = attributes(body, _LINK.size)
         info = attributes(found.get(_IFLA_LINKINFO, b""))
+        on_bridge = info.get(_IFLA_INFO_SLAVE_KIND) == b"bridge\0"
+        port = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b"")) if on_bridge else {}
         self.index: Final[int] = index
         self.up: Final = bool(flags & _IFF_UP)
+        self.loopback: Final = bool(flags & _IFF_LOOPBACK)
+        self.promiscuous: Final = bool(flags & _IFF_PROMISC)
         self.name: Final = as_text(found[_IFLA_IFNAME])
         self.mac: Final = found.get(_IFLA_ADDRESS, b"").hex(":")
+        self.alias: Final = as_text(found.get(_IFLA_IFALIAS))
         self.mtu: Final = _number(found.get(_IFLA_MTU))
         self.master: Final = _number(found.get(_IFLA_MASTER))
         self.peer: Final = _number(found.get(_IFLA_LINK))
-        self.kind: Final = as_text(info.get(_IFLA_INFO_KIND, b""))
+        self.kind: Final = as_text(info.get(_IFLA_INFO_KIND))
+        self.data: Final = info.get(_IFLA_INFO_DATA, b"")
         self.operational: Final = found.get(_IFLA_OPERSTATE, b"\0")[0] == _OPERSTATE_UP
+        self.hairpin: Final = port.get(_IFLA_BRPORT_MODE, b"\0") != b"\0"
+        self.isolated: Final = port.get(_IFLA_BRPORT_ISOLATED, b"\0") != b"\0"
 
 
 class Address:
-    """An address on a link; ``packed`` is 4 or 16 bytes."""
+    """An address on a link; ``packed`` is 4 or 16 bytes. IPv6: ``tentative`` while the kernel looks for a duplicate, ``failed``
+    when it has found one."""
 
-    __slots__ = ("index", "length", "packed")
+    __slots__ = ("failed", "index", "length", "packed", "tentative")
 
-    def __init__(self, packed: bytes, length: int, index: int) -> None:
+    def __init__(
+        self, packed: bytes, length: int, index: int, *, tentative: bool = False, failed: bool = False
+    ) -> None:
         self.packed: Final = packed
         self.length: Final = length
         self.index: Final = index
+        self.tentative: Final = tentative
+        self.failed: Final = failed
 
     @property
     def text(self) -> str:
@@ -81,15 +102,33 @@ class Address:
 
 
 class Route:
-    """A route of the main table: ``destination`` b"" with length 0 is the default, ``gateway`` b"" is none."""
+    """``destination`` b"" with length 0 is the default of the gateway's family, ``gateway`` b"" is none. ``scope`` None: global
+    through a gateway, the link's without. ``priority`` 0 is the kernel's own choice (0; IPv6: 1024)."""
 
-    __slots__ = ("destination", "gateway", "index", "length")
+    __slots__ = ("advmss", "destination", "gateway", "index", "length", "mtu", "priority", "scope", "table")
 
-    def __init__(self, destination: bytes, length: int, gateway: bytes, index: int) -> None:
+    def __init__(
+        self,
+        destination: bytes,
+        length: int,
+        gateway: bytes,
+        index: int,
+        *,
+        table: int = MAIN,
+        priority: int = 0,
+        scope: int | None = None,
+        mtu: int = 0,
+        advmss: int = 0,
+    ) -> None:
         self.destination: Final = destination
         self.length: Final = length
         self.gateway: Final = gateway
         self.index: Final = index
+        self.table: Final = table
+        self.priority: Final = priority
+        self.scope: Final = scope
+        self.mtu: Final = mtu
+        self.advmss: Final = advmss
 
 
 class Socket:
@@ -115,28 +154,34 @@ class Socket:
 
     def link(self, name: str) -> Link | None:
         """The link of this name, None when there is none."""
-        asked = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
-        return self._one_link(asked, f"look for link {name}")
+        return link(self._talk, name)
 
     def link_at(self, index: int) -> Link | None:
         """The link with this index, None when there is none."""
-        return self._one_link(_LINK.pack(0, 0, index, 0, 0), f"look for link number {index}")
+        return link_at(self._talk, index)
 
     def links(self) -> list[Link]:
         """Every link of the namespace."""
-        return [Link(body) for body in self._talk.dump(_GETLINK, _LINK.pack(0, 0, 0, 0, 0), "list the links")]
+        return links(self._talk)
 
-    def create_bridge(self, name: str, mac: bytes, mtu: int = 0) -> None:
-        """A bridge, down. With a MAC of its own it keeps that MAC whichever ports come and go."""
+    def create_bridge(self, name: str, mac: bytes, mtu: int = 0, *, vlans: bool = False) -> None:
+        """A bridge, down. With a MAC of its own it keeps that MAC whichever ports come and go. ``vlans``: it keeps apart
+        what its ports' VLANs keep apart."""
         body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
-        body += attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + nest(_IFLA_LINKINFO, _kind(b"bridge"))
+        data = nest(_IFLA_INFO_DATA, attribute(_IFLA_BR_VLAN_FILTERING, b"\1")) if vlans else b""
+        body += attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + nest(_IFLA_LINKINFO, _kind(b"bridge") + data)
         self._ask(_NEWLINK, CREATE | EXCLUSIVE, body, f"create bridge {name}")
 
-    def create_veth(self, name: str, peer: str, *, netns: int, mac: bytes, mtu: int = 0, master: int = 0) -> None:
+    def create_veth(
+        self, name: str, peer: str, *, netns: int = -1, mac: bytes = b"", mtu: int = 0, master: int = 0
+    ) -> None:
         """A veth pair, both ends down: ``name`` here on the bridge ``master``, ``peer`` with ``mac`` in the namespace
-        of the open descriptor ``netns``. EEXIST when either name is taken; nothing is left then."""
-        other = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, peer.encode() + b"\0")
-        other += attribute(_IFLA_ADDRESS, mac) + _mtu(mtu) + attribute(_IFLA_NET_NS_FD, _NUMBER.pack(netns))
+        of the open descriptor ``netns`` (-1: here too). EEXIST when either name is taken; nothing is left then."""
+        other = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, peer.encode() + b"\0") + _mtu(mtu)
+        if mac:
+            other += attribute(_IFLA_ADDRESS, mac)
+        if netns >= 0:
+            other += attribute(_IFLA_NET_NS_FD, _NUMBER.pack(netns))
         body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0") + _mtu(mtu)
         if master:
             body += attribute(_IFLA_MASTER, _NUMBER.pack(master))
@@ -145,21 +190,35 @@ class Socket:
         self._ask(_NEWLINK, CREATE | EXCLUSIVE, body, f"create veth {name} with its peer {peer}")
 
     def set_up(self, index: int) -> None:
-        self._ask(_NEWLINK, 0, _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP), f"set link number {index} up")
+        self.change(index, up=True)
 
-    def set_hairpin(self, index: int, on: bool) -> None:
-        """Whether the bridge may send a frame back out of the port it came from (a pod reaching itself by Service)."""
-        body = _LINK.pack(_AF_BRIDGE, 0, index, 0, 0)
-        body += nest(_IFLA_PROTINFO, attribute(_IFLA_BRPORT_MODE, bytes([on])))
-        self._ask(_SETLINK, 0, body, f"set hairpin mode of bridge port number {index}")
-
-    def hairpin(self, index: int) -> bool:
-        """Whether the port is in hairpin mode; False also for what is no bridge port."""
-        for body in self._talk.dump(_GETLINK, _LINK.pack(_AF_BRIDGE, 0, 0, 0, 0), "list the bridge ports"):
-            if _LINK.unpack_from(body)[2] == index:
-                port = attributes(attributes(body, _LINK.size).get(_IFLA_PROTINFO, b""))
-                return port.get(_IFLA_BRPORT_MODE, b"\0") != b"\0"
-        return False
+    def change(
+        self,
+        index: int,
+        *,
+        up: bool = False,
+        promiscuous: bool = False,
+        mac: bytes = b"",
+        alias: str = "",
+        hairpin: bool | None = None,
+        isolated: bool | None = None,
+    ) -> None:
+        """Several changes of one link in one message. ``hairpin`` (a frame may leave by the port it came from: a pod reaching
+        itself by Service) and ``isolated`` (no frame to another isolated port) are a bridge port's."""
+        flags = (_IFF_UP if up else 0) | (_IFF_PROMISC if promiscuous else 0)
+        body = _LINK.pack(0, 0, index, flags, flags)
+        if mac:
+            body += attribute(_IFLA_ADDRESS, mac)
+        if alias:
+            body += attribute(_IFLA_IFALIAS, alias.encode())
+        port = b"" if hairpin is None else attribute(_IFLA_BRPORT_MODE, bytes([hairpin]))
+        port += b"" if isolated is None else attribute(_IFLA_BRPORT_ISOLATED, bytes([isolated]))
+        if port:
+            kind = attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0")
+            body += nest(_IFLA_LINKINFO, kind + nest(_IFLA_INFO_SLAVE_DATA, port))
+        words = ["up"] * up + ["promiscuous"] * promiscuous + [f"to the MAC {mac.hex(':')}"] * bool(mac)
+        words += ["to hairpin mode"] * bool(hairpin) + ["isolated"] * bool(isolated)
+        self._ask(_NEWLINK, 0, body, f"set link number {index} {' and '.join(words) or 'its alias'}")
 
     def delete_link(self, index: int) -> None:
         """A veth takes its peer along. ENODEV when the link is gone already."""
@@ -170,16 +229,20 @@ class Socket:
     def addresses(self, index: int) -> list[Address]:
         """The link's addresses of both families."""
         found = []
-        for body in self._talk.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), "list the addresses"):
-            _, length, _, _, where = _ADDRESS.unpack_from(body)
+        for body in self._talk.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index), "list the addresses"):
+            _, length, flags, _, where = _ADDRESS.unpack_from(body)
             if where == index:
                 parts = attributes(body, _ADDRESS.size)
-                found.append(Address(parts.get(_IFA_LOCAL) or parts[_IFA_ADDRESS], length, where))
+                flags |= _number(parts.get(_IFA_FLAGS))
+                address = parts.get(_IFA_LOCAL) or parts[_IFA_ADDRESS]
+                tentative, failed = bool(flags & _IFA_F_TENTATIVE), bool(flags & _IFA_F_DADFAILED)
+                found.append(Address(address, length, where, tentative=tentative, failed=failed))
         return found
 
-    def add_address(self, address: Address, broadcast: bytes = b"") -> None:
-        """EEXIST when the link has it already."""
-        body = _address(address) + (attribute(_IFA_BROADCAST, broadcast) if broadcast else b"")
+    def add_address(self, address: Address, broadcast: bytes = b"", *, at_once: bool = False) -> None:
+        """EEXIST when the link has it already. ``at_once``: IPv6 is not to look for a duplicate first, which takes a second."""
+        flags = _IFA_F_NODAD if at_once and len(address.packed) == 16 else 0
+        body = _address(address, flags) + (attribute(_IFA_BROADCAST, broadcast) if broadcast else b"")
         self._ask(_NEWADDR, CREATE | EXCLUSIVE, body, f"add address {address.text} to link number {address.index}")
 
     def delete_address(self, address: Address) -> None:
@@ -187,13 +250,27 @@ class Socket:
         self._ask(_DELADDR, 0, _address(address), f"remove address {address.text} from link number {address.index}")
 
     def routes(self, index: int) -> list[Route]:
-        """The main table's routes through the link."""
+        """The routes through the link, of every table but the kernel's local one, both families."""
         found = []
         for body in self._talk.dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "list the routes"):
-            length, table = body[1], body[4]
             parts = attributes(body, _ROUTE.size)
-            if table == _TABLE_MAIN and _number(parts.get(_RTA_OIF)) == index:
-                found.append(Route(parts.get(_RTA_DST, b""), length, parts.get(_RTA_GATEWAY, b""), index))
+            length, table, scope = body[1], _number(parts.get(_RTA_TABLE)) or body[4], body[6]
+            if table == _TABLE_LOCAL or _number(parts.get(_RTA_OIF)) != index:
+                continue
+            metrics = attributes(parts.get(_RTA_METRICS, b""))
+            found.append(
+                Route(
+                    parts.get(_RTA_DST, b""),
+                    length,
+                    parts.get(_RTA_GATEWAY, b""),
+                    index,
+                    table=table,
+                    priority=_number(parts.get(_RTA_PRIORITY)),
+                    scope=scope,
+                    mtu=_number(metrics.get(_RTAX_MTU)),
+                    advmss=_number(metrics.get(_RTAX_ADVMSS)),
+                )
+            )
         return found
 
     def route_to(self, address: bytes) -> tuple[int, bool]:
@@ -211,26 +288,53 @@ class Socket:
     def add_route(self, route: Route) -> None:
         """EEXIST when the table has a route to this destination already."""
         family = _family(route.gateway or route.destination)
-        scope = _SCOPE_GLOBAL if route.gateway else _SCOPE_LINK
-        body = _ROUTE.pack(family, route.length, 0, 0, _TABLE_MAIN, _PROTOCOL_BOOT, scope, _UNICAST, 0)
+        scope = route.scope if route.scope is not None else _SCOPE_GLOBAL if route.gateway else _SCOPE_LINK
+        table = route.table if route.table < 256 else 0
+        body = _ROUTE.pack(family, route.length, 0, 0, table, _PROTOCOL_BOOT, scope, _UNICAST, 0)
         if route.length:
             body += attribute(_RTA_DST, route.destination)
         if route.gateway:
             body += attribute(_RTA_GATEWAY, route.gateway)
-        body += attribute(_RTA_OIF, _NUMBER.pack(route.index))
+        body += attribute(_RTA_OIF, _NUMBER.pack(route.index)) + attribute(_RTA_TABLE, _NUMBER.pack(route.table))
+        if route.priority:
+            body += attribute(_RTA_PRIORITY, _NUMBER.pack(route.priority))
+        metrics = attribute(_RTAX_MTU, _NUMBER.pack(route.mtu)) if route.mtu else b""
+        metrics += attribute(_RTAX_ADVMSS, _NUMBER.pack(route.advmss)) if route.advmss else b""
+        if metrics:
+            body += nest(_RTA_METRICS, metrics)
         to = f"{unpacked(route.destination)}/{route.length}" if route.length else "everywhere"
         self._ask(_NEWROUTE, CREATE | EXCLUSIVE, body, f"add the route to {to} through link number {route.index}")
 
-    def _one_link(self, asked: bytes, what: str) -> Link | None:
-        try:
-            return Link(self._talk.ask(_GETLINK, 0, asked, what)[0])
-        except RefusedError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
-
     def _ask(self, kind: int, flags: int, body: bytes, what: str) -> None:
         self._talk.ask(kind, flags | ACK, body, what)
+
+
+def link(ip: Conversation, name: str) -> Link | None:
+    """The link of this name, None when there is none."""
+    asked = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    return _one_link(ip, asked, f"look for link {name}")
+
+
+def link_at(ip: Conversation, index: int) -> Link | None:
+    """The link with this index, None when there is none."""
+    return _one_link(ip, _LINK.pack(0, 0, index, 0, 0), f"look for link number {index}")
+
+
+def links(ip: Conversation, kind: str = "") -> list[Link]:
+    """Every link of the namespace, or those of one kind. The kernel picks them where it knows the kind, and otherwise
+    shows all."""
+    asked = _LINK.pack(0, 0, 0, 0, 0) + (nest(_IFLA_LINKINFO, _kind(kind.encode())) if kind else b"")
+    found = (Link(body) for body in ip.dump(_GETLINK, asked, f"list the {kind} links" if kind else "list the links"))
+    return [one for one in found if not kind or one.kind == kind]
+
+
+def _one_link(ip: Conversation, asked: bytes, what: str) -> Link | None:
+    try:
+        return Link(ip.ask(_GETLINK, 0, asked, what)[0])
+    except RefusedError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
 
 
 def packed(address: str) -> bytes:
@@ -260,8 +364,8 @@ def _mtu(mtu: int) -> bytes:
     return attribute(_IFLA_MTU, _NUMBER.pack(mtu)) if mtu else b""
 
 
-def _address(address: Address) -> bytes:
-    body = _ADDRESS.pack(_family(address.packed), address.length, 0, _SCOPE_GLOBAL, address.index)
+def _address(address: Address, flags: int = 0) -> bytes:
+    body = _ADDRESS.pack(_family(address.packed), address.length, flags, _SCOPE_GLOBAL, address.index)
     return body + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
 
 

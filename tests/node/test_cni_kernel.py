@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from linux import netns as namespaces
-from linux.rtnetlink import Address, RefusedError, Route, Socket, packed
+from linux.netlink import RefusedError
+from linux.rtnetlink import Address, Route, Socket, packed
 from tests.conftest import Netns
 from tests.requirements import requires
 
@@ -111,9 +112,11 @@ def test_links_addresses_and_routes(netns: Spaces) -> None:
         assert port is not None
         assert (port.kind, port.master, port.mtu, port.up) == ("veth", bridge.index, 1450, False)
         assert "0a:58:0a:4d:01:02" in pod.run("ip", "link", "show", "eth0")
-        assert not kernel.hairpin(port.index)
-        kernel.set_hairpin(port.index, True)
-        assert kernel.hairpin(port.index)
+        assert (port.hairpin, port.isolated, port.alias) == (False, False, "")
+        kernel.change(port.index, hairpin=True, isolated=True, alias="of the test", up=True)
+        port = kernel.link("vethx")
+        assert port is not None
+        assert (port.hairpin, port.isolated, port.alias, port.up) == (True, True, "of the test", True)
         assert "hairpin on" in host.run("bridge", "-d", "link", "show", "dev", "vethx")
 
         kernel.set_up(bridge.index)
