@@ -8,7 +8,7 @@ A manager only carries claims. Which of them can stand beside each other is judg
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Never, Protocol
 
@@ -93,6 +93,11 @@ class Subnets(Protocol):
     def asked(self) -> Mapping[Family, Address]:
         """Where an administrator has written, in the registry, that this node is to be reached: it counts as --public-ip
         does, and chooses the interface (flannel's annotation node-public-ip; etcd knows none). Raises NotYet."""
+        ...
+
+    def hints(self) -> Sequence[Address]:
+        """Addresses that the registry takes for this node's (its Node's InternalIPs). They choose the interface when the
+        registry is on loopback, so that no route leads to it."""
         ...
 
     async def own(self, offer: Offer) -> Own:

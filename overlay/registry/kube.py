@@ -6,12 +6,14 @@ somebody changes is written again.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Never
 
@@ -81,6 +83,8 @@ class KubeSubnets:
         """Our Node as the last patch left it; until the copy has caught up, this is what counts."""
         self._said: dict[Family, Lease] = {}
         self._since: float | None = None
+        self._read: dict[str, tuple[Node, list[Lease], str]] = {}
+        """Of each Node what was read in it; a thousand are not read again because one has changed."""
 
     @property
     def where(self) -> str:
@@ -107,13 +111,18 @@ class KubeSubnets:
     def claims(self) -> Claims:
         leases: list[Lease] = []
         refused: dict[str, str] = {}
+        read, self._read = self._read, {}
         for node in self._nodes.items():
-            if node.metadata.name == self._name:
+            name = node.metadata.name
+            if name == self._name:
                 continue
-            found, trouble = annotations.leases_of(node, self._prefix, self._net.families)
-            leases += found
-            if trouble:
-                refused[node.metadata.name] = trouble
+            before = read.get(name)
+            if before is None or before[0] is not node:
+                before = (node, *annotations.leases_of(node, self._prefix, self._net.families))
+            self._read[name] = before
+            leases += before[1]
+            if before[2]:
+                refused[name] = before[2]
         return Claims(tuple(leases), refused)
 
     def asked(self) -> Mapping[Family, Address]:
@@ -126,6 +135,15 @@ class KubeSubnets:
                     found[family] = address
             except annotations.Unreadable as error:
                 raise NotYet(str(error)) from error
+        return found
+
+    def hints(self) -> Sequence[Address]:
+        node = self._nodes.get(self._name)
+        found: list[Address] = []
+        for one in node.status.addresses if node else ():
+            if one.type == "InternalIP":
+                with contextlib.suppress(ValueError):
+                    found.append(ip_address(one.address))
         return found
 
     async def own(self, offer: Offer) -> Own:
