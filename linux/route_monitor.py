@@ -14,10 +14,11 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Literal, Self
 
-from linux.wire import attributes, messages
+from linux.wire import as_text, attributes, messages
 
 _READ_SIZE = 1 << 18
 _READS_PER_TURN = 64
@@ -36,19 +37,24 @@ _KINDS: dict[int, Literal["link", "address", "route", "neighbour"]] = {
     29: "neighbour",
 }
 _IFLA_IFNAME = 3
-_RTA_OIF = 4
+_IFLA_IFALIAS = 20
+_RTA_DST, _RTA_OIF = 1, 4
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """The kernel announced a change. `device` is an interface's index (0: none), `name` its name where it was said,
-    `protocol` who set the route, `family` AF_INET, AF_INET6 or AF_BRIDGE (for FDB entries), 0 for links."""
+    `protocol` who set the route, `family` AF_INET, AF_INET6 or AF_BRIDGE (for FDB entries), 0 for links. `about` is a route's
+    destination (None: the default route) or an address as a network of one; `alias` a link's."""
 
     kind: Literal["link", "address", "route", "neighbour"]
     device: int
     name: str = ""
     protocol: int = 0
     family: int = 0
+    about: IPv4Network | IPv6Network | None = None
+    alias: str = ""
 
 
 class Monitor:
@@ -105,12 +111,26 @@ def notices(data: bytes, passed_over: Collection[int] = ()) -> Iterator[Notice]:
 def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes) -> Notice:
     match kind:
         case "link":  # struct ifinfomsg: family, pad, type, index, flags, change
-            name = attributes(body, 16).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-            return Notice(kind, _number(body[4:8]), name)
+            said = attributes(body, 16)
+            return Notice(
+                kind, _number(body[4:8]), as_text(said.get(_IFLA_IFNAME)), alias=as_text(said.get(_IFLA_IFALIAS))
+            )
         case "route":  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
-            return Notice(kind, _number(attributes(body, 12).get(_RTA_OIF, b"")), protocol=body[5], family=body[0])
-        case "address" | "neighbour":  # struct ifaddrmsg, ndmsg: the index is the second 32 bits of both
+            said = attributes(body, 12)
+            about = _network(said.get(_RTA_DST, b""), body[1])
+            return Notice(kind, _number(said.get(_RTA_OIF, b"")), protocol=body[5], family=body[0], about=about)
+        case "address":  # struct ifaddrmsg: family, prefix length, flags, scope, index
+            said = attributes(body, 8)
+            packed = said.get(_IFA_LOCAL) or said.get(_IFA_ADDRESS, b"")
+            return Notice(kind, _number(body[4:8]), family=body[0], about=_network(packed, len(packed) * 8))
+        case "neighbour":  # struct ndmsg: family, pad, index, ...
             return Notice(kind, _number(body[4:8]), family=body[0])
+
+
+def _network(packed: bytes, length: int) -> IPv4Network | IPv6Network | None:
+    if len(packed) == 4:
+        return IPv4Network((packed, length), strict=False)
+    return IPv6Network((packed, length), strict=False) if len(packed) == 16 else None
 
 
 def _number(data: bytes) -> int:
