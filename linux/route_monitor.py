@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Literal, Self
 
@@ -111,26 +112,25 @@ def notices(data: bytes, passed_over: Collection[int] = ()) -> Iterator[Notice]:
 def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes) -> Notice:
     match kind:
         case "link":  # struct ifinfomsg: family, pad, type, index, flags, change
-            said = attributes(body, 16)
+            found = attributes(body, 16)
             return Notice(
-                kind, _number(body[4:8]), as_text(said.get(_IFLA_IFNAME)), alias=as_text(said.get(_IFLA_IFALIAS))
+                kind, _number(body[4:8]), name=as_text(found.get(_IFLA_IFNAME)), alias=as_text(found.get(_IFLA_IFALIAS))
             )
         case "route":  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
-            said = attributes(body, 12)
-            about = _network(said.get(_RTA_DST, b""), body[1])
-            return Notice(kind, _number(said.get(_RTA_OIF, b"")), protocol=body[5], family=body[0], about=about)
+            found = attributes(body, 12)
+            to = _network(found[_RTA_DST], body[1]) if _RTA_DST in found else None
+            return Notice(kind, _number(found.get(_RTA_OIF, b"")), protocol=body[5], family=body[0], to=to)
         case "address":  # struct ifaddrmsg: family, prefix length, flags, scope, index
-            said = attributes(body, 8)
-            packed = said.get(_IFA_LOCAL) or said.get(_IFA_ADDRESS, b"")
-            return Notice(kind, _number(body[4:8]), family=body[0], about=_network(packed, len(packed) * 8))
+            found = attributes(body, 8)
+            packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
+            to = _network(packed, len(packed) * 8) if packed else None
+            return Notice(kind, _number(body[4:8]), family=body[0], to=to)
         case "neighbour":  # struct ndmsg: family, pad, index, ...
             return Notice(kind, _number(body[4:8]), family=body[0])
 
 
-def _network(packed: bytes, length: int) -> IPv4Network | IPv6Network | None:
-    if len(packed) == 4:
-        return IPv4Network((packed, length), strict=False)
-    return IPv6Network((packed, length), strict=False) if len(packed) == 16 else None
+def _network(packed: bytes, length: int) -> Range:
+    return IPv4Network((packed, length)) if len(packed) == 4 else IPv6Network((packed, length))
 
 
 def _number(data: bytes) -> int:

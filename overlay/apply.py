@@ -1,24 +1,23 @@
-"""Carrying the plan's actions out, one netlink request each, and forgetting everything that is ours.
+"""Carrying the plan's actions out.
 
-Each action says by itself what it means and is harmless when it has been done already, so a pass may stop anywhere. The
-device's index is looked up anew after it was made.
+Changes of links are made one by one, each with its own answer: what follows hangs on them. All else goes in datagrams of
+some 200 messages over one socket, in the order of the plan, and each refusal is matched to its action: what the kernel will
+not have is named, the rest is done. Each action says by itself what it means and is harmless when it has been done already,
+so a pass may stop anywhere. The device's index is looked up anew after it was made.
 """
 
-from collections.abc import Iterable
-from ipaddress import IPv4Interface
-from pathlib import Path
+import errno
+from collections.abc import Sequence
 
 from kube.errors import Retry
-from linux import links, neighbours, routes
-from linux.iptables import backend
-from linux.iptables.restore import Iptables, Refused
+from linux import link_changes, links, neighbours, routes, sysctl, wireguard
 from linux.iptables.rules import Family
-from linux.netlink import Netlink, open_netlink
-from linux.process import CommandFailed
-from overlay import drift, masquerade, observe, plan, subnetenv
+from linux.netlink import AT_ONCE, GENERIC, Conversation, RefusedError, Request
+from linux.turns import gathered
+from overlay import observe, plan
 from overlay.model import (
     DEVICE_ALIAS,
-    ROUTE_PROTOCOL,
+    OURS,
     Action,
     AddAddress,
     AdjustDevice,
@@ -27,105 +26,256 @@ from overlay.model import (
     Device,
     DropFdb,
     DropNeighbour,
+    DropPeer,
     DropRoute,
-    DropStrayRoute,
     PutFdb,
     PutNeighbour,
+    PutPeer,
     PutRoute,
     RemoveAddress,
     Route,
+    RouteKind,
+    Tunnel,
+    VxlanDevice,
+    Wanted,
+    WireGuardDevice,
 )
 
+_KINDS = {
+    RouteKind.UNICAST: routes.UNICAST,
+    RouteKind.BLACKHOLE: routes.BLACKHOLE,
+    RouteKind.UNREACHABLE: routes.UNREACHABLE,
+    RouteKind.PROHIBIT: routes.PROHIBIT,
+    RouteKind.THROW: routes.THROW,
+}
+_SHOWN = 3
+_PER_DEVICE = (("accept_ra", "0"), ("keep_addr_on_down", "1"))
+"""Of net.ipv6.conf: no router of the tunnel is believed, and our address outlives a flap."""
 
-async def apply(ip: Netlink, name: str, actions: Iterable[Action]) -> None:
-    """Carry the actions out on the device `name`; raises OSError naming what the kernel refused."""
-    index = 0
+LinkChange = DeleteLink | CreateDevice | AdjustDevice
+PeerChange = PutPeer | DropPeer
+Entry = AddAddress | RemoveAddress | PutNeighbour | DropNeighbour | PutFdb | DropFdb | PutRoute | DropRoute
+
+
+class Incomplete(Retry):
+    """Some actions were refused; the others are done. `refused` pairs them with the kernel's words."""
+
+    def __init__(self, refused: Sequence[tuple[Action, RefusedError]]) -> None:
+        self.refused = tuple(refused)
+        words = "; ".join(str(error) for _, error in self.refused[:_SHOWN])
+        more = len(self.refused) - _SHOWN
+        super().__init__(words + (f"; and {more} more" if more > 0 else ""))
+
+
+async def apply(ip: Conversation, tunnel: Tunnel, actions: Sequence[Action]) -> None:
+    """Carry the actions out. Raises Incomplete, Retry (the device has gone, or cannot be made), OSError."""
+    refused: list[tuple[Action, RefusedError]] = []
+    device = _Device(ip, tunnel.name)
+    waiting: list[Entry | PeerChange] = []
     for action in actions:
-        if not index and not isinstance(action, DeleteLink | CreateDevice | DropStrayRoute):
-            index = await _index(ip, name)
-        await _carry_out(ip, index, action)
-        if isinstance(action, DeleteLink | CreateDevice):
-            index = 0
+        if isinstance(action, LinkChange):
+            refused += await _carry_out(ip, device, waiting)
+            waiting = []
+            _change_link(ip, device, action)
+        else:
+            waiting.append(action)
+    refused += await _carry_out(ip, device, waiting)
+    if refused:
+        device.check()
+        raise Incomplete(refused)
 
 
-async def _carry_out(ip: Netlink, index: int, action: Action) -> None:
+async def forget(ip: Conversation) -> list[Action]:
+    """Remove devices, routes and what hangs on them that are ours; what was removed. Needs no memory, may run at any time."""
+    everything = Tunnel("", tuple(Family))
+    steps = list(plan.actions(Wanted(), await observe.kernel(ip, everything, ())))
+    await apply(ip, everything, steps)
+    return steps
+
+
+class _Device:
+    """Our device's index, asked for when it is needed, and again after the device was made."""
+
+    def __init__(self, ip: Conversation, name: str) -> None:
+        self._ip = ip
+        self._name = name
+        self._index = 0
+
+    @property
+    def index(self) -> int:
+        """Raises Retry when there is none."""
+        if not self._index:
+            self._index = self.link().index
+        return self._index
+
+    def link(self) -> links.Link:
+        found = links.link(self._ip, self._name) if self._name else None
+        if found is None:
+            raise Retry(f"{self._name or 'the device'} has gone while it was being set up")
+        return found
+
+    def forget(self) -> None:
+        self._index = 0
+
+    def check(self) -> None:
+        """That refusals are not for the device having gone."""
+        if self._index and self.link().index != self._index:
+            raise Retry(f"{self._name} was replaced while it was being set up")
+
+
+async def _carry_out(
+    ip: Conversation, device: _Device, actions: Sequence[Entry | PeerChange]
+) -> list[tuple[Action, RefusedError]]:
+    """In runs over the socket that an action's kind belongs to; what was refused."""
+    peers = [one for one in actions if isinstance(one, PeerChange)]
+    entries = [one for one in actions if not isinstance(one, PeerChange)]
+    # WireGuard's peers before the routes that lead to them, and nothing else of ours hangs on the order of the two.
+    refused = _change_peers(device, peers) if peers else []
+    for first in range(0, len(entries), AT_ONCE):
+        some = entries[first : first + AT_ONCE]
+        for at, error in await gathered(ip.carry_out([_request(one, device) for one in some])):
+            route = some[at]
+            if error.errno == errno.EINVAL and isinstance(route, PutRoute) and _may_be_in_the_way(route.route):
+                refused += await _past_others(ip, device, route)
+            else:
+                refused.append((route, error))
+    return refused
+
+
+def _may_be_in_the_way(route: Route) -> bool:
+    """IPv6 refuses a gateway of which another route says that it is elsewhere."""
+    return route.onlink and route.gateway is not None and route.gateway.version == 6
+
+
+async def _past_others(ip: Conversation, device: _Device, action: PutRoute) -> list[tuple[Action, RefusedError]]:
+    found = await gathered(ip.carry_out(routes.put_past_others(_kernel_route(action.route, device))))
+    return [(action, error) for at, error in found if at == 1]
+
+
+def _change_link(ip: Conversation, device: _Device, action: LinkChange) -> None:
     match action:
         case DeleteLink(number, _):
-            await links.delete_link(ip, number)
-        case CreateDevice(device):
-            vxlan = links.Vxlan(device.vni, device.port, device.underlay, device.local)
-            await links.create_vxlan(ip, device.name, vxlan, mac=device.mac, mtu=device.mtu)
-        case AdjustDevice(device):
-            await _adjust(ip, index, device)
-        case AddAddress(address):
-            await links.add_address(ip, index, IPv4Interface((address, 32)))
-        case RemoveAddress(interface):
-            await links.delete_address(ip, index, interface)
-        case PutNeighbour(one):
-            await neighbours.replace_neighbour(ip, index, neighbours.Neighbour(one.address, one.mac))
-        case PutFdb(entry):
-            await neighbours.replace_fdb(ip, index, neighbours.FdbEntry(entry.mac, entry.remote))
-        case PutRoute(route):
-            await routes.replace_route(ip, _kernel_route(route, index))
-        case DropRoute(route):
-            await routes.delete_route(ip, _kernel_route(route, index))
-        case DropStrayRoute(stray):
-            route_there = routes.Route(
-                stray.destination,
-                stray.gateway,
-                stray.index,
-                onlink=False,
-                protocol=ROUTE_PROTOCOL,
-                metric=stray.metric,
+            link_changes.delete_link(ip, number)
+            device.forget()
+        case CreateDevice(wanted):
+            _create(ip, wanted)
+            device.forget()
+        case AdjustDevice(wanted):
+            _adjust(ip, device.link(), wanted)
+
+
+def _create(ip: Conversation, device: Device) -> None:
+    match device:
+        case VxlanDevice():
+            vxlan = links.Vxlan(
+                device.vni, device.port, device.underlay, device.local, learning=device.learning, gbp=device.gbp
             )
-            await routes.delete_route(ip, route_there)
-        case DropFdb(entry):
-            await neighbours.delete_fdb(ip, index, neighbours.FdbEntry(entry.mac, entry.remote))
-        case DropNeighbour(one):
-            await neighbours.delete_neighbour(ip, index, neighbours.Neighbour(one.address, one.mac))
+            link_changes.create_vxlan(ip, device.name, vxlan, mac=device.mac, mtu=device.mtu)
+        case WireGuardDevice():
+            try:
+                link_changes.create_wireguard(ip, device.name, mtu=device.mtu)
+            except RefusedError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                raise Retry(
+                    f"{error}: this kernel has no WireGuard (module wireguard); load it, or use the Backend type vxlan"
+                ) from error
 
 
-async def _adjust(ip: Netlink, index: int, device: Device) -> None:
+def _adjust(ip: Conversation, link: links.Link, device: Device) -> None:
     """Only what differs: writing a MAC, even the same, makes the kernel forget the device's neighbours."""
-    seen = await links.link_at(ip, index)
-    if seen is None:
-        raise Retry(f"{device.name} has gone while it was being set up")
-    if seen.mac != device.mac:
-        await links.change_link(ip, index, mac=device.mac)
-    if seen.mtu != device.mtu:
-        await links.change_link(ip, index, mtu=device.mtu)
-    if seen.alias != DEVICE_ALIAS:
-        await links.change_link(ip, index, alias=DEVICE_ALIAS)
-    if not seen.up:
-        await links.change_link(ip, index, up=True)
+    if isinstance(device, VxlanDevice):
+        if link.mac != device.mac:
+            link_changes.change_link(ip, link.index, mac=device.mac)
+    else:
+        _set_keys(link, device)
+    if link.mtu != device.mtu:
+        link_changes.change_link(ip, link.index, mtu=device.mtu)
+    if link.alias != DEVICE_ALIAS:
+        link_changes.change_link(ip, link.index, alias=DEVICE_ALIAS)
+    if not link.up:
+        _prepare_for_ipv6(ip, link)
+        link_changes.change_link(ip, link.index, up=True)
 
 
-async def _index(ip: Netlink, name: str) -> int:
-    link = await links.link(ip, name)
-    if link is None:
-        raise Retry(f"{name} has gone while it was being set up")
-    return link.index
-
-
-def _kernel_route(route: Route, index: int) -> routes.Route:
-    return routes.Route(route.destination, route.gateway, index, route.onlink, route.protocol, route.metric)
-
-
-async def forget(subnet_file: Path) -> list[str]:
-    """Remove device, routes, rules and subnet file; what was removed, in words. Needs no memory, may run at any time."""
-    done: list[str] = []
-    async with open_netlink() as ip:
-        steps = list(plan.removals(await observe.kernel(ip, "")))
-        await apply(ip, "", steps)
-    done += [drift.words(step) for step in steps]
+def _prepare_for_ipv6(ip: Conversation, link: links.Link) -> None:
+    """No addresses that nobody gave it. A kernel without IPv6, or a device too small for it, has nothing to be told."""
     try:
-        rules = Iptables(await backend.detect(Family.V4))
-        if await masquerade.remove(rules):
-            done.append("removed the FLANNEL chains")
-    except backend.Unusable:
-        pass  # no iptables: no rules of ours
-    except (Refused, CommandFailed) as error:
-        raise Retry(f"cannot remove the FLANNEL chains: {error}") from error
-    if subnetenv.remove(subnet_file):
-        done.append(f"removed {subnet_file}")
-    return done
+        link_changes.change_link(ip, link.index, link_local=False)
+        for key, value in _PER_DEVICE:
+            sysctl.ensure(f"net.ipv6.conf.{link.name.replace('.', '/')}.{key}", value)
+    except RefusedError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    except FileNotFoundError:
+        return
+
+
+def _set_keys(link: links.Link, device: WireGuardDevice) -> None:
+    with Conversation(GENERIC) as talk:
+        number = _wireguard(talk)
+        there = wireguard.read(talk, number, link.index)
+        if (there.private_key, there.port) != (device.private_key, device.port):
+            talk.order(wireguard.set_device(number, link.index, private_key=device.private_key, port=device.port))
+
+
+def _change_peers(device: _Device, actions: Sequence[PeerChange]) -> list[tuple[Action, RefusedError]]:
+    refused: list[tuple[Action, RefusedError]] = []
+    with Conversation(GENERIC) as talk:
+        number = _wireguard(talk)
+        for action in actions:
+            try:
+                talk.order(_peer_request(action, number, device.index))
+            except RefusedError as error:
+                refused.append((action, error))
+    return refused
+
+
+def _peer_request(action: PeerChange, number: int, index: int) -> Request:
+    match action:
+        case PutPeer(one):
+            peer = wireguard.Peer(one.key, one.endpoint, one.allowed, one.psk, one.keepalive)
+            return wireguard.put_peer(number, index, peer)
+        case DropPeer(one):
+            return wireguard.drop_peer(number, index, one.key)
+
+
+def _wireguard(talk: Conversation) -> int:
+    number = wireguard.family(talk)
+    if number is None:
+        raise Retry("generic netlink knows no WireGuard any more: the module was unloaded")
+    return number
+
+
+def _request(action: Entry, device: _Device) -> Request:
+    match action:
+        case PutNeighbour(one):
+            return neighbours.put_neighbour(device.index, neighbours.Neighbour(one.address, one.mac))
+        case PutFdb(entry):
+            return neighbours.put_fdb(device.index, entry.mac, entry.remote)
+        case PutRoute(route):
+            return routes.put_route(_kernel_route(route, device))
+        case DropRoute(route):
+            return routes.drop_route(_kernel_route(route, device))
+        case DropFdb(entry):
+            return neighbours.drop_fdb(device.index, entry.mac)
+        case DropNeighbour(one):
+            return neighbours.drop_neighbour(device.index, one.address)
+        case AddAddress(address):
+            return links.put_address(address.device or device.index, address.interface)
+        case RemoveAddress(address):
+            return links.drop_address(address.device or device.index, address.interface)
+
+
+def _kernel_route(route: Route, device: _Device) -> routes.Route:
+    ours = route.device == OURS and route.kind is RouteKind.UNICAST
+    return routes.Route(
+        route.destination,
+        route.gateway,
+        device.index if ours else route.device,
+        route.onlink,
+        route.protocol,
+        route.metric,
+        _KINDS[route.kind],
+        route.plain,
+    )

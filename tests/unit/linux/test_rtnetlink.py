@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from linux import rtnetlink
-from linux.rtnetlink import Address, Link, RefusedError, Socket
+from linux.netlink import RefusedError
+from linux.rtnetlink import Address, Link, Socket
 
 
 def test_the_loopback_is_seen_as_it_is() -> None:
