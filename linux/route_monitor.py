@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Literal, Self
 
@@ -37,8 +36,7 @@ _KINDS: dict[int, Literal["link", "address", "route", "neighbour"]] = {
     28: "neighbour",
     29: "neighbour",
 }
-_IFLA_IFNAME = 3
-_IFLA_IFALIAS = 20
+_IFLA_IFNAME, _IFLA_IFALIAS = 3, 20
 _RTA_DST, _RTA_OIF = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
@@ -119,17 +117,17 @@ def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes)
         case "route":  # struct rtmsg: family, dst_len, src_len, tos, table, protocol, ...
             found = attributes(body, 12)
             to = _network(found[_RTA_DST], body[1]) if _RTA_DST in found else None
-            return Notice(kind, _number(found.get(_RTA_OIF, b"")), protocol=body[5], family=body[0], to=to)
+            return Notice(kind, _number(found.get(_RTA_OIF, b"")), protocol=body[5], family=body[0], about=to)
         case "address":  # struct ifaddrmsg: family, prefix length, flags, scope, index
             found = attributes(body, 8)
             packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
             to = _network(packed, len(packed) * 8) if packed else None
-            return Notice(kind, _number(body[4:8]), family=body[0], to=to)
+            return Notice(kind, _number(body[4:8]), family=body[0], about=to)
         case "neighbour":  # struct ndmsg: family, pad, index, ...
             return Notice(kind, _number(body[4:8]), family=body[0])
 
 
-def _network(packed: bytes, length: int) -> Range:
+def _network(packed: bytes, length: int) -> IPv4Network | IPv6Network:
     return IPv4Network((packed, length)) if len(packed) == 4 else IPv6Network((packed, length))
 
 

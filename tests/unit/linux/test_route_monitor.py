@@ -26,8 +26,8 @@ def test_one_datagram_may_hold_several_kinds() -> None:
     datagram = message(17, link) + message(20, address) + message(25, route) + message(24, default) + message(28, fdb)
     assert list(notices(datagram + message(3, b""))) == [
         Notice("link", 7, name="flannel.1", alias="wherry overlay"),
-        Notice("address", 8, family=socket.AF_INET, to=ip_network("10.1.2.3/32")),
-        Notice("route", 9, protocol=87, family=socket.AF_INET, to=ip_network("10.4.5.0/24")),
+        Notice("address", 8, family=socket.AF_INET, about=ip_network("10.1.2.3/32")),
+        Notice("route", 9, protocol=87, family=socket.AF_INET, about=ip_network("10.4.5.0/24")),
         Notice("route", 9, protocol=9, family=socket.AF_INET6),
         Notice("neighbour", 10, family=socket.AF_BRIDGE),
     ]
