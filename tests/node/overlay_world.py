@@ -55,12 +55,15 @@ def until(condition: Callable[[], T], what: str, seconds: float = 10.0, evidence
         time.sleep(0.05)
 
 
-def until_equal(ask: Callable[[], T], wanted: T, what: str, seconds: float = 10.0) -> None:
+def until_equal(
+    ask: Callable[[], T], wanted: T, what: str, seconds: float = 10.0, evidence: Callable[[], str] = lambda: ""
+) -> None:
     """`ask` answers what is wanted in time; a failure shows both."""
     seen = ask()
     deadline = time.monotonic() + seconds
     while seen != wanted:
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\nwanted {wanted!r}\nseen   {seen!r}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:g} s\nwanted {wanted!r}\nseen   {seen!r}\n{evidence()}")
         time.sleep(0.05)
         seen = ask()
 
@@ -91,7 +94,7 @@ class Space:
         """Give a device addresses of a /24 or a /64, usable at once."""
         for one in addresses:
             more = ("/64", "nodad") if ":" in one else ("/24",)
-            self.run("ip", "addr", "add", one + more[0], "dev", device, *more[1:])
+            self.run("ip", "addr", "replace", one + more[0], "dev", device, *more[1:])
 
 
 def annotations(notes: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -119,9 +122,9 @@ class OverlayNode:
         self.address, self.address6 = f"10.{net}.0.1{number}", f"fd00:{net}::1{number}"
         self.pod_address, self.pod_address6 = f"10.244.{number}.2", f"fd10:244:0:{number}::2"
         self.daemon: subprocess.Popen[bytes] | None = None
-        world.wire(self.space, "eth0", self.address, self.address6, bridge="br1" if far else "br0")
-        self.space.run("ip", "route", "add", "default", "via", f"10.{net}.0.1")
-        self.space.run("ip", "route", "add", "default", "via", f"fd00:{net}::1")
+        world.wire(self.space, "eth0", bridge="br1" if far else "br0")
+        self.routers = f"10.{net}.0.1", f"fd00:{net}::1"
+        self.configure()
         self.space.run("ip", "link", "add", "pod0", "type", "veth", "peer", "name", "eth0", "netns", self.pod.name)
         gateways = f"10.244.{number}.1", f"fd10:244:0:{number}::1"
         for space, name, addresses in (
@@ -132,6 +135,12 @@ class OverlayNode:
             space.run("ip", "link", "set", name, "mtu", "1450", "up")
         for gateway in gateways:
             self.pod.run("ip", "route", "add", "default", "via", gateway)
+
+    def configure(self) -> None:
+        """Give the underlay's interface its addresses and the node its way out, as the host's networking does."""
+        self.space.address("eth0", self.address, self.address6)
+        for router in self.routers:
+            self.space.run("ip", "route", "replace", "default", "via", router)
 
     def argv(self, *more: str) -> list[str]:
         return [
@@ -150,9 +159,13 @@ class OverlayNode:
         status, self.daemon = end(self.daemon, number), None
         return status
 
+    @property
+    def running(self) -> bool:
+        return self.daemon is not None and self.daemon.poll() is None
+
     def ready(self) -> "OverlayNode":
         def ready() -> bool:
-            assert self.daemon and self.daemon.poll() is None, f"{self.name}'s daemon has ended:\n{self.text()}"
+            assert self.running, f"{self.name}'s daemon has ended:\n{self.text()}"
             return self.get("/readyz") == "ok"
 
         until(
@@ -253,8 +266,8 @@ class World:
         for space, name, last in ((self.outer, "world", "1"), (self.internet, "eth0", "2")):
             space.address(name, f"198.51.100.{last}", f"2001:db8::{last}")
             space.run("ip", "link", "set", name, "up")
-        for net in ("10.200.0.0/15", "fd00::/16"):
-            self.internet.run("ip", "route", "add", net, "via", "198.51.100.1" if "." in net else "2001:db8::1")
+        for nodes, router in (("10.200.0.0/15", "198.51.100.1"), ("fd00::/16", "2001:db8::1")):
+            self.internet.run("ip", "route", "add", nodes, "via", router)
         self.outer.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 
     def space(self, label: str) -> Space:

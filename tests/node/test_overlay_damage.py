@@ -1,0 +1,176 @@
+"""The table of damages: whatever is done to an overlay behind its daemon's back, pods talk again within a second.
+
+Each row is done while pings cross from pod to pod. Healed means: kernel, rules and subnet.env are what they were, compared
+whole; the daemon was not restarted; a log line and a metric name what had drifted. What the pods noticed is the longest time
+between two requests that were answered. A machine that others use at the same time may be late once; it gets three tries.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.node.overlay_damages import DAMAGES, Damage, Target
+from tests.node.overlay_world import VXLAN, OverlayNode, World, until, until_equal
+from tests.node.pinger import Train, train
+from tests.requirements import requires
+
+requires("root", "netns", "nsenter", "ip", "bridge", "iptables")
+
+CONF = VXLAN
+VERSIONS = (4,)
+PROMISE = 1.0
+"""Seconds without an answer, at most."""
+TRIES = 3
+LATE = 15.0
+"""Seconds after which a repair is not late but missing."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("overlay"), conf=CONF)
+    try:
+        for node in made.nodes:
+            node.space.run("iptables", "-P", "FORWARD", "DROP")  # as dockerd leaves it
+        yield made.start_daemons("--ip-masq", "--iptables-resync=1s")
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def right(world: World) -> dict[str, Any]:
+    """node1 as it should be, once nothing moves any more."""
+    one = world.nodes[0]
+    until(lambda: any("FLANNEL-POSTRTG" in line for line in one.rules()), "rules")
+    return state(one)
+
+
+def state(node: OverlayNode) -> dict[str, Any]:
+    return {
+        **node.both(),
+        "rules": node.rules(),
+        "subnet.env": node.subnet_env(),
+        "sysctls": node.space.run("sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"),
+    }
+
+
+def noticed(world: World, version: int, work: Callable[[], None]) -> float:
+    """How long the pods of node1 and node2 did not hear each other while `work` was done, in seconds."""
+    one, two = world.nodes[:2]
+    with train(one.pod.path, two.pod_of(version), patience=0.1) as pings:
+        until(lambda: len(pings.answered) > 1, "packets before the damage", evidence=one.text)
+        began = time.monotonic()
+        work()
+        answered_again(pings, LATE)
+    return pings.silence(began)
+
+
+def answered_again(pings: Train, seconds: float) -> None:
+    now = time.monotonic()
+    until(lambda: len([moment for moment in pings.answered[-9:] if moment > now]) > 2, "packets afterwards", seconds)
+
+
+ROWS = [(damage, version) for damage in DAMAGES for version in damage.versions if version in VERSIONS]
+
+
+@pytest.mark.parametrize(("damage", "version"), ROWS, ids=[f"{damage.name}-IPv{version}" for damage, version in ROWS])
+def test_it_heals(
+    world: World,
+    right: dict[str, Any],
+    damage: Damage,
+    version: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    one, two = world.nodes[:2]
+    target = Target(world, version)
+    notes, daemon = world.node("node1").metadata.annotations, one.daemon
+    until_equal(lambda: state(one), right, "what the damage before this one has left", 3.0)
+
+    def work() -> None:
+        counted, logged = one.drift(damage.object), len(one.text())
+        damage.do(target)
+        until_equal(lambda: state(one), right, f"repair of {damage.name}", LATE, one.text)
+        until(lambda: one.drift(damage.object) > counted, f"a repaired {damage.object} is counted", LATE, one.text)
+        assert "drift repaired: " in one.text()[logged:]
+
+    silences = []
+    for _ in range(TRIES):
+        silences.append(noticed(world, version, work))
+        if silences[-1] <= PROMISE:
+            break
+    record_property("silence", round(min(silences), 3))
+    print(f"{damage.name:45} IPv{version} {min(silences):6.2f} s")
+    assert min(silences) <= PROMISE, f"pods did not hear each other for {silences} s"
+    assert one.daemon is daemon
+    assert one.running
+    assert world.node("node1").metadata.annotations == notes
+    for there in world.versions:
+        assert one.reaches(two, version=there)
+        assert two.reaches(one, version=there)
+
+
+def test_another_nodes_lease_annotated_wrongly_is_put_right_by_its_owner(world: World, right: dict[str, Any]) -> None:
+    one, two = world.nodes[:2]
+    notes = world.node("node2").metadata.annotations
+
+    def work() -> None:
+        counted, refused = two.drift("lease"), len(one.text())
+        world.annotate("node2", backend_data="not JSON", public_ip="10.200.0.300")
+        until_equal(lambda: world.node("node2").metadata.annotations, notes, "node2's lease", LATE, two.text)
+        until(lambda: two.drift("lease") > counted, "counted on node2", LATE)
+        until_equal(lambda: state(one), right, "node1", LATE, one.text)
+        assert "node2" in one.text()[refused:]
+
+    assert min(noticed(world, version, work) for version in VERSIONS) <= PROMISE
+
+
+def test_a_nodes_new_address_is_followed_by_all(world: World, right: dict[str, Any]) -> None:
+    """DHCP gives node2 another address; at the end it gets its own back."""
+    one, two = world.nodes[:2]
+    for before, after in ((two.address, "10.200.0.22"), ("10.200.0.22", two.address)):
+        counted, logged = two.drift("underlay"), len(two.text())
+
+        def readdress(old: str = before, new: str = after) -> None:
+            script = (
+                f"ip addr del {old}/24 dev eth0; ip addr add {new}/24 dev eth0; ip route replace default via 10.200.0.1"
+            )
+            two.space.run("sh", "-c", script)
+            until(lambda: two.kernel()["device"].local == new, "the device", LATE, two.text)
+            until(lambda: any(f" {new} " in entry for entry in one.kernel()["fdb"]), "the peer's entry", LATE, one.text)
+
+        assert noticed(world, 4, readdress) <= PROMISE * TRIES
+        assert two.drift("underlay") > counted
+        assert before in two.text()[logged:]
+        assert after in two.text()[logged:]
+    until_equal(lambda: state(one), right, "all is as before", LATE)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_link_that_flaps(world: World, right: dict[str, Any], version: int) -> None:
+    one = world.nodes[0]
+
+    def flap() -> None:
+        one.space.run("ip", "link", "set", "eth0", "down")
+        one.space.run("ip", "link", "set", "eth0", "up")
+        one.configure()  # IPv6's addresses went, and all routes
+
+    assert noticed(world, version, flap) <= PROMISE * TRIES
+    until_equal(lambda: state(one), right, "after the flap", LATE, one.text)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_networking_that_is_restarted(world: World, right: dict[str, Any], version: int) -> None:
+    """Down and without addresses for as long as the daemon needs to notice it, and configured again."""
+    one, two = world.nodes[:2]
+    logged = len(one.text())
+    with train(one.pod.path, two.pod_of(version), patience=0.1) as pings:
+        one.space.run("ip", "addr", "flush", "dev", "eth0")
+        one.space.run("ip", "link", "set", "eth0", "down")
+        until(lambda: "waiting" in one.text()[logged:], "words", LATE, one.text)
+        one.space.run("ip", "link", "set", "eth0", "up")
+        one.configure()
+        configured = time.monotonic()
+        answered_again(pings, LATE)
+    assert pings.silence(configured) <= PROMISE * TRIES
+    until_equal(lambda: state(one), right, "after the restart", LATE, one.text)
