@@ -1,52 +1,51 @@
-"""Wiring: the Node informer and the kernel's announcements wake three loops.
+"""Wiring: the registry and the kernel's announcements wake a handful of loops.
 
-    device   leases + kernel -> plan -> kernel, then subnet.env, then READY
-    lease    what the device turned out to be -> annotations and NetworkUnavailable=False on our Node
-    rules    --ip-masq: the FLANNEL chains
+    node        kernel, registry -> which interface, which subnets are ours       (`situation`)
+    device      claims + kernel -> wish -> plan -> kernel, one for each tunnel    (`upkeep`)
+    lease       what the tunnels turned out to be -> subnet.env, READY, and our claim in the registry
+    rules       --ip-masq: the masquerade rules
 
-They are three so that an API server that refuses a patch, or an iptables lock that is held, cannot keep a deleted route from
-coming back. Nothing is done before the first list of Nodes is in; when the API server goes away later, the copy of
-the Nodes stays, and so does the network. SIGTERM and kill -9 leave everything in place: the next start reads it back.
+They are several so that a registry that refuses a write, or an iptables lock that is held, cannot keep a deleted route from
+coming back. Nothing is done before the first list of claims is in; when the registry goes away later, what was known stays,
+and so does the network. SIGTERM and kill -9 leave everything in place: the next start reads it back.
 """
 
 import asyncio
+import contextlib
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from kube import meta, reconcile, serving, settings
-from kube.client import Client, Connection, Patch
-from kube.core import Node
+from kube import reconcile, serving, settings
+from kube.client import Client
 from kube.errors import ApiError, Retry, UsageError
-from kube.informer import Change, Informer
-from kube.resources import NODES
-from linux import sysctl
 from linux.capabilities import Capability, effective
-from linux.iptables import backend
-from linux.iptables.changes import Wanted as WantedRules
-from linux.iptables.restore import Iptables, Refused
+from linux.inotify import Inotify
 from linux.iptables.rules import Family
-from linux.netlink import Monitor, Netlink, Notice, open_netlink
-from linux.process import CommandFailed
-from overlay import annotations, drift, masquerade, observe, plan, subnetenv, underlay, wish
-from overlay.apply import apply, forget
-from overlay.config import Config, Network, annotation_prefix, network
-from overlay.model import ROUTE_PROTOCOL, Action, CreateDevice, Wanted
+from linux.route_monitor import Monitor, Notice
+from overlay import cleanup, subnetenv, wish
+from overlay.config import Config, annotation_prefix
+from overlay.masquerade import Masquerade, Rules
+from overlay.model import Lease, NotYet, Range
+from overlay.netconf import Network
+from overlay.registry import kube
 from overlay.series import Series
-from overlay.wish import Identity, NotYet, Underlay, Wish
+from overlay.situation import Situation
+from overlay.subnets import Subnets
+from overlay.upkeep import Refusals, Upkeep
 
-_BACKOFF = reconcile.Backoff(first=0.2, most=5.0)
+_BACKOFF = reconcile.Backoff(first=0.1, most=3.0)
 _PAUSE = 0.1
 """Seconds between passes: what comes within them is one pass' work."""
+_NAMES = {Family.V4: "rules", Family.V6: "rules-v6"}
+_SELDOM = 3600.0
 _WAIT = 5.0
 """Seconds after which what was missing is looked for again, should nothing have announced it."""
-_SELDOM = 3600.0
-_LOOPS = ("device", "lease", "rules")
 
 log = logging.getLogger(__name__)
 
@@ -56,78 +55,141 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     if not effective(Capability.NET_ADMIN):
         raise UsageError("links and routes need CAP_NET_ADMIN: run as root (sudo)")
     if config.cleanup:
-        try:
-            removed = await forget(Path(config.subnet_file))
-        except (Retry, OSError) as error:
-            raise UsageError(f"--cleanup: {error}; run it again once that is mended") from error
-        for line in removed or ["there was nothing to remove"]:
-            log.info("%s", line)
+        await cleanup.run(config)
         return
     registry = CollectorRegistry()
-    host, port = serving.split_address(config.healthz_bind_address, "--healthz-bind-address")
-    connection = Connection.from_kubeconfig(config.kubeconfig)
-    async with Client(connection, user_agent="wherry-overlay") as client:
-        node = Overlay(config, network(config.net_config_path), client, ready, Series(registry))
-        routes = {
-            "/healthz": serving.health({}),
-            "/readyz": serving.health({loop: partial(node.trouble, loop) for loop in _LOOPS}),
-            "/metrics": serving.metrics(registry),
-            "/configz": serving.json(lambda: settings.render(config)),
-        }
-        async with serving.serve(host, port, routes, flag="--healthz-bind-address"):
+    async with opened(config) as subnets:
+        node = Overlay(config, subnets, ready, Series(registry))
+        async with _served(config, node, registry):
             await node.run()
+
+
+@contextlib.asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Subnets]:
+    """The registry that the configuration names."""
+    if not config.kube:
+        try:
+            from kube.etcd import Access
+            from overlay.registry import etcd
+        except ImportError as error:
+            raise UsageError(
+                f"etcd as the registry needs the package grpcio ({error}): install wherry[etcd], or give --kubeconfig"
+            ) from error
+        access = Access(
+            config.etcd_endpoints,
+            config.etcd_cafile,
+            config.etcd_certfile,
+            config.etcd_keyfile,
+            config.etcd_username,
+            config.etcd_password,
+            flag="--etcd-endpoints",
+        )
+        previous = subnetenv.read(Path(config.subnet_file))
+        margin = config.subnet_lease_renew_margin * 60.0
+        async with etcd.opened(access, config.etcd_prefix, previous=previous, renew_margin=margin) as subnets:
+            yield subnets
+        return
+    net = kube.network(config.net_config_path)
+    async with Client(kube.connection(config.kubeconfig, config.kube_api_url), user_agent="wherry-overlay") as client:
+        yield kube.KubeSubnets(
+            client,
+            net,
+            annotation_prefix(config.kube_annotation_prefix),
+            node=config.hostname_override,
+            condition=config.set_node_network_unavailable,
+        )
+
+
+class _NetworkChanged(Exception):
+    """The registry describes another network than the one that is kept."""
 
 
 class Overlay:
     """One node's overlay. `run` owns all its tasks."""
 
-    def __init__(self, config: Config, net: Network, client: Client, ready: Callable[[], None], series: Series) -> None:
-        self._config = config
-        self._net = net
-        self._client = client
+    def __init__(self, config: Config, subnets: Subnets, ready: Callable[[], None], series: Series) -> None:
+        self._config, self._subnets, self._series = config, subnets, series
         self._ready: Callable[[], None] | None = ready
-        self._series = series
-        self._who = Identity(
-            node=config.hostname_override,
-            prefix=annotation_prefix(config.kube_annotation_prefix),
-            public_ip=IPv4Address(config.public_ip) if config.public_ip else None,
-            fresh_mac=_random_mac(),
-        )
-        self._reach = IPv4Address(config.iface_can_reach) if config.iface_can_reach else None
-        self._nodes: Informer[Node] = Informer(client, NODES)
-        self._wakes = {loop: reconcile.Wake() for loop in _LOOPS}
-        self._troubles: dict[str, str | None] = dict.fromkeys(_LOOPS, "not yet done")
-        self._wish: Wish | None = None
-        self._done: Wanted | None = None
-        self._server: IPv4Address | None = None
-        self._underlay = self._device = 0
-        self._rules: Iptables | None = None
-        self._rules_done: WantedRules | None = None
+        self._wakes: dict[str, reconcile.Wake] = {}
+        self._troubles: dict[str, str | None] = {"registry": "not yet heard from"}
+        self._upkeeps: tuple[Upkeep, ...] = ()
+        self._refusals = Refusals(series)
+        self._monitor = Monitor(self._kernel_changed)
+        self._ports: dict[str, int] = {}
+        self._files: Inotify | None = None
+        self._written = ""
 
-    def trouble(self, loop: str) -> str | None:
-        """Why the loop's last pass failed; None when it did not."""
-        return self._troubles[loop]
+    async def ready(self, request: Any) -> Any:
+        """/readyz: what is not as it should be, loop by loop."""
+        return await serving.health({name: partial(self._troubles.get, name) for name in self._troubles})(request)
 
     async def run(self) -> None:
-        self._nodes.subscribe(self._node_changed)
-        async with Monitor(self._kernel_changed), asyncio.TaskGroup() as group:
-            group.create_task(self._nodes.run(), name="nodes")
-            log.info("waiting for the Nodes from %s", self._client.server)
-            await self._nodes.synced.wait()
-            self._loop(group, "device", self._sync_device, self._config.resync)
-            self._loop(group, "lease", self._sync_lease, self._config.resync)
-            self._loop(
-                group, "rules", self._sync_rules, self._config.iptables_resync if self._config.ip_masq else _SELDOM
-            )
+        async with self._monitor, asyncio.TaskGroup() as group:
+            log.info("waiting for the registry at %s", self._subnets.where)
+            group.create_task(self._subnets.run(self._claims_changed), name="registry")
+            await self._subnets.synced.wait()
+            with Inotify(asyncio.get_running_loop(), lambda: self._wake("lease")) as self._files:
+                while True:
+                    net = await self._network()
+                    try:
+                        await self._keep(net)
+                    except* _NetworkChanged:
+                        log.warning("the network's description has changed: all is set up anew")
 
-    def _loop(self, group: asyncio.TaskGroup, name: str, sync: Callable[[], Awaitable[None]], resync: float) -> None:
+    async def _network(self) -> Network:
+        while True:
+            try:
+                net = await self._subnets.network()
+            except NotYet as error:
+                if self._troubles["registry"] != str(error):
+                    log.warning("registry: waiting: %s", error)
+                self._troubles["registry"] = str(error)
+                await self._wakes.setdefault("node", reconcile.Wake()).wait(timeout=_WAIT)
+                continue
+            self._troubles["registry"] = None
+            return net
+
+    async def _keep(self, net: Network) -> None:
+        """Until cancelled, or the network is another."""
+        tunnels = wish.tunnels(net)
+        situation = Situation(self._config, self._subnets, net, tunnels, self._series, self._tunnels_wake)
+        self._upkeeps = tuple(
+            Upkeep(
+                tunnel,
+                net,
+                self._subnets,
+                situation,
+                self._series,
+                self._refusals,
+                blackhole=self._config.ip_blackhole_route,
+                talking=self._talking,
+            )
+            for tunnel in tunnels
+        )
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            self._loop(group, "node", partial(self._sync_node, situation, net), self._config.resync)
+            for upkeep in self._upkeeps:
+                self._loop(group, upkeep.name, partial(self._sync_tunnel, upkeep), self._config.resync)
+            self._loop(group, "lease", partial(self._sync_lease, net), self._config.resync)
+            for family in Family:
+                name = _NAMES[family]
+                masquerade = Masquerade(family, nftables=net.nftables, touched=partial(self._wake, name))
+                await stack.enter_async_context(masquerade)
+                pods = net.pods(family)
+                sync = partial(self._sync_rules, masquerade, family, pods, situation)
+                self._loop(group, name, sync, self._config.iptables_resync if pods else _SELDOM)
+
+    def _loop(
+        self, group: asyncio.TaskGroup, name: str, sync: Callable[[], Awaitable[float | None]], resync: float
+    ) -> None:
         """Run a loop and keep what troubles it, for /readyz."""
+        self._troubles[name] = "not yet done"
 
         async def attempt() -> float | None:
             try:
-                await sync()
+                again = await sync()
             except NotYet as error:
-                if self._troubles[name] != str(error):
+                if str(error) not in self._troubles.values():  # what one waits for, another may wait for too
                     log.warning("%s: waiting: %s", name, error)
                 self._troubles[name] = str(error)
                 return _WAIT
@@ -136,144 +198,132 @@ class Overlay:
                 self._series.failures.labels(name).inc()
                 raise
             self._troubles[name] = None
-            return None
+            return again
 
-        passes = reconcile.forever(
-            attempt, self._wakes[name], resync=resync, min_interval=_PAUSE, backoff=_BACKOFF, name=name
-        )
+        wake = self._wakes.setdefault(name, reconcile.Wake())
+        passes = reconcile.forever(attempt, wake, resync=resync, min_interval=_PAUSE, backoff=_BACKOFF, name=name)
         group.create_task(passes, name=name)
 
-    def _node_changed(self, change: Change[Node]) -> None:
-        if wish.claim(change.old, self._who.prefix) != wish.claim(change.new, self._who.prefix):
-            self._wakes["device"].set()
-        if change.key == self._who.node:
-            self._wakes["lease"].set()
+    def _wake(self, *names: str) -> None:
+        for name in names:
+            self._wakes.setdefault(name, reconcile.Wake()).set()
+
+    def _tunnels_wake(self) -> None:
+        self._wake(*(upkeep.name for upkeep in self._upkeeps), "lease", *_NAMES.values())
+
+    def _claims_changed(self) -> None:
+        self._wake("node")
+        self._tunnels_wake()
 
     def _kernel_changed(self, notice: Notice | None) -> None:
-        if notice is None or self._concerns(notice):
-            self._wakes["device"].set()
+        if notice is None:
+            log.warning("ENOBUFS: the kernel announced more than could be read; everything is compared")
+            self._series.lost.inc()
+            self._wake("node")
+            self._tunnels_wake()
+            return
+        self._wake(*(upkeep.name for upkeep in self._upkeeps if upkeep.concerns(notice)))
+        if notice.kind != "neighbour":
+            self._wake("node")
 
-    def _concerns(self, notice: Notice) -> bool:
-        if notice.kind == "neighbour":  # the underlay's own come and go all the time
-            return notice.device == self._device
-        if notice.device in (self._device, self._underlay) or notice.protocol == ROUTE_PROTOCOL:
-            return True
-        # While the underlay is not known any link, address or route may be the one that was missing.
-        return notice.name == self._net.device or not self._underlay
+    def _talking(self, name: str, port: int) -> None:
+        """What is written over this conversation is ours, and need not be announced to us."""
+        self._ports[name] = port
+        self._monitor.mine = set(self._ports.values())
 
-    async def _sync_device(self) -> None:
-        with self._series.duration.time():
-            async with open_netlink() as ip:
-                base = await self._find_underlay(ip)
-                seen = await observe.kernel(ip, self._net.device)
-                self._device = seen.device.index if seen.device else 0
-                found = wish.wish(self._who, self._net, self._nodes.items(), base, seen)
-                self._adopt(found)
-                steps = list(plan.actions(found.wanted, seen))
-                await apply(ip, self._net.device, steps)
-            self._report(steps)
-            sysctl.ensure("net.ipv4.ip_forward", "1")
-            self._write_subnet_file(found)
-        self._done = found.wanted
-        self._series.last_sync.set_to_current_time()
-        self._wakes["lease"].set()
-        if steps and any(isinstance(step, CreateDevice) for step in steps):
-            self._wakes[
-                "device"
-            ].set()  # look once more, now that its index is known: what was announced meanwhile is lost
+    async def _sync_node(self, situation: Situation, net: Network) -> None:
+        if await self._subnets.network() != net:
+            raise _NetworkChanged
+        self._refusals.tell("node", self._subnets.claims().refused)
+        await situation.look()
+
+    async def _sync_tunnel(self, upkeep: Upkeep) -> None:
+        tried, done = upkeep.tried, upkeep.done
+        try:
+            if await upkeep.sync():
+                self._wake(upkeep.name)
+        finally:
+            if not tried or done is None or upkeep.done is None or done.own != upkeep.done.own:
+                self._wake("lease", *_NAMES.values())
+
+    async def _sync_lease(self, net: Network) -> float | None:
+        """Tell CNI plugins and the other nodes what is ours, once it is so."""
+        done = [upkeep.done for upkeep in self._upkeeps if upkeep.done]
+        if not done or not all(upkeep.tried for upkeep in self._upkeeps):
+            raise NotYet("the devices are not up yet")
+        own = {family: lease for one in done for family, lease in one.own.items()}
+        self._write_subnet_file(net, own, min(one.wish.mtu for one in done))
         if self._ready is not None:
             self._ready()
             self._ready = None
-
-    async def _find_underlay(self, ip: Netlink) -> Underlay:
-        self._underlay = 0
-        if self._server is None:  # asked once: a name server that is away must not keep a route from being mended
-            self._server = await underlay.address_of(self._client.server)
-        base = await underlay.find(ip, interface=self._config.iface, reach=self._reach, server=self._server)
-        self._underlay = base.index
-        return base
-
-    def _adopt(self, found: Wish) -> None:
-        """Make a wish ours, and say what is new in it that people should know."""
-        before = self._wish
-        for node, words in found.refused.items():
-            if before is None or before.refused.get(node) != words:
-                log.error("%s", words)
-        if before is None or before.wanted.device != found.wanted.device or before.own != found.own:
-            device = found.wanted.device
-            log.info(
-                "subnet %s on %s: MAC %s, MTU %d, public IP %s",
-                found.own.subnet,
-                device.name,
-                device.mac,
-                device.mtu,
-                found.own.public_ip,
-            )
-        if before is None or before.own != found.own:
-            self._wakes["rules"].set()
-        self._wish = found
-        self._series.peers.set(len(found.wanted.peers))
-        self._series.refused.set(len(found.refused))
-
-    def _report(self, steps: Sequence[Action]) -> None:
-        mended = set(drift.mended(steps, self._done))
-        for step in mended:
-            self._series.drift.labels(drift.object_of(step)).inc()
-        for line in drift.summary([step for step in steps if step in mended]):
+        said = await self._subnets.announce(own)
+        for line in said.said:
+            log.info("announced in the registry: %s", line)
+        for line in said.mended:
             log.warning("drift repaired: %s", line)
-        for line in drift.summary([step for step in steps if step not in mended]):
-            log.info("%s", line)
+            self._series.drift.labels("lease").inc()
+        self._series.announced.set(said.since or 0.0)
+        self._series.expiry.set(said.until or 0.0)
+        return said.again
 
-    def _write_subnet_file(self, found: Wish) -> None:
+    async def _sync_rules(
+        self, masquerade: Masquerade, family: Family, pods: Range | None, situation: Situation
+    ) -> None:
+        own = situation.known.get(family)
+        if pods is None:  # of a family that is switched off nothing shall be left from an earlier start
+            rules = Rules(family, (), ip_network(family.loopback), masquerade=False, forward=False)
+        elif own is None:
+            raise NotYet(f"the node's IPv{int(family)} subnet is not known yet")
+        else:
+            rules = Rules(
+                family,
+                (pods,),
+                own.subnet,
+                masquerade=self._config.ip_masq,
+                forward=self._config.iptables_forward_rules,
+                random_fully=not self._config.ip_masq_fully_random_disable,
+            )
+        done = await masquerade.sync(rules)
+        for words in done.repaired:
+            log.warning("drift repaired: %s", words)
+            self._series.drift.labels(*_NAMES.values()).inc()
+        for words in done.written:
+            log.info("%s", words)
+
+    def _write_subnet_file(self, net: Network, own: Mapping[Family, Lease], mtu: int) -> None:
         path = Path(self._config.subnet_file)
-        text = subnetenv.render(
-            self._net.pods, found.own.subnet, found.wanted.device.mtu, masquerade=self._config.ip_masq
-        )
+        networks = {family: pods for family in own if (pods := net.pods(family)) is not None}
+        subnets = {family: lease.subnet for family, lease in own.items()}
+        text = subnetenv.render(networks, subnets, mtu, masquerade=self._config.ip_masq)
         try:
-            if subnetenv.write(path, text):
-                log.info("wrote %s", path)
+            if subnetenv.differs(path, text):
+                subnetenv.write(path, text)
+                if text == self._written:
+                    log.warning("drift repaired: wrote %s, which somebody had changed or removed", path)
+                    self._series.drift.labels("subnetenv").inc()
+                else:
+                    log.info("wrote %s", path)
         except OSError as error:
             raise Retry(f"cannot write {path}: {error.strerror}; --subnet-file names another place") from error
-
-    async def _sync_lease(self) -> None:
-        """Say on our Node what the device is, once it is."""
-        node, found = self._nodes.get(self._who.node), self._wish
-        if node is None or found is None or self._done is None:
-            raise NotYet("the device is not up yet")
-        body = annotations.patch_for(node, self._who.prefix, found.own, self._net.vni, meta.now())
-        if body is not None:
-            await self._client.patch(NODES, self._who.node, body, kind=Patch.STRATEGIC, subresource="status")
-            log.info("announced on Node %s: %s and public IP %s", self._who.node, found.own.mac, found.own.public_ip)
-
-    async def _sync_rules(self) -> None:
-        if self._config.ip_masq and self._wish is None:
-            raise NotYet("the node's subnet is not known yet")
-        try:
-            if self._rules is None:
-                self._rules = Iptables(await backend.detect(Family.V4))
-            await self._write_rules(self._rules)
-        except backend.Unusable as error:
-            if self._config.ip_masq:
-                raise Retry(f"--ip-masq: {error}") from error
-        except (Refused, CommandFailed) as error:
-            raise Retry(f"masquerade rules: {error}") from error
-
-    async def _write_rules(self, rules: Iptables) -> None:
-        if self._wish is None or not self._config.ip_masq:
-            if await masquerade.remove(rules, stamped_only=True):
-                log.info("removed the masquerade rules of an earlier start with --ip-masq")
-            return
-        wanted = masquerade.wanted(self._net.pods, self._wish.own.subnet, random_fully=rules.backend.random_fully)
-        written = await masquerade.sync(rules, wanted)
-        if written and wanted == self._rules_done:
-            self._series.drift.labels("rules").inc(len(written))
-            log.warning("drift repaired: wrote %s", ", ".join(written))
-        elif written:
-            log.info("wrote %s", ", ".join(written))
-        self._rules_done = wanted
+        self._written = text
+        if self._files is not None:
+            self._files.watch(str(path.parent))
 
 
-def _random_mac() -> str:
-    """A locally administered unicast address."""
-    first, *rest = secrets.token_bytes(6)
-    return ":".join(f"{byte:02x}" for byte in ((first | 0x02) & 0xFE, *rest))
+@contextlib.asynccontextmanager
+async def _served(config: Config, node: Overlay, registry: CollectorRegistry) -> AsyncIterator[None]:
+    """/healthz and /livez say that the process is alive and nothing more, as flannel's does and as whoever restarts it wants;
+    /readyz what is not as it should be."""
+    if not config.door:
+        yield
+        return
+    host, port = serving.split_address(config.door, "--healthz-bind-address")
+    routes = {
+        "/healthz": serving.health({}),
+        "/livez": serving.health({}),
+        "/readyz": node.ready,
+        "/metrics": serving.metrics(registry),
+        "/configz": serving.json(lambda: settings.render(config)),
+    }
+    async with serving.serve(host, port, routes, flag="--healthz-bind-address"):
+        yield

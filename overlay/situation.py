@@ -53,6 +53,8 @@ class Situation:
         self._fresh = {family: random_mac() for family in Family}
         self._bases: dict[Family, Underlay] = {}
         self._away: set[Family] = set()
+        self.known: dict[Family, Lease] = {}
+        """The leases that were ours last, also while a family's underlay is away."""
         self.now = Standing(missing=dict.fromkeys(net.families, "not yet looked for"))
 
     async def look(self) -> None:
@@ -81,6 +83,7 @@ class Situation:
         if standing != self.now:
             self._tell(standing)
             self.now = standing
+            self.known |= standing.own
             self._changed()
         if missing:
             raise NotYet("; ".join(dict.fromkeys(missing.values())))
