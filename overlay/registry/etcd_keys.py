@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 from random import Random
-from typing import Any
 
 import msgspec
 
@@ -153,7 +152,7 @@ def choose(network: Network, taken: Iterable[str], random: Random) -> Subnets:
 def free(wanted: Subnets, taken: Iterable[str]) -> bool:
     """Whether nobody has any part of them."""
     held = [subnets for name in taken if (subnets := _readable(name)) is not None]
-    return not any(family in one and one[family].overlaps(net) for one in held for family, net in wanted.items())  # type: ignore[arg-type]
+    return not any(family in one and one[family].overlaps(net) for one in held for family, net in wanted.items())
 
 
 def _readable(name: str) -> Subnets | None:
@@ -181,7 +180,6 @@ def _fits(allocation: Allocation, subnet: Range) -> bool:
 
 def _chosen(family: Family, allocation: Allocation, held: Sequence[Range], random: Random) -> Range:
     """Walks over what is free from the least on; what is held is jumped over whole, so a full range is no million steps."""
-    kind: Any = IPv4Network if family is Family.V4 else IPv6Network
     step = 1 << (family.bits - allocation.length)
     spans = sorted((int(net.network_address), int(net.broadcast_address)) for net in held)
 
@@ -203,4 +201,5 @@ def _chosen(family: Family, allocation: Allocation, held: Sequence[Range], rando
             f"no /{allocation.length} is free from {allocation.least} to {allocation.most}: give the network more room"
             f" (Network, SubnetMin, SubnetMax), or delete leases in etcd of nodes that are gone"
         )
-    return kind((random.choice(found), allocation.length))
+    place = (random.choice(found), allocation.length)
+    return IPv4Network(place) if family is Family.V4 else IPv6Network(place)
