@@ -112,8 +112,8 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
 class OverlayNode:
     """One node: its namespace, its pod's, its daemon."""
 
-    def __init__(self, world: "World", number: int, *, far: bool = False) -> None:
-        self.world, self.number, self.name = world, number, f"node{number}"
+    def __init__(self, world: "World", number: int, *, far: bool = False, iface: str = "eth0") -> None:
+        self.world, self.number, self.name, self.iface = world, number, f"node{number}", iface
         self.space, self.pod = world.space(self.name), world.space(f"pod{number}")
         self.home = world.home / self.name
         self.home.mkdir()
@@ -122,7 +122,7 @@ class OverlayNode:
         self.address, self.address6 = f"10.{net}.0.1{number}", f"fd00:{net}::1{number}"
         self.pod_address, self.pod_address6 = f"10.244.{number}.2", f"fd10:244:0:{number}::2"
         self.daemon: subprocess.Popen[bytes] | None = None
-        world.wire(self.space, "eth0", bridge="br1" if far else "br0")
+        world.wire(self.space, iface, bridge="br1" if far else "br0")
         self.routers = f"10.{net}.0.1", f"fd00:{net}::1"
         self.configure()
         self.space.run("ip", "link", "add", "pod0", "type", "veth", "peer", "name", "eth0", "netns", self.pod.name)
@@ -138,7 +138,7 @@ class OverlayNode:
 
     def configure(self) -> None:
         """Give the underlay's interface its addresses and the node its way out, as the host's networking does."""
-        self.space.address("eth0", self.address, self.address6)
+        self.space.address(self.iface, self.address, self.address6)
         for router in self.routers:
             self.space.run("ip", "route", "replace", "default", "via", router)
 
@@ -229,10 +229,17 @@ class OverlayNode:
 
 
 class World:
-    """`conf` is net-conf.json; the numbers in `far` are nodes of the other underlay network."""
+    """`conf` is net-conf.json; the numbers in `far` are nodes of the other underlay network; `iface` is the underlay's
+    interface on every node."""
 
     def __init__(
-        self, home: Path, nodes: int = 3, *, conf: Mapping[str, Any] = VXLAN, far: Collection[int] = ()
+        self,
+        home: Path,
+        nodes: int = 3,
+        *,
+        conf: Mapping[str, Any] = VXLAN,
+        far: Collection[int] = (),
+        iface: str = "eth0",
     ) -> None:
         self.home, self._mark = home, uuid.uuid4().hex[:5]
         self._spaces: list[Space] = []
@@ -245,7 +252,7 @@ class World:
             (home / "net-conf.json").write_text(json.dumps(conf))
             self._certificates()
             self.start_server()
-            self.nodes = [OverlayNode(self, number, far=number in far) for number in range(1, nodes + 1)]
+            self.nodes = [OverlayNode(self, number, far=number in far, iface=iface) for number in range(1, nodes + 1)]
             for node in self.nodes:
                 self.create_node(node.name, f"10.244.{node.number}.0/24")
         except BaseException:
