@@ -90,6 +90,8 @@ def unmet(site: Site, placed: Sequence[Placed], mode: Mode) -> list[str]:
         for trial, found in zip(open_ones, site.ask_all([trial.asked() for trial in open_ones]), strict=True):
             if trial.expected == {"REJECT"}:
                 trial.seen.clear()  # a busy machine may have been late
+            elif trial.lossy:
+                trial.seen.discard("DROP")
             trial.seen |= {trial.word(answer) for answer in found}
     return [str(trial) for trial in trials if not trial.met]
 
@@ -128,6 +130,12 @@ class Trial:
         where = self._names.get(name.removesuffix(f":{PORT}"), name)
         source = service_world.plain(str(self._placed.world.source(self._flow.source)))
         return where if saw == source else f"{where} {saw}"
+
+    @property
+    def lossy(self) -> bool:
+        """Whether one silence is forgiven: of two datagrams whose masqueraded tuples clash the kernel drops one, and nobody
+        sends it again. What is silent in the last round still counts."""
+        return self._protocol == "udp" and "DROP" not in self.expected
 
     @property
     def met(self) -> bool:
