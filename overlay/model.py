@@ -215,7 +215,8 @@ class WireGuardPeer:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The whole wish of one tunnel. An empty one asks for nothing of ours to be there."""
+    """The whole wish of one tunnel. An empty one asks for nothing of ours to be there. `subnets` are the peers': no other
+    address and no other way of this machine may lie in them."""
 
     device: Device | None = None
     addresses: tuple[LocalAddress, ...] = ()
@@ -223,6 +224,7 @@ class Wanted:
     fdb: tuple[Fdb, ...] = ()
     peers: tuple[WireGuardPeer, ...] = ()
     routes: tuple[Route, ...] = ()
+    subnets: tuple[Range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

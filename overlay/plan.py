@@ -8,15 +8,15 @@ lost what hung on it, and the plan counts it as lost.
 Anything on our device that is not wanted goes, whoever put it there: the device is wholly ours. Elsewhere ours are
 
     routes with our protocol number
-    routes that rival one of ours: the same destination, and a metric that lets them win
-    addresses that are our device's or a peer's gateway: packets for it would end here
+    routes that rival ours: into a peer's subnet or for the same destination, where they win by length or metric
+    addresses that are our device's too or lie in a peer's subnet: packets for it would end here
 
 and devices with our alias that none of our tunnels has. A route that the kernel keeps beside an address of our device comes
 and goes with it. A plan that is cut short at any action and computed again reaches the same end.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from overlay.model import (
     OURS,
@@ -32,6 +32,7 @@ from overlay.model import (
     DropPeer,
     DropRoute,
     Fdb,
+    Interface,
     LocalAddress,
     PutFdb,
     PutNeighbour,
@@ -46,7 +47,9 @@ from overlay.model import (
     VxlanDevice,
     Wanted,
     WireGuardPeer,
+    host,
 )
+from overlay.spans import Spans
 
 _KERNEL = 2  # RTPROT_KERNEL: the kernel's own, for an address
 
@@ -55,13 +58,14 @@ def actions(wanted: Wanted, seen: Seen) -> Iterator[Action]:
     """The steps from `seen` to `wanted`, in order; none when they agree."""
     anew = _must_be_made(wanted.device, seen.device)
     strays = [DeleteLink(index, name) for index, name in seen.strays]
-    if anew:  # one of them may be ours by another name: the kernel allows no second one of its VNI
+    if wanted.device is not None:  # one of them may be ours by another name: the kernel allows no second one of its VNI
         yield from strays
     left = _surviving(wanted.device, seen, anew=anew)
     if wanted.device is not None:
         yield from _device(wanted.device, seen.device)
-    yield from _addresses(wanted, left.addresses)
-    drop_routes = list(_route_drops(wanted, left))
+    wrong = _wrong_addresses(wanted, left.addresses)
+    yield from _addresses(wanted, left.addresses, wrong)
+    drop_routes = list(_route_drops(wanted, left, wrong))
     yield from _fdb_puts(wanted.fdb, left.fdb)
     yield from (PutNeighbour(one) for one in wanted.neighbours if one not in left.neighbours)
     peers = {peer.key: peer for peer in left.peers}
@@ -74,7 +78,7 @@ def actions(wanted: Wanted, seen: Seen) -> Iterator[Action]:
     held = {neighbour.address for neighbour in wanted.neighbours}
     others = (one for one in left.neighbours if one.address not in held)
     yield from (DropNeighbour(one) for one in sorted(others, key=lambda one: one.address))
-    if not anew:
+    if wanted.device is None:  # until now packets may have gone through them
         yield from strays
 
 
@@ -122,18 +126,31 @@ def _device(device: Device, seen: SeenDevice | None) -> Iterator[Action]:
         yield AdjustDevice(device)
 
 
-def _addresses(wanted: Wanted, seen: frozenset[LocalAddress]) -> Iterator[Action]:
-    want = frozenset(wanted.addresses)
-    own = {address.interface.ip for address in want}
-    taken = own | {neighbour.address for neighbour in wanted.neighbours}
-    wrong = [one for one in seen - want if one.device == OURS or one.interface.ip in taken]
+def _wrong_addresses(wanted: Wanted, seen: frozenset[LocalAddress]) -> list[LocalAddress]:
+    own = {address.interface.ip for address in wanted.addresses}
+    peers = Spans((subnet, True) for subnet in wanted.subnets)
+    wrong = [
+        one
+        for one in seen - frozenset(wanted.addresses)
+        if one.device == OURS or one.interface.ip in own or peers.holding(_alone(one.interface))
+    ]
     wrong.sort(
         key=lambda one: (one.device, one.interface.version, int(one.interface.ip), one.interface.network.prefixlen)
     )
+    return wrong
+
+
+def _alone(interface: Interface) -> Range:
+    return host(interface.ip).network
+
+
+def _addresses(wanted: Wanted, seen: frozenset[LocalAddress], wrong: Iterable[LocalAddress]) -> Iterator[Action]:
+    own = {address.interface.ip for address in wanted.addresses}
+    in_the_way = [one for one in wrong if one.device == OURS and one.interface.ip in own]
     # IPv6 allows an address only once on a device, whatever its length.
-    yield from (RemoveAddress(one) for one in wrong if one.device == OURS and one.interface.ip in own)
+    yield from (RemoveAddress(one) for one in in_the_way)
     yield from (AddAddress(address) for address in wanted.addresses if address not in seen)
-    yield from (RemoveAddress(one) for one in wrong if not (one.device == OURS and one.interface.ip in own))
+    yield from (RemoveAddress(one) for one in wrong if one not in in_the_way)
 
 
 def _fdb_puts(wanted: Iterable[Fdb], seen: frozenset[Fdb]) -> Iterator[Action]:
@@ -159,31 +176,35 @@ def _right(peer: WireGuardPeer, seen: WireGuardPeer | None) -> bool:
     return (peer.allowed, peer.psk, peer.keepalive) == (seen.allowed, seen.psk, seen.keepalive)
 
 
-def _route_drops(wanted: Wanted, left: Seen) -> Iterator[DropRoute]:
-    """Routes that are not wanted, but for one that a wanted route takes the place of."""
+def _route_drops(wanted: Wanted, left: Seen, wrong: Iterable[LocalAddress]) -> Iterator[DropRoute]:
+    """Routes that are not wanted, but for one that a wanted route takes the place of, and for the kernel's own beside our
+    addresses and beside those that go."""
     want = frozenset(wanted.routes)
-    ours: dict[Range, Route] = {route.destination: route for route in want}
+    ours = {route.destination: route for route in want}
+    peers = Spans((subnet, True) for subnet in wanted.subnets)
     beside = Counter((route.destination, route.metric) for route in left.routes)
     replaced = {key for route in want - left.routes if beside[key := (route.destination, route.metric)] == 1}
-    shadows = {address.interface.network for address in left.addresses if address.device == OURS}
+    shadows = {(one.device, one.interface.network) for one in (*wrong, *wanted.addresses)}
     extra = []
     for route in left.routes - want:
         if (route.destination, route.metric) in replaced:
             continue
-        if _hangs_on_ours(route):
-            if route.protocol != _KERNEL or route.destination not in shadows:
-                extra.append(route)
-        elif route.protocol == ROUTE_PROTOCOL or _rivals(route, ours.get(route.destination)):
+        if route.protocol == _KERNEL and (route.device, route.destination) in shadows:
+            continue
+        if _hangs_on_ours(route) or route.protocol == ROUTE_PROTOCOL or _rivals(route, ours, peers):
             extra.append(route)
     yield from (DropRoute(route) for route in sorted(extra, key=_place))
 
 
-def _rivals(route: Route, ours: Route | None) -> bool:
+def _rivals(route: Route, ours: Mapping[Range, Route], peers: Spans[bool]) -> bool:
     """Whether a route of somebody else wins against ours. Of our own pods only what drops them does: their bridge's route
     is meant to win."""
-    if ours is None or route.metric > ours.metric:
+    same = ours.get(route.destination)
+    if same is None:
+        return peers.holding(route.destination) is not None
+    if route.metric > same.metric:
         return False
-    return ours.kind is RouteKind.UNICAST or route.kind is not RouteKind.UNICAST
+    return same.kind is RouteKind.UNICAST or route.kind is not RouteKind.UNICAST
 
 
 def _place(route: Route) -> tuple[int, int, int, int, int, str]:

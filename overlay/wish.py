@@ -23,6 +23,7 @@ from overlay.model import (
     Wanted,
 )
 from overlay.netconf import HostGwSettings, Network, VxlanSettings, WireGuardSettings
+from overlay.spans import Spans
 
 _LAST = 2**32 - 1
 """The metric of the route that counts when there is no other."""
@@ -109,7 +110,8 @@ def wish(
         for family, lease in own.items()
         if here[family].blackhole
     )
-    return Wish(replace(wanted, routes=(*wanted.routes, *holes)), mtu, tuple(peers), refused)
+    wanted = replace(wanted, routes=(*wanted.routes, *holes), subnets=tuple(lease.subnet for lease in peers))
+    return Wish(wanted, mtu, tuple(peers), refused)
 
 
 def _wanted(
@@ -137,7 +139,7 @@ def accepted(leases: Iterable[Lease], net: Network, pods: Mapping[Family, Range]
     standing: list[Lease] = []
     refused: dict[str, str] = {}
     claims: dict[object, Lease] = {}
-    spans = _Spans()
+    spans = Spans[Lease]()
     for lease in sorted(leases, key=lambda one: (one.since, one.node, one.family)):
         words = _outside(lease, pods[lease.family]) or _elsewhere(lease, net) or _rivalry(lease, claims, spans)
         if words:
@@ -146,35 +148,9 @@ def accepted(leases: Iterable[Lease], net: Network, pods: Mapping[Family, Range]
         claims.setdefault(lease.public_ip, lease)
         if lease.data is not None:
             claims.setdefault(lease.data, lease)
-        spans.add(lease)
+        spans.add(lease.subnet, lease)
         standing.append(lease)
     return Accepted(tuple(sorted(standing, key=lambda one: (one.node, one.family))), refused)
-
-
-class _Spans:
-    """Subnets that stand. A thousand are looked through for overlap at once: those of one length by their own start."""
-
-    def __init__(self) -> None:
-        self._by_length: dict[tuple[int, int], dict[int, Lease]] = {}
-
-    def add(self, lease: Lease) -> None:
-        subnet = lease.subnet
-        self._by_length.setdefault((subnet.version, subnet.prefixlen), {})[int(subnet.network_address)] = lease
-
-    def overlapping(self, subnet: Range) -> Lease | None:
-        """A lease whose subnet holds this one or lies in it; there is no other way to overlap."""
-        start = int(subnet.network_address)
-        for (version, length), leases in self._by_length.items():
-            if version != subnet.version:
-                continue
-            shift = subnet.max_prefixlen - min(length, subnet.prefixlen)
-            if length <= subnet.prefixlen:
-                found = leases.get(start >> shift << shift)
-            else:
-                found = next((lease for at, lease in leases.items() if at >> shift == start >> shift), None)
-            if found:
-                return found
-        return None
 
 
 def _outside(lease: Lease, pods: Range) -> str | None:
@@ -204,7 +180,7 @@ def _elsewhere(lease: Lease, net: Network) -> str | None:
             return None
 
 
-def _rivalry(lease: Lease, claims: Mapping[object, Lease], spans: _Spans) -> str | None:
+def _rivalry(lease: Lease, claims: Mapping[object, Lease], spans: Spans[Lease]) -> str | None:
     rival = claims.get(lease.public_ip)
     if rival and rival.node != lease.node:
         return (

@@ -1,167 +1,156 @@
-"""From Nodes to a wish: flannel's annotations read and written, our own claim, and what is missing said in words."""
+"""From claims to a wish: which tunnels there are, who is a peer, who is left out and why, and when nothing can be wished for."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from ipaddress import ip_network
 
-import msgspec
 import pytest
 
-from kube.core import Node, NodeSpec, NodeStatus
-from kube.meta import Condition, ObjectMeta
-from overlay import annotations, wish
-from overlay.config import Network, annotation_prefix
-from overlay.model import Device, Lease, Seen, SeenDevice
-from overlay.wish import Identity, NotYet, Underlay
+from linux.iptables.rules import Family
+from overlay import wish
+from overlay.model import Backend, Lease, NotYet, Route, RouteKind, Tunnel, Vtep
+from overlay.netconf import BackendSettings, VxlanSettings, WireGuardSettings
+from overlay.spans import Spans
+from tests.unit.overlay import nodes
+from tests.unit.overlay.nodes import DIRECT, HOST_GW, VXLAN, WIREGUARD, here, lease, network, wished
 
-PREFIX = annotation_prefix("flannel.alpha.coreos.com")
-NET = Network(pods=IPv4Network("10.244.0.0/16"))
-WHO = Identity("node1", PREFIX, None, "02:00:00:00:00:aa")
-NOTHING = Seen()
-BASE = Underlay(2, "eth1", IPv4Address("10.200.0.1"), 1500)
+BOTH = (Family.V4, Family.V6)
+ONE_DEVICE = WireGuardSettings(mode="auto")
 
 
-def node(number: int, *, cidr: str | None = None, conditions: tuple[Condition, ...] = (), **notes: str) -> Node:
-    return Node(
-        metadata=ObjectMeta(
-            name=f"node{number}",
-            annotations={f"{PREFIX}{key.replace('_', '-')}": value for key, value in notes.items()},
-            creation_timestamp=datetime.fromtimestamp(1000 + number, UTC),
+def told(found: wish.Wish) -> list[str]:
+    return [peer.node for peer in found.peers]
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (VXLAN, ["flannel.1", "flannel-v6.1"]),
+        (VxlanSettings(vni=7), ["flannel.7", "flannel-v6.7"]),
+        (WIREGUARD, ["flannel-wg", "flannel-wg-v6"]),
+    ],
+)
+def test_each_family_has_a_tunnel_and_none_is_a_stray_to_the_other(settings: BackendSettings, names: list[str]) -> None:
+    every = frozenset(names)
+    assert wish.tunnels(network(settings, BOTH)) == (
+        Tunnel(names[0], (Family.V4,), every),
+        Tunnel(names[1], (Family.V6,), every),
+    )
+    assert wish.tunnels(network(settings, (Family.V6,))) == (Tunnel(names[1], (Family.V6,), frozenset(names[1:])),)
+
+
+def test_one_wireguard_device_may_carry_both_families_and_host_gw_has_none() -> None:
+    assert wish.tunnels(network(ONE_DEVICE, BOTH)) == (Tunnel("flannel-wg", BOTH, frozenset({"flannel-wg"})),)
+    assert wish.tunnels(network(HOST_GW, BOTH)) == (Tunnel("", (Family.V4,)), Tunnel("", (Family.V6,)))
+
+
+def test_who_is_on_our_link_is_only_asked_where_it_matters() -> None:
+    asking = {True: [HOST_GW, DIRECT], False: [VXLAN, WIREGUARD]}
+    for answer, several in asking.items():
+        assert all(wish.asks_direct(network(settings)) is answer for settings in several)
+
+
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("backend", nodes.BACKENDS)
+def test_everyone_who_announces_what_we_can_reach_is_a_peer(backend: str, family: Family) -> None:
+    settings = nodes.BACKENDS[backend]
+    found = wished([lease(3, family, settings), lease(2, family, settings)], settings, family)
+    assert told(found) == ["node2", "node3"]
+    assert found.wanted.subnets == (nodes.subnet(2, family), nodes.subnet(3, family))
+    assert found.refused == {}
+
+
+def test_leases_of_the_other_family_are_the_other_tunnels() -> None:
+    assert told(wished([lease(2), lease(3, Family.V6)])) == ["node2"]
+
+
+def test_our_own_lease_among_the_others_is_no_rival_to_itself() -> None:
+    assert told(wished([lease(1), lease(2)])) == ["node2"]
+
+
+@pytest.mark.parametrize(
+    ("rivals", "words"),
+    [
+        ([lease(2, since=5), lease(3, at=2, since=4)], "node3 and node2 both announce the public IP 10.200.0.2"),
+        (
+            [lease(2, since=5), lease(3, data=2, since=4)],
+            "both announce the VTEP MAC 02:00:00:00:00:02; node3 is older",
         ),
-        spec=NodeSpec(pod_cidr=f"10.244.{number}.0/24" if cidr is None else cidr),
-        status=NodeStatus(conditions=conditions),
-    )
-
-
-def announced(number: int, **changed: str) -> Node:
-    notes = {
-        "kube_subnet_manager": "true",
-        "backend_type": "vxlan",
-        "backend_data": f'{{"VNI":1,"VtepMAC":"02:00:00:00:00:{number:02x}"}}',
-        "public_ip": f"10.200.0.{number}",
-    }
-    return node(number, **{**notes, **changed})
-
-
-def node_since(seconds: float, of: Node) -> Node:
-    created = datetime.fromtimestamp(seconds, UTC)
-    return msgspec.structs.replace(of, metadata=msgspec.structs.replace(of.metadata, creation_timestamp=created))
-
-
-def wished(*nodes: Node, who: Identity = WHO, seen: Seen = NOTHING) -> wish.Wish:
-    return wish.wish(who, NET, nodes, BASE, seen)
-
-
-def test_flannels_annotations_are_a_lease() -> None:
-    assert annotations.lease_of(announced(2), PREFIX, 1) == Lease(
-        "node2", IPv4Network("10.244.2.0/24"), IPv4Address("10.200.0.2"), "02:00:00:00:00:02", 1002.0
-    )
-
-
-def test_a_node_without_annotations_or_podcidr_claims_nothing() -> None:
-    assert annotations.lease_of(node(2), PREFIX, 1) is None
-    assert annotations.lease_of(announced(2, kube_subnet_manager="false"), PREFIX, 1) is None
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"public_ip": "somewhere"}, "node2: flannel.alpha.coreos.com/public-ip: "),
-        ({"backend_type": "host-gw"}, "backend-type is 'host-gw'"),
-        ({"backend_data": "null"}, "backend-data 'null'"),
-        ({"backend_data": '{"VNI":7,"VtepMAC":"02:00:00:00:00:02"}'}, "has VNI 7, here it is 1"),
-        ({"backend_data": '{"VNI":1,"VtepMAC":"x"}'}, "VtepMAC is not a MAC address"),
+        (
+            [replace(lease(2, since=5), subnet=ip_network("10.244.3.128/25")), lease(3, since=4)],
+            r"nodes node3 \(10.244.3.0/24\) and node2 \(10.244.3.128/25\) have subnets that overlap",
+        ),
+        (
+            [replace(lease(2, since=5), subnet=ip_network("10.244.2.0/23")), lease(3, since=4)],
+            r"nodes node3 \(10.244.3.0/24\) and node2 \(10.244.2.0/23\)",
+        ),
+        ([replace(lease(2), subnet=ip_network("10.9.0.0/24")), lease(3)], "outside the network 10.244.0.0/16"),
+        ([replace(lease(2), subnet=ip_network("10.0.0.0/8")), lease(3)], "outside the network 10.244.0.0/16"),
+        (
+            [replace(lease(2), backend=Backend.HOST_GW, data=None), lease(3)],
+            "uses the backend host-gw, here it is vxlan",
+        ),
+        ([replace(lease(2), data=None), lease(3)], "announces no VTEP"),
+        ([replace(lease(2), data=Vtep(7, nodes.mac(2))), lease(3)], "has VNI 7, here it is 1"),
+        ([replace(lease(2), data=Vtep(1, "03:00:00:00:00:02")), lease(3)], "which no device can have"),
+        ([replace(lease(2), data=Vtep(1, "00:00:00:00:00:00")), lease(3)], "which no device can have"),
     ],
 )
-def test_a_claim_that_cannot_be_read_is_refused_in_words_and_harms_no_other(
-    changed: dict[str, str], words: str
+def test_what_cannot_stand_beside_an_older_claim_or_be_reached_is_left_out_in_words(
+    rivals: Sequence[Lease], words: str
 ) -> None:
-    found = wished(node(1), announced(2, **changed), announced(3))
-    assert [peer.node for peer in found.wanted.peers] == ["node3"]
-    assert words in found.refused["node2"]
+    found = wished(rivals)
+    assert told(found) == ["node3"]
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(found.refused["node2"])
 
 
-def test_the_device_carries_the_subnets_first_address_and_fifty_bytes_less() -> None:
-    found = wished(node(1), announced(2))
-    assert found.wanted.address == IPv4Address("10.244.1.0")
-    assert found.wanted.device == Device("flannel.1", 1, 8472, 2, IPv4Address("10.200.0.1"), 1450, WHO.fresh_mac)
+def test_two_nodes_with_one_wireguard_key_are_rivals_but_a_nodes_two_families_are_not() -> None:
+    cloned = wished([lease(2, settings=WIREGUARD), lease(3, settings=WIREGUARD, data=2)], WIREGUARD)
+    assert told(cloned) == ["node2"]
+    assert "both announce one WireGuard key" in cloned.refused["node3"]
+    net = network(ONE_DEVICE, BOTH)
+    mine = {family: lease(1, family, ONE_DEVICE) for family in BOTH}
+    theirs = [lease(2, family, ONE_DEVICE) for family in BOTH]
+    found = wish.wish(wish.tunnels(net)[0], mine, theirs, net, {family: here(family) for family in BOTH})
+    assert told(found) == ["node2", "node2"]
 
 
-def test_the_mac_is_the_announced_one_else_the_devices_else_a_fresh_one() -> None:
-    there = Seen(device=SeenDevice(4, replace(wished(node(1)).wanted.device, mac="02:00:00:00:00:dd"), True, True))
-    assert wished(announced(1), seen=there).own.mac == "02:00:00:00:00:01"
-    assert wished(node(1), seen=there).own.mac == "02:00:00:00:00:dd"
-    assert wished(node(1)).own.mac == WHO.fresh_mac
-
-
-def test_the_public_ip_is_the_overwritten_one_else_the_flags_else_the_interfaces() -> None:
-    flagged = replace(WHO, public_ip=IPv4Address("203.0.113.1"))
-    assert wished(announced(1, public_ip_overwrite="203.0.113.7"), who=flagged).own.public_ip == IPv4Address(
-        "203.0.113.7"
-    )
-    assert wished(node(1), who=flagged).own.public_ip == IPv4Address("203.0.113.1")
-    assert wished(node(1)).own.public_ip == IPv4Address("10.200.0.1")
+def test_host_gw_leaves_out_who_is_behind_a_router() -> None:
+    found = wished([lease(2, settings=HOST_GW), lease(3, settings=HOST_GW)], HOST_GW, direct=[3])
+    assert told(found) == ["node3"]
+    assert "without a router" in found.refused["node2"]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "words"),
+    ("own", "other", "words"),
     [
-        ((), "there is no Node node1: its kubelet registers it"),
-        ((node(1, cidr=""),), "node node1 has no podCIDR: the controllers' node IPAM assigns it"),
-        ((node(1, cidr="10.244.1.1/24"),), "podCIDR '10.244.1.1/24'"),
-        ((node(1, cidr="192.168.0.0/24"),), "outside the network 10.244.0.0/16"),
-        ((node(1, public_ip_overwrite="x"),), "public-ip-overwrite"),
-        ((node(1), node_since(1, announced(2, public_ip="10.200.0.1"))), "nodes node2 and node1 both announce"),
+        (lease(1), replace(lease(2, at=1), since=-1), "nodes node2 and node1 both announce the public IP"),
+        (lease(1), replace(lease(2, data=1), since=-1), "both announce the VTEP MAC"),
+        (replace(lease(1), subnet=nodes.subnet(2)), replace(lease(2), since=-1), "subnets that overlap"),
+        (replace(lease(1), subnet=ip_network("192.168.0.0/24")), lease(2), "outside the network"),
     ],
 )
-def test_what_is_missing_or_contradicts_an_older_node_is_said(nodes: tuple[Node, ...], words: str) -> None:
+def test_our_own_claim_is_judged_as_the_others_judge_it(own: Lease, other: Lease, words: str) -> None:
+    net = network()
     with pytest.raises(NotYet, match=words):
-        wished(*nodes)
+        wish.wish(wish.tunnels(net)[0], {Family.V4: own}, [other], net, {Family.V4: here()})
 
 
-def patch(of: Node, lease: Lease) -> dict[str, Any] | None:
-    return annotations.patch_for(of, PREFIX, lease, 1, datetime(2026, 1, 2, tzinfo=UTC))
+def test_against_a_younger_rival_our_claim_stands() -> None:
+    assert "node2" in wished([lease(2, at=1, since=1)]).refused
 
 
-def test_the_first_patch_is_flannels() -> None:
-    fresh = node(1, conditions=(Condition(type="NetworkUnavailable", status="True", reason="NodeCreation"),))
-    own = wished(fresh).own
-    assert patch(fresh, own) == {
-        "metadata": {
-            "annotations": {
-                f"{PREFIX}kube-subnet-manager": "true",
-                f"{PREFIX}backend-type": "vxlan",
-                f"{PREFIX}backend-data": '{"VNI":1,"VtepMAC":"02:00:00:00:00:aa"}',
-                f"{PREFIX}public-ip": "10.200.0.1",
-            }
-        },
-        "status": {
-            "conditions": [
-                {
-                    "type": "NetworkUnavailable",
-                    "status": "False",
-                    "reason": "FlannelIsUp",
-                    "message": "Flannel is running on this node",
-                    "lastHeartbeatTime": "2026-01-02T00:00:00Z",
-                    "lastTransitionTime": "2026-01-02T00:00:00Z",
-                }
-            ]
-        },
-    }
+def test_the_blackhole_of_our_pods_is_asked_for_by_a_flag_and_comes_last() -> None:
+    hole = Route(nodes.subnet(1), None, metric=2**32 - 1, kind=RouteKind.BLACKHOLE)
+    assert wished([lease(2)], blackhole=True).wanted.routes[-1] == hole
+    assert hole not in wished([lease(2)]).wanted.routes
 
 
-def test_a_node_that_says_it_already_is_not_patched() -> None:
-    up = Condition(type="NetworkUnavailable", status="False", reason="FlannelIsUp")
-    notes = {
-        key.removeprefix(PREFIX).replace("-", "_"): value for key, value in announced(1).metadata.annotations.items()
-    }
-    said = node(1, conditions=(up,), **notes)
-    assert patch(said, wished(said).own) is None
-
-
-def test_heartbeats_are_no_claim() -> None:
-    beat = node(1, conditions=(Condition(type="Ready", status="True"),))
-    assert wish.claim(node(1), PREFIX) == wish.claim(beat, PREFIX)
-    assert wish.claim(node(1), PREFIX) != wish.claim(announced(1), PREFIX)
-    assert wish.claim(node(1), PREFIX) != wish.claim(None, PREFIX)
+def test_a_thousand_subnets_are_searched_by_length() -> None:
+    spans = Spans((ip_network(f"10.{n >> 8}.{n & 255}.0/24"), n) for n in range(1000))
+    assert spans.holding(ip_network("10.3.7.9/32")) == 3 * 256 + 7
+    assert spans.holding(ip_network("10.3.0.0/16")) is None
+    assert spans.overlapping(ip_network("10.3.0.0/16")) is not None
+    assert spans.overlapping(ip_network("10.200.0.0/16")) is None
+    assert spans.overlapping(ip_network("fd00::/64")) is None
