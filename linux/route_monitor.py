@@ -1,4 +1,4 @@
-"""What rtnetlink announces by itself: links, addresses, routes, neighbours and FDB entries of both families.
+"""What rtnetlink announces by itself: links, addresses, routes, neighbours, FDB entries and some settings of both families.
 
 `Monitor` tells only that something has changed, never what to do about it. Changes made over a conversation whose port it
 was told (`mine`) are passed over: whoever wrote them knows. The kernel signs announcements of addresses, routes and neighbours
@@ -24,9 +24,10 @@ _READ_SIZE = 1 << 18
 _READS_PER_TURN = 64
 _RECEIVE = 1 << 20
 _SO_RCVBUFFORCE = 33
-_GROUPS = sum(1 << number - 1 for number in (1, 3, 5, 7, 9, 11))
-"""RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE"""
-_KINDS: dict[int, Literal["link", "address", "route", "neighbour"]] = {
+_GROUPS = sum(1 << number - 1 for number in (1, 3, 5, 7, 9, 11, 24, 25))
+"""RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF"""
+Kind = Literal["link", "address", "route", "neighbour", "setting"]
+_KINDS: dict[int, Kind] = {
     16: "link",
     17: "link",
     20: "address",
@@ -35,19 +36,23 @@ _KINDS: dict[int, Literal["link", "address", "route", "neighbour"]] = {
     25: "route",
     28: "neighbour",
     29: "neighbour",
+    80: "setting",
+    81: "setting",
 }
 _IFLA_IFNAME, _IFLA_IFALIAS = 3, 20
 _RTA_DST, _RTA_OIF = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NETCONFA_IFINDEX = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The kernel announced a change. `device` is an interface's index (0: none), `name` its name where it was said,
+    """The kernel announced a change; a `setting` is one of net.ipv4.conf or net.ipv6.conf (forwarding, rp_filter, ...; most
+    others are not announced). `device` is an interface's index (0: none), `name` its name where it was said,
     `protocol` who set the route, `family` AF_INET, AF_INET6 or AF_BRIDGE (for FDB entries), 0 for links. `about` is a route's
     destination (None: the default route) or an address as a network of one; `alias` a link's."""
 
-    kind: Literal["link", "address", "route", "neighbour"]
+    kind: Kind
     device: int
     name: str = ""
     protocol: int = 0
@@ -107,7 +112,7 @@ def notices(data: bytes, passed_over: Collection[int] = ()) -> Iterator[Notice]:
             yield _notice(kind, data[start:end])
 
 
-def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes) -> Notice:
+def _notice(kind: Kind, body: bytes) -> Notice:
     match kind:
         case "link":  # struct ifinfomsg: family, pad, type, index, flags, change
             found = attributes(body, 16)
@@ -125,6 +130,9 @@ def _notice(kind: Literal["link", "address", "route", "neighbour"], body: bytes)
             return Notice(kind, _number(body[4:8]), family=body[0], about=to)
         case "neighbour":  # struct ndmsg: family, pad, index, ...
             return Notice(kind, _number(body[4:8]), family=body[0])
+        case "setting":  # struct netconfmsg: family; of all interfaces and of new ones the index is negative
+            index = attributes(body, 4).get(_NETCONFA_IFINDEX, b"")
+            return Notice(kind, max(int.from_bytes(index, sys.byteorder, signed=True), 0), family=body[0])
 
 
 def _network(packed: bytes, length: int) -> IPv4Network | IPv6Network:

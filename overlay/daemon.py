@@ -3,7 +3,8 @@
     node        kernel, registry -> which interface, which subnets are ours       (`situation`)
     device      claims + kernel -> wish -> plan -> kernel, one for each tunnel    (`upkeep`)
     lease       what the tunnels turned out to be -> subnet.env, READY, and our claim in the registry
-    rules       --ip-masq: the masquerade rules
+    rules       --ip-masq, --iptables-forward-rules: masquerading and forwarding      (`masquerade`)
+    sysctl      forwarding, one for each family as the rules
 
 They are several so that a registry that refuses a write, or an iptables lock that is held, cannot keep a deleted route from
 coming back. Nothing is done before the first list of claims is in; when the registry goes away later, what was known stays,
@@ -28,7 +29,7 @@ from linux.capabilities import Capability, effective
 from linux.inotify import Inotify
 from linux.iptables.rules import Family
 from linux.route_monitor import Monitor, Notice
-from overlay import cleanup, subnetenv, wish
+from overlay import cleanup, subnetenv, sysctls, wish
 from overlay.config import Config, annotation_prefix
 from overlay.masquerade import Masquerade, Rules
 from overlay.model import Lease, NotYet, Range
@@ -43,6 +44,7 @@ _BACKOFF = reconcile.Backoff(first=0.1, most=3.0)
 _PAUSE = 0.1
 """Seconds between passes: what comes within them is one pass' work."""
 _NAMES = {Family.V4: "rules", Family.V6: "rules-v6"}
+_SETTINGS = {Family.V4: "sysctl", Family.V6: "sysctl-v6"}
 _SELDOM = 3600.0
 _WAIT = 5.0
 """Seconds after which what was missing is looked for again, should nothing have announced it."""
@@ -171,6 +173,10 @@ class Overlay:
             for upkeep in self._upkeeps:
                 self._loop(group, upkeep.name, partial(self._sync_tunnel, upkeep), self._config.resync)
             self._loop(group, "lease", partial(self._sync_lease, net), self._config.resync)
+            for family in net.families:
+                self._loop(
+                    group, _SETTINGS[family], partial(self._sync_settings, family, situation), self._config.resync
+                )
             for family in Family:
                 name = _NAMES[family]
                 masquerade = Masquerade(family, nftables=net.nftables, touched=partial(self._wake, name))
@@ -209,7 +215,7 @@ class Overlay:
             self._wakes.setdefault(name, reconcile.Wake()).set()
 
     def _tunnels_wake(self) -> None:
-        self._wake(*(upkeep.name for upkeep in self._upkeeps), "lease", *_NAMES.values())
+        self._wake(*(upkeep.name for upkeep in self._upkeeps), "lease", *_NAMES.values(), *_SETTINGS.values())
 
     def _claims_changed(self) -> None:
         self._wake("node")
@@ -221,6 +227,9 @@ class Overlay:
             self._series.lost.inc()
             self._wake("node")
             self._tunnels_wake()
+            return
+        if notice.kind == "setting":
+            self._wake(*_SETTINGS.values())
             return
         self._wake(*(upkeep.name for upkeep in self._upkeeps if upkeep.concerns(notice)))
         if notice.kind != "neighbour":
@@ -238,13 +247,13 @@ class Overlay:
         await situation.look()
 
     async def _sync_tunnel(self, upkeep: Upkeep) -> None:
-        tried, done = upkeep.tried, upkeep.done
+        before = upkeep.tried, upkeep.told
         try:
             if await upkeep.sync():
                 self._wake(upkeep.name)
         finally:
-            if not tried or done is None or upkeep.done is None or done.own != upkeep.done.own:
-                self._wake("lease", *_NAMES.values())
+            if before != (upkeep.tried, upkeep.told):
+                self._wake("lease")
 
     async def _sync_lease(self, net: Network) -> float | None:
         """Tell CNI plugins and the other nodes what is ours, once it is so."""
@@ -266,6 +275,18 @@ class Overlay:
         self._series.expiry.set(said.until or 0.0)
         return said.again
 
+    async def _sync_settings(self, family: Family, situation: Situation) -> None:
+        base = situation.now.bases.get(family)
+        if base is None:
+            raise NotYet(situation.now.missing[family])
+        first = self._troubles[_SETTINGS[family]] is not None
+        for words in sysctls.ensure([family], [base.name]):
+            if first:
+                log.info("set %s", words)
+            else:
+                log.warning("drift repaired: set %s", words)
+                self._series.drift.labels("sysctl").inc()
+
     async def _sync_rules(
         self, masquerade: Masquerade, family: Family, pods: Range | None, situation: Situation
     ) -> None:
@@ -286,7 +307,7 @@ class Overlay:
         done = await masquerade.sync(rules)
         for words in done.repaired:
             log.warning("drift repaired: %s", words)
-            self._series.drift.labels(*_NAMES.values()).inc()
+            self._series.drift.labels(*_NAMES.values(), *_SETTINGS.values()).inc()
         for words in done.written:
             log.info("%s", words)
 

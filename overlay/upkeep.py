@@ -102,6 +102,11 @@ class Upkeep:
         self._direct = wish.asks_direct(net)
         self._device = 0
 
+    @property
+    def told(self) -> object:
+        """What others are told of this tunnel: its subnets, and the MTU."""
+        return (self.done.own, self.done.wish.mtu) if self.done else None
+
     def concerns(self, notice: Notice) -> bool:
         """Whether what the kernel announced may have changed what we see."""
         if notice.kind == "neighbour":  # other devices' own come and go all the time

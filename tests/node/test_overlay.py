@@ -92,7 +92,7 @@ def test_metrics_and_health(world: World) -> None:
     one = world.nodes[0]
     text = one.get("/metrics")
     assert re.search(r"^wherry_overlay_peers\S* 2.0$", text, re.MULTILINE)
-    assert "wherry_overlay_last_sync_timestamp_seconds 1." in text
+    assert 'wherry_overlay_last_sync_timestamp_seconds{ip_family="IPv4"} 1.' in text
     assert "wherry_overlay_sync_duration_seconds_count" in text
     assert one.get("/healthz") == "ok"
     assert "[+]device ok" in one.get("/readyz?verbose")
