@@ -1,8 +1,8 @@
 """Permanent neighbours (which MAC an address has) and FDB entries (behind which host a MAC lives) of one device.
 
 The forwarding database of a VXLAN device is written with NTF_SELF (the device's own, not a bridge's) and NLM_F_REPLACE:
-for a MAC that has moved to another host CREATE alone answers EEXIST, and APPEND keeps the old host beside the new one and
-says nothing. REPLACE takes the place of the first host of a MAC; a deletion without a host takes them all.
+for a MAC that has moved to another host CREATE alone answers EEXIST, and APPEND keeps the old host and says nothing. Only the
+MAC of all zeros may have several hosts (REPLACE is refused for it); a deletion without a host takes them all.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ def put_past_others(route: Route) -> list[Request]:
 
 
 def drop_route(route: Route) -> Request:
-    """By all that is said of it; what is not plain by destination, metric and protocol."""
+    """By all that is said of it; what is not plain by destination, metric and protocol. For IPv4 a metric of 0 matches any,
+    the best first: where the route meant has gone already, one that differs from it in the metric alone goes."""
     named = route if route.plain else replace(route, gateway=None, device=0)
     return Request(_DELETE, 0, _body(named, _ANY_SCOPE, 0), "delete the route {}", (route,), _GONE)
 
