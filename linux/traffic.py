@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LATENCY = 0.025  # seconds
 
-_NEWLINK, _SETLINK = 16, 19
+_NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
 _NEWTFILTER, _GETTFILTER = 44, 46
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_INFO_KIND = 3, 4, 18, 20, 1
@@ -79,10 +79,12 @@ class Bucket:
 
 
 def bucket(rate: int, burst: int) -> Bucket:
-    """For bytes a second and bytes at once, as the reference plugin reckons them."""
-    microseconds = burst * 1_000_000 // rate
+    """For bytes a second and bytes at once, as the reference plugin reckons them; but where the burst is worth more time than the
+    kernel can count, it ends there (the reference's number wraps around, and its queue holds half an hour)."""
+    microseconds = min(burst * 1_000_000 // rate, _MOST * 64 // 1000)
     buffer = min(microseconds * _TICKS_PER_SECOND // 1_000_000, _MOST)
-    return Bucket(rate, min(int(rate * LATENCY) + burst, _MOST), buffer)
+    queue = int(rate * LATENCY) + min(burst, rate * _MOST * 64 // 1_000_000_000)
+    return Bucket(rate, min(queue, _MOST), buffer)
 
 
 class Traffic:
@@ -112,7 +114,7 @@ class Traffic:
     def aliases(self) -> dict[str, str]:
         """name -> alias, of the links that have one."""
         found = {}
-        for body in self._talk.dump(18, _LINK.pack(0, 0, 0, 0, 0), "list the links"):
+        for body in self._talk.dump(_GETLINK, _LINK.pack(0, 0, 0, 0, 0), "list the links"):
             parts = attributes(body, _LINK.size)
             if alias := as_text(parts.get(_IFLA_IFALIAS)):
                 found[as_text(parts.get(_IFLA_IFNAME))] = alias
@@ -122,7 +124,7 @@ class Traffic:
         """The link sends through this token bucket and nothing else."""
         rate = _RATE.pack(0, 0, 0, 0, 0, min(to.rate, _MOST))
         parts = [attribute(_TBF_PARMS, _TBF.pack(rate, bytes(_RATE.size), to.limit, to.buffer, 0))]
-        if to.rate > _MOST:
+        if to.rate >= _MOST:
             parts.append(attribute(_TBF_RATE64, _LONG.pack(to.rate)))
         body = _TC.pack(0, index, _TBF_HANDLE, _ROOT, 0) + text(_KIND, "tbf") + nest(_OPTIONS, *parts)
         self._talk.ask(_NEWQDISC, CREATE | REPLACE | ACK, body, f"limit the rate of link number {index}")
