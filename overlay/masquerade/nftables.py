@@ -238,11 +238,8 @@ async def forget_all(family: Family) -> list[str]:
 
 def _shape(hook: Hook | None, rules: list[Rule]) -> _Shape:
     """What makes two chains equal: hook, and of each rule comment and expressions, counters aside."""
-    lines = [_place(hook)]
-    for rule in rules:
-        told = tuple((one.name, frozenset(one.attributes.items())) for one in rule.expressions if one.name != "counter")
-        lines.append((rule.comment, told))
-    return tuple(lines)
+    told = ((rule.comment, tuple(_told(one) for one in rule.expressions if one.name != "counter")) for rule in rules)
+    return (_place(hook), *told)
 
 
 def _told(one: Expression) -> _Told:
