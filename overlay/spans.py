@@ -1,4 +1,4 @@
-"""Which of many subnets holds an address, or overlaps another: asked by length and first address, a thousand cost little. Pure."""
+"""Which of many subnets holds an address, or overlaps another: found by length and first address, so a thousand cost little."""
 
 from collections.abc import Iterable
 from typing import Generic, TypeVar

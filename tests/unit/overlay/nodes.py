@@ -6,10 +6,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from linux.iptables.rules import Family
 from overlay import wish
-from overlay.model import Address, Backend, Here, Lease, PublicKey, Range, Tunnel, Underlay, Vtep, Wanted
+from overlay.model import Address, Backend, Here, Lease, PublicKey, Range, Tunnel, Underlay, Vtep, VxlanDevice, Wanted
 from overlay.netconf import BackendSettings, HostGwSettings, Network, VxlanSettings, WireGuardSettings
 
-PODS = {Family.V4: IPv4Network("10.244.0.0/16"), Family.V6: IPv6Network("fd10:244::/48")}
+PODS: Mapping[Family, Range] = {Family.V4: IPv4Network("10.244.0.0/16"), Family.V6: IPv6Network("fd10:244::/48")}
 VXLAN = VxlanSettings()
 DIRECT = VxlanSettings(direct_routing=True)
 HOST_GW = HostGwSettings()
@@ -26,8 +26,8 @@ UNDERLAY = 2
 
 def network(settings: BackendSettings = VXLAN, families: Sequence[Family] = (Family.V4,)) -> Network:
     return Network(
-        ipv4=IPv4Network(PODS[Family.V4]) if Family.V4 in families else None,
-        ipv6=IPv6Network(PODS[Family.V6]) if Family.V6 in families else None,
+        ipv4=IPv4Network(str(PODS[Family.V4])) if Family.V4 in families else None,
+        ipv6=IPv6Network(str(PODS[Family.V6])) if Family.V6 in families else None,
         backend=settings,
     )
 
@@ -100,3 +100,8 @@ def wanted(peers: Sequence[Lease], settings: BackendSettings = VXLAN, family: Fa
 
 def tunnel(settings: BackendSettings = VXLAN, family: Family = Family.V4) -> Tunnel:
     return wish.tunnels(network(settings, (family,)))[0]
+
+
+def vxlan_device(wish: Wanted) -> VxlanDevice:
+    assert isinstance(wish.device, VxlanDevice)
+    return wish.device

@@ -21,15 +21,12 @@ from overlay.model import (
     RouteKind,
     Seen,
     SeenDevice,
-    VxlanDevice,
     Wanted,
     WireGuardDevice,
 )
 from tests.unit.overlay import kernel, nodes
 from tests.unit.overlay.nodes import BACKENDS, WIREGUARD, lease, wanted
 from tests.unit.overlay.test_plan import DEVICE, RIGHT, WANTED, carried_out, steps_to
-
-assert isinstance(DEVICE, VxlanDevice)
 
 
 def mended(seen: Seen, wish: Wanted = WANTED) -> dict[str, int]:

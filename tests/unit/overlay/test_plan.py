@@ -31,7 +31,6 @@ from overlay.model import (
     RouteKind,
     Seen,
     SeenDevice,
-    VxlanDevice,
     Wanted,
     WireGuardDevice,
 )
@@ -39,8 +38,7 @@ from tests.unit.overlay import kernel, nodes
 from tests.unit.overlay.nodes import BACKENDS, DIRECT, HOST_GW, WIREGUARD, lease, mac, wanted
 
 WANTED = wanted([lease(2), lease(3)])
-DEVICE = WANTED.device
-assert isinstance(DEVICE, VxlanDevice)
+DEVICE = nodes.vxlan_device(WANTED)
 
 
 def steps_to(wish: Wanted, seen: Seen) -> list[Action]:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linux.iptables.rules import Family
-from overlay import plan
 from overlay.model import (
     OURS,
+    ROUTE_PROTOCOL,
     Fdb,
     Lease,
     LocalAddress,
@@ -149,17 +149,15 @@ def states(draw: st.DrawFn, backend: str, family: Family) -> Seen:
 
 def converged(wish: Wanted, seen: Seen) -> Seen:
     """Passes until nothing is left to do: one, or two where routes had rivals that the kernel cannot tell apart."""
-    for _ in range(4):
-        steps = steps_to(wish, seen)
-        if not steps:
-            return seen
-        seen = carried_out(seen, steps)
-    raise AssertionError(f"still to do: {steps}")
+    for _ in range(3):
+        seen = carried_out(seen, steps_to(wish, seen))
+    assert steps_to(wish, seen) == []
+    return seen
 
 
 def ours(seen: Seen, wish: Wanted) -> Seen:
     """What counts: without the device's index, and without what is none of our business."""
-    routes = frozenset(one for one in seen.routes if one in wish.routes or one.protocol == plan.ROUTE_PROTOCOL)
+    routes = frozenset(one for one in seen.routes if one in wish.routes or one.protocol == ROUTE_PROTOCOL)
     addresses = frozenset(one for one in seen.addresses if one.device == OURS)
     device = replace(seen.device, index=0) if seen.device else None
     return replace(seen, device=device, routes=routes, addresses=addresses)
