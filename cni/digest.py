@@ -5,7 +5,9 @@ from __future__ import annotations
 
 def digest(text: str) -> str:
     try:
-        from _sha512 import sha512  # hashlib costs 4 ms, this nothing; Python 3.12 has only hashlib
+        # hashlib costs 4 ms, this nothing; Python 3.12 has only hashlib
+        from _sha512 import sha512  # type: ignore[import-not-found]
     except ImportError:
         from hashlib import sha512
-    return sha512(text.encode()).hexdigest()
+    found: str = sha512(text.encode()).hexdigest()
+    return found

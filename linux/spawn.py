@@ -57,7 +57,7 @@ def run(
         os.lseek(files[0], 0, os.SEEK_SET)
         pid = os.posix_spawn(
             argv[0],
-            argv,
+            list(argv),
             os.environ if environment is None else environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)],
             setsigdef=[_SIGPIPE],  # the interpreter ignores it, and a child would inherit that
