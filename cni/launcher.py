@@ -1,55 +1,150 @@
-"""Lays out what a runtime execs and what it reads: the plugin's program and the network's configuration file.
+"""Lays out what a runtime execs and what it reads: the plugins' programs and the network's configuration file.
 
-The program is a five-line script. Its first line starts the interpreter bare (``-I -S``: no site-packages, no user
-site, no PYTHON* variables; a venv's ``site`` alone costs as much as the plugin), so the script says itself where the
-packages are. It leaves by ``os._exit``: tearing an interpreter down neatly takes longer than a pod's kernel work.
+One program stands under every plugin's name, and asks the agent. Where a C compiler is at hand it is compiled from shim.c
+(a process that starts in a millisecond), else it is the same in Python (nine); either becomes `wherry-cni-alone` where there
+is no agent to ask. What differs from node to node, three paths, is written into the compiled file, so that one process
+compiles once for all nodes of a lab.
+
+The Python programs are scripts whose first line starts the interpreter bare (``-I -S``: no site-packages, no user
+site, no PYTHON* variables; a venv's ``site`` alone costs as much as the plugin), so they say themselves where the
+packages are. They leave by ``os._exit``: tearing an interpreter down neatly takes longer than a pod's kernel work.
 
 Not on the plugin's own path; imported by what installs nodes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cni.config import BRIDGE, DATA_DIR, SUBNET_FILE
+from cni.journal import RUN
+from cni.plugins import NAMES
+from cni.spec import NEWEST, VERSIONS
+from cni.wire import SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NAME = "wherry-cni"
+ALONE = "wherry-cni-alone"
 CONFLIST = "10-wherry.conflist"
 STOCK_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 """Where the plugins of the reference project are: as its releases have it, and as Debian has it."""
 
-_PROGRAM = """\
+_HEAD = """\
 #!{python} -IS
 # Written by wherry. CNI runtimes start this once per pod: see docs/cni.md.
-import os, sys
+import sys
 sys.path.append({root!r})
-from cni.__main__ import main
-status = main()
+"""
+_SHIM = """\
+from cni.shim import main
+status = main({socket!r}, {run!r})
+import posix
 sys.stderr.flush()
-os._exit(status)
+posix._exit(status)
+"""
+_ALONE = """\
+from cni.alone import main
+status = main(sys.argv[1] if sys.argv[1:] else {name!r}, {run!r})
+import posix
+sys.stderr.flush()
+posix._exit(status)
 """
 _LONGEST_SHEBANG = 255
+_LONGEST_SOCKET = 107  # bytes: struct sockaddr_un
+_MARKS = {"socket": 108, "python": 1024, "program": 1024}  # bytes reserved in shim.c
+_COMPILERS = ("cc", "gcc", "clang")
+_COMPILE_SECONDS = 60.0
 
 
-def write_plugins(bin_dir: str | Path, python: str = sys.executable) -> Path:
-    """Writes (or rewrites, atomically) the plugin's program into the directory; its path.
+def write_plugins(
+    bin_dir: str | Path,
+    python: str = sys.executable,
+    *,
+    socket: str = SOCKET,
+    run: str = RUN,
+    compiled: bool = True,
+) -> Path:
+    """Writes (or rewrites, each atomically) the plugins' programs into the directory; the path of ours. ``socket`` is the
+    agent's, ``run`` the directory in which calls under way are kept; ``compiled`` False leaves the compiler alone.
 
-    ValueError when the kernel could not start it: the interpreter's path must have no blanks and fit a ``#!`` line.
+    ValueError when the kernel could not start them: the interpreter's path must have no blanks and fit a ``#!`` line.
     """
     interpreter = os.path.realpath(python)
     if any(character.isspace() for character in interpreter) or len(interpreter) + len("#! -IS") > _LONGEST_SHEBANG:
         raise ValueError(f"{interpreter} cannot start {NAME}: its path must be short and without blanks")
-    root = str(Path(__file__).resolve().parent.parent)
-    return _write(Path(bin_dir) / NAME, _PROGRAM.format(python=interpreter, root=root).encode(), 0o755)
+    if len(os.fsencode(socket)) > _LONGEST_SOCKET:
+        raise ValueError(f"{socket} cannot be a socket: its path must fit {_LONGEST_SOCKET} bytes")
+    folder = Path(bin_dir)
+    head = _HEAD.format(python=interpreter, root=str(Path(__file__).resolve().parent.parent))
+    alone = _write(folder / ALONE, (head + _ALONE.format(name=NAME, run=run)).encode(), 0o755)
+    image = _compiled() if compiled else None
+    program = (
+        (head + _SHIM.format(socket=socket, run=run)).encode()
+        if image is None
+        else _marked(image, socket=socket, python=interpreter, program=str(alone.absolute()))
+    )
+    ours = _write(folder / NAME, program, 0o755)
+    for name in NAMES:
+        if name != NAME:
+            draft = folder / f".{name}.{os.getpid()}"
+            draft.unlink(missing_ok=True)
+            os.link(ours, draft)
+            os.replace(draft, folder / name)
+    return ours
+
+
+def is_compiled(program: Path) -> bool:
+    with open(program, "rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+@functools.cache
+def _compiled() -> bytes | None:
+    """shim.c as a program that has answered a call; None where no compiler makes one."""
+    source = Path(__file__).with_name("shim.c")
+    versions = ",".join(f'\\"{each}\\"' for each in VERSIONS)
+    for compiler in filter(None, map(shutil.which, _COMPILERS)):
+        for linking in (["-static"], []):
+            with tempfile.TemporaryDirectory(prefix="wherry-cni-") as directory:
+                program = f"{directory}/{NAME}"
+                flags = ["-O2", "-s", *linking, f'-DNEWEST="{NEWEST}"', f'-DVERSIONS="{versions}"']
+                try:
+                    subprocess.run(
+                        [compiler, *flags, str(source), "-o", program],
+                        capture_output=True,
+                        timeout=_COMPILE_SECONDS,
+                        check=True,
+                    )
+                    said = subprocess.run(
+                        [program], env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=10, check=True
+                    ).stdout
+                    if json.loads(said)["supportedVersions"] == list(VERSIONS):
+                        return Path(program).read_bytes()
+                except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+                    continue
+    return None
+
+
+def _marked(image: bytes, **paths: str) -> bytes:
+    """The compiled program with its paths in the places that it keeps for them."""
+    found = bytearray(image)
+    for name, path in paths.items():
+        mark, value = f"@wherry:{name}@".encode(), os.fsencode(path)
+        start = found.index(mark)
+        if len(value) >= _MARKS[name]:
+            raise ValueError(f"{path} is too long to be written into {NAME}")
+        found[start : start + _MARKS[name]] = value.ljust(_MARKS[name], b"\0")
+    return bytes(found)
 
 
 def stock_plugins() -> dict[str, str]:

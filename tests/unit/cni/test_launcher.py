@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 
 from cni import launcher, spec
+from cni.plugins import NAMES
 
 CONFIG = {"cniVersion": "1.0.0", "name": "pods", "type": "wherry-cni", "subnet": "10.1.1.0/24"}
 CALL = {"CNI_CONTAINERID": "c0ffee", "CNI_NETNS": "/nowhere", "CNI_IFNAME": "eth0", "CNI_PATH": "/x"}
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return launcher.write_plugins(tmp_path_factory.mktemp("bin"))
+@pytest.fixture(scope="module", params=["compiled", "python"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home, compiled = tmp_path_factory.mktemp("cni"), request.param == "compiled"
+    found = launcher.write_plugins(home / "bin", socket=f"{home}/none.sock", run=f"{home}/run", compiled=compiled)
+    if compiled and not launcher.is_compiled(found):
+        pytest.skip("there is no C compiler")
+    return found
 
 
 def run(program: Path, command: str, stdin: object = CONFIG, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -38,12 +43,21 @@ def refused(done: subprocess.CompletedProcess[str]) -> tuple[str, int, str]:
     return said["cniVersion"], said["code"], said["msg"]
 
 
-def test_the_program_is_replaced_whole_and_leaves_no_draft(tmp_path: Path) -> None:
-    path = launcher.write_plugins(tmp_path / "deep" / "bin")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_programs_are_replaced_whole_and_are_one_file(tmp_path: Path, compiled: bool) -> None:
+    path = launcher.write_plugins(tmp_path / "deep" / "bin", compiled=compiled)
     path.write_text("damaged")
-    assert launcher.write_plugins(path.parent) == path
-    assert os.listdir(path.parent) == ["wherry-cni"]
+    (path.parent / "portmap").unlink()
+    (path.parent / "portmap").symlink_to("/usr/lib/cni/portmap")  # of an earlier version's
+    assert launcher.write_plugins(path.parent, compiled=compiled) == path
+    assert sorted(os.listdir(path.parent)) == sorted([*NAMES, "wherry-cni-alone"])
     assert path.stat().st_mode & 0o777 == 0o755
+    assert all((path.parent / name).samefile(path) for name in NAMES)
+
+
+def test_paths_that_the_kernel_could_not_use_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be a socket: its path must fit 107 bytes"):
+        launcher.write_plugins(tmp_path, socket="/run/" + "x" * 120)
 
 
 def test_an_interpreter_that_no_shebang_can_name_is_refused(tmp_path: Path) -> None:
@@ -96,10 +110,53 @@ def test_refusals_are_json_on_stdout_and_status_1(program: Path, tmp_path: Path)
 
 def test_it_starts_bare(program: Path) -> None:
     """What makes other plugins slow is not loaded: the start is a third of the pod's whole network time."""
-    script = program.read_text().split("from cni", maxsplit=1)[0]
-    script += "import cni.__main__, cni.run, cni.plugins.wherry, cni.apply, cni.store; print(*sys.modules)"
+    script = (program.parent / launcher.ALONE).read_text().split("from cni", maxsplit=1)[0]
+    script += "import cni.alone, cni.run, cni.plugins.wherry, cni.apply, cni.store; print(*sys.modules)"
     done = subprocess.run(
         [os.path.realpath(sys.executable), "-IS", "-c", script], capture_output=True, text=True, timeout=30, check=True
     )
     heavy = {"json", "re", "typing", "enum", "dataclasses", "ipaddress", "socket", "ctypes", "contextlib", "asyncio"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_a_shim_loads_nothing_but_a_socket(program: Path) -> None:
+    script = (program.parent / launcher.ALONE).read_text().split("from cni", maxsplit=1)[0]
+    bare = [os.path.realpath(sys.executable), "-IS", "-c"]
+    before = subprocess.run([*bare, "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True)
+    after = subprocess.run(
+        [*bare, script + "import cni.shim; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    loaded = set(after.stdout.split()) - set(before.stdout.split())
+    assert loaded == {"cni", "cni.shim", "_socket"}
+
+
+def test_an_agent_that_is_away_is_waited_for_where_the_network_wants_one(program: Path) -> None:
+    wanted = {**CONFIG, "agent": True}
+    version, code, words = refused(run(program, "ADD", {**wanted, "cniVersion": "0.4.0"}))
+    assert (version, code) == ("0.4.0", 11)
+    assert "wherry-cni.service" in words
+    assert refused(run(program, "ADD"))[1] == 3, "where it does not, the call is worked off"
+    assert refused(run(program, "CHECK", wanted))[1] != 11
+    assert run(program, "DEL", {**wanted, "dataDir": "/nowhere"}).returncode == 0
+
+
+def test_a_long_configuration_reaches_the_stand_alone_program_whole(program: Path) -> None:
+    long = {**CONFIG, "cni.dev/filler": "x" * 300_000, "agent": True}
+    assert refused(run(program, "ADD", long))[1] == 11
+
+
+@pytest.mark.parametrize(
+    ("stdin", "version"),
+    [
+        ("not json", None),
+        ('{"cniVersion": 3}', None),
+        ('{"cniVersion":"1.0.0\\u0000"}', None),
+        ('{"cniVersion"', None),
+        ('{"cniVersion":"99999999999999999999.0"}', None),
+        ('{ "name": "x", "cniVersion"  :\n "0.3.1"}', "0.3.1"),
+    ],
+)
+def test_a_version_that_is_none_breaks_nothing(program: Path, stdin: str, version: str | None) -> None:
+    done = run(program, "VERSION", stdin)
+    said = json.loads(done.stdout)
+    assert version is None or said["cniVersion"] == version

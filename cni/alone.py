@@ -1,0 +1,65 @@
+"""A call without the agent, in a process of its own: the program that a shim turns into.
+
+Where the configuration says ``"agent": true``, an ADD that finds the agent away answers code 11, "try again later": it may be
+starting. So does one whose agent went in the middle, after it was undone. Everything else is worked off here, and DEL always: a
+pod that cannot be removed is worse than a slow one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cni import journal, wire
+from cni.spec import TRY_AGAIN_LATER, VERSIONS, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REASON = "WHERRY_CNI_AGENT"
+"""The environment variable in which a compiled shim says why it does not ask the agent."""
+
+_ABOUT = """{name}: a CNI plugin of Wherry.
+A container runtime calls it with CNI_* variables and a network configuration on stdin; see docs/cni.md. The same program
+answers as {names}. It speaks CNI {versions}.
+"""
+_SWEPT = 8  # entries of the journal that one ADD looks at: it is a pod that waits
+
+
+def main(
+    kind: str, run: str = journal.RUN, environment: Mapping[str, str] | None = None, stdin: bytes | None = None
+) -> int:
+    """The exit status; environment and stdin are the process's own where a shim has not read them already."""
+    variables = dict(os.environ if environment is None else environment)
+    reason = variables.pop(REASON, "")
+    if not variables.get("CNI_COMMAND"):
+        from cni.plugins import NAMES
+
+        sys.stderr.write(_ABOUT.format(name=kind, names=", ".join(NAMES), versions=", ".join(VERSIONS)))
+        return 0
+    said, status = answered(kind, run, variables, sys.stdin.buffer.read() if stdin is None else stdin, reason)
+    sys.stdout.buffer.write(said)
+    sys.stdout.buffer.flush()
+    return status
+
+
+def answered(kind: str, run: str, environment: Mapping[str, str], stdin: bytes, reason: str) -> tuple[bytes, int]:
+    """(stdout, exit status). ``reason`` is one of cni.wire's, "" where there is no agent to ask."""
+    from cni.run import answer
+
+    if environment.get("CNI_COMMAND") == "ADD":
+        if reason == wire.LOST:
+            journal.undo_lost(run, answer, kind, environment)
+            return _later("the CNI agent ended in the middle of the call, which is undone", stdin)
+        if reason == wire.AWAY and journal.asks_for_agent(stdin):
+            return _later("the CNI agent of this node (wherry-cni.service) does not answer: is it starting?", stdin)
+        journal.sweep(run, answer, _SWEPT)
+    said, status, entry = journal.carry_out(run, answer, kind, environment, stdin)
+    if entry is not None:
+        entry.end()
+    return said, status
+
+
+def _later(message: str, stdin: bytes) -> tuple[bytes, int]:
+    return journal.refusal(CniError(TRY_AGAIN_LATER, message), stdin)
