@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 
-from cni import journal, wire
+from cni import journal, removal, wire
 from cni.plugins import NAMES, named
 from cni.run import answer
 from cni.spec import TRY_AGAIN_LATER, CniError
@@ -207,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(door: socket.socket, path: str, run: str, woken: socket.socket) -> int:
     for name in NAMES:
         named(name)  # loaded before anybody waits for it
+    removal.aside()
     agent = Agent(door, run)
     agent.sweep()
     os.rename(f"{path}.new", path)
