@@ -2,130 +2,46 @@
 
 import asyncio
 import errno
-import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
-from typing import Any, TypeVar
+from ipaddress import ip_address
 
 import pytest
 
 from kube.errors import Retry
-from linux import links, netns, wireguard
+from linux import wireguard
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
 from linux.route_monitor import Monitor, Notice
-from overlay import observe, plan
 from overlay.apply import Incomplete, apply, forget
 from overlay.model import (
     DEVICE_ALIAS,
     METRIC,
-    OURS,
     Action,
     AdjustDevice,
     CreateDevice,
     DeleteLink,
     Fdb,
-    LocalAddress,
-    Neighbour,
     PutFdb,
     PutNeighbour,
     PutRoute,
-    Range,
     Route,
     RouteKind,
     Tunnel,
-    VxlanDevice,
     Wanted,
     WireGuardDevice,
     WireGuardPeer,
 )
 from tests.conftest import Netns
+from tests.node.peers_world import NAMES, UNDER, PeersWorld, entries, look, subnet, tunnel_of
 from tests.requirements import requires
 
 requires("root", "netns", "nsenter", "ip", "bridge")
 
-Result = TypeVar("Result")
-NAMES = {Family.V4: "flannel.1", Family.V6: "flannel-v6.1"}
-UNDER = {Family.V4: ip_address("10.200.0.1"), Family.V6: ip_address("fd00:200::1")}
-POD_NETWORKS: dict[Family, Range] = {Family.V4: IPv4Network("10.128.0.0/9"), Family.V6: IPv6Network("fd10::/16")}
-LENGTH = {Family.V4: 24, Family.V6: 64}
-
-
-class World:
-    """A node's namespace with an underlay interface of both families."""
-
-    def __init__(self, space: Netns) -> None:
-        self.space = space
-        space.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far")
-        space.run("ip", "addr", "add", "10.200.0.1/16", "dev", "eth0")
-        space.run("ip", "addr", "add", "fd00:200::1/64", "dev", "eth0", "nodad")
-        space.run("ip", "link", "set", "eth0", "up")
-        space.run("ip", "link", "set", "far", "up")
-        self.underlay = self.do(_index_of_eth0)
-
-    def do(self, work: Callable[[Conversation], Coroutine[Any, Any, Result]]) -> Result:
-        async def whole_work() -> Result:
-            with Conversation() as ip:
-                return await asyncio.wait_for(work(ip), 60)
-
-        return netns.call(self.space.path, lambda: asyncio.run(whole_work()))
-
-    def wanted(self, family: Family, peers: int, *, first: int = 1) -> Wanted:
-        name, own = NAMES[family], self.subnet(family, 0)
-        mtu = 1450 if family is Family.V4 else 1430
-        device = VxlanDevice(name, 1, 8472, self.underlay, UNDER[family], mtu, "02:00:00:00:00:01")
-        address = LocalAddress(ip_interface((own.network_address, own.max_prefixlen)))
-        entries = [self.entries(family, number) for number in range(first, first + peers)]
-        return Wanted(
-            device,
-            (address,),
-            tuple(neighbour for neighbour, _, _ in entries),
-            tuple(fdb for _, fdb, _ in entries),
-            (),
-            tuple(route for _, _, route in entries),
-        )
-
-    def entries(self, family: Family, number: int) -> tuple[Neighbour, Fdb, Route]:
-        subnet = self.subnet(family, number)
-        mac = f"02:0{family.value}:00:00:{number >> 8:02x}:{number & 255:02x}"
-        gateway = subnet.network_address
-        route = Route(subnet, gateway, OURS, onlink=True, metric=METRIC[family])
-        return Neighbour(gateway, mac), Fdb(mac, UNDER[family] + 1000 + number), route
-
-    def subnet(self, family: Family, number: int) -> Range:
-        network, length = POD_NETWORKS[family], LENGTH[family]
-        base = int(network.network_address) + (number << network.max_prefixlen - length)
-        return type(network)((base, length))
-
-    def steps(self, wanted: Wanted, tunnel: Tunnel) -> list[Action]:
-        async def look(ip: Conversation) -> list[Action]:
-            return list(plan.actions(wanted, await observe.kernel(ip, tunnel, tuple(POD_NETWORKS.values()))))
-
-        return self.do(look)
-
-    def make_true(self, wanted: Wanted, tunnel: Tunnel) -> list[Action]:
-        steps = self.steps(wanted, tunnel)
-        self.do(lambda ip: apply(ip, tunnel, steps))
-        return steps
-
-    def json(self, *argv: str) -> list[dict[str, Any]]:
-        return [one for one in json.loads(self.space.run(*argv) or "[]") if one]
-
-
-async def _index_of_eth0(ip: Conversation) -> int:
-    found = links.link(ip, "eth0")
-    assert found is not None
-    return found.index
-
-
-def tunnel_of(family: Family) -> Tunnel:
-    return Tunnel(NAMES[family], (family,), frozenset(NAMES.values()))
-
 
 @pytest.fixture
-def world(netns: Callable[[str], Netns]) -> World:
-    return World(netns("kernel"))
+def world(netns: Callable[[str], Netns]) -> PeersWorld:
+    return PeersWorld(netns("kernel"))
 
 
 @pytest.fixture(params=list(Family), ids=["v4", "v6"])
@@ -134,7 +50,7 @@ def family(request: pytest.FixtureRequest) -> Family:
     return found
 
 
-def test_a_thousand_peers_and_one_more(world: World, family: Family) -> None:
+def test_a_thousand_peers_and_one_more(world: PeersWorld, family: Family) -> None:
     """All are made, read back as they were wanted, and nobody announces anything while nothing changes. One more peer is
     three writes."""
     tunnel, name = tunnel_of(family), NAMES[family]
@@ -147,14 +63,14 @@ def test_a_thousand_peers_and_one_more(world: World, family: Family) -> None:
     assert len(world.json("ip", "-j", f"-{family.value}", "neigh", "show", *shown, "nud", "permanent")) == 1000
     assert len(world.json("bridge", "-j", "fdb", "show", *shown)) == 1000
     more = world.wanted(family, 1001)
-    additional = world.entries(family, 1001)
+    additional = entries(family, 1001)
 
     async def one_more(ip: Conversation) -> tuple[list[Action], list[Notice | None], list[Notice | None]]:
         heard: list[Notice | None] = []
         async with Monitor(heard.append):
             await asyncio.sleep(0.3)  # for as long as this nothing may be said; there is no condition to wait for
             quiet, heard[:] = list(heard), []
-            found = list(plan.actions(more, await observe.kernel(ip, tunnel, tuple(POD_NETWORKS.values()))))
+            found = await look(ip, more, tunnel)
             await apply(ip, tunnel, found)
             async with asyncio.timeout(20):
                 while len(heard) < 3:
@@ -170,13 +86,13 @@ def test_a_thousand_peers_and_one_more(world: World, family: Family) -> None:
     assert not world.steps(more, tunnel)
 
 
-def test_both_families_beside_each_other_and_all_forgotten(world: World) -> None:
+def test_both_families_beside_each_other_and_all_forgotten(world: PeersWorld) -> None:
     for family in Family:
         world.make_true(world.wanted(family, 5), tunnel_of(family))
     for family in Family:
         assert not world.steps(world.wanted(family, 5), tunnel_of(family)), "neither sees a stray in the other"
-    hole = Route(world.subnet(Family.V4, 0), None, kind=RouteKind.BLACKHOLE)
-    elsewhere = Route(world.subnet(Family.V6, 9), ip_address("fd00:200::9"), world.underlay, metric=1024)
+    hole = Route(subnet(Family.V4, 0), None, kind=RouteKind.BLACKHOLE)
+    elsewhere = Route(subnet(Family.V6, 9), ip_address("fd00:200::9"), world.underlay, metric=1024)
     nowhere = Tunnel("", tuple(Family))
     world.do(lambda ip: apply(ip, nowhere, [PutRoute(hole), PutRoute(elsewhere)]))
     removed = world.do(forget)
@@ -188,7 +104,7 @@ def test_both_families_beside_each_other_and_all_forgotten(world: World) -> None
     assert not world.json("ip", "-j", "link", "show", "type", "vxlan")
 
 
-def test_no_address_is_made_up_and_ours_outlives_a_flap(world: World) -> None:
+def test_no_address_is_made_up_and_ours_outlives_a_flap(world: PeersWorld) -> None:
     tunnel = tunnel_of(Family.V6)
     wanted = world.wanted(Family.V6, 2)
     world.make_true(wanted, tunnel)
@@ -197,12 +113,12 @@ def test_no_address_is_made_up_and_ours_outlives_a_flap(world: World) -> None:
     world.space.run("ip", "link", "set", name, "up")
     world.make_true(wanted, tunnel)
     (shown,) = world.json("ip", "-6", "-j", "addr", "show", "dev", name)
-    assert [one["local"] for one in shown["addr_info"]] == [str(world.subnet(Family.V6, 0).network_address)]
+    assert [one["local"] for one in shown["addr_info"]] == [str(subnet(Family.V6, 0).network_address)]
     sysctl = f"/proc/sys/net/ipv6/conf/{name}"
     assert world.space.run("cat", f"{sysctl}/accept_ra", f"{sysctl}/keep_addr_on_down").split() == ["0", "1"]
 
 
-def test_a_device_that_goes_between_looking_and_writing(world: World, family: Family) -> None:
+def test_a_device_that_goes_between_looking_and_writing(world: PeersWorld, family: Family) -> None:
     tunnel, name = tunnel_of(family), NAMES[family]
     wanted = world.wanted(family, 3)
     world.make_true(replace(wanted, neighbours=(), fdb=(), routes=()), tunnel)
@@ -215,7 +131,7 @@ def test_a_device_that_goes_between_looking_and_writing(world: World, family: Fa
     assert not world.steps(wanted, tunnel)
 
 
-def test_what_the_kernel_will_not_have_is_named_and_the_rest_is_done(world: World, family: Family) -> None:
+def test_what_the_kernel_will_not_have_is_named_and_the_rest_is_done(world: PeersWorld, family: Family) -> None:
     tunnel = tunnel_of(family)
     wanted = world.wanted(family, 300)
     nobody = Fdb("00:00:00:00:00:00", UNDER[family] + 7)  # no unicast MAC: replacing is refused
@@ -227,7 +143,7 @@ def test_what_the_kernel_will_not_have_is_named_and_the_rest_is_done(world: Worl
     assert world.steps(wrong, tunnel) == [PutFdb(nobody)], "all else was done"
 
 
-def test_a_pass_that_is_cut_short_is_caught_up_with(world: World, family: Family) -> None:
+def test_a_pass_that_is_cut_short_is_caught_up_with(world: PeersWorld, family: Family) -> None:
     tunnel = tunnel_of(family)
     wanted = world.wanted(family, 400)
     steps = world.steps(wanted, tunnel)
@@ -246,7 +162,7 @@ def test_a_pass_that_is_cut_short_is_caught_up_with(world: World, family: Family
     assert not world.steps(wanted, tunnel)
 
 
-def test_what_bears_our_name_or_our_alias(world: World) -> None:
+def test_what_bears_our_name_or_our_alias(world: PeersWorld) -> None:
     """A bridge under our name gives way, and so does a device with our alias under another; the name may take any form."""
     family, tunnel = Family.V4, tunnel_of(Family.V4)
     wanted = world.wanted(family, 2)
@@ -260,23 +176,23 @@ def test_what_bears_our_name_or_our_alias(world: World) -> None:
     assert (shown["linkinfo"]["info_kind"], shown["ifalias"]) == ("vxlan", DEVICE_ALIAS)
 
 
-def test_ipv6_routes_past_a_route_of_somebody_else(world: World) -> None:
+def test_ipv6_routes_past_a_route_of_somebody_else(world: PeersWorld) -> None:
     tunnel = tunnel_of(Family.V6)
     wanted = world.wanted(Family.V6, 3)
     world.space.run("ip", "-6", "route", "add", "fd10::/16", "dev", "eth0")
-    world.space.run("ip", "-6", "route", "add", str(world.subnet(Family.V6, 2)), "dev", "eth0")
+    world.space.run("ip", "-6", "route", "add", str(subnet(Family.V6, 2)), "dev", "eth0")
     world.make_true(wanted, tunnel)
     assert not world.steps(wanted, tunnel)
     shown = world.json("ip", "-6", "-j", "route", "show", "proto", "87")
-    assert {one["dst"] for one in shown} == {str(world.subnet(Family.V6, number)) for number in (1, 2, 3)}
+    assert {one["dst"] for one in shown} == {str(subnet(Family.V6, number)) for number in (1, 2, 3)}
 
 
-def test_wireguard_or_words_that_say_what_is_missing(world: World) -> None:
+def test_wireguard_or_words_that_say_what_is_missing(world: PeersWorld) -> None:
     """Where the kernel has it, a device with two peers is made and read back; elsewhere the refusal names the remedy."""
     tunnel = Tunnel("flannel-wg", tuple(Family), frozenset({"flannel-wg"}))
     here, there, other = (wireguard.fresh_key() for _ in range(3))
     device = WireGuardDevice("flannel-wg", 51820, 1420, here)
-    subnets = [world.subnet(family, 1) for family in Family]
+    subnets = [subnet(family, 1) for family in Family]
     peer = WireGuardPeer(
         wireguard.public_key(there), (ip_address("10.200.0.2"), 51820), frozenset(subnets), psk=other, keepalive=25
     )
