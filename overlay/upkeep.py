@@ -4,38 +4,30 @@ Each tunnel has its own, so that what is wrong in one family does not stop the o
 wakes it only says that something may have changed.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from linux import routes
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
 from linux.route_monitor import Notice
-from overlay import drift, observe, plan, wish
+from overlay import drift, wish
 from overlay.apply import Incomplete, apply
+from overlay.look import look, pods
 from overlay.model import (
     DEVICE_ALIAS,
     ROUTE_PROTOCOL,
     Action,
-    Address,
     CreateDevice,
-    Here,
     Lease,
-    NotYet,
-    Range,
     Tunnel,
     Wanted,
 )
 from overlay.netconf import Network
 from overlay.series import Series, label
 from overlay.situation import Situation
-from overlay.subnets import Claims, Subnets
-
-_TURN = 100
-"""Peers that are asked about before the event loop gets its turn."""
+from overlay.subnets import Subnets
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +88,7 @@ class Upkeep:
         """Whether a pass has come to an end, good or bad."""
         self._net, self._subnets, self._situation, self._series = net, subnets, situation, series
         self._refusals, self._blackhole, self._talking = refusals, blackhole, talking
-        self._pods: tuple[Range, ...] = tuple(
-            one for family in tunnel.families if (one := net.pods(family)) is not None
-        )
+        self._pods = pods(tunnel, net)
         self._direct = wish.asks_direct(net)
         self._device = 0
 
@@ -129,29 +119,18 @@ class Upkeep:
             self.tried = True
 
     async def _sync(self) -> bool:
-        standing = self._situation.now
-        families = self.tunnel.families
-        if lacking := [words for family in families if (words := standing.missing.get(family))]:
-            raise NotYet("; ".join(lacking))
-        own = {family: standing.own[family] for family in families}
         claims = self._subnets.claims()
         with Conversation() as ip:
             self._talking(self.name, ip.port)
-            seen = await observe.kernel(ip, self.tunnel, self._pods)
-            self._device = seen.device.index if seen.device else 0
-            direct = await self._reached(ip, claims) if self._direct else {}
-            here = {
-                family: Here(standing.bases[family], direct, standing.private_key, self._blackhole)
-                for family in families
-            }
-            found = wish.wish(self.tunnel, own, claims.leases, self._net, here)
-            self._refusals.tell(self.name, found.refused)
-            steps = list(plan.actions(found.wanted, seen))
-            await self._carry_out(ip, steps)
-        self.done = Done(own, found)
-        self._count(found)
+            standing = self._situation.now
+            found = await look(ip, self.tunnel, self._net, claims.leases, standing, blackhole=self._blackhole)
+            self._device = found.seen.device.index if found.seen.device else 0
+            self._refusals.tell(self.name, found.wish.refused)
+            await self._carry_out(ip, found.steps)
+        self.done = Done(found.own, found.wish)
+        self._count(found.wish)
         return any(
-            isinstance(step, CreateDevice) for step in steps
+            isinstance(step, CreateDevice) for step in found.steps
         )  # what was announced before its index was known is lost
 
     async def _carry_out(self, ip: Conversation, steps: Sequence[Action]) -> None:
@@ -163,18 +142,6 @@ class Upkeep:
             self._report([step for step in steps if step not in refused], before)
             raise
         self._report(steps, before)
-
-    async def _reached(self, ip: Conversation, claims: Claims) -> dict[Address, int]:
-        """The public IPs that a link of ours reaches without a router, and over which interface."""
-        found: dict[Address, int] = {}
-        for number, lease in enumerate(claims.leases):
-            if lease.family in self.tunnel.families:
-                path = routes.path_to(ip, lease.public_ip)
-                if path is not None and path.gateway is None and not path.local and path.device:
-                    found[lease.public_ip] = path.device
-            if number % _TURN == _TURN - 1:
-                await asyncio.sleep(0)
-        return found
 
     def _report(self, steps: Sequence[Action], before: Wanted | None) -> None:
         mended = drift.mended(steps, before)
