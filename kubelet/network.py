@@ -1,28 +1,23 @@
 """Gives a sandbox its network by calling CNI plugins, and takes it back.
 
 The configuration is the first file of cniConfDir in lexical order that can be read (`.conflist`, `.conf`, `.json`), as
-with every CNI runtime. ADD walks its plugins forward, each fed the result of the one before; DEL walks them backward.
-Both speak the exec protocol of the CNI specification 1.0 (github.com/containernetworking/cni, SPEC.md sections 2 to 4).
+with every CNI runtime; of several versions that it offers (`cniVersions`) the newest is spoken. ADD walks its plugins
+forward, each fed the result of the one before; DEL walks them backward. A network at 1.1 is also asked whether an ADD would
+succeed (STATUS: the node is ready or not), and told which attachments are still valid (GC: at the start and then now
+and again), so that what nobody will ever DEL is given back. (github.com/containernetworking/cni, SPEC.md sections 1 to 4)
 
-What was attached is remembered in one file a sandbox, <cniCacheDir>/results/<network>-<sandbox>-eth0, in libcni's
-format. It is written *before* ADD, then again with the result, and removed after DEL. Hence:
-
-    no file          nothing was ever attached
-    file, no result  an ADD was under way when we died: the sandbox has no usable network, DEL is due
-    file, result     attached; the pod's addresses are in it, and DEL works with the configuration of its day
-
-so that a kill -9 at any point leaks no address: whoever finds a file without a living sandbox calls `delete`.
+What was attached is remembered (`kubelet.attachments`), from before the ADD until after the DEL.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import dataclasses
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,32 +25,25 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from cni import spec as cni
+from kubelet.attachments import INTERFACE, Attachment, Attachments
 from kubelet.runtime import IPAddress, NetworkUnavailable, PodIdentity, PortMapping
 from linux.process import CommandFailed, run
 from linux.rtnetlink import Socket
 
-INTERFACE = "eth0"
-_PORTS = "portMappings"
+GC_SECONDS = 600.0
+"""Between two collections; the first is at the start."""
+
+_PORTS, _BANDWIDTH = "portMappings", "bandwidth"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_GOOD, _BAD = 10.0, 1.0
+"""Seconds for which an answer to STATUS counts."""
+_WITHOUT_LINKS = {"portmap", "bandwidth"}  # they add rules to what others have made
 
 log = logging.getLogger(__name__)
 
 
 class _PluginError(Exception):
     """A plugin's refusal, or the lack of an answer, in one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """An entry of the cache. `source` is the configuration's text, `result` the last plugin's answer; None: halfway."""
-
-    sandbox_id: str
-    network: str
-    source: bytes
-    arguments: str
-    result: Mapping[str, Any] | None = None
-    ips: tuple[IPAddress, ...] = ()
-    capabilities: Mapping[str, Any] = field(default_factory=dict)  # told to the plugins that ask for them
 
 
 @dataclass(slots=True)
@@ -67,7 +55,14 @@ class Network:
     cache_dir: str
     timeout: float = 60.0  # seconds a plugin may take
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    _attached: dict[str, Attachment] | None = None
+    _cache: Attachments = field(init=False)
+    _collecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _collected: float = float("-inf")
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _answer: tuple[bytes, float, str] = (b"", 0.0, "")
+
+    def __post_init__(self) -> None:
+        self._cache = Attachments(self.cache_dir)
 
     # State
 
@@ -82,72 +77,91 @@ class Network:
             path = os.path.join(self.conf_dir, name)
             try:
                 source = Path(path).read_bytes()
-                return cni.parse_network(source), source
+                beside = _beside(self.conf_dir, source)
+                network = cni.parse_network(source, beside)
+                return network, _whole(network) if beside else source
             except (OSError, cni.CniError) as error:
                 broken = broken or f"{path}: {error}"
         raise NetworkUnavailable(f"cni config uninitialized: {broken or f'no networks found in {self.conf_dir}'}")
 
-    def obstacle(self) -> str:
+    async def obstacle(self) -> str:
         """Why no pod can be attached now; "" when nothing is known to be in the way."""
         try:
-            network, _ = self.config()
+            network, source = self.config()
             for plugin in network.plugins:
                 self._binary(plugin.type)
         except (NetworkUnavailable, _PluginError) as error:
             return str(error)
+        if not network.status:
+            return _waiting(network)
+        async with self._asking:
+            asked, until, answer = self._answer
+            if asked != source or time.monotonic() >= until:
+                answer = await self._status(network)
+                self._answer = (source, time.monotonic() + (_BAD if answer else _GOOD), answer)
+        return answer
+
+    async def _status(self, network: cni.Network) -> str:
         for plugin in network.plugins:
-            subnet = plugin.configuration.get("subnetFile")
-            if plugin.type == "wherry-cni" and isinstance(subnet, str) and not os.path.exists(subnet):
-                return f"cni network {network.name!r} waits for {subnet}: the overlay writes it once the node has a podCIDR"
+            try:
+                await self._call("STATUS", network, plugin)
+            except _PluginError as error:
+                return f"cni network {network.name!r}: {error}"
         return ""
 
     def attachments(self) -> Mapping[str, Attachment]:
-        """By sandbox id; read from disk once, then kept in step with it."""
-        if self._attached is None:
-            self._attached = {}
-            with contextlib.suppress(FileNotFoundError):
-                for path in Path(self._results).iterdir():
-                    if path.suffix == ".tmp":  # of a write that was cut short
-                        path.unlink(missing_ok=True)
-                    elif (entry := _read_attachment(path)) is not None:
-                        self._attached[entry.sandbox_id] = entry
-        return self._attached
+        """By sandbox id."""
+        return self._cache.all()
 
     def wired(self, entry: Attachment) -> bool:
         """False when the host's end of what our own plugin made is gone or off its bridge, because somebody has deleted one of
         them: only a new sandbox brings the pod back. Others' plugins name links that never were, so theirs are believed."""
         links = [each["name"] for each in (entry.result or {}).get("interfaces") or () if not each.get("sandbox")]
-        chain = [each.type for each in cni.parse_network(entry.source).plugins]
-        if len(links) != 2 or chain not in (["wherry-cni"], ["wherry-cni", "portmap"]):  # portmap makes rules, no links
+        first, *others = [each.type for each in cni.parse_network(entry.source).plugins]
+        if len(links) < 2 or first != "wherry-cni" or not _WITHOUT_LINKS.issuperset(others):
             return True
         with Socket() as host:
-            bridge, port = (host.link(name) for name in links)
+            bridge, port = (host.link(name) for name in links[:2])
         return bridge is not None and port is not None and port.master == bridge.index
 
     # Verbs
 
     async def add(
-        self, sandbox_id: str, netns: str, pod: PodIdentity, ports: Sequence[PortMapping] = ()
+        self,
+        sandbox_id: str,
+        netns: str,
+        pod: PodIdentity,
+        ports: Sequence[PortMapping] = (),
+        bandwidth: Mapping[str, int] | None = None,
     ) -> tuple[IPAddress, ...]:
-        """Attach and return the pod's addresses, first one first. On failure what was done is undone. `ports` are for a
-        plugin that asks for the capability portMappings; where none does, no hostPort can be had."""
+        """Attach and return the pod's addresses, first one first. On failure what was done is undone. `ports` and `bandwidth`
+        are for plugins that ask for these capabilities; where none asks for ports, no hostPort can be had."""
         async with self._lock(sandbox_id):
             network, source = self.config()
-            if ports and not any(_PORTS in plugin.capabilities for plugin in network.plugins):
+            offered = {name for plugin in network.plugins for name in plugin.capabilities}
+            if ports and _PORTS not in offered:
                 raise NetworkUnavailable(
                     f'hostPort: no plugin of network {network.name!r} has the capability {_PORTS}: chain the "portmap" plugin '
                     "in its configuration list"
                 )
-            capabilities = {_PORTS: [_port(each) for each in ports]} if ports else {}
+            if bandwidth and _BANDWIDTH not in offered:
+                log.warning(
+                    "%s/%s: its bandwidth is not limited: no plugin of network %r has the capability %s",
+                    *(pod.namespace, pod.name, network.name, _BANDWIDTH),
+                )
+            capabilities: dict[str, Any] = {_PORTS: [_port(each) for each in ports]} if ports else {}
+            if bandwidth:
+                capabilities[_BANDWIDTH] = dict(bandwidth)
             entry = Attachment(sandbox_id, network.name, source, _arguments(sandbox_id, pod), capabilities=capabilities)
-            self._write(entry)
+            async with self._collecting:  # from here on it is valid; a collection under way does not know that
+                self._cache.write(entry)
             try:
                 entry = await self._attach(network, entry, netns)
             except _PluginError as error:
                 with contextlib.suppress(NetworkUnavailable):
                     await self._detach(entry, netns)
                 raise NetworkUnavailable(f'failed to setup network for sandbox "{sandbox_id}": {error}') from error
-            self._write(entry)
+            self._cache.write(entry)
             return entry.ips
 
     async def _attach(self, network: cni.Network, entry: Attachment, netns: str) -> Attachment:
@@ -194,10 +208,29 @@ class Network:
                 failed = failed or str(error)
         if failed:
             raise NetworkUnavailable(f'failed to destroy network for sandbox "{entry.sandbox_id}": {failed}')
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._file(entry))
-        if self._attached is not None:
-            self._attached.pop(entry.sandbox_id, None)
+        self._cache.forget(entry)
+
+    async def collect(self) -> None:
+        """The plugins give back what belongs to none of the attachments, if it is time and their network takes GC. What one of
+        them cannot do is told, and left for the next time."""
+        if time.monotonic() < self._collected + GC_SECONDS:
+            return
+        try:
+            network, _ = self.config()
+        except NetworkUnavailable:
+            return  # there will be one
+        self._collected = time.monotonic()
+        if not network.gc:
+            return
+        async with self._collecting:
+            valid = [
+                (each.sandbox_id, INTERFACE) for each in self.attachments().values() if each.network == network.name
+            ]
+            for plugin in network.plugins:
+                try:
+                    await self._call("GC", network, plugin, valid=valid)
+                except _PluginError as error:
+                    log.warning("giving back what nobody uses of cni network %r: %s", network.name, error)
 
     # The exec protocol
 
@@ -206,24 +239,26 @@ class Network:
         command: str,
         network: cni.Network,
         plugin: cni.Plugin,
-        entry: Attachment,
-        netns: str,
-        previous: Mapping[str, Any] | None,
+        entry: Attachment | None = None,
+        netns: str = "",
+        previous: Mapping[str, Any] | None = None,
+        valid: Sequence[tuple[str, str]] | None = None,
     ) -> bytes:
         """What one plugin printed."""
         what = f'plugin type="{plugin.type}" failed ({command.lower()})'
         environment = cni.environment(
             command,
-            container=entry.sandbox_id,
+            container=entry.sandbox_id if entry else "",
             netns=netns,
-            ifname=INTERFACE,
-            args=entry.arguments,
+            ifname=INTERFACE if entry else "",
+            args=entry.arguments if entry else "",
             path=":".join(self.bin_dirs),
         )
+        request = network.request(plugin, previous, entry.capabilities if entry else None, valid)
         try:
             done = await run(
                 [self._binary(plugin.type)],
-                input=json.dumps(network.request(plugin, previous, entry.capabilities)).encode(),
+                input=json.dumps(request).encode(),
                 timeout=self.timeout,
                 check=False,
                 env={"PATH": os.environ.get("PATH", _PATH), **environment},
@@ -243,39 +278,40 @@ class Network:
                 return path
         raise _PluginError(f'failed to find plugin "{kind}" in path [{" ".join(self.bin_dirs)}]')
 
-    # The cache
-
-    @property
-    def _results(self) -> str:
-        return os.path.join(self.cache_dir, "results")
-
-    def _file(self, entry: Attachment) -> str:
-        return os.path.join(self._results, f"{entry.network}-{entry.sandbox_id}-{INTERFACE}")
-
-    def _write(self, entry: Attachment) -> None:
-        document = {
-            "kind": "cniCacheV1",
-            "containerId": entry.sandbox_id,
-            "config": base64.b64encode(entry.source).decode(),
-            "ifName": INTERFACE,
-            "networkName": entry.network,
-            "cniArgs": [pair.split("=", 1) for pair in entry.arguments.split(";")],
-            "result": entry.result,
-        }
-        if entry.capabilities:
-            document["capabilityArgs"] = entry.capabilities
-        os.makedirs(self._results, mode=0o700, exist_ok=True)
-        path = self._file(entry)
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-        os.replace(temporary, path)
-        attached = self.attachments()
-        assert isinstance(attached, dict)
-        attached[entry.sandbox_id] = entry
-
     def _lock(self, sandbox_id: str) -> asyncio.Lock:
         return self._locks.setdefault(sandbox_id, asyncio.Lock())
+
+
+def _waiting(network: cni.Network) -> str:
+    """What our own plugin would answer to STATUS in a network of a version that has none."""
+    for plugin in network.plugins:
+        subnet = plugin.configuration.get("subnetFile")
+        if plugin.type == "wherry-cni" and isinstance(subnet, str) and not os.path.exists(subnet):
+            return f"cni network {network.name!r} waits for {subnet}: the overlay writes it once the node has a podCIDR"
+    return ""
+
+
+def _beside(conf_dir: str, source: bytes) -> list[bytes]:
+    """The plugins' files in the folder of the network's name, which a list may take in."""
+    try:
+        document = json.loads(source)
+        folder = Path(conf_dir, str(document["name"]))
+        return [path.read_bytes() for path in sorted(folder.glob("*.conf"))] if "plugins" in document else []
+    except (ValueError, KeyError, TypeError):
+        return []  # whoever parses it says what is wrong
+
+
+def _whole(network: cni.Network) -> bytes:
+    """The list as it was put together: a DEL must not depend on files that may change."""
+    document = {
+        "cniVersion": network.version,
+        "name": network.name,
+        "disableCheck": not network.check,
+        "disableGC": not network.gc,
+        "loadOnlyInlinedPlugins": True,
+        "plugins": [plugin.configuration for plugin in network.plugins],
+    }
+    return json.dumps(document).encode()
 
 
 def _port(mapping: PortMapping) -> dict[str, Any]:
@@ -299,23 +335,3 @@ def _arguments(sandbox_id: str, pod: PodIdentity) -> str:
             f"K8S_POD_UID={pod.uid}",
         )
     )
-
-
-def _read_attachment(path: Path) -> Attachment | None:
-    """A file of the cache; a torn one still names its sandbox, so that DEL can be called with today's configuration."""
-    parts = path.name.rsplit("-", 2)
-    if len(parts) != 3 or parts[2] != INTERFACE:
-        return None
-    network, sandbox_id, _ = parts
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        source = base64.b64decode(document["config"])
-        cni.parse_network(source)
-        arguments = ";".join("=".join(pair) for pair in document.get("cniArgs") or [])
-        result = document.get("result")
-        found = cni.parse_result(json.dumps(result).encode()).ips() if result is not None else ()
-        ips = tuple(each.ip for each in found)
-        return Attachment(sandbox_id, network, source, arguments, result, ips, document.get("capabilityArgs") or {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, cni.CniError) as error:
-        log.warning("%s is damaged (%r): its sandbox counts as not attached", path, error)
-        return Attachment(sandbox_id, network, b"", f"IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={sandbox_id}")

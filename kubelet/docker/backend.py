@@ -97,7 +97,7 @@ class DockerRuntime:
         return await self._engine.ask("version", "", ask)
 
     async def status(self) -> RuntimeStatus:
-        obstacle = self._network.obstacle()
+        obstacle = await self._network.obstacle()
         try:
             await self._wire.ping(PING)
             message = self._engine.stuck() or await self._misfit()

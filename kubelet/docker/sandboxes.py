@@ -11,6 +11,7 @@ import contextlib
 from datetime import UTC, datetime
 
 from kubelet import peer
+from kubelet.bandwidth import bandwidth
 from kubelet.docker import pause, spec
 from kubelet.docker.containers import KILLED, Containers
 from kubelet.network import Network
@@ -65,6 +66,10 @@ class Sandboxes:
         """Nothing is created for a pod that cannot have its network."""
         if not config.host_network:
             self._network.config()
+            try:
+                bandwidth(config.annotations)
+            except ValueError as error:
+                raise RuntimeRefused(str(error)) from None
             return
         engine = self._containers.engine
         shared = self._host_network
@@ -79,7 +84,9 @@ class Sandboxes:
     async def _attach(self, identity: str, pid: int, config: SandboxConfig) -> None:
         exits = self._containers.exits
         if exits.watched(identity):  # so `pid` is the pause process; while it lives the number names no other
-            await self._network.add(identity, f"/proc/{pid}/ns/net", config.pod, config.port_mappings)
+            await self._network.add(
+                identity, f"/proc/{pid}/ns/net", config.pod, config.port_mappings, bandwidth(config.annotations)
+            )
         if not exits.watched(identity):
             raise RuntimeRefused(
                 f"the sandbox of {config.pod.namespace}/{config.pod.name} ended at once "
@@ -142,9 +149,10 @@ class Sandboxes:
         return state, attachment.ips
 
     async def sweep(self) -> None:
-        """Give back the addresses of sandboxes that are no more, whoever removed them."""
+        """Give back the addresses of sandboxes that are no more, whoever removed them; and what never became one of ours."""
         attached = set(self._network.attachments())  # read before the list: a sandbox exists before its attachment
         if attached:
             present = {row["Id"] for row in await self._containers.list("list_podsandbox")}
             for sandbox_id in attached - present:
                 await self._network.delete(sandbox_id)
+        await self._network.collect()

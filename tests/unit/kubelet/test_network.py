@@ -3,14 +3,18 @@
 The plugins are shell scripts that note how they were called.
 """
 
+import asyncio
 import base64
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from kubelet.bandwidth import EGRESS, INGRESS, bandwidth
 from kubelet.network import Network
 from kubelet.runtime import NetworkUnavailable, PodIdentity
 
@@ -43,9 +47,17 @@ class World:
         result = {"cniVersion": "1.0.0", "interfaces": [host, own], "ips": ips, "by": name}
         (self.folder / f"{name}.result").write_text(json.dumps(result))
 
-    def configure(self, *plugins: str, version: str = "1.0.0", file: str = "10-net.conflist", **more: object) -> None:
+    def configure(
+        self,
+        *plugins: str,
+        version: str = "1.0.0",
+        file: str = "10-net.conflist",
+        whole: Mapping[str, object] | None = None,
+        **more: object,
+    ) -> None:
+        """`whole` are keys of the list, `more` those of each plugin."""
         rows = [{"type": name, "own": f"of {name}", **more} for name in plugins]
-        document = {"cniVersion": version, "name": "net", "plugins": rows}
+        document = {"cniVersion": version, "name": "net", "plugins": rows, **(whole or {})}
         (self.folder / "net.d" / file).write_text(json.dumps(document))
 
     def refuse(self, name: str, command: str, answer: object) -> Path:
@@ -184,27 +196,130 @@ async def test_a_result_that_is_none(world: World, answer: str) -> None:
 
 
 async def test_readiness_says_what_is_missing(world: World) -> None:
-    assert world.network.obstacle() == ""
+    assert await world.network.obstacle() == ""
     (world.folder / "bin" / "second").unlink()
-    assert 'failed to find plugin "second" in path' in world.network.obstacle()
+    assert 'failed to find plugin "second" in path' in await world.network.obstacle()
     world.configure("first", file="05-first.conflist")
-    assert world.network.obstacle() == ""  # the first in lexical order counts
+    assert await world.network.obstacle() == ""  # the first in lexical order counts
     (world.folder / "net.d" / "01-broken.conf").write_text("{")
-    assert world.network.obstacle() == ""
+    assert await world.network.obstacle() == ""
     for path in (world.folder / "net.d").glob("*.conflist"):
         path.unlink()
-    assert "01-broken.conf" in world.network.obstacle()
+    assert "01-broken.conf" in await world.network.obstacle()
     (world.folder / "net.d" / "01-broken.conf").unlink()
-    assert f"no networks found in {world.folder}/net.d" in world.network.obstacle()
+    assert f"no networks found in {world.folder}/net.d" in await world.network.obstacle()
     with pytest.raises(NetworkUnavailable, match="cni config uninitialized"):
         await world.network.add(ID, "/proc/7/ns/net", POD)
     assert world.cached() == []
 
 
-def test_our_own_plugin_waits_for_the_overlay(world: World) -> None:
+async def test_our_own_plugin_waits_for_the_overlay(world: World) -> None:
     world.plugin("wherry-cni")
     subnet = world.folder / "subnet.env"
     world.configure("wherry-cni", subnetFile=str(subnet))
-    assert f"waits for {subnet}" in world.network.obstacle()
+    assert f"waits for {subnet}" in await world.network.obstacle()
     subnet.touch()
-    assert world.network.obstacle() == ""
+    assert await world.network.obstacle() == ""
+
+
+async def test_a_network_at_1_1_is_asked_for_its_status(world: World) -> None:
+    """Of the versions offered the newest is spoken; a good answer counts for a while, a bad one is asked again soon."""
+    world.configure("first", "second", whole={"cniVersions": ["1.0.0", "1.1.0"]})
+    refusal = world.refuse("second", "STATUS", {"cniVersion": "1.1.0", "code": 50, "msg": "no subnet yet"})
+    assert "cni network 'net': plugin type=\"second\" failed (status): no subnet yet" in await world.network.obstacle()
+    assert world.calls() == ["first STATUS", "second STATUS"]
+    assert world.request(0)["cniVersion"] == "1.1.0"
+    assert "no subnet yet" in await world.network.obstacle()
+    assert len(world.calls()) == 2
+    refusal.unlink()
+    world.configure("first", "second", version="1.1.0")
+    assert await world.network.obstacle() == ""  # another configuration is asked at once
+    assert await world.network.obstacle() == ""
+    assert len(world.calls()) == 4
+
+
+async def test_what_no_attachment_names_is_garbage(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.configure("first", "second", version="1.1.0")
+    await world.network.add(ID, "/proc/7/ns/net", POD)
+    obstacle = world.refuse("first", "GC", {"cniVersion": "1.1.0", "code": 5, "msg": "disk full"})
+    with caplog.at_level(logging.WARNING):
+        await world.network.collect()
+    assert world.calls()[2:] == ["first GC", "second GC"]
+    assert world.request(3)["cni.dev/valid-attachments"] == [{"containerID": ID, "ifname": "eth0"}]
+    assert "disk full" in caplog.text
+    await world.network.collect()
+    assert len(world.calls()) == 4, "not every time"
+    obstacle.unlink()
+    heir = world.restarted()
+    await heir.delete(ID)
+    await heir.collect()
+    assert world.calls()[4:] == ["second DEL", "first DEL", "first GC", "second GC"]
+    assert world.request(6)["cni.dev/valid-attachments"] == []
+
+
+@pytest.mark.parametrize("how", [{"version": "1.0.0"}, {"version": "1.1.0", "whole": {"disableGC": True}}])
+async def test_who_does_not_want_gc_has_none(world: World, how: dict[str, object]) -> None:
+    world.configure("first", **how)  # type: ignore[arg-type]
+    await world.network.collect()
+    assert world.calls() == []
+
+
+async def test_an_add_waits_for_a_collection_that_does_not_know_it(world: World) -> None:
+    """Its address would be given back while it is being made."""
+    world.configure("first", "second", version="1.1.0")
+    await asyncio.gather(world.network.collect(), world.network.add(ID, "/proc/7/ns/net", POD))
+    assert world.calls() == ["first GC", "second GC", "first ADD", "second ADD"]
+
+
+async def test_bandwidth_is_told_to_whom_asks(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    limits = bandwidth({INGRESS: "1M", EGRESS: "200M"})
+    assert limits == {
+        "ingressRate": 10**6,
+        "ingressBurst": 1 << 20,
+        "egressRate": 2 * 10**8,
+        "egressBurst": 2 * 10**7,
+    }
+    await world.network.add(ID, "/proc/7/ns/net", POD, (), limits)
+    assert "its bandwidth is not limited" in caplog.text
+    await world.network.delete(ID)
+    world.configure("first", "second", capabilities={"bandwidth": True})
+    await world.network.add(ID, "/proc/7/ns/net", POD, (), limits)
+    assert world.request(5)["runtimeConfig"] == {"bandwidth": limits}
+    heir = world.restarted()
+    await heir.delete(ID)
+    assert world.request(7)["runtimeConfig"] == {"bandwidth": limits}, "DEL is told what the ADD was"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("999", "unreasonably small"),
+        ("0", "unreasonably small"),
+        ("2P", "unreasonably large"),
+        ("fast", "quantities must"),
+    ],
+)
+def test_a_limit_that_makes_no_sense(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"annotation {EGRESS}: '{text}': .*{words}"):
+        bandwidth({EGRESS: text})
+
+
+def test_a_pod_without_limits_has_none() -> None:
+    assert bandwidth({"other": "1"}) == {}
+
+
+async def test_plugins_in_files_beside_a_list(world: World) -> None:
+    """They are its last ones, unless it says otherwise; and a DEL does not need the files any more."""
+    world.configure("first")
+    folder = world.folder / "net.d" / "net"
+    folder.mkdir()
+    (folder / "20.conf").write_text(json.dumps({"type": "second", "own": "beside"}))
+    await world.network.add(ID, "/proc/7/ns/net", POD)
+    assert world.request(1)["own"] == "beside"
+    (folder / "20.conf").unlink()
+    await world.restarted().delete(ID)
+    assert world.calls() == ["first ADD", "second ADD", "second DEL", "first DEL"]
+    (folder / "20.conf").write_text("{")
+    assert await world.network.obstacle() != ""
+    world.configure("first", whole={"loadOnlyInlinedPlugins": True})
+    assert await world.network.obstacle() == ""
