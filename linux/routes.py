@@ -146,18 +146,19 @@ def _read(ip: Conversation, family: Family, what: str) -> Iterator[list[Route]]:
     for data, places in ip.turns(_GET, asked, what):
         found: list[Route] = []
         for start, end in places:
-            head = _HEAD.unpack_from(data, start)
-            if head[4] == MAIN:
-                found.append(_route(head, data, start + 12, end))
+            if data[start + 4] == MAIN:
+                found.append(_route(data[start:end]))
         yield found
 
 
-def _route(head: tuple[int, ...], data: bytes, start: int, end: int) -> Route:
-    family, length, source_length, tos, _, protocol, _, kind, flags = head
+@lru_cache(1 << 14)
+def _route(data: bytes) -> Route:
+    """A route that stays as it is looks the same in every dump."""
+    family, length, source_length, tos, _, protocol, _, kind, flags = _HEAD.unpack_from(data)
     destination = gateway = b""
     device = metric = 0
     plain = not (source_length or tos)
-    for number, first, last in spans(data, start, end):
+    for number, first, last in spans(data, _HEAD.size, len(data)):
         if number == _DST:
             destination = data[first:last]
         elif number == _GATEWAY:
@@ -173,7 +174,7 @@ def _route(head: tuple[int, ...], data: bytes, start: int, end: int) -> Route:
                 gateway = attributes(data[first + _HOP.size : min(first + size, last)]).get(_GATEWAY, b"")
     return Route(
         destination=_network(destination, length, family),
-        gateway=_address(gateway) if gateway else None,
+        gateway=ip_address(gateway) if gateway else None,
         device=device if kind == UNICAST else 0,  # IPv6 puts what leads nowhere on the loopback
         onlink=bool(flags & _ONLINK),
         protocol=protocol,
@@ -183,13 +184,7 @@ def _route(head: tuple[int, ...], data: bytes, start: int, end: int) -> Route:
     )
 
 
-@lru_cache(1 << 14)
 def _network(packed: bytes, length: int, family: int) -> Range:
     if family == socket.AF_INET:
         return IPv4Network((packed or bytes(4), length))
     return IPv6Network((packed or bytes(16), length))
-
-
-@lru_cache(1 << 14)
-def _address(packed: bytes) -> IPAddress:
-    return ip_address(packed)

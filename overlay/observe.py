@@ -103,15 +103,11 @@ class _Where:
             kind = _KINDS.get(one.kind)
             if kind is None:
                 continue
-            to = one.destination
-            on_ours = one.device == self._index != OURS
-            if on_ours and (to.is_link_local or to.is_multicast):
+            to, on_ours = one.destination, one.device == self._index != OURS
+            number = int(to.network_address)
+            if on_ours and _of_its_own(to.version, number):
                 continue
-            if (
-                on_ours
-                or one.protocol == ROUTE_PROTOCOL
-                or self._in_pods(to.version, int(to.network_address), to.prefixlen)
-            ):
+            if on_ours or one.protocol == ROUTE_PROTOCOL or self._in_pods(to.version, number, to.prefixlen):
                 device = OURS if on_ours else one.device
                 yield Route(to, one.gateway, device, one.onlink, one.protocol, one.metric, kind, one.plain)
 
@@ -120,6 +116,13 @@ class _Where:
             version == family and first <= number <= last and length >= prefix
             for family, first, last, prefix in self._spans
         )
+
+
+def _of_its_own(version: int, number: int) -> bool:
+    """Link-local or multicast."""
+    if version == 4:
+        return number >> 16 == 0xA9FE or number >> 28 == 0xE
+    return number >> 118 == 0x3FA or number >> 120 == 0xFF
 
 
 def _strays(ip: Conversation, tunnel: Tunnel) -> Iterator[tuple[int, str]]:
