@@ -307,7 +307,7 @@ class Overlay:
         done = await masquerade.sync(rules)
         for words in done.repaired:
             log.warning("drift repaired: %s", words)
-            self._series.drift.labels(*_NAMES.values(), *_SETTINGS.values()).inc()
+            self._series.drift.labels("rules").inc()
         for words in done.written:
             log.info("%s", words)
 

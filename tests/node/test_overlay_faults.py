@@ -101,9 +101,9 @@ def test_while_the_api_server_is_away_the_network_stays_and_is_still_mended(worl
     assert one.reaches(two)
     one.stop(signal.SIGKILL)
     one.start()
-    until(lambda: "waiting for the Nodes" in one.text().rsplit("has stopped", 1)[-1], "its start")
+    until(lambda: "waiting for the registry at" in one.text().rsplit("has stopped", 1)[-1], "its start")
     until(lambda: one.get("/healthz") == "ok", "alive")
-    assert "device failed: not yet done" in one.get("/readyz")
+    assert "registry failed: not yet heard from" in one.get("/readyz")
     assert one.kernel() == right, "nothing is touched before the Nodes are known"
     assert one.reaches(two)
     world.start_server()
@@ -118,7 +118,7 @@ def test_a_node_without_podcidr_waits_in_words_and_goes_on_when_it_comes(world: 
     one.start()
     until(lambda: "there is no Node node1: its kubelet registers it" in one.text(), "words", 20)
     world.create_node("node1", "")
-    until(lambda: "node node1 has no podCIDR: the controllers' node IPAM assigns it" in one.text(), "words")
+    until(lambda: "node node1 has no IPv4 podCIDR: the controllers' node IPAM assigns it" in one.text(), "words")
     assert one.kernel()["device"] is None
     assert not one.subnet_file.exists()
     began = time.monotonic()
@@ -170,11 +170,16 @@ def test_masquerading(world: World) -> None:
     # Each attempt is a flow of its own: conntrack remembers how an earlier one was translated.
     until(lambda: ping(one.pod.path, outside, seconds=0.2), "masquerading again", 4.0)
     until(lambda: one.reaches(two), "forwarding again", 4.0)
-    until(lambda: one.drift("rules") > 0, "counted", 3.0)
+    until(lambda: one.drift("rules") > 0, "counted", 3.0, one.text)
     one.stop()
     one.start()
     one.ready()
-    until(lambda: "FLANNEL" not in _rules(one.space), "gone without --ip-masq", 5.0)
+    until(lambda: "FLANNEL-POSTRTG" not in _rules(one.space), "gone without --ip-masq", 5.0)
+    assert "FLANNEL-FWD" in _rules(one.space), "the pods' packets are forwarded all the same"
+    one.stop()
+    one.start("--iptables-forward-rules=false")
+    one.ready()
+    until(lambda: "FLANNEL" not in _rules(one.space), "gone without either", 5.0)
 
 
 def test_the_source_of_pod_to_pod_packets_is_kept_under_masquerading(world: World) -> None:
