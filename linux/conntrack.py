@@ -24,30 +24,38 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from linux.wire import (
+    ACK,
+    DONE,
+    DUMP,
+    DUMP_INTERRUPTED,
+    ERRNO,
+    ERROR,
+    HEADER,
+    NESTED,
+    OPTION_CAP_ACK,
+    REQUEST,
+    SOL_NETLINK,
+    attribute,
+    attributes,
+)
+
 _NETLINK_NETFILTER: Final = 12
 _GET, _DELETE = 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_*
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x001, 0x004, 0x300
-_DUMP_INTERRUPTED = 0x010
 _DUMP_ATTEMPTS = 5
 _PATIENCE = 30.0
 _RECEIVED = 1 << 16
-_SOL_NETLINK, _CAP_ACK = 270, 10
 _AT_ONCE = 100
 """Deletions in one datagram: the answers to all of them must fit into the socket's receive buffer."""
 
-_NESTED = 0x8000
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS = 1, 2
 _BY_DESTINATION, _BY_PROTOCOL, _BY_DESTINATION_PORT = 1 << 1, 1 << 3, 1 << 5
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _FAMILY = struct.Struct("=BBH")  # struct nfgenmsg
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
-_CODE = struct.Struct("=i")
-_BODY = _HEADER.size + _FAMILY.size
+_BODY = HEADER.size + _FAMILY.size
 
 
 class Flow(NamedTuple):
@@ -78,7 +86,7 @@ class Conntrack:
     def __init__(self, version: int) -> None:
         self._layout = _LAYOUTS[version]
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)  # a refusal need not bring back what was refused
+        self._socket.setsockopt(SOL_NETLINK, OPTION_CAP_ACK, 1)  # a refusal need not bring back what was refused
         self._socket.settimeout(_PATIENCE)
         self._number = 0
 
@@ -118,7 +126,7 @@ class Conntrack:
         deleted, refused = 0, 0
         for start in range(0, len(handles), _AT_ONCE):
             some = handles[start : start + _AT_ONCE]
-            self._socket.send(b"".join(self._message(_DELETE, _ACK, handle) for handle in some))
+            self._socket.send(b"".join(self._message(_DELETE, ACK, handle) for handle in some))
             for code in self._answers(len(some)):
                 deleted += code == 0
                 refused = refused if code in (0, errno.ENOENT) else code
@@ -132,16 +140,16 @@ class Conntrack:
         """What was found, and whether it is all there was."""
         found: list[Flow] = []
         whole, ends = True, self._layout.ends
-        self._socket.send(self._message(_GET, _DUMP, restriction))
+        self._socket.send(self._message(_GET, DUMP, restriction))
         while True:
             data = self._socket.recv(_RECEIVED)
             offset = 0
             while offset < len(data):
-                length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
+                length, kind, flags, number, _ = HEADER.unpack_from(data, offset)
                 if number == self._number:
-                    whole = whole and not flags & _DUMP_INTERRUPTED
-                    if kind in (_DONE, _ERROR):
-                        if code := -_CODE.unpack_from(data, offset + _HEADER.size)[0]:
+                    whole = whole and not flags & DUMP_INTERRUPTED
+                    if kind in (DONE, ERROR):
+                        if code := -ERRNO.unpack_from(data, offset + HEADER.size)[0]:
                             raise OSError(code, f"reading flows: {os.strerror(code)}")
                         return found, whole
                     pair = ends(data, offset + _BODY, offset + length, protocol)
@@ -156,15 +164,15 @@ class Conntrack:
             data = self._socket.recv(_RECEIVED)
             offset = 0
             while offset < len(data):
-                length, kind, _, number, _ = _HEADER.unpack_from(data, offset)
-                if kind == _ERROR and number > last - _AT_ONCE:
-                    yield -_CODE.unpack_from(data, offset + _HEADER.size)[0]
+                length, kind, _, number, _ = HEADER.unpack_from(data, offset)
+                if kind == ERROR and number > last - _AT_ONCE:
+                    yield -ERRNO.unpack_from(data, offset + HEADER.size)[0]
                     count -= 1
                 offset += (length + 3) & ~3
 
     def _message(self, kind: int, flags: int, body: bytes) -> bytes:
         self._number += 1
-        head = _HEADER.pack(_BODY + len(body), kind, _REQUEST | flags, self._number, 0)
+        head = HEADER.pack(_BODY + len(body), kind, REQUEST | flags, self._number, 0)
         return head + _FAMILY.pack(self._layout.family, 0, 0) + body
 
 
@@ -208,9 +216,9 @@ class _Layout:
     def _walked(self, data: bytes, start: int, end: int, protocol: int) -> tuple[bytes, bytes] | None:
         """The same, attribute by attribute."""
         found = {}
-        for kind, value in _attributes(data[start:end]):
+        for kind, value in attributes(data[start:end]).items():
             if kind in (_TUPLE_ORIG, _TUPLE_REPLY):
-                parts = {part: dict(_attributes(inside)) for part, inside in _attributes(value)}
+                parts = {part: attributes(inside) for part, inside in attributes(value).items()}
                 found[kind] = parts.get(_TUPLE_IP, {}), parts.get(_TUPLE_PROTO, {})
         if len(found) < 2 or found[_TUPLE_ORIG][1].get(_PROTO_NUM) != bytes([protocol]):
             return None
@@ -231,46 +239,29 @@ class _Layout:
             by |= _BY_DESTINATION
         if to is not None or port is not None:
             by |= _BY_DESTINATION_PORT
-        flags = _attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", by)) + _attribute(_FILTER_REPLY_FLAGS, bytes(4))
-        return self._tuple(_TUPLE_ORIG, address, number.to_bytes(2, "big"), protocol) + _attribute(
-            _FILTER | _NESTED, flags
+        flags = attribute(_FILTER_ORIG_FLAGS, struct.pack("=I", by)) + attribute(_FILTER_REPLY_FLAGS, bytes(4))
+        return self._tuple(_TUPLE_ORIG, address, number.to_bytes(2, "big"), protocol) + attribute(
+            _FILTER | NESTED, flags
         )
 
     def _tuple(self, kind: int, destination: bytes, port: bytes, protocol: int) -> bytes:
-        ip = _attribute(self._source, bytes(self._size)) + _attribute(self._destination, destination)
+        ip = attribute(self._source, bytes(self._size)) + attribute(self._destination, destination)
         ports = (
-            _attribute(_PROTO_NUM, bytes([protocol]))
-            + _attribute(_PROTO_SRC_PORT, bytes(2))
-            + _attribute(_PROTO_DST_PORT, port)
+            attribute(_PROTO_NUM, bytes([protocol]))
+            + attribute(_PROTO_SRC_PORT, bytes(2))
+            + attribute(_PROTO_DST_PORT, port)
         )
-        return _attribute(
-            kind | _NESTED, _attribute(_TUPLE_IP | _NESTED, ip) + _attribute(_TUPLE_PROTO | _NESTED, ports)
-        )
+        return attribute(kind | NESTED, attribute(_TUPLE_IP | NESTED, ip) + attribute(_TUPLE_PROTO | NESTED, ports))
 
 
 def _handle(data: bytes, start: int, end: int) -> bytes:
     """What names an entry: its original tuple, its zone if it is in one, and its number."""
     named = (_TUPLE_ORIG, _ZONE, _ID)
     return b"".join(
-        _attribute(kind | (_NESTED if kind == _TUPLE_ORIG else 0), value)
-        for kind, value in _attributes(data[start:end])
+        attribute(kind | (NESTED if kind == _TUPLE_ORIG else 0), value)
+        for kind, value in attributes(data[start:end]).items()
         if kind in named
     )
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & ~_NESTED, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
 
 
 _LAYOUTS: Final[Mapping[int, _Layout]] = {
