@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import errno
 
-from linux.rtnetlink import RefusedError, Socket
+from linux.netlink import RefusedError
+from linux.rtnetlink import Socket
 
 _LOOK = 0.0003  # seconds between two looks
 _MOST = 64  # threads that wait in the kernel; further deletions wait for themselves

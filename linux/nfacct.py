@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Iterable, Mapping
 
 from linux.nftables.wire import NETLINK_NETFILTER, message
-from linux.wire import ACK, CREATE, DONE, DUMP, ERROR, HEADER, REQUEST, attributes, messages
+from linux.wire import ACK, CREATE, DONE, DUMP, ERRNO, ERROR, HEADER, REQUEST, attributes, messages, text
 
 _SUBSYSTEM = 7 << 8  # NFNL_SUBSYS_ACCT
 _NEW, _GET, _DELETE = _SUBSYSTEM | 0, _SUBSYSTEM | 1, _SUBSYSTEM | 3
@@ -33,7 +32,7 @@ def forget(names: Iterable[str]) -> None:
     try:
         with _opened() as asked:
             for name in names:
-                asked.send(message(_DELETE, REQUEST | ACK, 1, 0, _named(name)))
+                asked.send(message(_DELETE, REQUEST | ACK, 1, 0, text(_NAME, name)))
                 asked.recv(_MAX)
     except OSError:
         return
@@ -61,11 +60,6 @@ def _opened() -> socket.socket:
 
 
 def _made(asked: socket.socket, name: str) -> bool:
-    asked.send(message(_NEW, REQUEST | ACK | CREATE, 1, 0, _named(name)))
-    code = -struct.unpack_from("=i", asked.recv(_MAX), HEADER.size)[0]
+    asked.send(message(_NEW, REQUEST | ACK | CREATE, 1, 0, text(_NAME, name)))
+    code = -ERRNO.unpack_from(asked.recv(_MAX), HEADER.size)[0]
     return code in (0, errno.EEXIST, errno.EBUSY)
-
-
-def _named(name: str) -> bytes:
-    value = name.encode() + b"\0"
-    return struct.pack("=HH", 4 + len(value), _NAME) + value + bytes(-len(value) % 4)
