@@ -14,7 +14,7 @@ and so does the network. SIGTERM and kill -9 leave everything in place: the next
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -28,14 +28,17 @@ from kube.errors import ApiError, Retry, UsageError
 from linux.capabilities import Capability, effective
 from linux.inotify import Inotify
 from linux.iptables.rules import Family
+from linux.netlink import Conversation
 from linux.route_monitor import Monitor, Notice
-from overlay import cleanup, subnetenv, sysctls, wish
+from overlay import cleanup, drift, observe, plan, subnetenv, sysctls, wish
+from overlay.apply import apply
+from overlay.checksum import Checksums
 from overlay.config import Config, annotation_prefix
 from overlay.masquerade import Masquerade, Rules
-from overlay.model import Lease, NotYet, Range
+from overlay.model import Lease, NotYet, Range, Tunnel, Wanted
 from overlay.netconf import Network
 from overlay.registry import kube
-from overlay.series import Series
+from overlay.series import Series, label
 from overlay.situation import Situation
 from overlay.subnets import Subnets
 from overlay.upkeep import Refusals, Upkeep
@@ -154,7 +157,12 @@ class Overlay:
     async def _keep(self, net: Network) -> None:
         """Until cancelled, or the network is another."""
         tunnels = wish.tunnels(net)
+        await _sweep(net, tunnels)
+        self._series.info.clear()
+        rules = "nftables" if net.nftables else "iptables"
+        self._series.info.labels(net.kind, "kubernetes" if self._config.kube else "etcd", rules).set(1)
         situation = Situation(self._config, self._subnets, net, tunnels, self._series, self._tunnels_wake)
+        checksums = Checksums(lambda family, disabled: self._series.checksums.labels(label(family)).set(disabled))
         self._upkeeps = tuple(
             Upkeep(
                 tunnel,
@@ -165,10 +173,12 @@ class Overlay:
                 self._refusals,
                 blackhole=self._config.ip_blackhole_route,
                 talking=self._talking,
+                checksums=checksums,
             )
             for tunnel in tunnels
         )
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            group.create_task(checksums.run(), name="checksum")
             self._loop(group, "node", partial(self._sync_node, situation, net), self._config.resync)
             for upkeep in self._upkeeps:
                 self._loop(group, upkeep.name, partial(self._sync_tunnel, upkeep), self._config.resync)
@@ -329,6 +339,21 @@ class Overlay:
         self._written = text
         if self._files is not None:
             self._files.watch(str(path.parent))
+
+
+async def _sweep(net: Network, tunnels: Sequence[Tunnel]) -> None:
+    """Of a family that is switched off nothing of ours stays on other interfaces."""
+    off = tuple(family for family in Family if family not in net.families)
+    try:
+        with Conversation() as ip:
+            rest = Tunnel("", off, frozenset(tunnel.name for tunnel in tunnels))
+            steps = list(plan.actions(Wanted(), await observe.kernel(ip, rest, ())))
+            await apply(ip, rest, steps)
+    except (Retry, OSError) as error:
+        log.warning("cannot remove what an earlier start has left: %s", error)
+        return
+    for words in drift.summary(steps):
+        log.info("left from an earlier start: %s", words)
 
 
 @contextlib.asynccontextmanager

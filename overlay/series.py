@@ -75,3 +75,9 @@ class Series:
             "When this node's claim lapses unless it is renewed (etcd); 0: it does not",
             registry=registry,
         )
+        self.checksums = Gauge(
+            "wherry_overlay_checksum_offload_disabled",
+            "1 where checksums in the tunnel are computed by the kernel, because the network card below gets them wrong",
+            ["ip_family"],
+            registry=registry,
+        )

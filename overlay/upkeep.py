@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from linux import links
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
 from linux.route_monitor import Notice
 from overlay import drift, wish
 from overlay.apply import Incomplete, apply
+from overlay.checksum import Checksums
 from overlay.look import look, pods
 from overlay.model import (
     DEVICE_ALIAS,
@@ -22,6 +24,7 @@ from overlay.model import (
     CreateDevice,
     Lease,
     Tunnel,
+    VxlanDevice,
     Wanted,
 )
 from overlay.netconf import Network
@@ -80,6 +83,7 @@ class Upkeep:
         *,
         blackhole: bool,
         talking: Callable[[str, int], None],
+        checksums: Checksums,
     ) -> None:
         self.tunnel = tunnel
         self.name = "device-v6" if tunnel.families == (Family.V6,) and len(net.families) > 1 else "device"
@@ -88,6 +92,7 @@ class Upkeep:
         """Whether a pass has come to an end, good or bad."""
         self._net, self._subnets, self._situation, self._series = net, subnets, situation, series
         self._refusals, self._blackhole, self._talking = refusals, blackhole, talking
+        self._checksums = checksums
         self._pods = pods(tunnel, net)
         self._direct = wish.asks_direct(net)
         self._device = 0
@@ -127,11 +132,11 @@ class Upkeep:
             self._device = found.seen.device.index if found.seen.device else 0
             self._refusals.tell(self.name, found.wish.refused)
             await self._carry_out(ip, found.steps)
+            self._note_checksums(ip, found.wish.wanted)
         self.done = Done(found.own, found.wish)
         self._count(found.wish)
-        return any(
-            isinstance(step, CreateDevice) for step in found.steps
-        )  # what was announced before its index was known is lost
+        # What was announced of a device before its index was known is lost.
+        return any(isinstance(step, CreateDevice) for step in found.steps)
 
     async def _carry_out(self, ip: Conversation, steps: Sequence[Action]) -> None:
         before = self.done.wish.wanted if self.done else None
@@ -142,6 +147,18 @@ class Upkeep:
             self._report([step for step in steps if step not in refused], before)
             raise
         self._report(steps, before)
+
+    def _note_checksums(self, ip: Conversation, wanted: Wanted) -> None:
+        (family, *_) = self.tunnel.families
+        link = links.link(ip, self.tunnel.name) if isinstance(wanted.device, VxlanDevice) else None
+        if link is None:
+            self._checksums.forget(family)
+            return
+        self._device = link.index
+        peers = [neighbour.address for neighbour in wanted.neighbours]
+        for words in self._checksums.note(family, link.name, link.index, peers):
+            log.warning("drift repaired: %s", words)
+            self._series.drift.labels("device").inc()
 
     def _report(self, steps: Sequence[Action], before: Wanted | None) -> None:
         mended = drift.mended(steps, before)
