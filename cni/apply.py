@@ -1,8 +1,10 @@
-"""Carries one attachment into the kernel and out of it.
+"""Carries one attachment to a bridge into the kernel and out of it.
 
-Every step finds by name what an earlier process may have left and goes on from there, so a kill between any two steps
-needs no journal: the runtime's DEL removes by name, a new ADD replaces by name. The pair is created with its pod end in
-the pod's namespace already, and that end goes with the namespace, so nothing outlives the pod even if no DEL ever comes.
+Every step finds by name what an earlier process may have left and goes on from there: the runtime's DEL removes by name. The
+pair is created with its pod end in the pod's namespace already, and that end goes with the namespace, so nothing outlives the
+pod even if no DEL ever comes.
+
+Order, as the reference plugin's: bridge, pair, (addresses are asked for), pod's addresses and routes, gateway on the bridge.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import errno
 import os
 import time
 
-from cni.model import Seen, address_text
-from cni.plan import host_link, mac_of
+from cni import plan
+from cni.model import Seen, subnet_of
+from cni.removal import remove
 from cni.spec import (
     ALREADY_ATTACHED,
     INVALID_CONFIGURATION,
@@ -20,174 +23,307 @@ from cni.spec import (
     KERNEL_REFUSED,
     UNKNOWN_CONTAINER,
     CniError,
+    Route,
 )
+from linux import rtnetlink
 from linux.netlink import RefusedError
 from linux.netns import enter, identity, is_namespace
-from linux.rtnetlink import Address, Link, Route, Socket, packed, unpacked
+from linux.rtnetlink import Address, Link, Socket, packed, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import ParamSpec
 
     from cni.call import Call
-    from cni.model import Attachment
+    from cni.model import Bridge, Layout
 
     Parameters = ParamSpec("Parameters")
 
-_FORWARDING = "/proc/sys/net/ipv4/ip_forward"
-_PATIENCE = 2.0  # seconds for the bridge port to carry frames; it takes well under a millisecond
+_FORWARDING = {4: "/proc/sys/net/ipv4/ip_forward", 16: "/proc/sys/net/ipv6/conf/all/forwarding"}
+_PATIENCE = 2.5  # seconds for the bridge port to carry frames; it takes well under a millisecond
+_DUPLICATES = 5.0  # seconds for IPv6 to find out whether an address is in use already
 
 
 def open_namespace(call: Call) -> int:
-    """A descriptor of the container's namespace; CniError when it is none, or is the plugin's own."""
+    """A descriptor of the container's namespace; CniError when it is none."""
     if not os.path.exists(call.netns):
         raise CniError(
             UNKNOWN_CONTAINER, f"network namespace {call.netns} of container {call.container} does not exist"
         )
     if not is_namespace(call.netns):
         raise CniError(INVALID_NAMESPACE, f"{call.netns} is not a network namespace")
-    if identity(call.netns) == identity():
-        raise CniError(INVALID_NAMESPACE, f"{call.netns} is the plugin's own network namespace, not a container's")
     return os.open(call.netns, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def attach(wanted: Attachment, netns: int) -> tuple[str, str]:
-    """Wires the pod up; the MACs of the bridge and of the host's end."""
-    with Socket() as host:
-        bridge = _bridge(host, wanted)
-        if wanted.gateway:
-            _own_gateway(host, bridge, wanted)
-            _forward()
-        _create_pair(host, wanted, netns, bridge.index)
-        port = host.link(wanted.host)
-        if port is None:
-            raise CniError(KERNEL_REFUSED, f"{wanted.host} disappeared while it was being set up")
-        if wanted.hairpin:
-            host.change(port.index, hairpin=True)
-        _configure_pod(wanted, netns)
-        host.set_up(port.index)
-        _await_carrier(host, port)
-        return bridge.mac, port.mac
+def ensure_bridge(host: Socket, wanted: Bridge) -> Link:
+    """The bridge, made when missing and up; other processes may be doing the same this instant."""
+    link = host.link(wanted.name)
+    if link is None:
+        # The MAC is set, not left to follow the ports: a pod's neighbour entry for its gateway must outlive its peers.
+        mac, vlans = plan.mac_of(os.urandom(4)), bool(wanted.vlan or wanted.trunk)
+        _tolerating(errno.EEXIST, host.create_bridge, wanted.name, mac, wanted.mtu, vlans=vlans)
+        _sysctl(f"net/ipv6/conf/{wanted.name}/accept_ra", "0")  # its routes are ours
+        link = host.link(wanted.name)
+    if link is None or link.kind != "bridge":
+        kind = "gone again" if link is None else f"a {link.kind or 'physical'} link"
+        raise CniError(INVALID_CONFIGURATION, f"bridge {wanted.name} is {kind}: name another bridge or remove it")
+    if not link.up or (wanted.promiscuous and not link.promiscuous):
+        host.change(link.index, up=True, promiscuous=wanted.promiscuous)
+    return link
+
+
+def plug_in(host: Socket, call: Call, wanted: Bridge, bridge: Link, netns: int) -> Link:
+    """The pair; its host's end, up and on the bridge."""
+    name = plan.host_link(call.container, call.ifname)
+    _create_pair(host, call, wanted, name, netns, bridge.index)
+    port = host.link(name)
+    if port is None:
+        raise CniError(KERNEL_REFUSED, f"{name} disappeared while it was being set up")
+    if wanted.vlan or wanted.trunk:
+        from linux import bridge_vlans
+
+        bridge_vlans.set_port(port.index, untagged=wanted.vlan, tagged=wanted.trunk, keep=wanted.untagged)
+    host.change(
+        port.index,
+        up=True,
+        alias=plan.alias(wanted.network, call.container, call.ifname),
+        hairpin=wanted.hairpin or None,
+        isolated=wanted.isolated or None,
+    )
+    return port
+
+
+def configure(
+    call: Call, wanted: Bridge, found: Layout, routes: Sequence[Route], mac: bytes, netns: int
+) -> tuple[str, int]:
+    """Makes the pod's end what the pod is to have: MAC (b"" leaves the kernel's), addresses, up, routes. Its MAC and MTU."""
+    ipv6 = any(len(address) == 16 for address, _, _ in found.addresses)
+    with enter(netns):
+        pod = Socket()
+        if ipv6:  # written here and now: a sysctl is of the namespace of whoever opens it
+            _sysctl(f"net/ipv6/conf/{call.ifname}/disable_ipv6", "0")
+            _sysctl(f"net/ipv6/conf/{call.ifname}/keep_addr_on_down", "1")
+            _sysctl(f"net/ipv6/conf/{call.ifname}/enhanced_dad", "1" if wanted.dad else None)
+            _sysctl(f"net/ipv6/conf/{call.ifname}/accept_dad", "1" if wanted.dad else "0")
+        if wanted.mac:  # an address that comes round under another MAC: neighbours are told
+            _sysctl(f"net/ipv4/conf/{call.ifname}/arp_notify", "1")
+            _sysctl(f"net/ipv6/conf/{call.ifname}/ndisc_notify", "1")
+    with pod:
+        link = pod.link(call.ifname)
+        if link is None:
+            raise CniError(KERNEL_REFUSED, f"{call.ifname} disappeared from the container while it was being set up")
+        if wanted.down:
+            return link.mac, link.mtu
+        for address, length, _ in found.addresses:
+            pod.add_address(Address(address, length, link.index), _broadcast(address, length))
+        pod.change(link.index, up=True, mac=mac)
+        if ipv6:
+            _await_addresses(pod, link)
+        for each in routes:
+            _tolerating(errno.EEXIST, pod.add_route, _route(each, link.index))
+        return mac.hex(":") if mac else link.mac, link.mtu
+
+
+def own_gateways(host: Socket, link: Link, wanted: Bridge, found: Layout) -> None:
+    """The link (the bridge, or its VLAN's) has the gateways' addresses, and this namespace forwards."""
+    for gateway, length in found.gateways:
+        _own(host, link, wanted, gateway, length)
+    for size in {len(gateway) for gateway, _ in found.gateways}:
+        with open(_FORWARDING[size], "rb+", buffering=0) as switch:
+            if switch.read(1) == b"0":
+                switch.seek(0)  # a sysctl ignores, without a word, what is written further on
+                switch.write(b"1")
+
+
+def vlan_gateway(host: Socket, wanted: Bridge, bridge: Link) -> Link:
+    """The host's own end in the network's VLAN: a pair <bridge>.<vlan> and a port of the bridge."""
+    name = f"{wanted.name}.{wanted.vlan}"
+    link = host.link(name)
+    if link is None:
+        from linux import bridge_vlans
+
+        port = plan.host_link(name, "")
+        _tolerating(errno.EEXIST, host.create_veth, name, port, mtu=wanted.mtu)
+        other = host.link(port)
+        link = host.link(name)
+        if link is None or other is None:
+            raise CniError(
+                INVALID_CONFIGURATION, f"{name} cannot be the VLAN's gateway: remove the links {name} and {port}"
+            )
+        host.enslave(other.index, bridge.index)
+        bridge_vlans.set_port(other.index, untagged=wanted.vlan, keep=wanted.untagged)
+        host.set_up(other.index)
+    host.set_up(link.index)
+    return link
+
+
+def await_carrier(host: Socket, port: Link) -> Link:
+    """The port, once it carries frames: the kernel reports a carrier from a work queue, and the bridge forwards then."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        link = host.link_at(port.index)
+        if link is not None and link.operational:
+            return link
+        if time.monotonic() > deadline:
+            raise CniError(KERNEL_REFUSED, f"{port.name} carries no frames after {_PATIENCE:g} s: is the bridge up?")
+        time.sleep(0.001)
 
 
 def detach(call: Call) -> None:
     """Removes the pod's link from whichever end can be found; neither being there is fine."""
     with Socket() as host:
-        if _delete(host, host_link(call.container, call.ifname)):
+        if _delete(host, plan.host_link(call.container, call.ifname)):
             return
     # Another plugin (Go's bridge) may have named the host's end its own way: take the pod's end then.
-    if call.netns and is_namespace(call.netns) and identity(call.netns) != identity():
-        with enter(call.netns), Socket() as pod:
+    if call.netns and is_namespace(call.netns) and (call.may_be_home or identity(call.netns) != identity()):
+        with enter(call.netns):
+            pod = Socket()
+        with pod:
             link = pod.link(call.ifname)
             if link is not None and link.kind == "veth":
                 _delete(pod, call.ifname)
 
 
-def observe(wanted: Attachment, netns: int, reserved: Sequence[int]) -> Seen:
+def collect(network: str, valid: Iterable[tuple[str, str]]) -> None:
+    """Removes the host's ends that carry this network's name and none of the valid attachments'."""
+    kept = set(valid)
+    with Socket() as host:
+        for link in host.links():
+            holder = plan.holder(network, link.alias)
+            if holder is not None and holder not in kept and link.kind == "veth":
+                _tolerating(errno.ENODEV, remove, host, link.index)
+
+
+def observe(call: Call, wanted: Bridge, host_link: str, netns: int) -> Seen:
     """What is there of the attachment now."""
     with Socket() as host:
-        bridge, port = host.link(wanted.bridge), host.link(wanted.host)
+        bridge, port = host.link(wanted.name), host.link(host_link)
         master = host.link_at(port.master) if port is not None and port.master else None
         gateways = [each.text for each in host.addresses(bridge.index)] if bridge is not None else []
-        hairpin = port is not None and port.hairpin
     with enter(netns):
         pod = Socket()
     with pod:
-        link = pod.link(wanted.ifname)
+        link = pod.link(call.ifname)
         routes = pod.routes(link.index) if link is not None else []
         addresses = pod.addresses(link.index) if link is not None else []
     return Seen(
-        reserved=reserved,
+        bridge_mac=bridge.mac if bridge is not None and bridge.kind == "bridge" else None,
         gateways=gateways,
         master=None if port is None else master.name if master is not None else "",
         host_up=port is not None and port.up,
-        hairpin=hairpin,
+        hairpin=port is not None and port.hairpin,
+        isolated=port is not None and port.isolated,
         container_up=link.up if link is not None else None,
+        container_mac=link.mac if link is not None else "",
         addresses=[each.text for each in addresses],
-        routes=[(_route_text(each), unpacked(each.gateway) if each.gateway else "") for each in routes],
+        routes=[(_destination(each), unpacked(each.gateway) if each.gateway else "", each.table) for each in routes],
     )
 
 
-def _bridge(host: Socket, wanted: Attachment) -> Link:
-    """The bridge, made when missing and up; other processes may be doing the same this instant."""
-    link = host.link(wanted.bridge)
-    if link is None:
-        # The MAC is set, not left to follow the ports: a pod's neighbour entry for its gateway must outlive its peers.
-        mac = mac_of(wanted.gateway) if wanted.gateway else b"\x0a\x58" + os.urandom(4)
-        _tolerating(errno.EEXIST, host.create_bridge, wanted.bridge, mac, wanted.mtu)
-        link = host.link(wanted.bridge)
-    if link is None or link.kind != "bridge":
-        kind = "gone again" if link is None else f"a {link.kind or 'physical'} link"
-        raise CniError(INVALID_CONFIGURATION, f"bridge {wanted.bridge} is {kind}: name another bridge or remove it")
-    if not link.up:
-        host.set_up(link.index)
-    return link
-
-
-def _own_gateway(host: Socket, bridge: Link, wanted: Attachment) -> None:
-    """The bridge's IPv4 address is the gateway's and no other: after the subnet changed, the old one goes."""
-    gateway = Address(wanted.gateway.to_bytes(4, "big"), wanted.length, bridge.index)
-    stale = [each for each in host.addresses(bridge.index) if len(each.packed) == 4]
-    if any(each.text == gateway.text for each in stale):
+def _own(host: Socket, link: Link, wanted: Bridge, gateway: bytes, length: int) -> None:
+    """One gateway's address. An IPv4 address that the bridge has already, and an IPv6 one of an overlapping range, is another
+    network's: it goes where the configuration forces it, and is complained of otherwise."""
+    asked = Address(gateway, length, link.index)
+    present = [each for each in host.addresses(link.index) if len(each.packed) == len(gateway)]
+    if any(each.text == asked.text for each in present):
         return
-    for each in stale:
-        _tolerating(errno.EADDRNOTAVAIL, host.delete_address, each)
-    broadcast = (wanted.gateway | (0xFFFFFFFF >> wanted.length)).to_bytes(4, "big")
-    _tolerating(errno.EEXIST, host.add_address, gateway, broadcast)
+    for each in present:
+        rivals = (
+            len(gateway) == 4
+            or each.packed in subnet_of(gateway, length)
+            or gateway in subnet_of(each.packed, each.length)
+        )
+        if rivals and not wanted.force:
+            raise CniError(
+                INVALID_CONFIGURATION,
+                f"{link.name} has the address {each.text} already, and not {asked.text}: remove it, or set forceAddress",
+            )
+        if rivals:
+            _tolerating(errno.EADDRNOTAVAIL, host.delete_address, each)
+    if len(gateway) == 16:
+        _sysctl(f"net/ipv6/conf/{link.name}/disable_ipv6", "0")
+    _tolerating(errno.EEXIST, host.add_address, asked, _broadcast(gateway, length), at_once=True)
+    # Whoever gives a bridge that we made (its MAC begins as ours do) its first address gives it that address' MAC, so that it has
+    # the same one after it was deleted and made anew. Any other keeps its MAC, but for good.
+    ours = link.mac.startswith("0a:58:") and not any(each.packed[:2] != b"\xfe\x80" for each in present)
+    host.change(
+        link.index, mac=plan.mac_of(gateway) if ours and len(gateway) == 4 else bytes.fromhex(link.mac.replace(":", ""))
+    )
 
 
-def _forward() -> None:
-    """The node routes between its bridge and the rest; this is the plugin's own namespace's switch."""
-    with open(_FORWARDING, "rb+", buffering=0) as switch:
-        if switch.read(1) == b"0":
-            switch.seek(0)  # a sysctl ignores, without a word, what is written further on
-            switch.write(b"1")
-
-
-def _create_pair(host: Socket, wanted: Attachment, netns: int, bridge: int) -> None:
+def _create_pair(host: Socket, call: Call, wanted: Bridge, name: str, netns: int, bridge: int) -> None:
     for _ in range(2):
         try:
-            host.create_veth(wanted.host, wanted.ifname, netns=netns, mac=wanted.mac, mtu=wanted.mtu, master=bridge)
+            host.create_veth(name, call.ifname, netns=netns, mac=wanted.mac, mtu=wanted.mtu, master=bridge)
         except RefusedError as error:
             if error.errno != errno.EEXIST:
                 raise
         else:
             return
-        # No reservation stood when ours was made, so a pair of this name is what a killed ADD left: replace it.
-        if not _delete(host, wanted.host):
+        with enter(netns):
+            pod = Socket()
+        with pod:
+            if pod.link(call.ifname) is not None:
+                break
+        # Its peer is not where the container is now: a killed ADD left it.
+        if not _delete(host, name):
             break
-    raise CniError(
-        ALREADY_ATTACHED, f"the container has an interface {wanted.ifname} already, and not from this plugin"
+    raise CniError(ALREADY_ATTACHED, f"the container has an interface {call.ifname} already: DEL comes first")
+
+
+def _await_addresses(pod: Socket, link: Link) -> None:
+    """Until no address is tentative any more; at once, unless duplicates are looked for."""
+    deadline = time.monotonic() + _DUPLICATES
+    while True:
+        addresses = pod.addresses(link.index)
+        failed = [each.text for each in addresses if each.failed]
+        if failed:
+            raise CniError(KERNEL_REFUSED, f"somebody on the network has the address {failed[0]} already")
+        if not any(each.tentative for each in addresses):
+            return
+        if time.monotonic() > deadline:
+            raise CniError(KERNEL_REFUSED, f"{link.name}'s addresses are not settled after {_DUPLICATES:g} s")
+        time.sleep(0.01)
+
+
+def _route(each: Route, index: int) -> rtnetlink.Route:
+    destination, _, length = each.destination.partition("/")
+    more = each.more
+    return rtnetlink.Route(
+        packed(destination),
+        int(length),
+        packed(each.gateway) if each.gateway else b"",
+        index,
+        table=more.get("table", rtnetlink.MAIN),
+        priority=more.get("priority", 0),
+        scope=more.get("scope"),
+        mtu=more.get("mtu", 0),
+        advmss=more.get("advmss", 0),
     )
 
 
-def _configure_pod(wanted: Attachment, netns: int) -> None:
-    with enter(netns):
-        pod = Socket()
-    with pod:
-        link = pod.link(wanted.ifname)
-        if link is None:
-            raise CniError(KERNEL_REFUSED, f"{wanted.ifname} disappeared from the container while it was being set up")
-        broadcast = (wanted.address | (0xFFFFFFFF >> wanted.length)).to_bytes(4, "big")
-        pod.add_address(Address(wanted.address.to_bytes(4, "big"), wanted.length, link.index), broadcast)
-        pod.set_up(link.index)
-        for each in wanted.routes:
-            destination, _, length = each.destination.partition("/")
-            gateway = packed(each.gateway) if each.gateway else b""
-            pod.add_route(Route(packed(destination), int(length), gateway, link.index))
+def _destination(route: rtnetlink.Route) -> str:
+    if route.destination:
+        return f"{unpacked(route.destination)}/{route.length}"
+    return plan.DEFAULTS[len(route.gateway) or 4]
 
 
-def _await_carrier(host: Socket, port: Link) -> None:
-    """The kernel reports a link's carrier from a work queue, and the bridge forwards from then on."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        link = host.link_at(port.index)
-        if link is not None and link.operational:
-            return
-        if time.monotonic() > deadline:
-            raise CniError(KERNEL_REFUSED, f"{port.name} carries no frames after {_PATIENCE:g} s: is the bridge up?")
-        time.sleep(0.001)
+def _broadcast(address: bytes, length: int) -> bytes:
+    if len(address) != 4 or length > 30:
+        return b""
+    return subnet_of(address, length).last.to_bytes(4, "big")
+
+
+def _sysctl(name: str, value: str | None) -> None:
+    """Best effort, as the reference plugin's: a kernel without IPv6 has none of these."""
+    if value is None:
+        return
+    try:
+        with open(f"/proc/sys/{name}", "wb", buffering=0) as file:
+            file.write(value.encode())
+    except OSError:
+        return
 
 
 def _delete(socket: Socket, name: str) -> bool:
@@ -195,7 +331,7 @@ def _delete(socket: Socket, name: str) -> bool:
     link = socket.link(name)
     if link is None:
         return False
-    _tolerating(errno.ENODEV, socket.delete_link, link.index)
+    _tolerating(errno.ENODEV, remove, socket, link.index)
     return True
 
 
@@ -208,7 +344,3 @@ def _tolerating(
     except RefusedError as error:
         if error.errno != number:
             raise
-
-
-def _route_text(route: Route) -> str:
-    return f"{unpacked(route.destination) if route.destination else address_text(0)}/{route.length}"

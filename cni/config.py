@@ -1,185 +1,184 @@
-"""The configuration of ``wherry-cni``, checked at the door.
+"""What configurations say, read at the door: one reader for each sort of value, and the keys of ``bridge``.
 
-| key                        | default                    | meaning                                                        |
-|----------------------------|----------------------------|----------------------------------------------------------------|
-| cniVersion, name, type     | required                   | the specification's                                            |
-| bridge                     | cni0                       | the bridge, made when missing                                  |
-| mtu                        | the overlay's, else 1500   | of both ends of the pod's link                                 |
-| isGateway                  | true                       | the bridge takes the subnet's first address and forwards       |
-| isDefaultGateway           | as isGateway               | the pod's default route points to it                           |
-| hairpinMode                | false                      | a pod may reach itself through a Service                       |
-| ipMasq                     | false                      | refused when true: the overlay masquerades                     |
-| dataDir                    | /var/lib/cni/networks      | where reservations live, in Go host-local's own layout         |
-| subnet                     |                            | the range, or:                                                 |
-| subnetFile                 | /run/flannel/subnet.env    | the file in which the overlay says it                          |
-| routes                     | []                         | more routes of the pod: {"dst": "10.0.0.0/8", "gw": "..."}     |
-| dns                        | {}                         | passed through to the result                                   |
+| key of bridge             | default | meaning                                                                      |
+|---------------------------|---------|------------------------------------------------------------------------------|
+| bridge                    | cni0    | the bridge, made when missing                                                |
+| isGateway                 | false   | the bridge takes the gateways' addresses and the node forwards               |
+| isDefaultGateway          | false   | the same, and the pod's default route points there                           |
+| forceAddress              | false   | an address that the bridge has already is replaced, not complained of        |
+| ipMasq, ipMasqBackend     | false   | what leaves the pod's network is masqueraded, by "iptables" or "nftables"    |
+| mtu                       | 0       | of the bridge (when made) and of both ends of the pod's link; 0: the kernel's |
+| hairpinMode, promiscMode  | false   | how a pod may reach itself through a Service; one of the two                 |
+| vlan, vlanTrunk           | 0, []   | the port's VLAN, untagged; or the VLANs that it carries tagged                |
+| preserveDefaultVlan       | true    | and the bridge's default VLAN as well                                        |
+| portIsolation             | false   | isolated ports cannot reach each other                                       |
+| enabledad                 | false   | IPv6 looks for duplicates before an address is used                          |
+| disableContainerInterface | false   | the container's end stays down; goes without ipam                            |
+| ipam, dns, args.cni.mac, runtimeConfig.mac |  | the specification's, and its conventions'                      |
 
-``capabilities``, ``runtimeConfig``, ``prevResult`` and ``args`` are the specification's and need no reader here. Any other
-key is refused: a misspelt key that is silently ignored is found weeks later.
+Keys that nobody knows are ignored, as the reference plugin does. ``macspoofchk`` it knows and we do not: refused.
 """
 
 from __future__ import annotations
 
 from cni.codec import encode
-from cni.model import Config, Lease, Subnet, parse_address, parse_interface, parse_subnet, subnet_of
-from cni.spec import (
-    INVALID_CONFIGURATION,
-    IO_FAILURE,
-    TRY_AGAIN_LATER,
-    UNSUPPORTED_FIELD,
-    CniError,
-    Route,
-    is_link_name,
-)
+from cni.model import Bridge
+from cni.spec import INVALID_CONFIGURATION, UNSUPPORTED_FIELD, CniError, is_link_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni.call import Call
     from cni.codec import Json
 
 SUBNET_FILE = "/run/flannel/subnet.env"
 DATA_DIR = "/var/lib/cni/networks"
 BRIDGE = "cni0"
 
-_KEYS = frozenset({"cniVersion", "name", "type", "dns", "capabilities", "runtimeConfig", "agent", "prevResult", "args"})
-_KEYS |= {"bridge", "mtu", "isGateway", "isDefaultGateway", "hairpinMode", "ipMasq", "routes"}
-_KEYS |= {"dataDir", "subnet", "subnetFile"}
-_SHORTEST, _LONGEST = 8, 30  # prefix lengths that leave room for a gateway and a pod
+_BACKENDS = ("", "iptables", "nftables")
+_LAST_VLAN = 4094
 
 
-def parse_config(keys: Mapping[str, Json]) -> Config:
+def parse_bridge(call: Call, keys: Mapping[str, Json]) -> Bridge:
     """The network of this configuration; CniError names the key and the remedy."""
-    for key, value in keys.items():
-        if key not in _KEYS and not key.startswith("cni.dev/"):
-            raise CniError(UNSUPPORTED_FIELD, f"wherry-cni does not know the key {key!r} (value {_short(value)})")
-    if _flag(keys, "ipMasq", False):
-        raise CniError(
-            UNSUPPORTED_FIELD,
-            "ipMasq true is not supported: the overlay masquerades what leaves the pods; remove ipMasq",
-        )
-    bridge = _text(keys, "bridge", BRIDGE)
-    if not is_link_name(bridge):
-        raise _invalid("bridge", bridge, "must name an interface in at most 15 bytes")
-    gateway = _flag(keys, "isGateway", True)
-    default_route = _flag(keys, "isDefaultGateway", gateway)
-    if default_route and not gateway:
-        raise _invalid("isDefaultGateway", True, "contradicts isGateway false")
-    if "subnet" in keys and "subnetFile" in keys:
-        raise _invalid("subnetFile", keys["subnetFile"], "and subnet are both given: keep one")
-    previous, dns = keys.get("prevResult"), keys.get("dns")
-    return Config(
-        version=_text(keys, "cniVersion", ""),
-        bridge=bridge,
-        mtu=_mtu(keys.get("mtu", 0)),
-        gateway=gateway,
+    if flag(keys, "macspoofchk"):
+        raise CniError(UNSUPPORTED_FIELD, "macspoofchk true is not supported: remove it, or use the reference plugin")
+    name = text(keys, "bridge", BRIDGE)
+    if not is_link_name(name):
+        raise invalid("bridge", name, "must name an interface in at most 15 bytes")
+    default_route = flag(keys, "isDefaultGateway")
+    hairpin, promiscuous = flag(keys, "hairpinMode"), flag(keys, "promiscMode")
+    if hairpin and promiscuous:
+        raise invalid("promiscMode", True, "and hairpinMode are two ways to one end: keep one")
+    vlan, trunk = whole(keys, "vlan", 0), _trunk(keys.get("vlanTrunk"))
+    if not 0 <= vlan <= _LAST_VLAN:
+        raise invalid("vlan", vlan, f"must be 0 to {_LAST_VLAN}")
+    if vlan and trunk:
+        raise invalid("vlan", vlan, "and vlanTrunk are both given: keep one")
+    backend = text(keys, "ipMasqBackend", "")
+    if backend not in _BACKENDS:
+        raise invalid("ipMasqBackend", backend, 'must be "iptables" or "nftables"')
+    ipam, down = text(mapping(keys, "ipam"), "type", ""), flag(keys, "disableContainerInterface")
+    if down and ipam:
+        raise invalid("disableContainerInterface", True, "goes without addresses: remove ipam")
+    return Bridge(
+        network=text(keys, "name", ""),
+        name=name,
+        gateway=flag(keys, "isGateway") or default_route,
         default_route=default_route,
-        hairpin=_flag(keys, "hairpinMode", False),
-        ledger=ledger_of(keys),
-        subnet=_subnet(_text(keys, "subnet", "")) if "subnet" in keys else None,
-        subnet_file=_path(keys, "subnetFile", SUBNET_FILE),
-        routes=_routes(keys.get("routes", [])),
-        dns=dns if isinstance(dns, dict) else {},
-        previous=previous if isinstance(previous, dict) else None,
+        force=flag(keys, "forceAddress"),
+        masquerade=flag(keys, "ipMasq"),
+        backend=backend,
+        mtu=mtu(keys),
+        hairpin=hairpin,
+        promiscuous=promiscuous,
+        vlan=vlan,
+        trunk=trunk,
+        untagged=flag(keys, "preserveDefaultVlan", True),
+        dad=flag(keys, "enabledad"),
+        down=down,
+        isolated=flag(keys, "portIsolation"),
+        mac=_mac(call, keys),
+        ipam=ipam,
+        dns=mapping(keys, "dns"),
     )
 
 
-def ledger_of(keys: Mapping[str, Json]) -> str:
-    """The directory of the network's reservations, which is all that DEL has to know: a configuration that was broken
-    after the ADD must not keep the pod's address from being released."""
-    return f"{_path(keys, 'dataDir', DATA_DIR)}/{_text(keys, 'name', '')}"
-
-
-def read_lease(config: Config) -> Lease:
-    """What this node may hand out; code 11 as long as the overlay has not said it."""
-    if config.subnet is not None:
-        return Lease(config.subnet, config.mtu)
+def _mac(call: Call, keys: Mapping[str, Json]) -> bytes:
+    """The MAC that somebody asks for; of several the runtime's word counts most, CNI_ARGS' least."""
+    asked = call.args.get("MAC", "")
+    asked = text(mapping(mapping(keys, "args"), "cni"), "mac", "") or asked
+    asked = text(mapping(keys, "runtimeConfig"), "mac", "") or asked
+    if not asked:
+        return b""
     try:
-        with open(config.subnet_file, encoding="utf-8") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise CniError(
-            TRY_AGAIN_LATER,
-            f"{config.subnet_file} is not there yet: the overlay writes it when this node has its subnet",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CniError(IO_FAILURE, f"cannot read the subnet from {config.subnet_file}: {error}") from None
-    return parse_lease(text, config)
+        mac = bytes.fromhex(asked.replace(":", " ").replace("-", " "))
+    except ValueError:
+        mac = b""
+    if len(mac) != 6 or mac[0] & 1:
+        raise invalid("mac", asked, "must be six bytes such as 0a:58:0a:f4:01:07, and no group's")
+    return mac
 
 
-def parse_lease(text: str, config: Config) -> Lease:
-    """The lease that flannel's subnet.env spells. The configuration's own mtu wins over the file's."""
-    said = dict(line.split("=", 1) for line in text.split() if "=" in line)
-    try:
-        subnet = subnet_of(*parse_interface(said.get("FLANNEL_SUBNET", "")))
-        network = parse_subnet(said["FLANNEL_NETWORK"]) if said.get("FLANNEL_NETWORK") else None
-        mtu = _mtu(int(said.get("FLANNEL_MTU") or 0))
-    except ValueError as error:
-        raise CniError(INVALID_CONFIGURATION, f"{config.subnet_file} does not say a subnet: {error}") from None
-    if not _SHORTEST <= subnet.length <= _LONGEST:
-        raise CniError(INVALID_CONFIGURATION, f"{config.subnet_file}: {subnet} must be a /{_SHORTEST} to a /{_LONGEST}")
-    return Lease(subnet, config.mtu or mtu, network)
+def _trunk(listed: Json) -> list[int]:
+    """The VLANs of vlanTrunk, sorted: [{"id": 5}, {"minID": 10, "maxID": 20}]."""
+    if listed is None:
+        return []
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise invalid("vlanTrunk", listed, 'must be a list such as [{"id": 5}, {"minID": 10, "maxID": 20}]')
+    found: set[int] = set()
+    for each in listed:
+        first, last = (whole(each, key, 0) for key in ("minID", "maxID"))
+        if ("minID" in each) != ("maxID" in each):
+            raise invalid("vlanTrunk", each, "must give minID and maxID together")
+        single = whole(each, "id", 0)
+        asked = [single] * ("id" in each) + [first, last] * ("minID" in each)
+        if not asked or not all(0 < number <= _LAST_VLAN for number in asked) or last < first:
+            raise invalid("vlanTrunk", each, f"must give an id, or minID up to maxID, of 1 to {_LAST_VLAN}")
+        found.update([single] if "id" in each else [], range(first, last + 1) if "minID" in each else [])
+    return sorted(found)
 
 
-def _invalid(key: str, value: Json, what: str) -> CniError:
-    return CniError(INVALID_CONFIGURATION, f"{key} {_short(value)} {what}")
+def invalid(key: str, value: Json, what: str) -> CniError:
+    return CniError(INVALID_CONFIGURATION, f"{key} {short(value)} {what}")
 
 
-def _text(keys: Mapping[str, Json], key: str, default: str) -> str:
+def text(keys: Mapping[str, Json], key: str, default: str) -> str:
     value = keys.get(key, default)
     if not isinstance(value, str):
-        raise _invalid(key, value, "must be a string")
+        raise invalid(key, value, "must be a string")
     return value
 
 
-def _flag(keys: Mapping[str, Json], key: str, default: bool) -> bool:
+def flag(keys: Mapping[str, Json], key: str, default: bool = False) -> bool:
     value = keys.get(key, default)
     if not isinstance(value, bool):
-        raise _invalid(key, value, "must be true or false")
+        raise invalid(key, value, "must be true or false")
     return value
 
 
-def _path(keys: Mapping[str, Json], key: str, default: str) -> str:
-    value = _text(keys, key, default)
+def whole(keys: Mapping[str, Json], key: str, default: int) -> int:
+    value = keys.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid(key, value, "must be a whole number")
+    return value
+
+
+def mapping(keys: Mapping[str, Json], key: str) -> Mapping[str, Json]:
+    """The object under the key, empty where there is none."""
+    value = keys.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise invalid(key, value, "must be an object")
+    return value
+
+
+def texts(keys: Mapping[str, Json], key: str) -> list[str]:
+    """The list of strings under the key, empty where there is none."""
+    value = keys.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise invalid(key, value, "must be a list of strings")
+    return list(value)
+
+
+def path(keys: Mapping[str, Json], key: str, default: str) -> str:
+    value = text(keys, key, default)
     if not value.startswith("/"):
-        raise _invalid(key, value, "must be an absolute path")
+        raise invalid(key, value, "must be an absolute path")
     return value.rstrip("/")
 
 
-def _mtu(value: Json) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not (value == 0 or 576 <= value <= 65535):
-        raise _invalid("mtu", value, "must be 576 to 65535, or 0 for the overlay's")
+def mtu(keys: Mapping[str, Json]) -> int:
+    value = keys.get("mtu", 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not (value == 0 or 68 <= value <= 65535):
+        raise invalid("mtu", value, "must be 68 to 65535, or 0 for the default")
     return value
 
 
-def _subnet(text: str) -> Subnet:
-    try:
-        subnet = parse_subnet(text)
-    except ValueError as error:
-        raise CniError(INVALID_CONFIGURATION, f"subnet: {error}") from None
-    if not _SHORTEST <= subnet.length <= _LONGEST:
-        raise _invalid("subnet", text, f"must be a /{_SHORTEST} to a /{_LONGEST}")
-    return subnet
-
-
-def _routes(listed: Json) -> list[Route]:
-    if not isinstance(listed, list):
-        raise _invalid("routes", listed, "must be a list")
-    found = []
-    for place, each in enumerate(listed):
-        if not isinstance(each, dict) or not each.keys() <= {"dst", "gw"}:
-            raise _invalid(f"routes[{place}]", each, 'must be {"dst": "10.0.0.0/8"} with an optional "gw"')
-        destination, gateway = _text(each, "dst", ""), _text(each, "gw", "")
-        try:
-            found.append(Route(str(parse_subnet(destination)), gateway))
-            if gateway:
-                parse_address(gateway)
-        except ValueError as error:
-            raise CniError(INVALID_CONFIGURATION, f"routes[{place}]: {error}") from None
-    return found
-
-
-def _short(value: Json) -> str:
-    text = encode(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def short(value: Json) -> str:
+    said = encode(value)
+    return said if len(said) <= 80 else said[:77] + "..."

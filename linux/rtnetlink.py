@@ -196,7 +196,7 @@ class Socket:
         self,
         index: int,
         *,
-        up: bool = False,
+        up: bool | None = None,
         promiscuous: bool = False,
         mac: bytes = b"",
         alias: str = "",
@@ -206,7 +206,7 @@ class Socket:
         """Several changes of one link in one message. ``hairpin`` (a frame may leave by the port it came from: a pod reaching
         itself by Service) and ``isolated`` (no frame to another isolated port) are a bridge port's."""
         flags = (_IFF_UP if up else 0) | (_IFF_PROMISC if promiscuous else 0)
-        body = _LINK.pack(0, 0, index, flags, flags)
+        body = _LINK.pack(0, 0, index, flags, flags | (0 if up is None else _IFF_UP))
         if mac:
             body += attribute(_IFLA_ADDRESS, mac)
         if alias:
@@ -216,9 +216,15 @@ class Socket:
         if port:
             kind = attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0")
             body += nest(_IFLA_LINKINFO, kind + nest(_IFLA_INFO_SLAVE_DATA, port))
-        words = ["up"] * up + ["promiscuous"] * promiscuous + [f"to the MAC {mac.hex(':')}"] * bool(mac)
+        words = [] if up is None else ["up" if up else "down"]
+        words += ["promiscuous"] * promiscuous + [f"to the MAC {mac.hex(':')}"] * bool(mac)
         words += ["to hairpin mode"] * bool(hairpin) + ["isolated"] * bool(isolated)
         self._ask(_NEWLINK, 0, body, f"set link number {index} {' and '.join(words) or 'its alias'}")
+
+    def enslave(self, index: int, bridge: int) -> None:
+        """Makes the link a port of the bridge."""
+        body = _LINK.pack(0, 0, index, 0, 0) + attribute(_IFLA_MASTER, _NUMBER.pack(bridge))
+        self._ask(_NEWLINK, 0, body, f"put link number {index} on bridge number {bridge}")
 
     def delete_link(self, index: int) -> None:
         """A veth takes its peer along. ENODEV when the link is gone already."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cni import plan
 from tests.conftest import Netns
 from tests.node.cni_host import CniHost, address_of, link_names, pings
 from tests.requirements import requires
@@ -106,7 +107,7 @@ def test_a_second_add_fails_and_harms_nothing(host: CniHost, netns: Spaces) -> N
     host.add("c1", pod)
     status, said = host.call("ADD", "c1", pod.path)
     assert (status, said["code"]) == (1, 101)
-    assert "holds 10.77.1.2 on eth0 already" in said["msg"]
+    assert "has an interface eth0 already: DEL comes first" in said["msg"]
     assert pings(pod, "10.77.1.1")
     assert list(host.held()) == ["10.77.1.2"]
 
@@ -180,7 +181,8 @@ def test_a_full_range_says_so(host: CniHost, netns: Spaces) -> None:
     host.add("c1", netns("one"), subnet="10.77.1.0/30")
     status, said = host.call("ADD", "c2", netns("two").path, host.config(subnet="10.77.1.0/30"))
     assert (status, said["code"]) == (1, 100)
-    assert said["msg"] == "no address of 10.77.1.0/30 is free: 1 are held"
+    assert said["msg"] == "no IP addresses available in range set: 10.77.1.1-10.77.1.2: 1 are held"
+    assert host.links() == {"cni0", plan.host_link("c1", "eth0")}, "the second pair is gone again"
 
 
 def test_forty_at_once_get_forty_addresses(host: CniHost, netns: Spaces) -> None:

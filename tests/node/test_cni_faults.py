@@ -60,10 +60,11 @@ def test_a_storm_of_kills_leaks_nothing(host: CniHost, netns: Spaces) -> None:
 
 
 def test_an_add_after_a_killed_add_needs_only_the_del(host: CniHost, netns: Spaces) -> None:
-    """The pair is there, the reservation is gone (its directory was wiped): the new ADD replaces the pair."""
+    """The pair is there, the reservation is gone (its directory was wiped)."""
     pod = netns("pod")
     host.add("victim", pod)
     shutil.rmtree(host.ledger)
+    host.delete("victim", pod.path)
     said = host.add("victim", pod)
     assert host.check("victim", pod, said) == (0, {})
 

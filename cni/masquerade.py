@@ -1,0 +1,233 @@
+"""``ipMasq``: what leaves a container for elsewhere than its own network leaves with the node's address.
+
+By iptables, as the reference plugin: a chain for each container, CNI-<hash of network and container>, to which POSTROUTING
+jumps for the container's address; in it the container's own network and multicast pass, the rest is masqueraded.
+
+    -A POSTROUTING -s 10.1.2.7/32 -m comment --comment "name: \\"pods\\" id: \\"c0ffee\\"" -j CNI-3d1e...
+    -A CNI-3d1e... -d 10.1.2.0/24 -j ACCEPT
+    -A CNI-3d1e... ! -d 224.0.0.0/4 -j MASQUERADE
+
+By nftables: one rule for each address in chain masq_checks of table inet cni_plugins_masquerade, found again by the hash at
+the head of its comment. Without a word from the configuration: iptables where it is installed, else nftables.
+
+Removal reads POSTROUTING (or the chain) for what is the container's, and needs no address.
+"""
+
+from __future__ import annotations
+
+from cni.digest import digest
+from cni.hostports.iptables import Tables
+from cni.model import parse_interface, subnet_of
+from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
+from linux import spawn
+from linux.rtnetlink import unpacked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cni.call import Call
+    from cni.model import Bridge, Layout
+    from cni.spec import Result
+
+    Addresses = Sequence[tuple[bytes, int]]
+
+_TABLE = "inet cni_plugins_masquerade"
+_CHECKS = "masq_checks"
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_LONGEST_COMMENT = 128
+_COMMANDS = {4: "iptables", 6: "ip6tables"}
+
+
+def setup(call: Call, wanted: Bridge, found: Layout) -> None:
+    addresses = [(address, length) for address, length, _ in found.addresses]
+    if _backend(call, wanted.backend) == "nftables":
+        _nft_setup(call, wanted.network, addresses)
+        return
+    own = _chain(call, wanted.network)
+    for family in sorted({_family(address) for address, _ in addresses}):
+        tables = Tables(family, call.environment)
+        refused = tables.write(_rules(call, wanted.network, family, addresses))
+        if refused:
+            # A chain of this container's is there: an ADD that was killed left it.
+            _iptables_remove(tables, lambda chain, _: chain == own)
+            refused = tables.write(_rules(call, wanted.network, family, addresses))
+        if refused:
+            raise CniError(IO_FAILURE, f"ipMasq: {refused}")
+
+
+def remove(call: Call, network: str, backend: str) -> None:
+    own = _chain(call, network)
+    if _backend(call, backend) == "nftables":
+        mark = _mark(network, call.ifname, call.container)
+        _nft_remove(call, lambda comment: comment.startswith(mark))
+        return
+    for tables in _every(call):
+        _iptables_remove(tables, lambda chain, _: chain == own)
+
+
+def collect(call: Call, network: str, backend: str, valid: Iterable[tuple[str, str]]) -> None:
+    """Removes the rules of this network that belong to none of the valid attachments."""
+    valid = list(valid)
+    if _backend(call, backend) == "nftables":
+        kept = tuple(_mark(network, ifname, container) for container, ifname in valid)
+        ours = _hash(network) + "-"
+        _nft_remove(call, lambda comment: comment.startswith(ours) and not comment.startswith(kept))
+        return
+    comments = {_comment(network, container) for container, _ in valid}
+    head = _comment(network, "")[:-1]
+    for tables in _every(call):
+        _iptables_remove(tables, lambda _, comment: comment.startswith(head) and comment not in comments)
+
+
+def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
+    """What of the container's rules is missing, as sentences."""
+    addresses = [parse_interface(each.address) for each in previous.of_container()]
+    if _backend(call, wanted.backend) == "nftables":
+        mark = _mark(wanted.network, call.ifname, call.container)
+        there = [rule for rule, comment, _ in _nft_rules(call) if comment.startswith(mark)]
+        return [
+            f"the rule that masquerades {unpacked(address)} is missing"
+            for address, _ in addresses
+            if not any(unpacked(address) in rule for rule in there)
+        ]
+    found = []
+    for family in sorted({_family(address) for address, _ in addresses}):
+        tables = Tables(family, call.environment)
+        lines = [line for line in _rules(call, wanted.network, family, addresses) if line.startswith("-A")]
+        gone = [line for line in lines if tables.write([line.replace("-A", "-C", 1)])]
+        found += [f"the rule {line!r} of table nat is missing" for line in gone]
+    return found
+
+
+def status(call: Call, backend: str) -> None:
+    """Refused where the rules could not be written."""
+    iptables = _backend(call, backend) == "iptables"
+    said = Tables(4, call.environment).usable() if iptables else _nft(call, "list tables")[0]
+    if said:
+        raise CniError(NOT_AVAILABLE, f"ipMasq: {said}")
+
+
+def _backend(call: Call, asked: str) -> str:
+    if asked:
+        return asked
+    return "iptables" if spawn.find("iptables", call.environment.get("PATH", "")) else "nftables"
+
+
+def _family(address: bytes) -> int:
+    return 4 if len(address) == 4 else 6
+
+
+def _every(call: Call) -> list[Tables]:
+    path = call.environment.get("PATH", "")
+    return [Tables(family, call.environment) for family, name in _COMMANDS.items() if spawn.find(name, path)]
+
+
+# --- iptables ------------------------------------------------------------------------------------------------
+
+
+def _chain(call: Call, network: str) -> str:
+    return "CNI-" + digest(network + call.container)[:24]
+
+
+def _comment(network: str, container: str) -> str:
+    return f'name: "{network}" id: "{container}"'
+
+
+def _rules(call: Call, network: str, family: int, addresses: Addresses) -> list[str]:
+    """The transaction's lines; it is refused whole where the container's chain is there already."""
+    chain = _chain(call, network)
+    comment = '-m comment --comment "' + _comment(network, call.container).replace('"', '\\"') + '"'
+    lines = [f"-N {chain}"]
+    ours = [(address, length) for address, length in addresses if _family(address) == family]
+    lines += [
+        f"-A {chain} -d {subnet} {comment} -j ACCEPT"
+        for subnet in dict.fromkeys(subnet_of(address, length) for address, length in ours)
+    ]
+    lines.append(f"-A {chain} ! -d {_MULTICAST[family]} {comment} -j MASQUERADE")
+    lines += [f"-A POSTROUTING -s {unpacked(address)}/{len(address) * 8} {comment} -j {chain}" for address, _ in ours]
+    return lines
+
+
+def _iptables_remove(tables: Tables, doomed: Callable[[str, str], bool]) -> None:
+    """Removes the jumps from POSTROUTING for which `doomed`, of chain and comment, and the chains with them."""
+    found = []
+    for rule in tables.rules("POSTROUTING") or ():
+        _, _, chain = rule.rpartition(" -j ")
+        _, quoted, rest = rule.partition('--comment "')
+        comment = rest.rpartition('" -j ')[0].replace('\\"', '"') if quoted else ""
+        if chain.startswith("CNI-") and doomed(chain, comment):
+            found.append((rule, chain))
+    chains = list(dict.fromkeys(chain for _, chain in found))
+    if not chains:
+        return
+    lines = [f"-D POSTROUTING {rule}" for rule, _ in found]
+    lines += [f"-F {chain}" for chain in chains] + [f"-X {chain}" for chain in chains]
+    refused = tables.write(lines)
+    if refused and any((chain in rule) for rule in tables.rules("POSTROUTING") or () for chain in chains):
+        raise CniError(IO_FAILURE, f"ipMasq: {refused}")
+
+
+# --- nftables ------------------------------------------------------------------------------------------------
+
+
+def _hash(text: str) -> str:
+    return digest(text)[:16]
+
+
+def _mark(network: str, ifname: str, container: str) -> str:
+    """The head of a rule's comment: which network and which attachment of it."""
+    return f"{_hash(network)}-{_hash(f'{ifname}:{container}')}"
+
+
+def _nft_setup(call: Call, network: str, addresses: Addresses) -> None:
+    said = f"{_mark(network, call.ifname, call.container)}, net: {network}, if: {call.ifname}, id: {call.container}"
+    comment = said[:_LONGEST_COMMENT]
+    lines = [
+        f'add table {_TABLE} {{ comment "Masquerading for plugins from github.com/containernetworking/plugins" ; }}',
+        f"add chain {_TABLE} {_CHECKS}",
+        f"add chain {_TABLE} postrouting {{ type nat hook postrouting priority 100 ; }}",
+        f"flush chain {_TABLE} postrouting",
+        f"add rule {_TABLE} postrouting ip daddr 224.0.0.0/4 return",
+        f"add rule {_TABLE} postrouting ip6 daddr ff00::/8 return",
+        f"add rule {_TABLE} postrouting goto {_CHECKS}",
+    ]
+    _nft_remove(call, lambda each: each.startswith(comment[:33]))  # what an ADD that was killed left
+    for address, length in addresses:
+        ip, subnet = "ip" if len(address) == 4 else "ip6", subnet_of(address, length)
+        match = f"{ip} saddr {unpacked(address)} {ip} daddr != {subnet}"
+        lines.append(f'add rule {_TABLE} {_CHECKS} {match} masquerade comment "{comment}"')
+    refused, _ = _nft(call, "\n".join(lines))
+    if refused:
+        raise CniError(IO_FAILURE, f"ipMasq: {refused}")
+
+
+def _nft_rules(call: Call) -> list[tuple[str, str, str]]:
+    """(rule, comment, handle) of every address that is masqueraded; none where the table is not there."""
+    refused, listed = _nft(call, f"list chain {_TABLE} {_CHECKS}", "--handle", "--numeric")
+    if refused:
+        return []
+    found = []
+    for line in listed.splitlines():
+        rule, quoted, rest = line.strip().partition(' comment "')
+        comment, _, handle = rest.rpartition('" # handle ')
+        if quoted and handle:
+            found.append((rule, comment, handle))
+    return found
+
+
+def _nft_remove(call: Call, doomed: Callable[[str], bool]) -> None:
+    lines = [
+        f"delete rule {_TABLE} {_CHECKS} handle {handle}" for _, comment, handle in _nft_rules(call) if doomed(comment)
+    ]
+    for line in lines:  # one by one: a rule that somebody else has removed meanwhile must not keep the others
+        _nft(call, line)
+
+
+def _nft(call: Call, text: str, *options: str) -> tuple[str, str]:
+    """("" or why it was refused, what it printed)."""
+    program = spawn.find("nft", call.environment.get("PATH", ""))
+    if program is None:
+        raise CniError(NOT_AVAILABLE, "ipMasq: neither iptables nor nft is on PATH: install one")
+    ended = spawn.run([program, *options, "-f", "-"], f"{text}\n".encode(), environment=call.environment)
+    return (str(ended) if ended.status else "", ended.stdout.decode(errors="replace"))
