@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from tests.node.overlay_damages import DAMAGES, Damage, Target
-from tests.node.overlay_world import VXLAN, OverlayNode, World, until, until_equal
+from tests.node.overlay_world import DUAL, OverlayNode, World, until, until_equal
 from tests.node.pinger import Train, train
 from tests.requirements import requires
 
 requires("root", "netns", "nsenter", "ip", "bridge", "iptables")
 
-CONF = VXLAN
-VERSIONS = (4,)
+VERSIONS = (4, 6)
 PROMISE = 1.0
 """Seconds without an answer, at most."""
 TRIES = 3
@@ -29,7 +28,7 @@ LATE = 15.0
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("overlay"), conf=CONF)
+    made = World(tmp_path_factory.mktemp("overlay"), conf=DUAL)
     try:
         for node in made.nodes:
             node.space.run("iptables", "-P", "FORWARD", "DROP")  # as dockerd leaves it

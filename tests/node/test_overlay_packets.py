@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from kube.resources import NODES
 from tests.node import transfers
-from tests.node.overlay_world import OUTSIDE, VXLAN, OverlayNode, World, until
+from tests.node.overlay_world import DUAL, OUTSIDE, VXLAN, OverlayNode, World, until
 from tests.node.pinger import ping
 from tests.requirements import requires
 
@@ -19,20 +20,39 @@ UNDERLAY = 1500
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A net-conf.json, and what it makes of the underlay's MTU."""
+    """A net-conf.json, and what it makes of the underlay's MTU: `told` to plugins, and what the way from node1 to node2
+    would take."""
 
     name: str
     conf: dict[str, Any]
-    mtu: dict[int, int]
+    told: int
+    path: dict[int, int]
     far: tuple[int, ...] = ()
-    tunnelled: bool = True
+    policy: str = "DROP"
+    """Of iptables' FORWARD, which dockerd sets so. No table of nft's can accept what another one drops."""
 
     def __str__(self) -> str:
         return self.name
 
 
+def with_backend(conf: dict[str, Any], **backend: object) -> dict[str, Any]:
+    return {**conf, "Backend": backend}
+
+
 WAYS = [
-    Way("vxlan", VXLAN, {4: 1450}),
+    # An IPv6 underlay takes 20 bytes more; plugins are told one MTU, the least.
+    Way("vxlan", DUAL, 1430, {4: 1450, 6: 1430}),
+    Way("vxlan-IPv4", VXLAN, 1450, {4: 1450}),
+    # node3 is behind a router: only it is reached through the tunnel.
+    Way(
+        "vxlan-DirectRouting",
+        with_backend(DUAL, Type="vxlan", DirectRouting=True),
+        1430,
+        {4: 1500, 6: 1500},
+        far=(3,),
+    ),
+    Way("host-gw", with_backend(DUAL, Type="host-gw"), 1500, {4: 1500, 6: 1500}),
+    Way("vxlan-nft", {**DUAL, "EnableNFTables": True}, 1430, {4: 1450, 6: 1430}, policy="ACCEPT"),
 ]
 
 
@@ -46,7 +66,8 @@ def world(way: Way, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
     made = World(tmp_path_factory.mktemp("overlay"), conf=way.conf, far=way.far)
     try:
         for node in made.nodes:
-            node.space.run("iptables", "-P", "FORWARD", "DROP")  # as dockerd leaves it
+            for tool in ("iptables", "ip6tables"):
+                node.space.run(tool, "-P", "FORWARD", way.policy)
         yield made.start_daemons("--ip-masq")
     finally:
         made.close()
@@ -69,12 +90,10 @@ def test_tcp_and_udp_between_all_pods_with_their_own_addresses(world: World) -> 
 
 def test_the_mtu_passes_whole_and_one_byte_more_does_not(world: World, way: Way) -> None:
     for version, here, there in pairs(world):
-        mtu = way.mtu[version]
         headers = 28 if version == 4 else 48
-        here.pod.run("ip", "link", "set", "eth0", "mtu", str(mtu))
-        assert here.reaches(there, size=mtu - headers, version=version), f"{here.name} -> {there.name}: {mtu} bytes"
-        assert not here.reaches(there, size=mtu - headers + 1, version=version), f"{mtu + 1} bytes, {here.name}"
-        here.fit_pods()
+        assert here.reaches(there, size=way.told - headers, version=version), f"{here.name} -> {there.name}"
+        assert not here.reaches(there, size=way.told - headers + 1, version=version), f"{here.name} -> {there.name}"
+        assert here.subnet_env()["FLANNEL_MTU"] == str(way.told)
 
 
 def test_a_pod_whose_mtu_is_too_large_is_told_the_paths(world: World, way: Way) -> None:
@@ -84,7 +103,7 @@ def test_a_pod_whose_mtu_is_too_large_is_told_the_paths(world: World, way: Way) 
         one.pod.run("ip", "link", "set", "eth0", "mtu", "1600")
         try:
             found = transfers.path_mtu(one.pod.path, two.pod.path, two.pod_of(version), 1590)
-            assert found == way.mtu[version]
+            assert found == way.path[version]
             assert transfers.tcp(one.pod.path, two.pod.path, two.pod_of(version)) == one.pod_of(version)
         finally:
             one.pod.run("ip", "route", "flush", "cache")
@@ -108,3 +127,37 @@ def test_the_world_sees_the_nodes_address(world: World) -> None:
             until(lambda n=node, v=version: ping(n.pod.path, OUTSIDE[v]), f"{node.name}'s way out")  # type: ignore[misc]
             assert transfers.tcp(node.pod.path, world.internet.path, OUTSIDE[version], size=1 << 12) == own
             assert transfers.udp(node.pod.path, world.internet.path, OUTSIDE[version]) == own
+
+
+def test_it_is_this_way_and_no_other(world: World, way: Way) -> None:
+    one, two, three = world.nodes
+    four = one.kernel()
+    tunnelled = {"host-gw": [], "vxlan-DirectRouting": [three]}.get(way.name, [two, three])
+    direct = [node for node in (two, three) if node not in tunnelled]
+    assert [entry.split()[1] for entry in sorted(four["fdb"], key=lambda entry: entry.split()[1])] == [
+        node.address for node in tunnelled
+    ]
+    assert len(four["routes"]) == len(tunnelled)
+    assert four["elsewhere"] == [f"10.244.{n.number}.0/24 via {n.address} proto 87 dev eth0" for n in direct]
+    assert (four["device"] is None) == (way.name == "host-gw")
+    assert any("FLANNEL-POSTRTG" in rule for rule in one.rules()) == (way.name != "vxlan-nft")
+
+
+def test_a_host_gw_peer_behind_a_router_is_refused_in_words(world: World, way: Way) -> None:
+    if way.name != "host-gw":
+        pytest.skip("only host-gw needs its peers on the link")
+    one = world.nodes[0]
+    before = one.both()
+    notes = {
+        "kube_subnet_manager": "true",
+        "backend_type": "host-gw",
+        "backend_data": "null",
+        "backend_v6_data": "null",
+    }
+    far = world.node_object("node77", "10.244.77.0/24", **notes, public_ip="10.201.0.77", public_ipv6="fd00:201::77")
+    world.api(lambda client: client.create(NODES, far))
+    try:
+        until(lambda: "node77" in one.text() and "10.201.0.77" in one.text(), "words", 20, one.text)
+        assert one.both() == before
+    finally:
+        world.delete_node("node77")
