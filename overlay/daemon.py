@@ -105,6 +105,18 @@ async def opened(config: Config) -> AsyncIterator[Subnets]:
         )
 
 
+def rules_of(config: Config, pods: Range, subnet: Range) -> Rules:
+    """What the configuration asks of masquerading and forwarding; `subnet`: this node's part of `pods`."""
+    return Rules(
+        Family(pods.version),
+        (pods,),
+        subnet,
+        masquerade=config.ip_masq,
+        forward=config.iptables_forward_rules,
+        random_fully=not config.ip_masq_fully_random_disable,
+    )
+
+
 class _NetworkChanged(Exception):
     """The registry describes another network than the one that is kept."""
 
@@ -306,14 +318,7 @@ class Overlay:
         elif own is None:
             raise NotYet(f"the node's IPv{int(family)} subnet is not known yet")
         else:
-            rules = Rules(
-                family,
-                (pods,),
-                own.subnet,
-                masquerade=self._config.ip_masq,
-                forward=self._config.iptables_forward_rules,
-                random_fully=not self._config.ip_masq_fully_random_disable,
-            )
+            rules = rules_of(self._config, pods, own.subnet)
         done = await masquerade.sync(rules)
         for words in done.repaired:
             log.warning("drift repaired: %s", words)
