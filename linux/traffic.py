@@ -130,14 +130,10 @@ class Traffic:
         self._talk.ask(_NEWQDISC, CREATE | REPLACE | ACK, body, f"limit the rate of link number {index}")
 
     def redirect(self, index: int, to: int) -> None:
-        """Everything that arrives through the link leaves by the link `to` first."""
-        qdisc = _TC.pack(0, index, _INGRESS_HANDLE, _INGRESS, 0) + text(_KIND, "ingress")
-        try:  # what another process left there goes with its filters
-            self._talk.ask(_DELQDISC, ACK, qdisc, f"clear the ingress of link number {index}")
-        except RefusedError as error:
-            if error.errno not in (errno.ENOENT, errno.EINVAL):
-                raise
-        self._talk.ask(_NEWQDISC, CREATE | EXCLUSIVE | ACK, qdisc, f"watch the ingress of link number {index}")
+        """Everything that arrives through the link leaves by the link `to` first. When that is deleted, nothing passes any
+        more: `let_pass` comes before."""
+        self.let_pass(index)  # what another process left there
+        self._talk.ask(_NEWQDISC, CREATE | EXCLUSIVE | ACK, _ingress(index), f"watch what link number {index} receives")
         mirred = nest(
             1,
             text(_ACT_KIND, "mirred"),
@@ -153,6 +149,14 @@ class Traffic:
         self._talk.ask(
             _NEWTFILTER, CREATE | EXCLUSIVE | ACK, body, f"lead what link number {index} receives to number {to}"
         )
+
+    def let_pass(self, index: int) -> None:
+        """What arrives through the link goes its way, if it did not."""
+        self._remove(_ingress(index), f"let what link number {index} receives pass")
+
+    def unlimit(self, index: int) -> None:
+        """The link sends as it would by itself."""
+        self._remove(_TC.pack(0, index, _TBF_HANDLE, _ROOT, 0), f"lift the limit of link number {index}")
 
     def limit_of(self, index: int) -> Bucket | None:
         """The link's token bucket; None when something else decides there."""
@@ -178,3 +182,14 @@ class Traffic:
             if parms:
                 found.append(int(_MIRRED.unpack_from(parms)[6]))
         return found
+
+    def _remove(self, qdisc: bytes, what: str) -> None:
+        try:
+            self._talk.ask(_DELQDISC, ACK, qdisc, what)
+        except RefusedError as error:  # EINVAL: there is a qdisc of another kind
+            if error.errno not in {errno.ENOENT, errno.EINVAL, errno.ENODEV}:
+                raise
+
+
+def _ingress(index: int) -> bytes:
+    return _TC.pack(0, index, _INGRESS_HANDLE, _INGRESS, 0) + text(_KIND, "ingress")

@@ -74,9 +74,27 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
 
 
 def delete(call: Call, config: Mapping[str, Json]) -> None:
-    """The ifb goes; the rest goes with the pod's link. Needs neither namespace nor prevResult."""
-    with Socket() as host:
+    """The ifb goes. The rest goes with the pod's link; but where prevResult names that, it is set free before: whoever is led to
+    a link that is no more is heard by nobody. Needs neither namespace nor prevResult, nor limits that an ADD would take."""
+    with Socket() as host, Traffic() as traffic:
+        ifb = host.link(_name(config, call.container))
+        for name in _named(config):
+            port = host.link(name)
+            if port is not None and port.kind == "veth":
+                if ifb is not None and ifb.index in traffic.redirected(port.index):
+                    traffic.let_pass(port.index)
+                if traffic.limit_of(port.index) is not None:
+                    traffic.unlimit(port.index)
         _remove(host, _name(config, call.container))
+
+
+def _named(config: Mapping[str, Json]) -> list[str]:
+    """The node's links that prevResult names, if there is one that can be read."""
+    try:
+        result = previous_result(config)
+    except CniError:
+        return []
+    return [each.name for each in result.interfaces if not each.sandbox] if result is not None else []
 
 
 def check(call: Call, config: Mapping[str, Json]) -> None:
