@@ -1,6 +1,8 @@
 """What people, daemons and accidents do to an overlay: each row breaks one thing on node1, behind its daemon's back."""
 
-from collections.abc import Callable
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.node.overlay_world import OverlayNode, World
@@ -48,15 +50,26 @@ class Target:
     def link(self, *words: str) -> None:
         self.node.space.run("ip", "link", "set", self.device, *words)
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The daemon is stopped: it would mend between two commands what only both together break."""
+        daemon = self.node.daemon
+        assert daemon
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+
     def fdb(self, *words: str) -> None:
         self.node.space.run("bridge", "fdb", *words)
 
     def replace(self, *options: str) -> None:
         """Another VXLAN device in place of ours, as a script of somebody's would make it."""
-        self.node.space.run("ip", "link", "del", self.device)
-        local = ("local", self.underlay(1), "dev", "eth0")
-        self.node.space.run("ip", "link", "add", self.device, "type", "vxlan", *options, *local)
-        self.link("up")
+        with self.frozen():
+            self.ip("link", "del", self.device)
+            self.ip("link", "add", self.device, "type", "vxlan", *options, "local", self.underlay(1), "dev", "eth0")
+            self.link("up")
 
 
 @dataclass(frozen=True)
@@ -92,8 +105,9 @@ def device_deleted(t: Target) -> None:
 
 @breaks("device")
 def device_deleted_and_subnet_env_too(t: Target) -> None:
-    t.node.subnet_file.unlink()
-    t.ip("link", "del", t.device)
+    with t.frozen():
+        t.node.subnet_file.unlink()
+        t.ip("link", "del", t.device)
 
 
 @breaks("device")
@@ -113,9 +127,10 @@ def device_mtu_lowered(t: Target) -> None:
 
 @breaks("device")
 def device_renamed(t: Target) -> None:
-    t.link("down")
-    t.link("name", "mine")
-    t.node.space.run("ip", "link", "set", "mine", "up")
+    with t.frozen():
+        t.link("down")
+        t.link("name", "mine")
+        t.node.space.run("ip", "link", "set", "mine", "up")
 
 
 @breaks("device")
@@ -125,8 +140,9 @@ def device_alias_removed(t: Target) -> None:
 
 @breaks("device", 4)
 def second_device_with_our_alias(t: Target) -> None:
-    t.ip("link", "add", "twin", "type", "vxlan", "id", "99", "dstport", "4790", "dev", "eth0")
-    t.ip("link", "set", "twin", "alias", "wherry overlay", "up")
+    with t.frozen():
+        t.ip("link", "add", "twin", "type", "vxlan", "id", "99", "dstport", "4790", "dev", "eth0")
+        t.ip("link", "set", "twin", "alias", "wherry overlay", "up")
 
 
 @breaks("device")
@@ -146,8 +162,9 @@ def device_that_learns(t: Target) -> None:
 
 @breaks("device", 4)
 def device_of_another_kind(t: Target) -> None:
-    t.ip("link", "del", t.device)
-    t.ip("link", "add", t.device, "type", "bridge")
+    with t.frozen():
+        t.ip("link", "del", t.device)
+        t.ip("link", "add", t.device, "type", "bridge")
 
 
 @breaks("address")
@@ -197,8 +214,9 @@ def neighbour_added(t: Target) -> None:
 
 @breaks("fdb")
 def fdb_flushed(t: Target) -> None:
-    for number in (2, 3):
-        t.fdb("del", t.mac(number), "dev", t.device)
+    with t.frozen():
+        for number in (2, 3):
+            t.fdb("del", t.mac(number), "dev", t.device)
 
 
 @breaks("fdb")
@@ -213,8 +231,9 @@ def fdb_given_another_port(t: Target) -> None:
 
 @breaks("fdb")
 def fdb_doubled_for_unknown_macs(t: Target) -> None:
-    for number in (2, 3):
-        t.fdb("append", "00:00:00:00:00:00", "dev", t.device, "dst", t.underlay(number), "self", "permanent")
+    with t.frozen():
+        for number in (2, 3):
+            t.fdb("append", "00:00:00:00:00:00", "dev", t.device, "dst", t.underlay(number), "self", "permanent")
 
 
 @breaks("route")
@@ -224,8 +243,9 @@ def routes_flushed(t: Target) -> None:
 
 @breaks("route")
 def route_to_nowhere(t: Target) -> None:
-    t.ip("route", "del", t.subnet(2))
-    t.ip("route", "add", "unreachable", t.subnet(2))
+    with t.frozen():
+        t.ip("route", "del", t.subnet(2))
+        t.ip("route", "add", "unreachable", t.subnet(2))
 
 
 @breaks("route")
@@ -235,8 +255,9 @@ def narrower_route_to_nowhere(t: Target) -> None:
 
 @breaks("route")
 def route_via_another_peer(t: Target) -> None:
-    t.ip("route", "del", t.subnet(2))
-    t.ip("route", "add", t.subnet(2), "via", t.gateway(3), "dev", t.device, "onlink")
+    with t.frozen():
+        t.ip("route", "del", t.subnet(2))
+        t.ip("route", "add", t.subnet(2), "via", t.gateway(3), "dev", t.device, "onlink")
 
 
 @breaks("route")
@@ -260,9 +281,10 @@ def better_route_beside(t: Target) -> None:
 def better_route_on_another_device(t: Target) -> None:
     via = ("via", t.underlay(3), "dev", "eth0")
     if t.version == 4:
-        t.ip("route", "del", t.subnet(2))
-        t.ip("route", "add", t.subnet(2), *via)
-        t.ip("route", "append", t.subnet(2), "via", t.gateway(2), "dev", t.device, "onlink", "proto", "87")
+        with t.frozen():
+            t.ip("route", "del", t.subnet(2))
+            t.ip("route", "add", t.subnet(2), *via)
+            t.ip("route", "append", t.subnet(2), "via", t.gateway(2), "dev", t.device, "onlink", "proto", "87")
     else:
         t.ip("route", "add", t.subnet(2), *via, "metric", "1")
 
@@ -299,11 +321,12 @@ def rule_inserted(t: Target) -> None:
 
 @breaks("rules")
 def rules_out_of_order(t: Target) -> None:
-    rules = t.node.space.run(t.iptables, "-t", "nat", "-S", "FLANNEL-POSTRTG").splitlines()
-    last = len(rules) - 1  # the first line is the chain's own
-    moved = rules[-2].replace("-A FLANNEL-POSTRTG", "-I FLANNEL-POSTRTG 1", 1)
-    t.node.space.run(t.iptables, "-t", "nat", "-D", "FLANNEL-POSTRTG", str(last - 1))
-    t.node.space.run("sh", "-c", f"{t.iptables} -t nat {moved}")
+    with t.frozen():
+        rules = t.node.space.run(t.iptables, "-t", "nat", "-S", "FLANNEL-POSTRTG").splitlines()
+        last = len(rules) - 1  # the first line is the chain's own
+        moved = rules[-2].replace("-A FLANNEL-POSTRTG", "-I FLANNEL-POSTRTG 1", 1)
+        t.node.space.run(t.iptables, "-t", "nat", "-D", "FLANNEL-POSTRTG", str(last - 1))
+        t.node.space.run("sh", "-c", f"{t.iptables} -t nat {moved}")
 
 
 @breaks("rules")

@@ -20,7 +20,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = 10.0, evidence
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:g} s; last seen: {answer!r}\n{evidence()}")
+            raise AssertionError(f"{what}: not within {seconds:g} s; last seen: {answer!r}\n{evidence()[-4000:]}")
         time.sleep(0.05)
 
 
@@ -66,6 +66,16 @@ def until_equal(
             raise AssertionError(f"{what}: not within {seconds:g} s\nwanted {wanted!r}\nseen   {seen!r}\n{evidence()}")
         time.sleep(0.05)
         seen = ask()
+
+
+def difference(wanted: object, seen: object, where: str = "") -> Iterator[str]:
+    """Where two values differ, in lines; mappings are compared key by key."""
+    if isinstance(wanted, dict) and isinstance(seen, dict):
+        for key in {**wanted, **seen}:
+            yield from difference(wanted.get(key), seen.get(key), f"{where}[{key!r}]")
+    elif wanted != seen:
+        yield f"{where} wanted {wanted!r}"
+        yield f"{where} seen   {seen!r}"
 
 
 class Space:
