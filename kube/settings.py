@@ -405,7 +405,8 @@ def _from_document(
                 raise UsageError(f"{where}: expected a mapping, found {value!r}")
             values[field.name] = _from_document(field.nested, value, source, foreign, f"{prefix}{key}.")
         else:
-            values[field.name] = _converted(field, value, where)
+            alone = field.whole and isinstance(value, str)  # one is written without brackets too
+            values[field.name] = _converted(field, [value] if alone else value, where)
     return values
 
 

@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     public_ip: Annotated[
         str, Option("--public-ip", "address at which other nodes reach this one, when not the interface's own")
     ] = ""
-    public_ipv6: Annotated[str, Option("--public-ipv6", "the same for IPv6", key="publicIPv6")] = ""
+    public_ipv6: Annotated[str, Option("--public-ipv6", "the same for IPv6")] = ""
 
     subnet_file: Annotated[str, Option("--subnet-file", "where CNI plugins read this node's subnet and MTU")] = (
         "/run/flannel/subnet.env"

@@ -149,11 +149,11 @@ def parse(text: bytes | str, where: str) -> Network:
         raise Unfit(f"{where}: {error}") from error
 
 
-_KEYS = {
+KEYS = {
     *("Network", "IPv6Network", "EnableIPv4", "EnableIPv6", "EnableNFTables", "Backend"),
     *("SubnetLen", "SubnetMin", "SubnetMax", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax"),
 }
-_BACKEND_KEYS = {
+BACKEND_KEYS = {
     Backend.VXLAN: {"VNI", "Port", "MTU", "DirectRouting", "Learning", "GBP"},
     Backend.HOST_GW: set[str](),
     Backend.WIREGUARD: {"ListenPort", "ListenPortV6", "Mode", "PSK", "PersistentKeepaliveInterval", "MTU"},
@@ -166,10 +166,10 @@ _ELSEWHERE = {
 
 
 def _network(document: dict[str, Any]) -> Network:
-    _known(document, _KEYS, "")
+    _known(document, KEYS, "")
     four, six = _flag(document, "EnableIPv4", default=True), _flag(document, "EnableIPv6", default=False)
     if not four and not six:
-        raise Unfit("EnableIPv4: both families are switched off; enable one")
+        raise Unfit("EnableIPv4, EnableIPv6: both families are switched off; enable one")
     ipv4 = _range(document, "Network", IPv4Network, "10.244.0.0/16") if four else None
     ipv6 = _range(document, "IPv6Network", IPv6Network, "fd00:244::/48") if six else None
     return Network(
@@ -188,7 +188,7 @@ def _backend(value: Any, family: Family) -> BackendSettings:
     if not isinstance(value, dict):
         raise Unfit(f'Backend: expected an object such as {{"Type": "vxlan"}}, found {value!r}')
     kind = _backend_type(value.get("Type"))
-    _known(value, {"Type", *_BACKEND_KEYS[kind]}, "Backend.")
+    _known(value, {"Type", *BACKEND_KEYS[kind]}, "Backend.")
     match kind:
         case Backend.VXLAN:
             return VxlanSettings(
