@@ -64,9 +64,9 @@ def words(action: Action) -> str:
         case DeleteLink(_, name):
             return f"delete device {name}"
         case CreateDevice(device):
-            return f"create device {_device(device)}"
+            return f"create device {device_words(device)}"
         case AdjustDevice(device):
-            return f"set up device {_device(device)}"
+            return f"set up device {device_words(device)}"
         case AddAddress(address):
             return f"add address {_address(address)}"
         case RemoveAddress(address):
@@ -89,7 +89,7 @@ def words(action: Action) -> str:
             return f"delete route {route_words(route)}"
 
 
-def _device(device: Device) -> str:
+def device_words(device: Device) -> str:
     match device:
         case VxlanDevice():
             return f"{device.name} ({device.mac}, MTU {device.mtu}, from {device.local})"
