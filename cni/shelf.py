@@ -51,11 +51,15 @@ class Shelf:
         "_users",
         "directory",
         "holders",
+        "rested",
+        "resting",
     )
 
     def __init__(self, directory: str) -> None:
         self.directory: Final = directory
         self.holders: Final[dict[bytes, Holder]] = {}
+        self.resting: Final[dict[bytes, float]] = {}  # what cni.store has read of its file, and how far that was
+        self.rested = (0, 0)
         self._promised: Final[dict[bytes, Holder]] = {}  # those of them that are being written
         self._known: dict[str, tuple[int, bytes, Holder | None]] = {}  # name -> inode, address, what it said
         self._stamp = (0, 0)  # inode and time of change of the directory as we left it
@@ -168,22 +172,24 @@ class Shelf:
 
     # --- files -----------------------------------------------------------------------------------------------
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, offset: int = 0) -> bytes:
         """The file's content, b"" where there is none."""
         try:
             descriptor = os.open(f"{self.directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return b""
         try:
-            return os.read(descriptor, 1 << 16)
+            return os.pread(descriptor, 1 << 16, offset)
         finally:
             os.close(descriptor)
 
-    def size(self, name: str) -> int:
+    def extent(self, name: str) -> tuple[int, int]:
+        """The file's inode and size, zeros where there is none."""
         try:
-            return os.stat(f"{self.directory}/{name}").st_size
+            status = os.stat(f"{self.directory}/{name}")
         except FileNotFoundError:
-            return 0
+            return 0, 0
+        return status.st_ino, status.st_size
 
     def reserve(self, address: bytes, name: str, holder: Holder) -> None:
         """The reservation's file, whole and on the disk; FileExistsError when somebody holds the address. While the disk is
@@ -223,6 +229,16 @@ class Shelf:
         except BaseException:
             unlink(draft)
             raise
+
+    def overwrite(self, name: str, content: bytes) -> None:
+        """The file's content in place: for what may be lost or torn. (Replacing a file by rename costs a millisecond on ext4,
+        which writes the new one's data out first.)"""
+        descriptor = os.open(f"{self.directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_size > os.pwrite(descriptor, content, 0):
+                os.ftruncate(descriptor, len(content))
+        finally:
+            os.close(descriptor)
 
     def append(self, name: str, content: bytes) -> None:
         _write(f"{self.directory}/{name}", content, flush=False, flags=os.O_APPEND)

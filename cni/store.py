@@ -28,7 +28,7 @@ from linux.rtnetlink import packed, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Final, Self
 
@@ -89,7 +89,7 @@ class Ledger:
         this one waits for the disk: they see the address as held already."""
         name = unpacked(address)
         # The cursor moves first: killed in between, the address is skipped once, not handed out twice in a row.
-        self._shelf.replace(f"{_LAST}.{index}", name.encode())
+        self._shelf.overwrite(f"{_LAST}.{index}", name.encode())
         self._shelf.reserve(address, name, (container, ifname))
 
     def held(self, container: str, ifname: str) -> list[bytes]:
@@ -108,16 +108,12 @@ class Ledger:
         """Frees what the container holds on this interface; freeing nothing is fine. The addresses freed."""
         return self._free(dict.fromkeys(self.held(container, ifname), (container, ifname)))
 
-    def collect(self, valid: Container[tuple[str, str]]) -> list[bytes]:
-        """Frees what is held by nobody of `valid`: (container, interface), and (container, "") for any interface of it."""
+    def collect(self, valid: Iterable[tuple[str, str]]) -> list[bytes]:
+        """Frees what is held by nobody of `valid`, (container, interface) each."""
+        kept = set(valid)
+        kept |= {(container, "") for container, _ in kept}
         self._shelf.reread()
-        return self._free(
-            {
-                address: holder
-                for address, holder in self._shelf.holders.items()
-                if holder not in valid and (holder[0], "") not in valid
-            }
-        )
+        return self._free({address: holder for address, holder in self._shelf.holders.items() if holder not in kept})
 
     def _free(self, leaving: Mapping[bytes, tuple[str, str]]) -> list[bytes]:
         freed = []
@@ -134,28 +130,31 @@ class Ledger:
 
     def _resting(self) -> dict[bytes, float]:
         """address -> when it was freed, by the clock that no one sets; another boot's are nobody's connections any more."""
-        lines = self._shelf.read(_RESTING).split(b"\n")
-        if len(lines) < 2:
-            return {}
-        found: dict[bytes, float] = {}
-        now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), _boot_id()
-        for line in lines:
-            words = line.split()
-            if len(words) != 3 or words[1] != boot:
-                continue
-            try:
-                when, address = float(words[0]), packed(words[2].decode("ascii", "replace"))
-            except ValueError:
-                continue  # a torn line
-            if now - REST < when <= now:
-                found[address] = when
-        return found
+        shelf = self._shelf
+        inode, size = shelf.extent(_RESTING)
+        if shelf.rested[0] != inode or shelf.rested[1] > size:  # somebody wrote it anew
+            shelf.resting.clear()
+            shelf.rested = (inode, 0)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if shelf.rested[1] < size:
+            boot = _boot_id()
+            for line in shelf.read(_RESTING, shelf.rested[1]).split(b"\n"):
+                words = line.split()
+                try:
+                    if len(words) == 3 and words[1] == boot and float(words[0]) <= now:
+                        shelf.resting[packed(words[2].decode("ascii", "replace"))] = float(words[0])
+                except ValueError:
+                    continue  # a torn line
+            shelf.rested = (inode, size)
+        for address in [address for address, when in shelf.resting.items() if when <= now - REST]:
+            del shelf.resting[address]
+        return shelf.resting
 
     def _rest(self, addresses: Iterable[bytes]) -> None:
         """A courtesy: where there is no room for it, the address is free all the same."""
         boot, now = _boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            if self._shelf.size(_RESTING) > _LONGEST_RESTING:
+            if self._shelf.extent(_RESTING)[1] > _LONGEST_RESTING:
                 known = {**self._resting(), **dict.fromkeys(addresses, now)}
                 self._shelf.replace(_RESTING, b"".join(_resting_line(each, when, boot) for each, when in known.items()))
             else:
@@ -180,7 +179,7 @@ def held(directory: str, container: str, ifname: str) -> list[bytes]:
         return ledger.held(container, ifname)
 
 
-def collect(directory: str, valid: Container[tuple[str, str]]) -> list[bytes]:
+def collect(directory: str, valid: Iterable[tuple[str, str]]) -> list[bytes]:
     """``Ledger.collect`` that makes no ledger where there never was one."""
     if not os.path.isdir(directory):
         return []
@@ -189,7 +188,7 @@ def collect(directory: str, valid: Container[tuple[str, str]]) -> list[bytes]:
 
 
 def _resting_line(address: bytes, when: float, boot: bytes) -> bytes:
-    return b"\n%.3f %s %s\n" % (when, boot, unpacked(address).encode())
+    return b"%.6f %s %s\n" % (when, boot, unpacked(address).encode())
 
 
 def _boot_id() -> bytes:
