@@ -14,15 +14,17 @@ directly, itself included, and nobody can answer 127.0.0.1.
 
 A call is one ``iptables-restore --noflush``, one transaction: the lines assert (``-C``) what all containers share, make the
 container's chain anew (``-N`` refuses one that is there) and jump to it. Where that is refused, because something is
-missing or left over, the chains are read and what differs is written, one such repair at a time on this machine. A chain
+missing or left over, the chains are read and what differs is written, one such repair at a time on this node. A chain
 that is shared is never written whole: it holds others' jumps.
 """
 
 from __future__ import annotations
 
+import os
+
 from cni.digest import digest
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
-from linux import spawn
+from linux import netns, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from cni.hostports.mapping import Pod, Port, Wish
 
 DNAT, SETMARK, MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
-LOCK = "/run/wherry-portmap.lock"
 _PATIENCE = 30  # seconds for the lock of the legacy commands: a proxy may be writing 100,000 rules
 _ATTEMPTS = 5
 _AT_ONCE = 15  # ports that one multiport match can hold
@@ -227,14 +228,13 @@ def _quoted(word: str) -> str:
 
 
 class _Turn:
-    """One repair at a time on this machine: two that both see a jump missing would both make it."""
+    """One repair at a time in this network namespace: two that both see a jump missing would both make it. The namespace itself
+    is what is locked; its inode is one for all who look at it, and it needs no file that could be read-only."""
 
     __slots__ = ("_file",)
 
     def __init__(self) -> None:
-        import os
-
-        self._file = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> None:
         import fcntl
@@ -242,6 +242,4 @@ class _Turn:
         fcntl.flock(self._file, fcntl.LOCK_EX)  # its holders end: each program they run has a deadline
 
     def __exit__(self, *_: object) -> None:
-        import os
-
         os.close(self._file)
