@@ -18,7 +18,7 @@ from linux.process import CommandFailed
 from overlay.masquerade import iptables, nftables
 from overlay.masquerade.rules import Rules, Writer, Written
 
-__all__ = ["Masquerade", "Rules", "Written", "forget"]
+__all__ = ["Masquerade", "Rules", "Written", "differences", "forget"]
 
 _BRIDGED = {
     Family.V4: Path("/proc/sys/net/bridge/bridge-nf-call-iptables"),
@@ -67,7 +67,7 @@ class Masquerade:
         return done
 
     async def _opened(self) -> Writer:
-        made = await (nftables.opened(self._family) if self._nftables else iptables.opened(self._family))
+        made = await _opened(self._family, by_nftables=self._nftables)
         try:
             await made.watching(self._touched)
         except BaseException:
@@ -106,6 +106,24 @@ class Masquerade:
                 f"net.bridge.{path.name}",
                 path.name,
             )
+
+
+async def _opened(family: Family, *, by_nftables: bool) -> Writer:
+    return await (nftables.opened(family) if by_nftables else iptables.opened(family))
+
+
+async def differences(rules: Rules, *, nftables: bool) -> list[str]:
+    """What is not in the kernel as wished, in words; nothing is written. Raises Retry."""
+    try:
+        writer = await _opened(rules.family, by_nftables=nftables)
+    except (Unusable, CommandFailed) as error:
+        if not rules.masquerade and not rules.forward:
+            return []
+        raise Retry(str(error)) from error
+    try:
+        return await writer.differences(rules)
+    finally:
+        await writer.close()
 
 
 async def forget() -> list[str]:

@@ -218,6 +218,13 @@ class IptablesWriter:
         }
         self._doubted |= len(self._learnt) != len(wish)
 
+    async def differences(self, rules: Rules) -> list[str]:
+        try:
+            survey = await self._reader.survey(TABLES, _SHOWN)
+        except Refused as error:
+            raise Retry(f"{self.words}: {error}") from error
+        return list(self._differences(chains(rules if self._random_fully else _plain(rules)), survey)[1])
+
     async def forget(self) -> list[str]:
         return await forget(self._packets, self.words)
 

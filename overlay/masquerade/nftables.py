@@ -147,21 +147,36 @@ class NftablesWriter:
             await self._look_at_others(rules)
         return written
 
+    async def differences(self, rules: Rules) -> list[str]:
+        try:
+            wrong, extra = self._compared(rules, self._there())
+        except Refused as error:
+            raise Retry(f"{self.words}: {error}{_remedy(error.errno)}") from error
+        return [self._named(name) for name in (*wrong, *extra)]
+
+    def _compared(self, rules: Rules, there: dict[str, _Shape]) -> tuple[list[str], list[str]]:
+        """The chains that are not as they should be, and those that should not be."""
+        wanted = chains(rules)
+        wrong = sorted(name for name in wanted if not self._right(rules, name, there))
+        return wrong, sorted(there.keys() - wanted.keys())
+
+    def _named(self, chain: str) -> str:
+        return f"chain {chain} of table {self._table}"
+
     def _sync(self, rules: Rules) -> Written:
         there = self._there()
         wanted = chains(rules)
         if not wanted:
             self._wish = rules
             return Written(written=tuple(self._forget(there)))
-        wrong = sorted(name for name in wanted if not self._right(rules, name, there))
-        extra = sorted(there.keys() - wanted.keys())
+        wrong, extra = self._compared(rules, there)
         if wrong or extra:
             elsewhere = [name for name in wrong if name in there and there[name][0] != _place(HOOKS[name])]
             self._kernel.commit(batch(rules, (*extra, *elsewhere)))
             there = self._there()
         self._learnt = rules, {name: there[name] for name in wanted if name in there}
         again, self._wish = rules == self._wish, rules
-        words = tuple(f"chain {name} of table {self._table}" for name in (*wrong, *extra))
+        words = tuple(self._named(name) for name in (*wrong, *extra))
         return Written(repaired=words) if again else Written(written=words)
 
     def _right(self, rules: Rules, name: str, there: dict[str, _Shape]) -> bool:

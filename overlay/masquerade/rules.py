@@ -103,6 +103,10 @@ class Writer(Protocol):
         """Make the kernel hold the wish. Raises Retry."""
         ...
 
+    async def differences(self, rules: Rules) -> list[str]:
+        """What `sync` would write, in words; nothing is. Raises Retry."""
+        ...
+
     async def forget(self) -> list[str]:
         """Remove what bears our names; in words. Raises Retry."""
         ...

@@ -16,7 +16,7 @@ newcomer, and stands aside.
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random, SystemRandom
@@ -64,11 +64,21 @@ async def opened(
     previous: keys.Subnets | None = None,
     renew_margin: float = 3600.0,
     ttl: int = TTL,
+    read_only: bool = False,
 ) -> AsyncIterator["EtcdSubnets"]:
-    """`previous` are the subnets of the last subnet.env; `renew_margin`: seconds before its end at which a lease is renewed."""
+    """`previous` are the subnets of the last subnet.env; `renew_margin`: seconds before its end at which a lease is renewed;
+    `read_only`: for one who only looks: what is this node's is found by its address, and nothing is taken."""
     etcd = Etcd(access)
     try:
-        yield EtcdSubnets(etcd, access.endpoints, prefix, previous=previous, renew_margin=renew_margin, ttl=ttl)
+        yield EtcdSubnets(
+            etcd,
+            access.endpoints,
+            prefix,
+            previous=previous,
+            renew_margin=renew_margin,
+            ttl=ttl,
+            read_only=read_only,
+        )
     finally:
         await etcd.close()
 
@@ -85,6 +95,7 @@ class EtcdSubnets:
         previous: keys.Subnets | None = None,
         renew_margin: float = 3600.0,
         ttl: int = TTL,
+        read_only: bool = False,
         random: Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -95,6 +106,7 @@ class EtcdSubnets:
         self._previous = previous or {}
         self._margin = min(renew_margin, ttl / 2)
         self._ttl = ttl
+        self._read_only = read_only
         self._random = random or SystemRandom()
         self._clock = clock
         self._network: Network | None = None
@@ -156,6 +168,10 @@ class EtcdSubnets:
         """Nobody but --public-ip asks for another address here."""
         return {}
 
+    def hints(self) -> Sequence[Address]:
+        """etcd knows no node before it has a subnet."""
+        return ()
+
     def _lost(self, name: str) -> None:
         if self._held is not None and self._held.entry.name == name:
             log.warning("%s%s, the lease of this node, has expired or was deleted", self._view.subnets, name)
@@ -170,6 +186,8 @@ class EtcdSubnets:
             there = self._view.entries.get(held.entry.name)
             if self._view.trouble or (there is not None and keys.fits(self._network, _subnets(there))):
                 return self._offered(_subnets(held.entry), there or held.entry, offer)
+        if self._read_only:
+            return self._looked(offer)
         if self._clock() < self._aside:
             raise NotYet(_duplicate(offer))
         try:
@@ -182,6 +200,12 @@ class EtcdSubnets:
             raise NotYet(refusal(error, self._view.prefix)) from error
         except keys.OutOfSubnets as error:
             raise NotYet(f"out of subnets: {error}") from error
+
+    def _looked(self, offer: Offer) -> Own:
+        there = self._earlier(offer)
+        if there is None:
+            raise NotYet(f"this node ({_addresses(offer)}) has no lease below {self._view.subnets}")
+        return self._offered(_subnets(there), there, offer)
 
     async def _acquire(self, network: Network, offer: Offer) -> Own:
         for _ in range(_RACES):
@@ -201,11 +225,11 @@ class EtcdSubnets:
                 await self._delete(earlier)
                 continue
             subnets = self._wished(network)
-            own = self._offered(subnets, None, offer)
-            made = await self._make(keys.name_of(subnets), keys.value_of(own.leases))
-            if made:
+            value = keys.value_of(self._offered(subnets, None, offer).leases)
+            made = await self._make(keys.name_of(subnets), value)
+            if made is not None:
                 log.info("took the subnet %s in %s", " and ".join(map(str, subnets.values())), self.where)
-                return own
+                return self._offered(subnets, made, offer)
         raise NotYet(f"{_RACES} other nodes were quicker to take a subnet; trying again")
 
     def _earlier(self, offer: Offer) -> Entry | None:
@@ -342,20 +366,20 @@ class EtcdSubnets:
         )
         return own
 
-    async def _make(self, name: str, value: bytes) -> bool:
-        """Whether the key was not there and is ours now."""
+    async def _make(self, name: str, value: bytes) -> Entry | None:
+        """None where the key was there already."""
         now = self._clock()
         lease, ttl = await self._etcd.grant(self._ttl)
         key = f"{self._view.subnets}{name}".encode()
         answer = await self._etcd.txn([wire.version_is(key, 0)], [wire.put_op(wire.put_request(key, value, lease))], [])
         if not answer.succeeded:
             await self._forget(lease)
-            return False
+            return None
         revision = answer.header.revision
         entry = Entry(name, value, lease, revision, revision)
         self._view.wrote(entry)
         self._held = _Held(entry, now, now + ttl, 0.0)
-        return True
+        return entry
 
     async def _put(self, entry: Entry, value: bytes, lease: int, held: _Held) -> None:
         """Write our key over what was seen of it. Raises Retry where it is not that any more."""
@@ -406,9 +430,12 @@ def _subnets(entry: Entry) -> keys.Subnets:
         return {}
 
 
+def _addresses(offer: Offer) -> str:
+    return " and ".join(map(str, offer.addresses.values()))
+
+
 def _duplicate(offer: Offer) -> str:
-    addresses = " and ".join(map(str, offer.addresses.values()))
     return (
-        f"another node that lives announces this one's public IP {addresses}: give each node an address of its own"
+        f"another node that lives announces this one's public IP {_addresses(offer)}: give each node an address of its own"
         " (--iface, --iface-can-reach, --public-ip)"
     )
