@@ -1,7 +1,8 @@
 """What is under way, so that a kill in the middle of an ADD is undone by whoever comes next.
 
-A file a call, <run>/journal/<hash of plugin, container and interface>, is there from before the ADD's first step until its
-result is with the runtime (or the ADD was undone), and flocked as long by the process that does the work. So:
+A file a call, <run>/journal/<number of our network namespace>-<hash of plugin, container and interface>, is there from
+before the ADD's first step until its result is with the runtime (or the ADD was undone), and flocked as long by the process
+that does the work. So:
 
     locked                    somebody is at it: the same container's next ADD or DEL waits
     not locked, "W" in front  its worker died in the middle: DEL, then the file goes
@@ -10,7 +11,8 @@ result is with the runtime (or the ADD was undone), and flocked as long by the p
 An empty or torn file is a worker that died before it began.
 The rest of the file is the call as it came (cni.wire), so that undoing it needs nothing else. The dead are looked for by
 the agent at its start and once a minute, by GC, and by each stand-alone ADD. The directory is on a tmpfs: a reboot ends every
-half-done ADD by itself, but for its address, which the runtime's DEL or GC frees.
+half-done ADD by itself, but for its address, which the runtime's DEL or GC frees. Calls of another network namespace are not
+ours to undo: their links are elsewhere. When nobody of theirs has come for `_FORGOTTEN`, the namespace is taken to be gone.
 
 A DEL that waits for a worker that never ends would keep a pod for ever: it answers code 11 after `PATIENCE`.
 """
@@ -26,6 +28,7 @@ from _blake2 import blake2b
 from cni import wire
 from cni.codec import decode, encode
 from cni.spec import IO_FAILURE, NEWEST, TRY_AGAIN_LATER, VALID_ATTACHMENTS, VERSIONS, CniError
+from linux.netns import OWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 RUN = "/run/wherry/cni"
 PATIENCE = 20.0  # seconds
+_FORGOTTEN = 3600.0  # seconds
 
 _WORKING, _DONE = b"W", b"D"
 _MARKS = 2  # bytes before the request: the state, and how often undoing it has failed
@@ -138,10 +142,16 @@ def sweep(run: str, answer: Answer, limit: int = 1 << 20) -> list[str]:
     except FileNotFoundError:
         return []
     told = []
+    home = _home()
     for name in names[:limit]:
-        entry = _present(f"{directory}/{name}", wait=False)
-        if entry is not None:
-            told.append(entry.settle(answer))
+        path = f"{directory}/{name}"
+        ours = name.startswith(home)
+        if ours or _is_forgotten(path):
+            entry = _present(path, wait=False)
+            if entry is not None and ours:
+                told.append(entry.settle(answer))
+            elif entry is not None:
+                entry.end()
     return [each for each in told if each]
 
 
@@ -257,7 +267,19 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 def _path(directory: str, kind: str, environment: Mapping[str, str]) -> str:
     parts = (kind, environment.get("CNI_CONTAINERID", ""), environment.get("CNI_IFNAME", ""))
-    return f"{directory}/{blake2b(chr(0).join(parts).encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}"
+    digest = blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return f"{directory}/{_home()}{digest}"
+
+
+def _home() -> str:
+    return f"{os.stat(OWN).st_ino}-"
+
+
+def _is_forgotten(path: str) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime > _FORGOTTEN
+    except FileNotFoundError:
+        return False
 
 
 def _with_living(stdin: bytes, directory: str) -> bytes:
@@ -266,6 +288,8 @@ def _with_living(stdin: bytes, directory: str) -> bytes:
     valid = config.get(VALID_ATTACHMENTS)
     living: list[Json] = []
     for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        if not name.startswith(_home()):
+            continue
         try:
             with open(f"{directory}/{name}", "rb", buffering=0) as file:
                 _, variables, _ = wire.parse(file.read()[_MARKS + wire.HEADER :])

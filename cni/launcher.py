@@ -2,8 +2,8 @@
 
 One program stands under every plugin's name, and asks the agent. Where a C compiler is at hand it is compiled from shim.c
 (a process that starts in a millisecond), else it is the same in Python (nine); either becomes `wherry-cni-alone` where there
-is no agent to ask. What differs from node to node, three paths, is written into the compiled file, so that one process
-compiles once for all nodes of a lab.
+is no agent to ask. What differs from node to node, the socket's path, is written into the compiled file, so that one
+process compiles once for all nodes of a lab.
 
 The Python programs are scripts whose first line starts the interpreter bare (``-I -S``: no site-packages, no user
 site, no PYTHON* variables; a venv's ``site`` alone costs as much as the plugin), so they say themselves where the
@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cni.config import BRIDGE, DATA_DIR, SUBNET_FILE
 from cni.journal import RUN
@@ -30,14 +29,10 @@ from cni.plugins import NAMES
 from cni.spec import NEWEST, VERSIONS
 from cni.wire import SOCKET
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 NAME = "wherry-cni"
 ALONE = "wherry-cni-alone"
 CONFLIST = "10-wherry.conflist"
-STOCK_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
-"""Where the plugins of the reference project are: as its releases have it, and as Debian has it."""
+_OLDEST = "1.0.0"  # that our configuration speaks: what runtimes without CNI 1.1 (containerd 1.6) read
 
 _HEAD = """\
 #!{python} -IS
@@ -61,7 +56,7 @@ posix._exit(status)
 """
 _LONGEST_SHEBANG = 255
 _LONGEST_SOCKET = 107  # bytes: struct sockaddr_un
-_MARKS = {"socket": 108, "python": 1024, "program": 1024}  # bytes reserved in shim.c
+_MARKS = {"socket": 108, "python": 1024}  # bytes reserved in shim.c
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_SECONDS = 60.0
 
@@ -86,12 +81,12 @@ def write_plugins(
         raise ValueError(f"{socket} cannot be a socket: its path must fit {_LONGEST_SOCKET} bytes")
     folder = Path(bin_dir)
     head = _HEAD.format(python=interpreter, root=str(Path(__file__).resolve().parent.parent))
-    alone = _write(folder / ALONE, (head + _ALONE.format(name=NAME, run=run)).encode(), 0o755)
+    _write(folder / ALONE, (head + _ALONE.format(name=NAME, run=run)).encode(), 0o755)
     image = _compiled() if compiled else None
     program = (
         (head + _SHIM.format(socket=socket, run=run)).encode()
         if image is None
-        else _marked(image, socket=socket, python=interpreter, program=str(alone.absolute()))
+        else _marked(image, socket=socket, python=interpreter)
     )
     ours = _write(folder / NAME, program, 0o755)
     for name in NAMES:
@@ -147,21 +142,6 @@ def _marked(image: bytes, **paths: str) -> bytes:
     return bytes(found)
 
 
-def stock_plugins() -> dict[str, str]:
-    """Paths of the reference plugins that nodes use beside ours, where they are installed: `loopback` (containerd calls it for
-    every pod) and `portmap` (hostPort)."""
-    found = {name: shutil.which(name, path=os.pathsep.join(STOCK_DIRS)) for name in ("loopback", "portmap")}
-    return {name: path for name, path in found.items() if path}
-
-
-def link_plugins(bin_dir: str | Path, plugins: Mapping[str, str]) -> None:
-    """Links to others' plugins beside ours: containerd looks in one directory only."""
-    for name, path in plugins.items():
-        link = Path(bin_dir) / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(path)
-
-
 def conflist(
     *,
     name: str = "wherry",
@@ -169,20 +149,22 @@ def conflist(
     subnet_file: str = SUBNET_FILE,
     data_dir: str = DATA_DIR,
     hairpin: bool = True,
-    portmap: bool = False,
+    agent: bool = False,
 ) -> bytes:
-    """The network configuration of a node whose subnet the overlay decides, as the file's content. `portmap`: hostPort works, by
-    rules that the reference plugin makes."""
+    """The network configuration of a node whose subnet the overlay decides, as the file's content. Behind the network come
+    hostPort and bandwidth, which cost a pod that asks for neither no more than a look. ``agent``: ADDs wait for the agent."""
     plugin = {
         "type": NAME,
+        **({"agent": True} if agent else {}),
         "bridge": bridge,
         "hairpinMode": hairpin,
         "subnetFile": subnet_file,
         "dataDir": data_dir,
     }
     ports = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-    chain = [plugin, *([ports] if portmap else [])]
-    return json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": chain}, indent=2).encode() + b"\n"
+    rates = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+    versions = {"cniVersion": _OLDEST, "cniVersions": [_OLDEST, NEWEST]}
+    return json.dumps({**versions, "name": name, "plugins": [plugin, ports, rates]}, indent=2).encode() + b"\n"
 
 
 def write_conflist(conf_dir: str | Path, content: bytes) -> Path:

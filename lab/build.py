@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 import kube
-from cni.launcher import link_plugins, stock_plugins, write_plugins
+from cni.launcher import write_plugins
 from kube.errors import UsageError
 from kube.version import WHERRY
 from lab import containerd, dockerd, forwarder, images, mounts, network, pki, readiness, remains, screen, supervisor
@@ -80,7 +80,6 @@ async def _lab(wish: Wish, known: Topology | None) -> Lab:
         etcd=_etcd(wish.store == "etcd" or bool(known and known.lab.etcd)),
         snapshotter=await containerd.snapshotter(wish.state) if runtime == "containerd" else "",
         handlers=containerd.handlers() if runtime == "containerd" else {},
-        plugins=stock_plugins(),
         static=StaticImage(f"wherry.local/wherry:{WHERRY}", _needed()) if static else None,
         proxy_mode=wish.proxy_mode or (known.lab.proxy_mode if known else "iptables"),
     )
@@ -137,8 +136,10 @@ def _write(made: Topology) -> None:
         _write_prometheus(made)
     if not made.lab.docker:
         Path(containerd.archive(made.lab)).write_bytes(_images(made.lab))
-    write_plugins(str(state / "cni-bin"), made.lab.python)
-    link_plugins(state / "cni-bin", made.lab.plugins)
+    for node in made.nodes:
+        write_plugins(
+            containerd.plugins(node), made.lab.python, socket=f"{node.state}/run/cni.sock", run=f"{node.state}/run/cni"
+        )
     temporary = state / "topology.json.tmp"
     temporary.write_bytes(msgspec.json.encode(made, enc_hook=str))
     temporary.rename(state / "topology.json")

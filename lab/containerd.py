@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from cni import launcher
 from kube.errors import UsageError
 from lab.model import PAUSE_IMAGE, Lab, Node
 from lab.network import inside
@@ -39,11 +38,6 @@ def check(state: str) -> None:
     for program, package in _PROGRAMS.items():
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
             raise UsageError(f"--runtime containerd: {program} is not on PATH; apt-get install {package}")
-    if "loopback" not in launcher.stock_plugins():
-        raise UsageError(
-            f"--runtime containerd: no CNI plugin `loopback` in {' or '.join(launcher.STOCK_DIRS)}; "
-            "apt-get install containernetworking-plugins"
-        )
     if os.path.realpath(state).startswith(("/run/", "/var/lib/cni/")):
         raise UsageError(
             f"--state-dir: {state} is hidden from the nodes, which have a /run of their own; choose another"
@@ -75,6 +69,11 @@ def _group(node: Node) -> str:
     return f"{node.cgroup}/runtime"
 
 
+def plugins(node: Node) -> str:
+    """The directory of the node's CNI plugins, which know the node's agent."""
+    return f"{node.state}/cni/bin"
+
+
 def config(lab: Lab, node: Node) -> str:
     """config.toml of a node's containerd."""
     unused = ", ".join(json.dumps(name) for name in _UNUSED)
@@ -98,7 +97,7 @@ disabled_plugins = [{unused}]
 
 [{cri}.cni]
   conf_dir = {json.dumps(f"{node.state}/cni/net.d")}
-  bin_dir = {json.dumps(f"{lab.state}/cni-bin")}
+  bin_dir = {json.dumps(plugins(node))}
 
 [{cri}.containerd]
   snapshotter = {json.dumps(lab.snapshotter)}

@@ -75,8 +75,6 @@ class Lab:
     """How containerd stacks an image's layers: overlayfs or native."""
     handlers: dict[str, str] = field(default_factory=dict)
     """Paths of OCI runtimes beside runc, by the name that a RuntimeClass gives as its handler."""
-    plugins: dict[str, str] = field(default_factory=dict)
-    """Paths of others' CNI plugins that this machine has, by name: loopback, portmap."""
     static: "StaticImage | None" = None
     """What the control plane's static pods run, where it is made of them."""
     proxy_mode: str = "iptables"

@@ -10,6 +10,7 @@ from typing import Any
 
 from cni import launcher
 from lab import containerd, mounts, static
+from lab.containerd import plugins
 from lab.model import (
     API_PORT,
     BRIDGE_ADDRESS,
@@ -162,7 +163,7 @@ def _etcd(lab: Lab, centre: Node) -> list[Daemon]:
 def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
     home, pki = node.state, f"{node.state}/pki"
     env = {"XTABLES_LOCKFILE": f"{home}/run/xtables.lock"}
-    runtime = [] if lab.docker else [_containerd(node, env)]
+    runtime = [_cni_agent(node, lab.python, env), *([] if lab.docker else [_containerd(node, env)])]
     arguments: dict[str, tuple[str, ...]] = {
         "kubelet": (
             f"--config={home}/kubelet.yaml",
@@ -170,7 +171,7 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
             f"--hostname-override={node.name}",
             f"--node-ip={node.address}",
             f"--root-dir={home}/kubelet",
-            *(_cni_flags(lab, home) if lab.docker else ()),
+            *(_cni_flags(node) if lab.docker else ()),
         ),
         "proxy": (f"--config={home}/proxy.yaml",),
         "overlay": (
@@ -198,7 +199,7 @@ def _node_daemons(lab: Lab, node: Node, centre: Node) -> list[Daemon]:
             env=env,
             after=(*before, *(one.name for one in runtime if name == "kubelet")),
             spaces=node.spaces,
-            first=containerd.importing(lab) if runtime and name == "kubelet" else (),
+            first=containerd.importing(lab) if not lab.docker and name == "kubelet" else (),
         )
         for name, extra in arguments.items()
     ]
@@ -211,10 +212,18 @@ def _containerd(node: Node, env: dict[str, str]) -> Daemon:
     return Daemon(f"{node.name}/containerd", node.name, node.namespace, argv, log, env, spaces=node.spaces)
 
 
-def _cni_flags(lab: Lab, home: str) -> tuple[str, ...]:
+def _cni_agent(node: Node, python: str, env: dict[str, str]) -> Daemon:
+    """It hands `env` on to the programs that it calls, as containerd does."""
+    argv = (python, "-m", "cni.agent", f"--socket={node.state}/run/cni.sock", f"--run-dir={node.state}/run/cni")
+    log = f"{node.state}/log/cni.log"
+    return Daemon(f"{node.name}/cni", node.name, node.namespace, argv, log, env, spaces=node.spaces)
+
+
+def _cni_flags(node: Node) -> tuple[str, ...]:
+    home = node.state
     return (
         f"--cni-conf-dir={home}/cni/net.d",
-        f"--cni-bin-dir={lab.state}/cni-bin",
+        f"--cni-bin-dir={plugins(node)}",
         f"--cni-cache-dir={home}/cni/cache",
     )
 
@@ -299,7 +308,7 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
     cni = launcher.conflist(
         subnet_file=f"{home}/run/flannel/subnet.env",
         data_dir=f"{home}/cni/networks",
-        portmap="portmap" in lab.plugins,
+        agent=True,
     )
     network = {"Network": str(PODS), "Backend": {"Type": "vxlan"}}
     return {

@@ -12,13 +12,14 @@ usage: wherry COMMAND ...
   server      the centre (API, scheduler, controllers) in one process
   agent       a node's four daemons (kubelet, proxy, overlay, metrics) in one process
   proxy       what the service proxy's rules do on this node: show, trace
+  overlay     what the overlay has made on this node, and what of it is not as wanted: show
   store       the API server's store: snapshot, restore, ls, get
   install     lay out units, configuration and certificates on a host
   uninstall   remove them
   version     which Wherry, and which Kubernetes it speaks
 
 `wherry COMMAND --help` says more; each daemon also is a command of its own: wherry-apiserver, wherry-scheduler,
-wherry-controllers, wherry-kubelet, wherry-proxy, wherry-overlay, wherry-metrics.
+wherry-controllers, wherry-kubelet, wherry-proxy, wherry-overlay, wherry-metrics, wherry-cni-agent.
 """
 
 
@@ -63,6 +64,12 @@ def _proxy(argv: Sequence[str]) -> int:
     return proxy(argv)
 
 
+def _overlay(argv: Sequence[str]) -> int:
+    from overlay.commands import main as overlay
+
+    return overlay(argv)
+
+
 def _install(argv: Sequence[str]) -> int:
     from wherry.install import install
 
@@ -80,6 +87,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "server": _server,
     "agent": _agent,
     "proxy": _proxy,
+    "overlay": _overlay,
     "store": _store,
     "install": _install,
     "uninstall": _uninstall,

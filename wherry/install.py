@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from cni.launcher import STOCK_DIRS, conflist, link_plugins, stock_plugins, write_plugins
+from cni.launcher import ALONE, conflist, is_compiled, write_plugins
+from cni.plugins import NAMES
 from kube import certificates, trust
 from kube.errors import UsageError
 from wherry import layout
@@ -33,6 +34,9 @@ containerd looks for network plugins in one directory: let its /etc/containerd/c
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/{PLUGINS}"
 and that an image for sandboxes is there (sandbox_image), then: systemctl restart containerd"""
+_SLOW_WORDS = """\
+the CNI plugins are Python programs, because there is no C compiler: each call takes some 8 ms more
+(apt-get install gcc libc6-dev, then install again)"""
 _STAGED = (UNITS, "etc/systemd", "etc", "opt", "var/lib", "var")
 """Those that every live host has and keeps; below a staging root they go when they are empty."""
 
@@ -74,22 +78,17 @@ def _agent(root: Path, path: str, runtime: str) -> int:
     node = layout.about(bundle)
     _same_node(root, node, bundle["pki/ca.crt"])
     runtime = _same_runtime(root, runtime)
-    plugins = stock_plugins()
-    if runtime == "containerd" and "loopback" not in plugins:
-        raise UsageError(
-            f"--runtime containerd: no CNI plugin `loopback` in {' or '.join(STOCK_DIRS)}; "
-            "apt-get install containernetworking-plugins"
-        )
     units = _units(AGENT_UNITS, {"wherry-kubelet": node.kubelet_flags})
-    files = layout.agent_files(bundle, conflist(portmap="portmap" in plugins), runtime)
+    files = layout.agent_files(bundle, conflist(agent=True), runtime)
     try:
-        write_plugins(root / PLUGINS)
-        link_plugins(root / PLUGINS, plugins)
+        program = write_plugins(root / PLUGINS)
     except ValueError as error:
         raise UsageError(f"{error}; install Wherry into a virtual environment such as /opt/wherry") from error
     written = _lay(root, files)
     _write_units(root, units)
     print(f"agent installed: {written} files written below {root}")
+    if not is_compiled(program):
+        print(_SLOW_WORDS)
     if runtime == "containerd":
         print(_CONTAINERD_WORDS)
     print(_start_words(AGENT_UNITS))
@@ -108,7 +107,7 @@ def uninstall(argv: Sequence[str]) -> int:
         _stop(found)
     for unit in found:
         (root / UNITS / unit).unlink()
-    plugins = [f"{PLUGINS}/{name}" for name in ("wherry-cni", "loopback", "portmap")]
+    plugins = [f"{PLUGINS}/{name}" for name in (*NAMES, ALONE)]
     for path in (f"{UNITS}/{_TARGET}", CONFLIST, *plugins):
         (root / path).unlink(missing_ok=True)
     for path in (ETC, *(["var/lib/wherry"] if arguments.purge else [])):
@@ -133,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--node", action="append", default=[], metavar="NAME=ADDRESS", help="prepare a bundle for this node"
     )
-    agent = roles.add_parser("agent", help="a node: kubelet, proxy, overlay, metrics")
+    agent = roles.add_parser("agent", help="a node: kubelet, proxy, overlay, metrics, and the CNI plugins' agent")
     agent.add_argument("--bundle", required=True, metavar="FILE", help="the node's bundle, from the server")
     agent.add_argument(
         "--runtime", choices=("docker", "containerd"), default="", help="what runs the pods (default: docker)"

@@ -2,7 +2,7 @@
 
 /etc/wherry/                      configuration, kubeconfigs, pki/ (private), bundles/ (one a node, on the server)
 /etc/systemd/system/              wherry-*.service, wherry.target
-/etc/cni/net.d/10-wherry.conflist and /opt/wherry/cni/bin/wherry-cni: how pods of this node get their network
+/etc/cni/net.d/10-wherry.conflist and /opt/wherry/cni/bin/*: how pods of this node get their network
 """
 
 import io
@@ -29,7 +29,7 @@ PODS = IPv4Network("10.244.0.0/16")
 SERVICES = IPv4Network("10.96.0.0/16")
 
 CENTRE_UNITS = ("wherry-apiserver", "wherry-scheduler", "wherry-controllers")
-AGENT_UNITS = ("wherry-kubelet", "wherry-proxy", "wherry-overlay", "wherry-metrics")
+AGENT_UNITS = ("wherry-cni", "wherry-kubelet", "wherry-proxy", "wherry-overlay", "wherry-metrics")
 
 _BUNDLED = (
     "node.json",

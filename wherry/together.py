@@ -21,6 +21,8 @@ from wherry import layout
 
 _ETC = f"/{layout.ETC}"
 _NODE = f"{_ETC}/node.json"
+_RESIDENT = "wherry.resident"
+"""The plugins' agent: threads, no event loop, so a child process."""
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    cni: Annotated[str, Option("--cni-args", "wherry-cni-agent's flags")] = ""
     kubelet: Annotated[
         str,
         Option("--kubelet-args", f"wherry-kubelet's flags; when empty those of its unit, for the node of {_NODE}"),
@@ -52,7 +55,8 @@ class Room:
 
     @property
     def run(self) -> Callable[[Any, Callable[[], None]], Awaitable[None]]:
-        run: Callable[[Any, Callable[[], None]], Awaitable[None]] = importlib.import_module(f"{self.name}.daemon").run
+        module = _RESIDENT if self.name == "cni" else f"{self.name}.daemon"
+        run: Callable[[Any, Callable[[], None]], Awaitable[None]] = importlib.import_module(module).run
         return run
 
 
@@ -62,7 +66,12 @@ def server(argv: Sequence[str]) -> int:
 
 
 def agent(argv: Sequence[str]) -> int:
-    wish = settings.load(Agent, argv, prog="wherry agent", description="A node's four daemons in one process.")
+    wish = settings.load(
+        Agent,
+        argv,
+        prog="wherry agent",
+        description="A node's four daemons in one process, and the CNI plugins' agent.",
+    )
     if not wish.kubelet:
         wish = msgspec.structs.replace(wish, kubelet=_kubelet_arguments(Path(_NODE)))
     return process.main(_run, _rooms(wish), name="wherry-agent")
@@ -83,7 +92,7 @@ def _rooms(wish: msgspec.Struct) -> list[Room]:
     rooms = []
     for name in wish.__struct_fields__:
         try:
-            load = importlib.import_module(f"{name}.config").load
+            load = importlib.import_module(_RESIDENT if name == "cni" else f"{name}.config").load
             rooms.append(Room(name, load(shlex.split(getattr(wish, name)))))
         except (UsageError, ValueError) as error:
             raise UsageError(f"--{name}-args: {error}") from error

@@ -20,7 +20,7 @@ python3 -m venv /opt/wherry
 /opt/wherry/bin/pip install --quiet --disable-pip-version-check --upgrade /wherry
 ln -sf /opt/wherry/bin/wherry /usr/local/bin/wherry
 
-units=(wherry-kubelet wherry-overlay wherry-proxy wherry-metrics)
+units=(wherry-cni wherry-kubelet wherry-overlay wherry-proxy wherry-metrics)
 if [ "$role" = server ]; then
 	if [ ! -e /etc/wherry/pki/ca.key ]; then
 		install -d /etc/wherry

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni import journal, wire
+from linux.netns import OWN
 
 STDIN = b'{"cniVersion": "1.0.0", "name": "pods"}'
 
@@ -125,10 +126,23 @@ def test_what_can_never_be_undone_is_given_up(tmp_path: Path) -> None:
     assert entries(tmp_path) == 0
 
 
+def test_another_namespaces_calls_are_its_own_to_undo(tmp_path: Path) -> None:
+    """Its links are there: a DEL from here would free the address of a pod that is still wired."""
+    killed_add(tmp_path)
+    (mine,) = (tmp_path / "journal").iterdir()
+    theirs = mine.rename(mine.with_name("1-" + mine.name.partition("-")[2]))
+    plugin = Plugin()
+    assert journal.sweep(str(tmp_path), plugin) == []
+    assert theirs.exists()
+    os.utime(theirs, (0, 0))
+    assert journal.sweep(str(tmp_path), plugin) == []
+    assert (plugin.calls, theirs.exists()) == ([], False), "a namespace that is long gone took its links along"
+
+
 @pytest.mark.parametrize("content", [b"", b"W", b"W0WCN1\0\0\0\x09bri"])
 def test_a_worker_that_died_before_it_began_left_nothing_to_undo(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "journal").mkdir()
-    (tmp_path / "journal" / "torn").write_bytes(content)
+    (tmp_path / "journal" / f"{os.stat(OWN).st_ino}-torn").write_bytes(content)
     plugin = Plugin()
     assert journal.sweep(str(tmp_path), plugin) == []
     assert (plugin.calls, entries(tmp_path)) == ([], 0)

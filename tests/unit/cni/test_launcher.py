@@ -69,10 +69,15 @@ def test_the_configuration_reads_back_as_one_network(tmp_path: Path) -> None:
     path = launcher.write_conflist(tmp_path, launcher.conflist(subnet_file="/lab/subnet.env", data_dir="/lab/cni"))
     assert path.name == "10-wherry.conflist"
     network = spec.parse_network(path.read_bytes())
-    (plugin,) = network.plugins
-    assert (network.name, network.version, plugin.type) == ("wherry", "1.0.0", "wherry-cni")
+    plugin, ports, rates = network.plugins
+    assert (network.name, network.version, plugin.type) == ("wherry", "1.1.0", "wherry-cni")
+    assert json.loads(path.read_bytes())["cniVersion"] == "1.0.0", "as runtimes read it that know no cniVersions"
     assert plugin.configuration["subnetFile"] == "/lab/subnet.env"
     assert plugin.configuration["hairpinMode"] is True
+    assert "agent" not in plugin.configuration
+    assert (ports.capabilities, rates.capabilities) == ({"portMappings"}, {"bandwidth"})
+    asking = spec.parse_network(launcher.conflist(agent=True))
+    assert asking.plugins[0].configuration["agent"] is True
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ from lab.model import Node, StaticImage, Topology
 from lab.plan import topology
 from tests.unit.lab.test_plan import LAB
 
-PLUGINS = {"loopback": "/usr/lib/cni/loopback", "portmap": "/usr/lib/cni/portmap"}
-ON_CONTAINERD = replace(LAB, docker="", own_docker=False, prometheus="", snapshotter="overlayfs", plugins=PLUGINS)
+ON_CONTAINERD = replace(LAB, docker="", own_docker=False, prometheus="", snapshotter="overlayfs")
 STATIC = replace(
     ON_CONTAINERD, static=StaticImage("wherry.local/wherry:1", ("/opt/venv", "/usr")), etcd="/usr/bin/etcd"
 )
@@ -66,14 +65,20 @@ def test_what_a_runtime_class_may_name() -> None:
     }
 
 
-def test_host_ports_are_chained_where_there_is_a_plugin() -> None:
-    def chain(plugins: dict[str, str]) -> list[str]:
-        made = topology(replace(LAB, plugins=plugins))
-        listed = json.loads(made.files[f"{made.nodes[0].state}/cni/net.d/10-wherry.conflist"])["plugins"]
-        return [plugin["type"] for plugin in listed]
-
-    assert chain(PLUGINS) == ["wherry-cni", "portmap"]
-    assert chain({}) == ["wherry-cni"]
+def test_each_node_has_plugins_that_know_its_agent() -> None:
+    for lab in (LAB, ON_CONTAINERD):
+        made = topology(lab)
+        sockets = set()
+        for node in made.nodes:
+            network = json.loads(made.files[f"{node.state}/cni/net.d/10-wherry.conflist"])
+            assert [plugin["type"] for plugin in network["plugins"]] == ["wherry-cni", "portmap", "bandwidth"]
+            assert network["plugins"][0]["agent"] is True
+            (agent,) = [daemon for daemon in made.daemons if daemon.name == f"{node.name}/cni"]
+            (kubelet,) = [daemon for daemon in made.daemons if daemon.name == f"{node.name}/kubelet"]
+            assert agent.name in kubelet.after
+            assert agent.namespace == node.namespace
+            sockets |= {word for word in agent.argv if word.startswith("--socket=")}
+        assert len(sockets) == len(made.nodes)
 
 
 def test_the_control_plane_as_static_pods(golden: Callable[[Path, str], None]) -> None:

@@ -50,7 +50,7 @@ def test_every_size_has_room(nodes: int) -> None:
     made = topology(replace(LAB, nodes=nodes, prometheus=""))
     assert len({node.address for node in made.nodes}) == nodes
     assert all(node.address in UNDERLAY for node in made.nodes)
-    assert len({daemon.name for daemon in made.daemons}) == len(made.daemons) == 1 + 3 + 4 * nodes
+    assert len({daemon.name for daemon in made.daemons}) == len(made.daemons) == 1 + 3 + 5 * nodes
     assert set(made.sysctls) == set(made.links)
     # A link's name has 15 bytes at most.
     assert all(len(node.name) <= 15 for node in made.nodes)
