@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from linux import links
+from linux import links, sockets
 from linux import wireguard as kernel_wireguard
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
@@ -53,6 +53,7 @@ class Situation:
         self._fresh = {family: random_mac() for family in Family}
         self._bases: dict[Family, Underlay] = {}
         self._away: set[Family] = set()
+        self._addresses: set[Address] = set()
         self.known: dict[Family, Lease] = {}
         """The leases that were ours last, also while a family's underlay is away."""
         self.now = Standing(missing=dict.fromkeys(net.families, "not yet looked for"))
@@ -64,6 +65,7 @@ class Situation:
         bases: dict[Family, Underlay] = {}
         missing: dict[Family, str] = {}
         with Conversation() as ip:
+            self._abandon(ip)
             for family in self._net.families:
                 try:
                     bases[family] = underlay.find(ip, family, choice)
@@ -88,6 +90,14 @@ class Situation:
         if missing:
             raise NotYet("; ".join(dict.fromkeys(missing.values())))
 
+    def _abandon(self, ip: Conversation) -> None:
+        """Connections to the registry from an address that has gone would be waited for in vain."""
+        found = {one.interface.ip for family in Family for one in links.all_addresses(ip, family)}
+        if self._addresses - found:
+            for words in sockets.abandon(found):
+                log.info("a connection has lost its address, and is made anew: %s", words)
+        self._addresses = found
+
     async def _choice(self) -> Choice:
         config = self._config
         asked = self._subnets.asked()
@@ -98,7 +108,11 @@ class Situation:
             # Asked once: a name server that is away must not keep a route from being mended.
             self._registry = await underlay.addresses_of(self._subnets.peer)
         hints = self._subnets.hints() if all(one.is_loopback for one in self._registry) else ()
-        return Choice(config.iface, config.iface_regex, public, config.reach, self._registry, tuple(hints))
+        pods = tuple(span for family in self._net.families if (span := self._net.pods(family)) is not None)
+        last = {family: base.address for family, base in self._bases.items()}
+        return Choice(
+            config.iface, config.iface_regex, public, config.reach, self._registry, tuple(hints), pods=pods, last=last
+        )
 
     def _offer(
         self, ip: Conversation, bases: Mapping[Family, Underlay], public: tuple[Address, ...], private: str

@@ -14,15 +14,15 @@ has no address goes over the interface of the family in which it has.
 import asyncio
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from linux import links, routes
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
-from overlay.model import DEVICE_ALIAS, Address, NotYet, Underlay
+from overlay.model import DEVICE_ALIAS, Address, NotYet, Range, Underlay
 
 _ANYWHERE: dict[Family, Address] = {
     Family.V4: IPv4Address("192.0.2.1"),  # TEST-NET-1 and the documentation prefix: only a default route leads there
@@ -33,7 +33,8 @@ _OTHER = {Family.V4: Family.V6, Family.V6: Family.V4}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What says which interface it is. `registry` are the addresses of the API server or of etcd."""
+    """What says which interface it is. `registry` are the addresses of the API server or of etcd. Addresses in the network
+    of the `pods` are nobody's underlay; the address that was taken `last` stays while it is there."""
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
@@ -41,6 +42,8 @@ class Choice:
     reach: Address | None = None
     registry: tuple[Address, ...] = ()
     hints: tuple[Address, ...] = ()
+    pods: tuple[Range, ...] = ()
+    last: Mapping[Family, Address] = field(default_factory=dict)
 
 
 async def addresses_of(server: str) -> tuple[Address, ...]:
@@ -63,9 +66,9 @@ def find(ip: Conversation, family: Family, choice: Choice) -> Underlay:
         return _named(ip, family, choice)
     for address in choice.public:
         if holder := _holder(ip, address):
-            return _with_address(ip, holder, family, address)
+            return _with_address(ip, holder, family, choice, address)
     if choice.reach is not None:
-        return _towards(ip, family, choice.reach, f"--iface-can-reach {choice.reach}")
+        return _towards(ip, family, choice, choice.reach, f"--iface-can-reach {choice.reach}")
     return _towards_registry(ip, family, choice)
 
 
@@ -73,7 +76,7 @@ def _named(ip: Conversation, family: Family, choice: Choice) -> Underlay:
     reasons: list[str] = []
     for link, address in _candidates(ip, choice, reasons):
         try:
-            return _with_address(ip, link, family, address)
+            return _with_address(ip, link, family, choice, address)
         except NotYet as error:
             reasons.append(str(error))
     raise NotYet("; ".join(reasons))
@@ -119,22 +122,22 @@ def _towards_registry(ip: Conversation, family: Family, choice: Choice) -> Under
         if address.is_loopback:
             continue
         try:
-            return _towards(ip, family, address, f"the registry {address}")
+            return _towards(ip, family, choice, address, f"the registry {address}")
         except NotYet as error:
             trouble = trouble or error
     if trouble is not None:
         raise trouble
     for hint in sorted(choice.hints, key=lambda one: one.version != family):
         if holder := _holder(ip, hint):
-            return _with_address(ip, holder, family, hint)
+            return _with_address(ip, holder, family, choice, hint)
     words = "anywhere (the registry is on loopback; --iface names the interface)"
     try:
-        return _towards(ip, family, _ANYWHERE[family], words)
+        return _towards(ip, family, choice, _ANYWHERE[family], words)
     except NotYet:
-        return _towards(ip, family, _ANYWHERE[_OTHER[family]], words)
+        return _towards(ip, family, choice, _ANYWHERE[_OTHER[family]], words)
 
 
-def _towards(ip: Conversation, family: Family, target: Address, what: str) -> Underlay:
+def _towards(ip: Conversation, family: Family, choice: Choice, target: Address, what: str) -> Underlay:
     path = routes.path_to(ip, target)
     if path is None:
         raise NotYet(f"there is no route to {what}; add one or name the interface with --iface")
@@ -142,11 +145,11 @@ def _towards(ip: Conversation, family: Family, target: Address, what: str) -> Un
         holder = _holder(ip, target)
         if holder is None:
             raise NotYet(f"{what}: no interface but loopback has this address; name one with --iface")
-        return _with_address(ip, holder, family, target)
+        return _with_address(ip, holder, family, choice, target)
     link = links.link_at(ip, path.device)
     if link is None:
         raise NotYet(f"the interface with the route to {what} has gone")
-    return _with_address(ip, link, family, path.source)
+    return _with_address(ip, link, family, choice, path.source)
 
 
 def _holder(ip: Conversation, address: Address) -> links.Link | None:
@@ -159,17 +162,23 @@ def _holder(ip: Conversation, address: Address) -> links.Link | None:
     return None
 
 
-def _with_address(ip: Conversation, link: links.Link, family: Family, best: Address | None) -> Underlay:
-    """The interface with the address `best` if that is of the family, else with its own first one that others may reach."""
+def _with_address(ip: Conversation, link: links.Link, family: Family, choice: Choice, best: Address | None) -> Underlay:
+    """The interface with the address `best` if that is of the family, else with the one it had last, else with its own first
+    one that others may reach."""
     if link.alias == DEVICE_ALIAS:
         raise NotYet(f"{link.name} is the overlay itself, and cannot carry it: name another interface with --iface")
-    if best is not None and best.version == family and not best.is_link_local:
+    usable = [
+        one.interface.ip
+        for one in links.addresses(ip, link.index, family)
+        if not one.host_only and _reachable(one.interface.ip, choice)
+    ]
+    last = choice.last.get(family)
+    if best is not None and best.version == family and _reachable(best, choice):
         return Underlay(link.index, link.name, best, link.mtu)
-    usable = _usable(links.addresses(ip, link.index, family))
     if not usable:
         raise NotYet(f"interface {link.name} has no IPv{int(family)} address that other nodes could reach")
-    return Underlay(link.index, link.name, usable[0], link.mtu)
+    return Underlay(link.index, link.name, last if last in usable and last is not None else usable[0], link.mtu)
 
 
-def _usable(found: Sequence[links.Address]) -> list[Address]:
-    return [one.interface.ip for one in found if not one.host_only and not one.interface.ip.is_link_local]
+def _reachable(address: Address, choice: Choice) -> bool:
+    return not address.is_link_local and not any(address in pods for pods in choice.pods)
