@@ -70,8 +70,8 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[Subnets]:
-    """The registry that the configuration names."""
+async def opened(config: Config, *, read_only: bool = False) -> AsyncIterator[Subnets]:
+    """The registry that the configuration names. `read_only`: nothing is taken there for this node."""
     if not config.kube:
         try:
             from kube.etcd import Access
@@ -91,7 +91,9 @@ async def opened(config: Config) -> AsyncIterator[Subnets]:
         )
         previous = subnetenv.read(Path(config.subnet_file))
         margin = config.subnet_lease_renew_margin * 60.0
-        async with etcd.opened(access, config.etcd_prefix, previous=previous, renew_margin=margin) as subnets:
+        async with etcd.opened(
+            access, config.etcd_prefix, previous=previous, renew_margin=margin, read_only=read_only
+        ) as subnets:
             yield subnets
         return
     net = kube.network(config.net_config_path)
