@@ -79,7 +79,6 @@ class Tables:
         return not self.write([f"-C {chain} {rule}"])
 
     def usable(self) -> str:
-        """ "" or the command's own words."""
         ended = self._asked("-S", "OUTPUT")
         return str(ended) if ended.status else ""
 
@@ -143,8 +142,9 @@ def _rules_of(wish: Wish, pod: Pod, port: Port) -> list[str]:
     return [*marks, f"{head} -j DNAT --to-destination {target}"]
 
 
-def forward(tables: Tables, wish: Wish, pod: Pod) -> None:
+def forward(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None:
     """The pod's ports lead to it."""
+    tables = Tables(pod.family, environment)
     chain = chain_of(wish.network, wish.container)
     own = [f"-A {chain} {rule}" for rule in rules_of(wish, pod)]
     jumps = [f"-I {DNAT} 1 {rule}" for rule in reversed(entries(wish, pod))]
@@ -158,6 +158,11 @@ def forward(tables: Tables, wish: Wish, pod: Pod) -> None:
             if not refusal:
                 return
     raise CniError(IO_FAILURE, f"hostPort rules for container {wish.container}: {refusal}")
+
+
+def obstacle(environment: Mapping[str, str]) -> str:
+    """Why no hostPort can be had, in the command's words; "" when it can."""
+    return Tables(4, environment).usable()
 
 
 def _repair(tables: Tables, wish: Wish) -> list[str]:
@@ -176,11 +181,12 @@ def _cleared(tables: Tables, chain: str) -> list[str]:
     return gone if tables.rules(chain) is None else [*gone, f"-F {chain}", f"-X {chain}"]
 
 
-def unforward(tables: Tables, wish: Wish, pod: Pod | None) -> None:
+def unforward(wish: Wish, family: int, pod: Pod | None, environment: Mapping[str, str]) -> None:
     """Removes the container's chain and its jumps; that they are gone is fine."""
+    tables = Tables(family, environment)
     chain = chain_of(wish.network, wish.container)
     refusal = ""
-    if pod is not None:  # then it is known what there should be, and there is no need to read first
+    if pod is not None and wish.of(family):  # then it is known what there should be, and there is no need to read first
         refusal = tables.write([*(f"-D {DNAT} {rule}" for rule in entries(wish, pod)), f"-F {chain}", f"-X {chain}"])
         if not refusal:
             return
@@ -192,8 +198,9 @@ def unforward(tables: Tables, wish: Wish, pod: Pod | None) -> None:
     raise CniError(IO_FAILURE, f"removing the hostPort rules of container {wish.container}: {refusal}")
 
 
-def differences(tables: Tables, wish: Wish, pod: Pod) -> list[str]:
+def differences(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[str]:
     """The rules that are not there, in words."""
+    tables = Tables(pod.family, environment)
     chain = chain_of(wish.network, wish.container)
     wanted = [(where, rule) for _, where, rule in shared(wish)]
     wanted += [(DNAT, rule) for rule in entries(wish, pod)]
@@ -207,8 +214,9 @@ def differences(tables: Tables, wish: Wish, pod: Pod) -> list[str]:
     ]
 
 
-def collect(tables: Tables, network: str, containers: Iterable[str]) -> None:
+def collect(network: str, containers: Iterable[str], family: int, environment: Mapping[str, str]) -> None:
     """Removes the network's rules of all containers but these."""
+    tables = Tables(family, environment)
     valid = {chain_of(network, container) for container in containers}
     # The command prints a comment with its quotes escaped.
     stale = {

@@ -146,8 +146,9 @@ def _rules_of(wish: Wish, pod: Pod, port: Port) -> list[tuple[str, str, str]]:
     return [*((chain, f"{source}{head} {mark}", "") for source in sources), (chain, f"{head} dnat to {target}", target)]
 
 
-def forward(table: Table, wish: Wish, pod: Pod) -> None:
+def forward(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None:
     """The pod's ports lead to it."""
+    table = Table(pod.family, environment)
     comment = comment_of(wish.container)
     rules = rules_of(wish, pod)
     made = [
@@ -163,16 +164,15 @@ def forward(table: Table, wish: Wish, pod: Pod) -> None:
     raise CniError(IO_FAILURE, f"hostPort rules for container {wish.container}: {refusal}")
 
 
-def unforward(table: Table, network: str, containers: Iterable[str]) -> None:
-    """Removes the containers' rules; that they are gone is fine."""
-    comments = set()
-    for container in containers:
-        comments |= {comment_of(container), note_of(network, container)}
-    _remove(table, comments)
+def unforward(wish: Wish, family: int, pod: Pod | None, environment: Mapping[str, str]) -> None:
+    """Removes the container's rules, whatever their addresses are; that they are gone is fine."""
+    del pod
+    _remove(Table(family, environment), {comment_of(wish.container), note_of(wish.network, wish.container)})
 
 
-def differences(table: Table, wish: Wish, pod: Pod) -> list[str]:
+def differences(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[str]:
     """The rules that are not there, in words."""
+    table = Table(pod.family, environment)
     rules = table.rules()
     mine = [(each.chain, each.target) for each in rules if each.comment == comment_of(wish.container)]
     missing = []
@@ -184,8 +184,9 @@ def differences(table: Table, wish: Wish, pod: Pod) -> list[str]:
     return missing
 
 
-def collect(table: Table, network: str, containers: Iterable[str]) -> None:
+def collect(network: str, containers: Iterable[str], family: int, environment: Mapping[str, str]) -> None:
     """Removes the network's rules of all containers but these."""
+    table = Table(family, environment)
     valid = {note_of(network, container) for container in containers}
     head = f"{digest(network)[:16]} "
     stale = {
@@ -194,6 +195,11 @@ def collect(table: Table, network: str, containers: Iterable[str]) -> None:
         if each.chain == "attachments" and each.comment.startswith(head) and each.comment not in valid
     }
     _remove(table, stale | {comment.removeprefix(head) for comment in stale})
+
+
+def obstacle(environment: Mapping[str, str]) -> str:
+    """Why no hostPort can be had, in the command's words; "" when it can."""
+    return Table(4, environment).usable()
 
 
 def _remove(table: Table, comments: set[str]) -> None:

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import sys
 
-from cni.hostports import flows, iptables, nftables
-from cni.hostports.mapping import FAMILIES, parse, pods
+from cni.hostports.mapping import FAMILIES, Wish, parse, pods
 from cni.spec import CHECK_FAILED, INVALID_CONFIGURATION, NOT_AVAILABLE, CniError, previous_result, valid_attachments
-from linux import spawn
-from linux.rtnetlink import Socket, packed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import Protocol
 
     from cni.call import Call
     from cni.codec import Json
-    from cni.hostports.mapping import Pod, Wish
+    from cni.hostports.mapping import Pod
     from cni.spec import Result
+
+    class Filter(Protocol):
+        """A packet filter is a module with these: ``cni.hostports.iptables``, ``cni.hostports.nftables``."""
+
+        def forward(self, wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None: ...
+        def unforward(self, wish: Wish, family: int, pod: Pod | None, environment: Mapping[str, str]) -> None: ...
+        def differences(self, wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[str]: ...
+        def collect(
+            self, network: str, containers: Iterable[str], family: int, environment: Mapping[str, str]
+        ) -> None: ...
+        def obstacle(self, environment: Mapping[str, str]) -> str: ...
+
 
 _CONF = "/proc/sys/net/ipv4/conf"
 
@@ -31,34 +41,38 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
     wish, result = parse(call.container, config), previous_result(config)
     if result is None:
         raise CniError(INVALID_CONFIGURATION, "portmap needs prevResult: chain it behind a plugin that gives addresses")
-    if wish.ports:
-        backend = _backend(wish, call.environment)
-        for family, pod in pods(result, call.ifname).items():
-            if not wish.of(family):
-                continue
-            if family == 4 and wish.snat:
+    for pod in pods(result, call.ifname).values() if wish.ports else ():
+        if wish.of(pod.family):
+            if pod.family == 4 and wish.snat:
                 _route_localnet(pod)
-            if backend == "nftables":
-                nftables.forward(nftables.Table(family, call.environment), wish, pod)
-            else:
-                iptables.forward(iptables.Tables(family, call.environment), wish, pod)
-            _forget(wish, family, pod, gone=False)
+            _filter(wish, call.environment).forward(wish, pod, call.environment)
+            _forget(wish, pod.family, pod, gone=False)
     return result
 
 
 def delete(call: Call, config: Mapping[str, Json]) -> None:
-    """Needs neither the namespace nor prevResult; without the ports there is nothing to remove, as with the reference."""
-    wish = parse(call.container, config)
-    if not wish.ports:
-        return
-    had = pods(previous_result(config), call.ifname)
+    """Needs neither the namespace nor prevResult; without the ports there is nothing to remove, as with the reference. Of ports
+    that no ADD of ours would take another's rules may be: they are found by their names."""
+    try:
+        wish = parse(call.container, config)
+    except CniError:
+        wish = Wish(str(config["name"]), call.container)
+    else:
+        if not wish.ports:
+            return
+    had = _had(call, config)
     for family in had or FAMILIES:
-        for backend in _backends(wish, call.environment):
-            if backend == "nftables":
-                nftables.unforward(nftables.Table(family, call.environment), wish.network, [wish.container])
-            else:
-                iptables.unforward(iptables.Tables(family, call.environment), wish, had.get(family))
+        for each in _filters(wish, call.environment):
+            each.unforward(wish, family, had.get(family), call.environment)
         _forget(wish, family, had.get(family), gone=True)
+
+
+def _had(call: Call, config: Mapping[str, Json]) -> dict[int, Pod]:
+    """The container's addresses, where prevResult says them in words that can be read."""
+    try:
+        return pods(previous_result(config), call.ifname)
+    except CniError:
+        return {}
 
 
 def check(call: Call, config: Mapping[str, Json]) -> None:
@@ -66,24 +80,16 @@ def check(call: Call, config: Mapping[str, Json]) -> None:
     if result is None:
         raise CniError(INVALID_CONFIGURATION, "CHECK needs prevResult, the result of the ADD")
     missing: list[str] = []
-    for family, pod in pods(result, call.ifname).items() if wish.ports else ():
-        if not wish.of(family):
-            continue
-        if _backend(wish, call.environment) == "nftables":
-            missing += nftables.differences(nftables.Table(family, call.environment), wish, pod)
-        else:
-            missing += iptables.differences(iptables.Tables(family, call.environment), wish, pod)
+    for pod in pods(result, call.ifname).values() if wish.ports else ():
+        if wish.of(pod.family):
+            missing += _filter(wish, call.environment).differences(wish, pod, call.environment)
     if missing:
         raise CniError(CHECK_FAILED, missing[0], "; ".join(missing[1:]))
 
 
 def status(call: Call, config: Mapping[str, Json]) -> None:
     """Whether hostPorts can be had: the packet filter's commands are there and the kernel takes them."""
-    wish = parse(call.container, config)
-    if _backend(wish, call.environment) == "nftables":
-        words = nftables.Table(4, call.environment).usable()
-    else:
-        words = iptables.Tables(4, call.environment).usable()
+    words = _filter(parse(call.container, config), call.environment).obstacle(call.environment)
     if words:
         raise CniError(NOT_AVAILABLE, f"no hostPort can be had: {words}")
 
@@ -92,35 +98,42 @@ def gc(call: Call, config: Mapping[str, Json]) -> None:
     wish = parse(call.container, config)
     containers = {container for container, _ in valid_attachments(config)}
     for family in FAMILIES:
-        for backend in _backends(wish, call.environment):
-            if backend == "nftables":
-                nftables.collect(nftables.Table(family, call.environment), wish.network, containers)
-            else:
-                iptables.collect(iptables.Tables(family, call.environment), wish.network, containers)
+        for each in _filters(wish, call.environment):
+            each.collect(wish.network, containers, family, call.environment)
 
 
-def _backend(wish: Wish, environment: Mapping[str, str]) -> str:
+def _filter(wish: Wish, environment: Mapping[str, str]) -> Filter:
     """The one to use: iptables unless the configuration says otherwise or only nft is installed."""
-    if wish.backend:
-        return wish.backend
-    path = environment.get("PATH", "")
-    return "nftables" if not spawn.find("iptables", path) and spawn.find("nft", path) else "iptables"
+    return _named(wish.backend or ("nftables" if _installed(environment) == ["nftables"] else "iptables"))
 
 
-def _backends(wish: Wish, environment: Mapping[str, str]) -> list[str]:
+def _filters(wish: Wish, environment: Mapping[str, str]) -> list[Filter]:
     """Those in which rules of ours may be; what is not installed (any more) can be asked for none."""
-    path = environment.get("PATH", "")
+    return [_named(name) for name in _installed(environment) if wish.backend in ("", name)]
+
+
+def _installed(environment: Mapping[str, str]) -> list[str]:
+    from linux import spawn
+
     programs = {"iptables": "iptables", "nftables": "nft"}
-    return [
-        backend
-        for backend, program in programs.items()
-        if wish.backend in ("", backend) and spawn.find(program, path) is not None
-    ]
+    return [name for name, program in programs.items() if spawn.find(program, environment.get("PATH", ""))]
+
+
+def _named(backend: str) -> Filter:
+    if backend == "nftables":
+        from cni.hostports import nftables
+
+        return nftables
+    from cni.hostports import iptables
+
+    return iptables
 
 
 def _route_localnet(pod: Pod) -> None:
     """Lets packets from 127.0.0.1 leave through the link towards the pod; the kernel drops them as martians otherwise. Who
     answers them is the node itself, because they are masqueraded."""
+    from linux.rtnetlink import Socket, packed
+
     with Socket() as host:
         link = host.link_at(host.route_to(packed(pod.address))[0])
     if link is None:
@@ -133,6 +146,8 @@ def _route_localnet(pod: Pod) -> None:
 
 def _forget(wish: Wish, family: int, pod: Pod | None, *, gone: bool) -> None:
     """The rules are made (or gone) and stay so whatever becomes of this: as with the reference, a failure is only told."""
+    from cni.hostports import flows
+
     try:
         flows.forget(family, wish.of(family), pod, gone=gone)
     except OSError as error:

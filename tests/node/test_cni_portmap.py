@@ -354,6 +354,14 @@ def test_a_runtimes_life(portmap: Portmap) -> None:
     assert "no rule in" in said["msg"]
 
 
+def test_del_takes_what_no_add_would(portmap: Portmap) -> None:
+    """A configuration that is wrong must not keep a pod from ending; and what was made before it went wrong goes."""
+    portmap.add(HERE, *BOTH)
+    config = {**portmap.attached.pop("c1"), "markMasqBit": 99, "prevResult": {"ips": "none"}}
+    assert portmap.call("DEL", config) == (0, {})
+    assert portmap.of_containers() == []
+
+
 def test_check_names_what_is_missing(portmap: Portmap) -> None:
     portmap.add(HERE, *BOTH)
     run = portmap.world.node.run
