@@ -2,7 +2,7 @@
 
 A read walks every interface (a node has one per pod), so it is not for every pass; rtnetlink announces each address that
 comes or goes to the groups RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR, and that is all the socket here is asked for.
-(`linux.netlink.Monitor` hears much more, and whoever imports it pays for pyroute2: 200 ms and 12 MB.)
+(`linux.route_monitor.Monitor` hears much more.)
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from linux.overflow import Overflow
+
 _GROUPS = 1 << 4 | 1 << 8  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _READ_SIZE = 1 << 16
+_ROOM = 1 << 18
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -27,6 +30,7 @@ class LocalAddresses:
         self._changed = changed
         self._known: tuple[Address, ...] | None = None
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        Overflow(self._socket, _ROOM)  # a full buffer must not make the socket faulty
 
     async def __aenter__(self) -> Self:
         self._socket.setblocking(False)
@@ -50,9 +54,7 @@ class LocalAddresses:
             while self._socket.recv(_READ_SIZE):
                 pass
         except BlockingIOError:
-            pass
-        except OSError:
-            pass  # ENOBUFS: announcements were lost, and all of them say the same
+            pass  # whether some were lost is all the same: they all say one thing
         self._known = None
         self._changed()
 

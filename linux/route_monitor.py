@@ -9,7 +9,6 @@ device) it signs with 0, so it is always heard. It does not sign those of a devi
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -18,12 +17,12 @@ from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Literal, Self
 
+from linux.overflow import Overflow
 from linux.wire import as_text, attributes, messages
 
 _READ_SIZE = 1 << 18
 _READS_PER_TURN = 64
 _RECEIVE = 1 << 20
-_SO_RCVBUFFORCE = 33
 _GROUPS = sum(1 << number - 1 for number in (1, 3, 5, 7, 9, 11, 24, 25))
 """RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF"""
 Kind = Literal["link", "address", "route", "neighbour", "setting"]
@@ -62,22 +61,18 @@ class Notice:
 
 
 class Monitor:
-    """Calls `notice` for each change while it is open; with None when the kernel had more to say than we could read
-    (ENOBUFS): then anything may have changed. `room` is the bytes that may wait for us. Names the namespace of the thread
+    """Calls `notice` for each change while it is open; with None when the kernel had more to say than we could read:
+    then anything may have changed. `room` is the bytes that may wait for us. Names the namespace of the thread
     that makes it."""
 
     def __init__(self, notice: Callable[[Notice | None], None], *, room: int = _RECEIVE) -> None:
         self.mine: set[int] = set()
         """Ports of conversations whose changes are not told."""
         self._notice = notice
-        self._room = room
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._overflow = Overflow(self._socket, room)
 
     async def __aenter__(self) -> Self:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._room)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._room)
         self._socket.setblocking(False)
         self._socket.bind((0, _GROUPS))
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
@@ -94,14 +89,11 @@ class Monitor:
             try:
                 data = self._socket.recv(_READ_SIZE)
             except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._notice(None)
-                continue
+                break
             for found in notices(data, self.mine):
                 self._notice(found)
+        if self._overflow.happened():
+            self._notice(None)
 
 
 def notices(data: bytes, passed_over: Collection[int] = ()) -> Iterator[Notice]:

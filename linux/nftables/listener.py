@@ -10,7 +10,7 @@ A `Listener` judges at each NEWGEN: the transaction counts when it touched one o
 kernel choose the port, which chooses the process number; NEWGEN repeats it). In a base chain that is shared with others,
 such as PREROUTING, only rules that name one of our chains count.
 
-When more comes than fits into the buffer the kernel says ENOBUFS once and drops: then anything may have happened. A
+When more comes than fits into the buffer the kernel drops it (`linux.overflow`): then anything may have happened. A
 transaction of our own over 50,000 elements is 50,000 messages, so during such a one a listener is `deaf`: it leaves the
 group, and afterwards compares generations, which everybody's commits move on by one.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from typing import Self
 
 from linux.nftables.connection import Connection
 from linux.nftables.wire import GROUP, NETLINK_NETFILTER, SUBSYSTEM, Message, as_number
+from linux.overflow import Overflow
 from linux.wire import as_text, attributes, messages
 
 _SOL_NETLINK, _JOIN, _LEAVE = 270, 1, 2  # NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP
-_SO_RCVBUFFORCE = 33
 _BUFFER = 1 << 23
 _READ = 1 << 17
 _READS_PER_TURN = 64
@@ -119,13 +118,10 @@ class Listener:
         self._found: Touch | None = None
         self._heard = 0
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._overflow = Overflow(self._socket, _BUFFER)
         self._connection = Connection()
 
     async def __aenter__(self) -> Self:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         self._socket.setblocking(False)
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _JOIN, GROUP)
@@ -177,19 +173,16 @@ class Listener:
 
     def _receive(self, times: int) -> bool:
         """Whether there may be more."""
-        for _ in range(times):
-            try:
-                data = self._socket.recv(_READ)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        try:
+            for _ in range(times):
+                for notice in notices(self._socket.recv(_READ), self._own, self._families):
+                    self._judge(notice)
+        except BlockingIOError:
+            return False
+        finally:
+            if self._overflow.happened():
                 self._found = None
                 self._touched(Touch("something", "somebody: more happened than could be heard"))
-                continue
-            for notice in notices(data, self._own, self._families):
-                self._judge(notice)
         return True
 
     def _judge(self, notice: Notice) -> None:
