@@ -62,7 +62,15 @@ def ensure_bridge(host: Socket, wanted: Bridge) -> Link:
     if link is None:
         # The MAC is set, not left to follow the ports: a pod's neighbour entry for its gateway must outlive its peers.
         mac, vlans = plan.mac_of(os.urandom(4)), bool(wanted.vlan or wanted.trunk)
-        _tolerating(errno.EEXIST, host.create_bridge, wanted.name, mac, wanted.mtu, vlans=vlans)
+        try:
+            _tolerating(errno.EEXIST, host.create_bridge, wanted.name, mac, wanted.mtu, vlans=vlans)
+        except RefusedError as error:
+            if not vlans or error.errno != errno.EOPNOTSUPP:
+                raise
+            raise CniError(
+                KERNEL_REFUSED,
+                "vlan and vlanTrunk need a kernel with CONFIG_BRIDGE_VLAN_FILTERING, which this one is not: remove them",
+            ) from None
         _sysctl(f"net/ipv6/conf/{wanted.name}/accept_ra", "0")  # its routes are ours
         link = host.link(wanted.name)
     if link is None or link.kind != "bridge":
@@ -127,8 +135,13 @@ def configure(
 
 def own_gateways(host: Socket, link: Link, wanted: Bridge, found: Layout) -> None:
     """The link (the bridge, or its VLAN's) has the gateways' addresses, and this namespace forwards."""
-    for gateway, length in found.gateways:
-        _own(host, link, wanted, gateway, length)
+    present = host.addresses(link.index)
+    added = [gateway for gateway, length in found.gateways if _own(host, link, wanted, present, gateway, length)]
+    if added:
+        # A bridge that we made (its MAC begins as ours do) takes the MAC of its first address, and has the same one after it was
+        # deleted and made anew. Any other keeps its MAC, but from now on for good: it would follow its ports otherwise.
+        first = link.mac.startswith("0a:58:") and all(each.packed[:2] == b"\xfe\x80" for each in present)
+        host.change(link.index, mac=plan.mac_of(added[0]) if first else bytes.fromhex(link.mac.replace(":", "")))
     for size in {len(gateway) for gateway, _ in found.gateways}:
         with open(_FORWARDING[size], "rb+", buffering=0) as switch:
             if switch.read(1) == b"0":
@@ -221,35 +234,29 @@ def observe(call: Call, wanted: Bridge, host_link: str, netns: int) -> Seen:
     )
 
 
-def _own(host: Socket, link: Link, wanted: Bridge, gateway: bytes, length: int) -> None:
-    """One gateway's address. An IPv4 address that the bridge has already, and an IPv6 one of an overlapping range, is another
-    network's: it goes where the configuration forces it, and is complained of otherwise."""
-    asked = Address(gateway, length, link.index)
-    present = [each for each in host.addresses(link.index) if len(each.packed) == len(gateway)]
-    if any(each.text == asked.text for each in present):
-        return
+def _own(host: Socket, link: Link, wanted: Bridge, present: Sequence[Address], gateway: bytes, length: int) -> bool:
+    """Whether one gateway's address had to be added. An IPv4 address that the bridge has already, and an IPv6 one of an
+    overlapping range, is another network's: it goes where the configuration forces it, and is complained of otherwise."""
+    asked, range_ = Address(gateway, length, link.index), subnet_of(gateway, length)
+    rivals = []
     for each in present:
-        rivals = (
-            len(gateway) == 4
-            or each.packed in subnet_of(gateway, length)
-            or gateway in subnet_of(each.packed, each.length)
+        if each.text == asked.text:
+            return False
+        if len(each.packed) == len(gateway) and (
+            len(gateway) == 4 or each.packed in range_ or gateway in subnet_of(each.packed, each.length)
+        ):
+            rivals.append(each)
+    if rivals and not wanted.force:
+        raise CniError(
+            INVALID_CONFIGURATION,
+            f"{link.name} has the address {rivals[0].text} already, and not {asked.text}: remove it, or set forceAddress",
         )
-        if rivals and not wanted.force:
-            raise CniError(
-                INVALID_CONFIGURATION,
-                f"{link.name} has the address {each.text} already, and not {asked.text}: remove it, or set forceAddress",
-            )
-        if rivals:
-            _tolerating(errno.EADDRNOTAVAIL, host.delete_address, each)
+    for each in rivals:
+        _tolerating(errno.EADDRNOTAVAIL, host.delete_address, each)
     if len(gateway) == 16:
         _sysctl(f"net/ipv6/conf/{link.name}/disable_ipv6", "0")
     _tolerating(errno.EEXIST, host.add_address, asked, _broadcast(gateway, length), at_once=True)
-    # Whoever gives a bridge that we made (its MAC begins as ours do) its first address gives it that address' MAC, so that it has
-    # the same one after it was deleted and made anew. Any other keeps its MAC, but for good.
-    ours = link.mac.startswith("0a:58:") and not any(each.packed[:2] != b"\xfe\x80" for each in present)
-    host.change(
-        link.index, mac=plan.mac_of(gateway) if ours and len(gateway) == 4 else bytes.fromhex(link.mac.replace(":", ""))
-    )
+    return True
 
 
 def _create_pair(host: Socket, call: Call, wanted: Bridge, name: str, netns: int, bridge: int) -> None:

@@ -149,8 +149,8 @@ def _range(keys: Mapping[str, Json]) -> Range:
     if subnet.length > subnet.bits - 2:
         raise ValueError(f"{subnet} is too small to give addresses from: a /{subnet.bits - 2} is the smallest")
     gateway = packed(text(keys, "gateway", "")) if keys.get("gateway") else subnet.packed(subnet.network + 1)
-    if gateway not in subnet:
-        raise ValueError(f"gateway {unpacked(gateway)} is not in {subnet}")
+    if len(gateway) * 8 != subnet.bits:
+        raise ValueError(f"gateway {unpacked(gateway)} is not of the family of {subnet}")
     first, last = subnet.network + 1, subnet.last - (subnet.bits == 32)
     bounds = []
     for key, default in (("rangeStart", first), ("rangeEnd", last)):

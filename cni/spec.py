@@ -166,7 +166,8 @@ class Result:
         said: dict[str, Json] = {"cniVersion": version}
         if self.interfaces:
             said["interfaces"] = [each.as_json(version) for each in self.interfaces]
-        said["ips"] = [each.as_json(version) for each in self.addresses]
+        if self.addresses:
+            said["ips"] = [each.as_json(version) for each in self.addresses]
         if self.routes:
             said["routes"] = [each.as_json(version) for each in self.routes]
         said["dns"] = self.dns

@@ -34,9 +34,15 @@ class CniHost:
         }
 
     def start(
-        self, command: str, container: str, netns: str, config: Mapping[str, object] | None = None, plugin: str = ""
+        self,
+        command: str,
+        container: str,
+        netns: str,
+        config: Mapping[str, object] | None = None,
+        plugin: str = "",
+        **more: str,
     ) -> "subprocess.Popen[bytes]":
-        """The plugin's process, its configuration on stdin already."""
+        """The plugin's process, its configuration on stdin already; `more` are variables of its environment."""
         program = plugin or str(self.bin / "wherry-cni")
         variables = {
             "PATH": os.environ["PATH"],
@@ -45,6 +51,7 @@ class CniHost:
             "CNI_NETNS": netns,
             "CNI_IFNAME": "eth0",
             "CNI_PATH": f"{self.bin}:{GO_PLUGINS}",
+            **more,
         }
         process = subprocess.Popen(
             kernel_netns.argv_in(self.space.path, [program]),
@@ -60,10 +67,16 @@ class CniHost:
         return process
 
     def call(
-        self, command: str, container: str, netns: str, config: Mapping[str, object] | None = None, plugin: str = ""
+        self,
+        command: str,
+        container: str,
+        netns: str,
+        config: Mapping[str, object] | None = None,
+        plugin: str = "",
+        **more: str,
     ) -> tuple[int, dict[str, Any]]:
         """(exit status, what it said)."""
-        process = self.start(command, container, netns, config, plugin)
+        process = self.start(command, container, netns, config, plugin, **more)
         out, err = process.communicate(timeout=60)
         assert not err, err.decode()
         return process.returncode, json.loads(out) if out else {}

@@ -88,7 +88,7 @@ def test_the_runtimes_ranges_come_first_and_the_early_style_next() -> None:
         ({"subnet": "10.0.0.0/31"}, r"ipam.ranges\[0\]: 10.0.0.0/31 is too small"),
         ({"subnet": "10.0.0.5/24"}, "has host bits set: the range is 10.0.0.0/24"),
         ({"subnet": 5}, "subnet 5 must be a string"),
-        ({"subnet": "10.0.0.0/24", "gateway": "10.0.1.1"}, "gateway 10.0.1.1 is not in 10.0.0.0/24"),
+        ({"subnet": "10.0.0.0/24", "gateway": "fd00::1"}, "gateway fd00::1 is not of the family of 10.0.0.0/24"),
         ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1"}, "rangeStart 10.0.1.1 is not in"),
         ({"subnet": "10.0.0.0/24", "rangeEnd": "fd00::1"}, "rangeEnd fd00::1 is not in"),
         ({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.8"}, "rangeStart is behind rangeEnd"),
