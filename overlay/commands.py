@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from kube import settings
 from kube.errors import ApiError, Retry, UsageError
-from linux import sysctl
+from linux import links, sysctl
 from linux.capabilities import Capability, effective
 from linux.netlink import Conversation
 from overlay import checksum, keys, masquerade, show, subnetenv, sysctls, wish
@@ -106,13 +106,14 @@ async def _shown(arguments: argparse.Namespace, flags: Sequence[str]) -> int:
         raise UsageError(
             f"node {only} is neither this one ({report.node}) nor known to the registry at {report.registry}"
         )
+    report = show.narrowed(report, only)
     if arguments.output == "json":
-        print(json.dumps(show.document(show.narrowed(report, only)), indent=2))
+        print(json.dumps(show.document(report), indent=2))
     else:
         from overlay import screen  # half of this command's start is rich
 
-        screen.print_report(report, only=only)
-    return 0 if show.narrowed(report, only).ok else 1
+        screen.print_report(report, detail=bool(only))
+    return 0 if report.ok else 1
 
 
 # --- the configuration ---------------------------------------------------------------------------------------------
@@ -173,6 +174,7 @@ async def _report(config: Config) -> Report:
         paths: list[show.Path] = []
         looks: list[Look] = []
         with Conversation() as ip:
+            names = {link.index: link.name for link in links.links(ip)}
             for tunnel in tunnels:
                 try:
                     seen = await look(
@@ -182,10 +184,10 @@ async def _report(config: Config) -> Report:
                     paths.append(show.Path(tunnel.name, tunnel.families, trouble=trouble or str(error)))
                 else:
                     looks.append(seen)
-                    paths.append(show.path(tunnel, seen))
-    names = [lease.node for each in looks for lease in each.own.values()]
+                    paths.append(show.path(tunnel, seen, names))
+    nodes = [lease.node for each in looks for lease in each.own.values()]
     return Report(
-        node=names[0] if names else config.hostname_override or os.uname().nodename.lower(),
+        node=nodes[0] if nodes else config.hostname_override or os.uname().nodename.lower(),
         backend=net.kind,
         registry=subnets.where,
         paths=tuple(paths),

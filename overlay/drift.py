@@ -5,7 +5,8 @@ wish by comparing with what was wanted in the last complete pass. Pure.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from overlay.model import (
     OURS,
@@ -98,8 +99,12 @@ def device_words(device: Device) -> str:
 
 
 def _address(address: LocalAddress) -> str:
-    elsewhere = "" if address.device == OURS else f" of interface {address.device}"
+    elsewhere = "" if address.device == OURS else f" of {interface_words(address.device)}"
     return f"{address.interface}{elsewhere}"
+
+
+def interface_words(index: int, names: Mapping[int, str] = MappingProxyType({})) -> str:
+    return names.get(index, f"interface {index}")
 
 
 def peer_words(peer: WireGuardPeer) -> str:
@@ -109,11 +114,11 @@ def peer_words(peer: WireGuardPeer) -> str:
     return f"{peer.key} at {f'[{address}]' if address.version == 6 else address}:{port}"
 
 
-def route_words(route: Route) -> str:
-    """As `ip route` shows it; our own device is not named."""
+def route_words(route: Route, names: Mapping[int, str] = MappingProxyType({})) -> str:
+    """As `ip route` shows it; our own device is not named. `names` are those of interfaces, by index."""
     kind = "" if route.kind is RouteKind.UNICAST else f"{route.kind} "
     via = f" via {route.gateway}" if route.gateway else ""
-    device = f" on interface {route.device}" if route.device != OURS else ""
+    device = "" if route.device == OURS else f" on {interface_words(route.device, names)}"
     return f"{kind}{route.destination}{via}{device}"
 
 

@@ -15,20 +15,16 @@ _WIDE = 400  # columns where nobody sees them: what reads a pipe wants whole lin
 _GOOD, _BAD = "green", "bold red"
 
 
-def print_report(report: Report, *, only: str = "", to: TextIO | None = None) -> None:
-    """`only`: one node, with every entry; ours with the devices and what is beside them."""
+def print_report(report: Report, *, detail: bool, to: TextIO | None = None) -> None:
+    """In `detail` every entry of each peer, else a line for it."""
     file = to or sys.stdout
     console = Console(file=file, highlight=False, soft_wrap=True, width=None if file.isatty() else _WIDE)
-    if only:
+    if detail:
         for peer in report.peers:
-            if peer.node == only:
-                _peer(console, peer)
-        if only == report.node:
-            _here(console, report)
-    else:
-        if report.peers:
-            console.print(_table(report, lines=file.isatty()))
-        _here(console, report)
+            _peer(console, peer)
+    elif report.peers:
+        console.print(_table(report, lines=file.isatty()))
+    _here(console, report)
     console.print(_summary(report))
     for note in report.notes:
         console.print(Text(f"note: {note}", style="yellow"))
@@ -55,8 +51,9 @@ def _peer(console: Console, peer: Peer) -> None:
 
 def _here(console: Console, report: Report) -> None:
     for path in report.paths:
-        console.print(_heading(path))
-        _entries(console, path.entries)
+        if path.own or path.trouble:
+            console.print(_heading(path))
+            _entries(console, path.entries)
     if report.beside:
         console.print(Text("beside", style="bold"))
         _entries(console, report.beside)

@@ -27,6 +27,7 @@ from overlay.model import (
     DropRoute,
     Fdb,
     Lease,
+    LocalAddress,
     Neighbour,
     PublicKey,
     PutFdb,
@@ -153,6 +154,7 @@ def narrowed(report: Report, node: str) -> Report:
     paths = tuple(
         replace(
             one,
+            own=one.own if mine else (),
             entries=one.entries if mine else (),
             trouble=one.trouble if mine else "",
             peers=tuple(peer for peer in one.peers if peer.node == node),
@@ -162,13 +164,14 @@ def narrowed(report: Report, node: str) -> Report:
     return replace(report, paths=paths, others=others, beside=report.beside if mine else ())
 
 
-def path(tunnel: Tunnel, look: Look) -> Path:
-    """What one tunnel is against what it should be."""
-    wanted, seen = look.wish.wanted, look.seen
+def path(tunnel: Tunnel, look: Look, names: Mapping[int, str]) -> Path:
+    """What one tunnel is against what it should be; `names` are those of the interfaces, by index."""
+    wanted = look.wish.wanted
+    words = _Words(look.seen, names)
     whose = Spans((lease.subnet, lease) for lease in look.wish.peers)
     strange: dict[Lease | None, list[Entry]] = {}
     for step in look.steps:
-        if entry := _strange(step, wanted):
+        if entry := words.strange(step, wanted):
             span = _span(step)
             strange.setdefault(whose.holding(span) if span else None, []).append(entry)
     wrong = frozenset(map(_put, look.steps))
@@ -178,15 +181,15 @@ def path(tunnel: Tunnel, look: Look) -> Path:
             lease.node,
             lease,
             _by(lease, parts),
-            (*(_entry(value, wrong, seen) for value in parts.of(lease)), *strange.get(lease, ())),
+            (*(words.entry(value, wrong) for value in parts.of(lease)), *strange.get(lease, ())),
         )
         for lease in look.wish.peers
     ]
-    left_out = [Peer(node, None, refused=words) for node, words in look.wish.refused.items()]
+    left_out = [Peer(node, None, refused=reason) for node, reason in look.wish.refused.items()]
     entries = [
-        *_device(wanted.device, seen.device, look.steps),
+        *_device(wanted.device, look.seen.device, look.steps),
         *(_address(value, wrong) for value in wanted.addresses),
-        *(_entry(route, wrong, seen) for route in parts.general),
+        *(words.entry(route, wrong) for route in parts.general),
         *strange.get(None, ()),
     ]
     return Path(
@@ -241,60 +244,64 @@ def _put(step: Action) -> object:
             return None
 
 
-def _entry(value: Neighbour | Fdb | Route | WireGuardPeer, wrong: frozenset[object], seen: Seen) -> Entry:
-    object_, words, there = _about(value, seen)
-    if value not in wrong:
-        return Entry(object_, words)
-    found = "; ".join(sorted(there))
-    return Entry(object_, words, State.WRONG if found else State.MISSING, found)
+class _Words:
+    """How things are said; what is there instead of what is wanted is looked for in `seen`."""
 
+    def __init__(self, seen: Seen, names: Mapping[int, str]) -> None:
+        self._seen, self._names = seen, names
 
-def _about(value: Neighbour | Fdb | Route | WireGuardPeer, seen: Seen) -> tuple[str, str, list[str]]:
-    """(kind, words, what has its place in the kernel)."""
-    match value:
-        case Neighbour(address, mac):
-            macs = [one.mac for one in seen.neighbours if one.address == address]
-            return "neighbour", f"{address} at {mac}", [f"at {one}" for one in macs]
-        case Fdb(mac, remote):
-            remotes = [one for one in seen.fdb if one.mac == mac]
-            odd = [f"to {one.remote}{'' if one.plain else ', on a port or VNI of its own'}" for one in remotes]
-            return "fdb", f"{mac} to {remote}", odd
-        case WireGuardPeer(key=key):
-            keys = [one for one in seen.peers if one.key == key]
-            return "peer", drift.peer_words(value), [_wireguard(one) for one in keys]
-        case Route(destination=destination, metric=metric):
-            ways = [one for one in seen.routes if (one.destination, one.metric) == (destination, metric)]
-            return "route", drift.route_words(value), [_way(one) for one in ways]
+    def entry(self, value: Neighbour | Fdb | Route | WireGuardPeer, wrong: frozenset[object]) -> Entry:
+        object_, words, there = self._about(value)
+        if value not in wrong:
+            return Entry(object_, words)
+        found = "; ".join(sorted(there))
+        return Entry(object_, words, State.WRONG if found else State.MISSING, found)
+
+    def _about(self, value: Neighbour | Fdb | Route | WireGuardPeer) -> tuple[str, str, list[str]]:
+        """(kind, words, what has its place in the kernel)."""
+        seen = self._seen
+        match value:
+            case Neighbour(address, mac):
+                macs = [one.mac for one in seen.neighbours if one.address == address]
+                return "neighbour", f"{address} at {mac}", [f"at {one}" for one in macs]
+            case Fdb(mac, remote):
+                remotes = [one for one in seen.fdb if one.mac == mac]
+                odd = [f"to {one.remote}{'' if one.plain else ', on a port or VNI of its own'}" for one in remotes]
+                return "fdb", f"{mac} to {remote}", odd
+            case WireGuardPeer(key=key):
+                keys = [one for one in seen.peers if one.key == key]
+                return "peer", drift.peer_words(value), [_wireguard(one) for one in keys]
+            case Route(destination=destination, metric=metric):
+                ways = [one for one in seen.routes if (one.destination, one.metric) == (destination, metric)]
+                return "route", drift.route_words(value, self._names), [self._way(one) for one in ways]
+
+    def strange(self, step: Action, wanted: Wanted) -> Entry | None:
+        """What a step takes away, unless something of ours takes its place."""
+        match step:
+            case RemoveAddress(address):
+                where = "" if address.device == OURS else f" on {drift.interface_words(address.device, self._names)}"
+                return Entry("address", f"{address.interface}{where}", State.STRANGE)
+            case DropRoute(route):
+                return Entry("route", self._way(route), State.STRANGE)
+            case DropNeighbour(neighbour):
+                return Entry("neighbour", f"{neighbour.address} at {neighbour.mac}", State.STRANGE)
+            case DropFdb(entry) if entry not in wanted.fdb:
+                return Entry("fdb", f"{entry.mac} to {entry.remote}", State.STRANGE)
+            case DropPeer(peer):
+                return Entry("peer", drift.peer_words(peer), State.STRANGE)
+            case _:
+                return None
+
+    def _way(self, route: Route) -> str:
+        return f"{drift.route_words(route, self._names)} proto {route.protocol}"
 
 
 def _wireguard(peer: WireGuardPeer) -> str:
     return f"{drift.peer_words(peer)} for {', '.join(sorted(map(str, peer.allowed))) or 'nothing'}"
 
 
-def _way(route: Route) -> str:
-    return f"{drift.route_words(route)} proto {route.protocol}"
-
-
-def _address(value: Any, wrong: frozenset[object]) -> Entry:
+def _address(value: LocalAddress, wrong: frozenset[object]) -> Entry:
     return Entry("address", str(value.interface), State.MISSING if value in wrong else State.OK)
-
-
-def _strange(step: Action, wanted: Wanted) -> Entry | None:
-    """What a step takes away, unless something of ours takes its place."""
-    match step:
-        case RemoveAddress(address):
-            where = "" if address.device == OURS else f" on interface {address.device}"
-            return Entry("address", f"{address.interface}{where}", State.STRANGE)
-        case DropRoute(route):
-            return Entry("route", _way(route), State.STRANGE)
-        case DropNeighbour(neighbour):
-            return Entry("neighbour", f"{neighbour.address} at {neighbour.mac}", State.STRANGE)
-        case DropFdb(entry) if entry not in wanted.fdb:
-            return Entry("fdb", f"{entry.mac} to {entry.remote}", State.STRANGE)
-        case DropPeer(peer):
-            return Entry("peer", drift.peer_words(peer), State.STRANGE)
-        case _:
-            return None
 
 
 def _span(step: Action) -> Range | None:

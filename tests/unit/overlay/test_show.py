@@ -28,7 +28,9 @@ def looked(
     wish = nodes.wished(list(peers), settings, family)
     there = carried_out(Seen(), steps_to(wish.wanted, Seen())) if seen is None else seen
     own = {family: lease(1, family, settings)}
-    return show.path(nodes.tunnel(settings, family), Look(own, wish, there, tuple(plan.actions(wish.wanted, there))))
+    return show.path(
+        nodes.tunnel(settings, family), Look(own, wish, there, tuple(plan.actions(wish.wanted, there))), {7: "eth7"}
+    )
 
 
 WISH = nodes.wished([lease(2), lease(3)]).wanted
@@ -78,11 +80,11 @@ def test_a_peer_is_told_with_the_way_to_it(settings: BackendSettings, by: str, o
         (replace(RIGHT, routes=RIGHT.routes - {_R} | {replace(_R, protocol=3)}), "route wrong"),
         (
             replace(RIGHT, routes=RIGHT.routes | {Route(_R.destination, nodes.host(9), 7, protocol=3)}),
-            "route not wanted: 10.244.2.0/24 via 10.200.0.9 on interface 7 proto 3",
+            "route not wanted: 10.244.2.0/24 via 10.200.0.9 on eth7 proto 3",
         ),
         (
             replace(RIGHT, addresses=RIGHT.addresses | {LocalAddress(ip_interface("10.244.2.9/32"), 7)}),
-            "address not wanted: 10.244.2.9/32 on interface 7",
+            "address not wanted: 10.244.2.9/32 on eth7",
         ),
     ],
 )
@@ -154,7 +156,7 @@ def report(path: Path, *beside: Entry) -> Report:
 
 def printed(found: Report, only: str = "") -> str:
     out = io.StringIO()
-    screen.print_report(found, only=only, to=out)
+    screen.print_report(show.narrowed(found, only), detail=bool(only), to=out)
     return out.getvalue()
 
 
