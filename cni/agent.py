@@ -49,6 +49,7 @@ _THANKS = 60.0  # seconds for a runtime to read the answer
 _SWEEP = 60.0  # seconds between two looks for what dead stand-alone workers left
 _GOODBYE = 20.0  # seconds for what runs to end
 _BACKLOG = 1024
+_IDLE, _BUSY = 15000.0, 250.0  # milliseconds between two looks at what is under way
 _PEER = struct.Struct("3i")
 
 
@@ -82,8 +83,8 @@ class Agent:
         poll.register(self._door, select.POLLIN)
         poll.register(woken, select.POLLIN)
         while True:
-            busy = self._tend()
-            for descriptor, _ in poll.poll(1000.0 if busy else 15000.0):
+            self._tend()
+            for descriptor, _ in poll.poll(_IDLE if self._workers.quiet else _BUSY):
                 if descriptor == woken.fileno():
                     return
                 self._admit()
@@ -110,12 +111,11 @@ class Agent:
                 return
             self._workers.give(Call(line))
 
-    def _tend(self) -> bool:
-        """What is to be done from time to time; whether calls are under way."""
+    def _tend(self) -> None:
+        """What is to be done from time to time."""
         _notify("WATCHDOG=1")
         now = time.monotonic()
-        running = self._workers.running()
-        for call in running:
+        for call in self._workers.running():
             if now - call.begun > PATIENCE and call.claim():
                 _say(
                     f"a call takes longer than {PATIENCE:g} s: it is answered with code 11, and undone when it comes back"
@@ -127,7 +127,6 @@ class Agent:
         if now - self._swept > _SWEEP:
             self._swept = now
             threading.Thread(target=self.sweep, name="cni-sweep", daemon=True).start()
-        return bool(running)
 
     def sweep(self) -> None:
         for sentence in journal.sweep(self._run, answer):

@@ -34,14 +34,22 @@ def main(socket: str, run: str) -> int:
             status = int.from_bytes(header[4:8], "big")
             said = _exactly(line, int.from_bytes(header[8:12], "big"))
             if status != _ALONE and header[:4] == _MAGIC:
-                while said:
-                    said = said[posix.write(1, said) :]
-                line.sendall(b"\0")
-                return status
+                return _handed_on(line, said, status)
         reason = said.decode()
     except OSError:
         reason = "lost" if begun else "away"
     return _alone(name, run, stdin, reason)
+
+
+def _handed_on(line: _socket.socket, said: bytes, status: int) -> int:
+    """The answer is in hand, so nothing that fails from here on is a reason to do the call again."""
+    try:
+        while said:
+            said = said[posix.write(1, said) :]
+        line.sendall(b"\0")
+    except OSError:
+        return 1 if said else status  # nobody listens: the closed socket has it undone; or the agent needs no thanks
+    return status
 
 
 class _Closing:

@@ -29,12 +29,14 @@ class Workers:
         self._waiting: Final[queue.SimpleQueue[Call]] = queue.SimpleQueue()
         self._lock: Final = threading.Lock()  # guards what follows
         self._running: Final[set[Call]] = set()
+        self._open = 0  # calls given and not done
         self._threads = 0
         self._idle = 0
         threading.stack_size(_STACK)
 
     def give(self, call: Call) -> None:
         with self._lock:
+            self._open += 1
             self._waiting.put(call)
             if self._idle:
                 self._idle -= 1
@@ -50,8 +52,7 @@ class Workers:
 
     @property
     def quiet(self) -> bool:
-        with self._lock:
-            return not self._running and self._waiting.empty()
+        return not self._open
 
     def _reinforce(self) -> None:
         old = time.monotonic() - SLOW
@@ -69,6 +70,7 @@ class Workers:
                 finally:
                     with self._lock:
                         self._running.discard(call)
+                        self._open -= 1
         finally:  # by a bug, whose traceback is on stderr: others go on
             with self._lock:
                 self._threads -= 1
