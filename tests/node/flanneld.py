@@ -17,6 +17,8 @@ class Flanneld:
 
     def __init__(self, node: OverlayNode) -> None:
         self.node, self.world = node, node.world
+        conf = json.loads((self.world.home / "net-conf.json").read_text())
+        self.mtu = conf["Backend"].get("MTU", 1500) - 50  # of the IPv6 device too
 
     def start(self, *, masquerade: bool = False) -> "Flanneld":
         for version in self.world.versions:
@@ -58,7 +60,7 @@ class Flanneld:
         if there is None or (there.vni, there.port, there.local, there.learning) != (1, 8472, local, False):
             run("ip", "link", "del", name, check=False)
             options = ("id", "1", "dstport", "8472", "local", local, "dev", "eth0", "nolearning")
-            run("ip", "link", "add", name, "mtu", "1450", "type", "vxlan", *options)
+            run("ip", "link", "add", name, "mtu", str(self.mtu), "type", "vxlan", *options)
         run("sysctl", "-qw", f"net/ipv6/conf/{name}/accept_ra=0")
         run("ip", f"-{version}", "addr", "replace", self._own(version), "dev", name)
         run("ip", "link", "set", name, "up")
@@ -84,7 +86,7 @@ class Flanneld:
         lines = ["FLANNEL_NETWORK=10.244.0.0/16", f"FLANNEL_SUBNET=10.244.{number}.1/24"]
         if 6 in self.world.versions:
             lines += ["FLANNEL_IPV6_NETWORK=fd10:244::/48", f"FLANNEL_IPV6_SUBNET=fd10:244:0:{number}::1/64"]
-        lines += ["FLANNEL_MTU=1450", f"FLANNEL_IPMASQ={str(masquerade).lower()}"]
+        lines += [f"FLANNEL_MTU={self.mtu}", f"FLANNEL_IPMASQ={str(masquerade).lower()}"]
         self.node.subnet_file.parent.mkdir(exist_ok=True)
         self.node.subnet_file.write_text("\n".join(lines) + "\n")
 

@@ -7,13 +7,15 @@ import pytest
 
 from tests.node import transfers
 from tests.node.flanneld import Flanneld, written
-from tests.node.overlay_world import VXLAN, OverlayNode, World, until
+from tests.node.overlay_world import DUAL, OverlayNode, World, until
 from tests.node.pinger import train
 from tests.requirements import requires
 
 requires("root", "netns", "nsenter", "ip", "bridge", "iptables")
 
-CONF = VXLAN
+CONF = {**DUAL, "Backend": {"Type": "vxlan", "MTU": 1480}}
+"""flannel takes 50 bytes off for IPv6 too, where VXLAN needs 70: without room below 1500 its pods' largest packets are lost,
+whoever runs on the other side."""
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,11 @@ def talk(world: World) -> None:
             ends = here.pod.path, there.pod.path, there.pod_of(version)
             until(lambda a=here, b=there, v=version: a.reaches(b, version=v), f"{here.name} -> {there.name}", 20)  # type: ignore[misc]
             assert transfers.tcp(*ends) == here.pod_of(version), f"{here.name} -> {there.name}"
-            assert transfers.udp(*ends, size=4000) == here.pod_of(version), f"{here.name} -> {there.name}"
-            assert here.reaches(there, size=(1450 if version == 4 else 1430) - 48, version=version)
+            # Pods of both kinds of node have different MTUs, and IPv6 fragments nothing on the way: one datagram would pay.
+            assert transfers.udp(*ends, size=4000 if version == 4 else 1200) == here.pod_of(version), (
+                f"{here.name} -> {there.name}"
+            )
+            assert here.reaches(there, size=1410 - 48, version=version)
 
 
 def test_packets_both_ways_between_flannels_node_and_ours(world: World) -> None:
@@ -51,7 +56,7 @@ def test_packets_both_ways_between_flannels_node_and_ours(world: World) -> None:
 
 def settled(node: OverlayNode) -> bool:
     """Nothing of flanneld's is left to be replaced."""
-    return all(" proto 87 " in f"{route} " for found in node.both().values() for route in found["routes"])
+    return not any(" proto boot " in route for found in node.both().values() for route in found["routes"])
 
 
 def test_ours_takes_a_node_over_from_flanneld_and_gives_it_back(world: World) -> None:
