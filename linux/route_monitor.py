@@ -21,8 +21,8 @@ from linux.overflow import Overflow
 from linux.wire import as_text, attributes, messages
 
 _READ_SIZE = 1 << 18
-_READS_PER_TURN = 64
-_RECEIVE = 1 << 20
+_READS_PER_TURN = 400  # more than a batch of ours brings about (200 messages), so that a long one is not lost
+_RECEIVE = 1 << 22  # some 10,000 announcements: a device with 3,000 entries may go
 _GROUPS = sum(1 << number - 1 for number in (1, 3, 5, 7, 9, 11, 24, 25))
 """RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF"""
 Kind = Literal["link", "address", "route", "neighbour", "setting"]

@@ -30,7 +30,7 @@ from tests.conftest import Netns
 Result = TypeVar("Result")
 NAMES = {Family.V4: "flannel.1", Family.V6: "flannel-v6.1"}
 UNDER = {Family.V4: ip_address("10.200.0.1"), Family.V6: ip_address("fd00:200::1")}
-POD_NETWORKS: dict[Family, Range] = {Family.V4: IPv4Network("10.128.0.0/9"), Family.V6: IPv6Network("fd10::/16")}
+POD_NETWORKS: dict[Family, Range] = {Family.V4: IPv4Network("10.128.0.0/10"), Family.V6: IPv6Network("fd10::/16")}
 _LENGTH = {Family.V4: 24, Family.V6: 64}
 
 
