@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from linux import netns
-from tests.node.overlay_world import DUAL, OverlayNode, World, until
+from tests.node.overlay_world import DUAL, OverlayNode, Space, World, end, until
+from tests.requirements import requires
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.close()
 
 
-def shown(node: OverlayNode, *words: str) -> tuple[int, str]:
-    """(exit status, output) of the command in the node's namespace."""
+def shown(space: Space, *words: str) -> tuple[int, str]:
+    """(exit status, output) of the command in a namespace."""
     argv = [sys.executable, "-m", "wherry", "overlay", "show", *words]
     done = subprocess.run(
-        netns.argv_in(node.space.path, argv), capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd()
+        netns.argv_in(space.path, argv), capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd()
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -38,7 +39,7 @@ def settled(node: OverlayNode, *words: str) -> str:
 
     def good() -> bool:
         nonlocal found
-        found = shown(node, *words)
+        found = shown(node.space, *words)
         return found[0] == 0
 
     until(good, "all as wanted", 30, lambda: found[1])
@@ -62,32 +63,27 @@ def test_all_is_as_wanted_in_the_eyes_of_a_stranger(world: World) -> None:
 
 
 def test_one_node_is_told_with_every_entry_and_as_json(world: World) -> None:
-    status, text = shown(world.nodes[0], "node2", "-o", "json")
+    status, text = shown(world.nodes[0].space, "node2", "-o", "json")
     assert status == 0, text
     document: dict[str, Any] = json.loads(text)
     assert document["ok"] is True
     assert {peer["node"] for peer in document["peers"]} == {"node2"}
     assert [entry["object"] for entry in document["peers"][0]["entries"]] == ["fdb", "neighbour", "route"]
-    status, text = shown(world.nodes[0], "node2")
+    status, text = shown(world.nodes[0].space, "node2")
     assert "  route 10.244.2.0/24 via 10.244.2.0  ok" in text
 
 
 def test_a_node_that_nobody_knows_is_refused_in_words(world: World) -> None:
-    status, text = shown(world.nodes[0], "node9")
+    status, text = shown(world.nodes[0].space, "node9")
     assert status == 2
     assert "node node9 is neither this one (node1) nor known to the registry" in text
 
 
 def test_without_daemon_and_flags_it_says_what_to_give(world: World) -> None:
-    done = subprocess.run(
-        netns.argv_in(world.internet.path, [sys.executable, "-m", "wherry", "overlay", "show"]),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "give the daemon's flags" in done.stderr or "did not answer" in done.stderr
+    status, text = shown(world.internet)
+    assert status == 2
+    if not Path("/etc/wherry/overlay.yaml").exists():
+        assert "give the daemon's flags" in text
 
 
 def test_each_damage_is_told_where_it_is_while_the_daemon_is_away(world: World) -> None:
@@ -105,7 +101,7 @@ def test_each_damage_is_told_where_it_is_while_the_daemon_is_away(world: World) 
         space.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
         node.subnet_file.write_text("FLANNEL_MTU=1\n")
         before = node.both(), node.rules()
-        status, text = shown(node, *flags)
+        status, text = shown(space, *flags)
         assert (node.both(), node.rules()) == before, "showing changed the kernel"
         assert status == 1, text
         rows = {tuple(line.split()[:2]): line.rstrip() for line in text.splitlines()[1:5]}
@@ -116,7 +112,7 @@ def test_each_damage_is_told_where_it_is_while_the_daemon_is_away(world: World) 
         assert "rules IPv4, for 10.244.1.0/24  wrong: FLANNEL-POSTRTG" in text
         assert "sysctl net.ipv4.ip_forward=1  wrong: 0" in text
         assert "FLANNEL_SUBNET=10.244.1.1/24 is missing" in text
-        assert shown(node, "node2", *flags)[0] == 1
+        assert shown(space, "node2", *flags)[0] == 1
     finally:
         node.start("--ip-masq")
         node.ready()
@@ -133,9 +129,39 @@ def test_a_node_that_is_left_out_is_told_with_the_reason(world: World) -> None:
         public_ip="10.200.0.17",
     )
     try:
-        status, text = shown(world.nodes[0])
+        status, text = shown(world.nodes[0].space)
         assert status == 1
         assert "left out: node node7 uses the backend host-gw, here it is vxlan" in text
     finally:
         world.delete_node("node7")
     settled(world.nodes[0])
+
+
+def test_of_etcd_nothing_is_taken_by_looking(world: World, tmp_path: Path) -> None:
+    requires("etcd", "etcdctl")
+    space, prefix = world.internet, "/coreos.com/network"
+    server = space.start(["etcd", "--data-dir", str(tmp_path / "etcd"), "--log-level", "error"], tmp_path / "etcd.log")
+    flags = ["--etcd-endpoints=http://127.0.0.1:2379", f"--subnet-file={tmp_path}/subnet.env", "--iface=eth0"]
+    try:
+        etcdctl = ("env", "ETCDCTL_API=3", "etcdctl")
+        config = json.dumps({"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}})
+        until(lambda: "OK" in space.run(*etcdctl, "put", f"{prefix}/config", config, check=False), "etcd", 30)
+        status, text = shown(space, *flags)
+        assert status == 1, text
+        assert "this node (198.51.100.2) has no lease" in text
+        assert space.run(*etcdctl, "get", "--prefix", f"{prefix}/subnets/") == ""
+        for number, address in ((5, "198.51.100.2"), (6, "198.51.100.1")):
+            value = json.dumps({"PublicIP": address, "BackendType": "host-gw", "BackendData": None})
+            space.run(*etcdctl, "put", f"{prefix}/subnets/10.244.{number}.0-24", value)
+        status, text = shown(space, *flags)
+        assert status == 1, text
+        assert text.splitlines()[1].split() == [
+            "10.244.6.0-24",
+            "10.244.6.0/24",
+            "198.51.100.1",
+            "host-gw",
+            "route",
+            "missing",
+        ]
+    finally:
+        end(server, signal.SIGKILL)
