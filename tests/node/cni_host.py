@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,25 @@ class CniHost:
     def __init__(self, space: Netns, directory: Path) -> None:
         self.space = space
         self.directory = directory
-        self.bin = launcher.write_plugins(directory / "bin").parent
+        self.socket, self.run = directory / "cni.sock", directory / "run"
+        self.bin = self.programs("bin")
         self.ledger = directory / "networks" / "pods"
+
+    def programs(self, name: str, *, compiled: bool = True, agent: bool = True) -> Path:
+        """A directory of plugins; those without an agent look for it where there is none."""
+        socket = str(self.socket if agent else self.directory / "none.sock")
+        path = self.directory / name
+        return launcher.write_plugins(path, socket=socket, run=str(self.run), compiled=compiled).parent
+
+    def start_agent(self) -> "subprocess.Popen[bytes]":
+        """Whoever starts it ends it."""
+        argv = [sys.executable, "-m", "cni.agent", f"--socket={self.socket}", f"--run-dir={self.run}"]
+        with (self.directory / "agent.log").open("ab") as log:
+            return subprocess.Popen(kernel_netns.argv_in(self.space.path, argv), stderr=log)
+
+    def calls_under_way(self) -> list[str]:
+        journal = self.run / "journal"
+        return [each.name for each in journal.iterdir()] if journal.exists() else []
 
     def config(self, **keys: object) -> dict[str, object]:
         return {
@@ -97,7 +115,7 @@ class CniHost:
     def held(self) -> dict[str, str]:
         """address -> what its file says."""
         files = self.ledger.iterdir() if self.ledger.exists() else ()
-        return {each.name: each.read_bytes().decode() for each in files if each.name[0].isdigit()}
+        return {each.name: each.read_bytes().decode() for each in files if each.name[0].isdigit() or ":" in each.name}
 
     def links(self) -> set[str]:
         """The host's links besides its loopback."""

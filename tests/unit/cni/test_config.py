@@ -118,7 +118,7 @@ def test_wherry_cni_is_a_bridge_with_host_local() -> None:
 
 
 def test_every_key_of_wherry_cni_becomes_something() -> None:
-    keys = {
+    keys: dict[str, Any] = {
         "bridge": "br1",
         "mtu": 1450,
         "isDefaultGateway": False,

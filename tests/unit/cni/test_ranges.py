@@ -108,7 +108,7 @@ def test_a_bad_range_is_named(ipam: Mapping[str, Any], says: str) -> None:
 
 def test_addresses_can_be_asked_for_in_three_ways() -> None:
     call = Call("ADD", args={"IP": "10.1.2.9"})
-    config = {"args": {"cni": {"ips": ["10.1.2.10", "10.1.2.9"]}}, "runtimeConfig": {"ips": ["fd00::7/64"]}}
+    config: dict[str, Any] = {"args": {"cni": {"ips": ["10.1.2.10", "10.1.2.9"]}}, "runtimeConfig": {"ips": ["fd00::7/64"]}}
     found = ranges.parse_requested(call, config)
     assert [unpacked(each) for each in found] == ["10.1.2.9", "10.1.2.10", "fd00::7"]
     with pytest.raises(CniError, match="the requested address is none"):
@@ -116,7 +116,7 @@ def test_addresses_can_be_asked_for_in_three_ways() -> None:
 
 
 def test_routes_are_read_with_what_the_newest_version_says_of_them() -> None:
-    listed = [{"dst": "10.0.0.0/8", "gw": "10.1.2.1", "mtu": 1400, "table": 100}, {"dst": "::/0"}]
+    listed: Any = [{"dst": "10.0.0.0/8", "gw": "10.1.2.1", "mtu": 1400, "table": 100}, {"dst": "::/0"}]
     found = ranges.parse_routes({"ipam": {"routes": listed}})
     assert [each.as_json("1.1.0") for each in found] == listed
 
