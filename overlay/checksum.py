@@ -201,7 +201,7 @@ class Checksums:
         match finding:
             case Finding.WELL:
                 tunnel.open = False
-                log.debug("%s: what is sent arrives whole", tunnel.name)
+                log.info("%s: what is sent arrives whole", tunnel.name)
             case Finding.FAULTY:
                 tunnel.open, tunnel.faulty = False, True
                 self._report(family, True)

@@ -5,6 +5,8 @@ A sender that leaves a checksum to its device says where it is to be computed. T
 transport header behind the outermost IP header, and copies everything else as it is: a checksum inside a tunnel stays unset. That
 is the fault of flannel's issue 1279, with packets that are really broken.
 
+What comes from the left goes through it so; what comes from the right is whole.
+
     python -m tests.node.broken_nic LEFT RIGHT [--whole]      (--whole: a card that computes all of them)
 """
 
@@ -61,7 +63,7 @@ def main(left: str, right: str, *options: str) -> None:
         for one in select.select(list(ends), [], [])[0]:
             data, about = one.recvfrom(1 << 17)
             if about[2] != _OUTGOING:
-                ends[one].send(forwarded(data, whole="--whole" in options))
+                ends[one].send(forwarded(data, whole=one is heard[right] or "--whole" in options))
 
 
 if __name__ == "__main__":
