@@ -24,7 +24,7 @@ _NEW, _DELETE, _GET = 28, 29, 30  # RTM_*NEIGH
 _HEAD = struct.Struct("=BxxxiHBB")  # struct ndmsg: family, index, state, flags, type
 _NUMBER = struct.Struct("=I")
 _DESTINATION, _MAC, _INDEX = 1, 2, 8  # NDA_*
-_ODD = frozenset([6, 7, 8, 11, 13])  # NDA_PORT, _VNI, _IFINDEX, _SRC_VNI, _NH_ID
+ODD = frozenset([6, 7, 8, 11, 13])  # NDA_PORT, _VNI, _IFINDEX, _SRC_VNI, _NH_ID: no plain entry has them
 _PERMANENT, _NOARP = 0x80, 0x40  # NUD_*
 _SELF = 0x02  # NTF_SELF
 _BRIDGE = 7  # AF_BRIDGE
@@ -118,7 +118,7 @@ def _read_fdb(ip: Conversation, device: int, what: str) -> Iterator[list[FdbEntr
                     remote = data[first:last]
                 elif number == _MAC:
                     mac = data[first:last]
-                elif number in _ODD:
+                elif number in ODD:
                     plain = False
             if mac and (remote or not plain):
                 found.append(_entry(mac, remote, plain))

@@ -17,6 +17,7 @@ from ipaddress import IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Literal, Self
 
+from linux.neighbours import ODD
 from linux.overflow import Overflow
 from linux.wire import as_text, attributes, messages
 
@@ -40,6 +41,10 @@ _KINDS: dict[int, Kind] = {
 }
 _IFLA_IFNAME, _IFLA_IFALIAS = 3, 20
 _RTA_DST, _RTA_OIF = 1, 4
+_NDA_DST, _NDA_LLADDR = 1, 2
+_CAME = frozenset([16, 20, 24, 28, 80])  # RTM_NEW*
+_PERMANENT = 0x80  # NUD_PERMANENT
+_BRIDGE = 7  # AF_BRIDGE
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NETCONFA_IFINDEX = 1
 
@@ -49,7 +54,8 @@ class Notice:
     """The kernel announced a change; a `setting` is one of net.ipv4.conf or net.ipv6.conf (forwarding, rp_filter, ...; most
     others are not announced). `device` is an interface's index (0: none), `name` its name where it was said,
     `protocol` who set the route, `family` AF_INET, AF_INET6 or AF_BRIDGE (for FDB entries), 0 for links. `about` is a route's
-    destination (None: the default route) or an address as a network of one; `alias` a link's."""
+    destination (None: the default route) or an address as a network of one; `alias` a link's. Of a permanent FDB entry that
+    came, or has another host now, `mac` is whose and `about` where."""
 
     kind: Kind
     device: int
@@ -58,6 +64,7 @@ class Notice:
     family: int = 0
     about: IPv4Network | IPv6Network | None = None
     alias: str = ""
+    mac: str = ""
 
 
 class Monitor:
@@ -101,10 +108,10 @@ def notices(data: bytes, passed_over: Collection[int] = ()) -> Iterator[Notice]:
     for number, _, _, port, start, end in messages(data):
         kind = _KINDS.get(number)
         if kind is not None and not (port and port in passed_over):
-            yield _notice(kind, data[start:end])
+            yield _notice(kind, data[start:end], came=number in _CAME)
 
 
-def _notice(kind: Kind, body: bytes) -> Notice:
+def _notice(kind: Kind, body: bytes, *, came: bool) -> Notice:
     match kind:
         case "link":  # struct ifinfomsg: family, pad, type, index, flags, change
             found = attributes(body, 16)
@@ -120,11 +127,21 @@ def _notice(kind: Kind, body: bytes) -> Notice:
             packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
             to = _network(packed, len(packed) * 8) if packed else None
             return Notice(kind, _number(body[4:8]), family=body[0], about=to)
-        case "neighbour":  # struct ndmsg: family, pad, index, ...
-            return Notice(kind, _number(body[4:8]), family=body[0])
+        case "neighbour":  # struct ndmsg: family, pad, index, state, flags, type
+            mac, about = _entry(body) if came and body[0] == _BRIDGE else ("", None)
+            return Notice(kind, _number(body[4:8]), family=body[0], about=about, mac=mac)
         case "setting":  # struct netconfmsg: family; of all interfaces and of new ones the index is negative
             index = attributes(body, 4).get(_NETCONFA_IFINDEX, b"")
             return Notice(kind, max(int.from_bytes(index, sys.byteorder, signed=True), 0), family=body[0])
+
+
+def _entry(body: bytes) -> tuple[str, IPv4Network | IPv6Network | None]:
+    """Of an FDB entry, where it is a plain one that leads to a host for good."""
+    found = attributes(body, 12)
+    host = found.get(_NDA_DST)
+    if not host or _NDA_LLADDR not in found or not _number(body[8:10]) & _PERMANENT or found.keys() & ODD:
+        return "", None
+    return found[_NDA_LLADDR].hex(":"), _network(host, len(host) * 8)
 
 
 def _network(packed: bytes, length: int) -> IPv4Network | IPv6Network:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from linux import links
 from linux.iptables.rules import Family
@@ -23,6 +24,8 @@ from overlay.model import (
     Action,
     CreateDevice,
     Lease,
+    PutFdb,
+    Range,
     Tunnel,
     VxlanDevice,
     Wanted,
@@ -96,6 +99,9 @@ class Upkeep:
         self._pods = pods(tunnel, net)
         self._direct = wish.asks_direct(net)
         self._device = 0
+        self._put: frozenset[tuple[str, Range | None]] = frozenset()
+        """FDB entries that this pass wrote. The kernel does not sign their announcements with our port, but one that says what
+        we wrote needs no look, whoever wrote it."""
 
     @property
     def told(self) -> object:
@@ -105,7 +111,7 @@ class Upkeep:
     def concerns(self, notice: Notice) -> bool:
         """Whether what the kernel announced may have changed what we see."""
         if notice.kind == "neighbour":  # other devices' own come and go all the time
-            return notice.device == self._device != 0
+            return notice.device == self._device != 0 and (notice.mac, notice.about) not in self._put
         if notice.device == self._device != 0 or notice.protocol == ROUTE_PROTOCOL:
             return True
         if notice.kind == "link":
@@ -140,6 +146,8 @@ class Upkeep:
 
     async def _carry_out(self, ip: Conversation, steps: Sequence[Action]) -> None:
         before = self.done.wish.wanted if self.done else None
+        put = (step.entry for step in steps if isinstance(step, PutFdb))
+        self._put = frozenset((entry.mac, ip_network(entry.remote)) for entry in put)
         try:
             await apply(ip, self.tunnel, steps)
         except Incomplete as error:

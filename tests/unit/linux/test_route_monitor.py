@@ -33,6 +33,26 @@ def test_one_datagram_may_hold_several_kinds() -> None:
     ]
 
 
+def test_an_fdb_entry_says_what_it_is() -> None:
+    head = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, 10, 0x80 | 0x40, 2, 0)
+    entry = head + attribute(2, b"\2\0\0\0\0\1") + attribute(1, b"\x0a\1\2\3")
+    six = head + attribute(2, b"\2\0\0\0\0\1") + attribute(1, bytes.fromhex("fd00") + bytes(13) + b"\7")
+    learned = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, 10, 0x02, 2, 0) + entry[len(head) :]
+    odd = entry + attribute(6, b"\x12\xb5")
+    told = list(
+        notices(message(28, entry) + message(28, six) + message(29, entry) + message(28, learned) + message(28, odd))
+    )
+    plain = Notice("neighbour", 10, family=socket.AF_BRIDGE)
+    mac = "02:00:00:00:00:01"
+    assert told == [
+        Notice("neighbour", 10, family=socket.AF_BRIDGE, about=ip_network("10.1.2.3/32"), mac=mac),
+        Notice("neighbour", 10, family=socket.AF_BRIDGE, about=ip_network("fd00::7/128"), mac=mac),
+        plain,
+        plain,
+        plain,
+    ]
+
+
 def test_what_we_wrote_ourselves_is_passed_over_and_what_follows_from_it_is_not() -> None:
     route = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 87, 0, 1, 0)
     datagram = message(24, route, port=4711) + message(25, route, port=0) + message(25, route, port=4712)
