@@ -125,6 +125,12 @@ class Shelf:
         self._scan(begun=False)
         return True
 
+    def sweep(self) -> None:
+        """Removes the files that reserve an address for nobody."""
+        for name in [name for name, (_, _, holder) in self._known.items() if holder is None]:
+            unlink(f"{self.directory}/{name}")
+            del self._known[name]
+
     def forget(self, address: bytes) -> None:
         self.holders.pop(address, None)
 

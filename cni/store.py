@@ -109,10 +109,11 @@ class Ledger:
         return self._free(dict.fromkeys(self.held(container, ifname), (container, ifname)))
 
     def collect(self, valid: Iterable[tuple[str, str]]) -> list[bytes]:
-        """Frees what is held by nobody of `valid`, (container, interface) each."""
+        """Frees what is held by nobody of `valid`, (container, interface) each; what crashed writers left empty goes too."""
         kept = set(valid)
         kept |= {(container, "") for container, _ in kept}
         self._shelf.reread()
+        self._shelf.sweep()
         return self._free({address: holder for address, holder in self._shelf.holders.items() if holder not in kept})
 
     def _free(self, leaving: Mapping[bytes, tuple[str, str]]) -> list[bytes]:

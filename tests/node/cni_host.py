@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ class CniHost:
         argv = [sys.executable, "-m", "cni.agent", f"--socket={self.socket}", f"--run-dir={self.run}"]
         with (self.directory / "agent.log").open("ab") as log:
             return subprocess.Popen(kernel_netns.argv_in(self.space.path, argv), stderr=log)
+
+    def await_agent(self, process: "subprocess.Popen[bytes]") -> None:
+        """Until it answers: the socket of a killed one may still be there."""
+        deadline = time.monotonic() + 30
+        while self.call("ADD", "nobody", "/nowhere", self.config(agent=True))[1]["code"] == 11:
+            assert process.poll() is None, (self.directory / "agent.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, (self.directory / "agent.log").read_text()[-2000:]
 
     def calls_under_way(self) -> list[str]:
         journal = self.run / "journal"

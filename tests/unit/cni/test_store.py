@@ -206,6 +206,7 @@ def test_what_no_valid_attachment_names_is_collected(tmp_path: Path) -> None:
     (tmp_path / "10.1.1.11").write_bytes(b"c3\r\n")
     valid = {("c1", "eth0"), ("early", "net1")}
     assert sorted(store.collect(str(tmp_path), valid)) == [packed("10.1.1.3"), packed("10.1.1.11")]
+    assert not (tmp_path / "10.1.1.10").exists(), "Go would take it for held"
     with store.Ledger(str(tmp_path)) as ledger:
         assert sorted(ledger.holders().values()) == [("c1", "eth0"), ("early", "")]
     assert store.collect(str(tmp_path / "none"), valid) == []
