@@ -193,6 +193,14 @@ def test_the_configurations_own_limits_come_first(node: Node) -> None:
     assert (found["dev"], found["options"]["rate"]) == ("pod0", 10 * MEGABIT)
 
 
+def test_containerds_spelling_is_understood(node: Node) -> None:
+    """`IngressRate`, and a burst of 2^32 bits."""
+    limits = {"IngressRate": 80 * MEGABIT, "IngressBurst": 0xFFFFFFFF, "EgressRate": 0, "EgressBurst": 0}
+    assert node.call("ADD", node.config(limits))[0] == 0
+    (found,) = node.qdiscs()
+    assert found["options"]["rate"] == 10 * MEGABIT
+
+
 def test_an_add_that_was_cut_short_is_made_anew(node: Node) -> None:
     node.space.run("ip", "link", "add", IFB, "type", "ifb")
     node.space.run("tc", "qdisc", "add", "dev", "pod0", "ingress")
