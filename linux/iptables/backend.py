@@ -139,7 +139,7 @@ async def _saved(family: Family, flavor: Flavor) -> Snapshot:
 def present(family: Family) -> list[str]:
     """The legacy tables that are there in this network namespace."""
     try:
-        return Path(f"/proc/net/{'ip' if family is Family.V4 else 'ip6'}_tables_names").read_text().split()
+        return Path(f"/proc/thread-self/net/{'ip' if family is Family.V4 else 'ip6'}_tables_names").read_text().split()
     except OSError:
         return []
 
