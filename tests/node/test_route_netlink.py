@@ -327,8 +327,18 @@ def test_of_a_large_batch_only_what_is_wrong_is_refused(world: World, family: Fa
     assert all(f"cannot set the neighbour {addresses[at]} " in str(error) for at, error in refused)
     seen = world.do(lambda ip: neighbours.neighbours(ip, index, family))
     assert {one.address for one in seen} == {one for number, one in enumerate(addresses) if number not in wrong}
-    everything = [neighbours.put_neighbour(1000, Neighbour(address, OTHER)) for address in addresses]
-    assert len(world.order(*everything)) == 1000, "a thousand refusals fit, 200 at a time"
+    to, length = ip_network(PODS[family].format(3)), 32 if family is Family.V4 else 128
+    nowhere = Route(
+        to, ip_address("192.0.2.1" if family is Family.V4 else "2001:db8::1"), index, onlink=False, protocol=87
+    )
+    everything = [
+        routes.put_route(replace(nowhere, destination=ip_network((to.network_address + number, length))))
+        for number in range(1000)
+    ]
+    words = [str(error) for error in world.order(*everything)]
+    assert len(words) == 1000, "a thousand refusals fit, 200 at a time"
+    if family is Family.V4:
+        assert all("(Nexthop has invalid gateway)" in one for one in words), "with the kernel's own sentence each"
 
 
 def test_a_table_that_changes_while_it_is_read_is_read_again(world: World) -> None:
