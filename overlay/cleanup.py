@@ -10,6 +10,7 @@ from kube.errors import Retry, UsageError
 from linux.netlink import Conversation
 from overlay import apply, drift, keys, masquerade, subnetenv
 from overlay.config import Config
+from overlay.registry import memory
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ async def run(config: Config) -> None:
         for path, remove in (
             (Path(config.subnet_file), subnetenv.remove),
             (keys.file(config.subnet_file), keys.remove),
+            (memory.path(config.subnet_file), memory.remove),
         ):
             if remove(path):
                 done.append(f"removed {path}")

@@ -37,7 +37,7 @@ from overlay.config import Config, annotation_prefix
 from overlay.masquerade import Masquerade, Rules
 from overlay.model import Lease, NotYet, Range, Tunnel, Wanted
 from overlay.netconf import Network
-from overlay.registry import kube
+from overlay.registry import kube, memory
 from overlay.series import Series, label
 from overlay.situation import Situation
 from overlay.subnets import Subnets
@@ -104,6 +104,7 @@ async def opened(config: Config, *, read_only: bool = False) -> AsyncIterator[Su
             annotation_prefix(config.kube_annotation_prefix),
             node=config.hostname_override,
             condition=config.set_node_network_unavailable,
+            remembered=None if read_only else memory.path(config.subnet_file),
         )
 
 

@@ -1,8 +1,9 @@
 """Subnets from the Kubernetes API: the Nodes' podCIDRs, and flannel's annotations on the Nodes.
 
-The copy of the Nodes stays when the API server goes away, and so does what is built from it. A restart goes on with the MAC
-addresses that are announced; once this process has announced something, that is what counts, and an annotation of ours that
-somebody changes is written again.
+The copy of the Nodes stays when the API server goes away, and so does what is built from it; a start without the API server
+goes on, after some patience, from what the Nodes said last (`memory`). A restart goes on with the MAC addresses that are
+announced; once this process has announced something, that is what counts, and an annotation of ours that somebody changes
+is written again.
 """
 
 import asyncio
@@ -23,17 +24,21 @@ from kube.core import Node
 from kube.errors import ApiError, Retry, UsageError
 from kube.informer import Change, Informer
 from kube.kubeconfig import Connection
-from kube.reconcile import Backoff
+from kube.reconcile import Backoff, Wake, forever
 from kube.resources import NODES, PODS
 from linux.iptables.rules import Family
 from overlay import netconf
 from overlay.model import Address, Lease, NotYet, Vtep
 from overlay.netconf import Network
-from overlay.registry import annotations
+from overlay.registry import annotations, memory
 from overlay.subnets import Announced, Claims, Offer, Own
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 3.0
+"""Seconds for which the API server is waited for before what was kept counts."""
+_KEEP_PAUSE = 1.0
+_SELDOM = 3600.0
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -71,14 +76,26 @@ def network(path: str) -> Network:
 
 
 class KubeSubnets:
-    """Satisfies `overlay.subnets.Subnets`. `node`: this node's name; empty: find it out."""
+    """Satisfies `overlay.subnets.Subnets`. `node`: this node's name; empty: find it out. `remembered`: where what the Nodes say
+    is kept, None: nowhere."""
 
-    def __init__(self, client: Client, net: Network, prefix: str, *, node: str = "", condition: bool = True) -> None:
+    def __init__(
+        self,
+        client: Client,
+        net: Network,
+        prefix: str,
+        *,
+        node: str = "",
+        condition: bool = True,
+        remembered: Path | None = None,
+    ) -> None:
         self._client, self._net, self._prefix, self._condition = client, net, prefix, condition
         self._name = node or os.environ.get("NODE_NAME", "")
         self._pod = os.environ.get("POD_NAME", ""), os.environ.get("POD_NAMESPACE", "")
         self._nodes: Informer[Node] = Informer(client, NODES)
-        self.synced = self._nodes.synced
+        self.synced = asyncio.Event()
+        self._remembered = remembered
+        self._changes = Wake()
         self._written: Node | None = None
         """Our Node as the last patch left it; until the copy has caught up, this is what counts."""
         self._said: dict[Family, Lease] = {}
@@ -100,10 +117,40 @@ class KubeSubnets:
 
         def wake(change: Change[Node]) -> None:
             if self._claim(change.key, change.old) != self._claim(change.key, change.new):
+                self._changes.set()
                 changed()
 
         self._nodes.subscribe(wake)
-        await self._nodes.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._begin(changed), name="memory")
+            await self._nodes.run()
+
+    async def _begin(self, changed: Callable[[], None]) -> None:
+        """Wait for the Nodes, and for them not for ever when it is known what they said last; then keep what they say."""
+        try:
+            async with asyncio.timeout(_PATIENCE if self._remembered else None):
+                await self._nodes.synced.wait()
+        except TimeoutError:
+            if self._remembered is not None:
+                self._recall(self._remembered)
+            await self._nodes.synced.wait()
+        self.synced.set()
+        changed()
+        if self._remembered is not None:
+            await forever(self._keep, self._changes, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
+
+    def _recall(self, file: Path) -> None:
+        nodes, age = memory.recall(file)
+        if not any(node.metadata.name == self._name for node in nodes):
+            return
+        self._nodes.recall(nodes)
+        words = "%s does not answer: going on from what %d Nodes said %.0f s ago (%s)"
+        log.warning(words, self.where, len(nodes), age, file)
+        self.synced.set()
+
+    async def _keep(self) -> None:
+        if self._remembered is not None:
+            memory.keep(self._remembered, self._nodes.items(), self._prefix)
 
     async def network(self) -> Network:
         return self._net

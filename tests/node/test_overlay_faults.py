@@ -94,6 +94,8 @@ def test_killed_at_any_moment_of_its_start_it_converges(world: World) -> None:
 def test_while_the_api_server_is_away_the_network_stays_and_is_still_mended(world: World) -> None:
     one, two = world.start_daemons().nodes
     right = one.kernel()
+    kept = one.subnet_file.with_name("nodes.json")
+    until(lambda: kept.exists() and two.address in kept.read_text() and one.address in kept.read_text(), "kept Nodes")
     assert world.server
     end(world.server, signal.SIGKILL)
     one.space.run("ip", "link", "del", "flannel.1")
@@ -105,6 +107,10 @@ def test_while_the_api_server_is_away_the_network_stays_and_is_still_mended(worl
     until(lambda: one.get("/healthz") == "ok", "alive")
     assert "registry failed: not yet heard from" in one.get("/readyz")
     assert one.kernel() == right, "nothing is touched before the Nodes are known"
+    assert one.reaches(two)
+    one.space.run("ip", "link", "del", "flannel.1")
+    until_equal(one.kernel, right, "repair from what the Nodes said last", 20, one.text)
+    assert "going on from what 2 Nodes said" in one.text()
     assert one.reaches(two)
     world.start_server()
     one.ready()
