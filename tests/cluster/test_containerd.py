@@ -28,7 +28,7 @@ CONTROL_PLANE = ("kube-apiserver-node1", "kube-controller-manager-node1", "kube-
 
 @pytest.fixture(scope="module")
 def cri() -> Iterator[Lab]:
-    requires("root", "netns", "iptables", "containerd", "ctr", "runc", "loopback", "portmap", "kubectl")
+    requires("root", "netns", "iptables", "containerd", "ctr", "runc", "kubectl")
     before = Snapshot.take()
     words = ("--nodes", "2", "--runtime", "containerd", "--static-control-plane")
     done = wherry("lab", "--name", NAME, "up", *words, check=False)
