@@ -148,9 +148,9 @@ class Etcd:
                 raise Away(f"etcd at {self._where}: the lease could not be renewed") from error
             finally:
                 call.cancel()
-            if answer is grpc.aio.EOF:
+            if not isinstance(answer, bytes):  # the end of the stream
                 raise Away(f"etcd at {self._where}: the lease could not be renewed")
-            return bytes(answer)
+            return answer
 
         return max(0, wire.lease_answer(await self._reading(once))[1])
 

@@ -10,8 +10,6 @@ Both go through one device, whatever the routes say. A few packets each; nothing
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
 import socket
 import struct
@@ -52,7 +50,8 @@ async def echoed(address: Address, device: str, attempts: int = _ATTEMPTS) -> bo
             return data[start] == _REPLY[version] and token in data and sender[0].partition("%")[0] == str(address)
 
         for number in range(attempts):
-            if await _answered(raw, lambda number=number: _send(raw, _echo(version, number, token), address), received):
+            packet = _echo(version, number, token)
+            if await _answered(raw, packet, (str(address), 0), received):
                 return True
     return False
 
@@ -66,34 +65,33 @@ async def refused(address: Address, device: str, attempts: int = _ATTEMPTS) -> b
         datagrams.setsockopt(*_RECVERR[version], 1)
 
         def received() -> bool:
-            return _icmp_error(datagrams, version)
+            return _said_no(datagrams, version)
 
         for _ in range(attempts):
             port = _PORTS[int.from_bytes(os.urandom(2), "big") % len(_PORTS)]
-            if await _answered(
-                datagrams, lambda port=port: datagrams.sendto(os.urandom(32), (str(address), port)), received
-            ):
+            if await _answered(datagrams, os.urandom(32), (str(address), port), received):
                 return True
     return False
 
 
-async def _answered(asked: socket.socket, send: Callable[[], object], received: Callable[[], bool]) -> bool:
-    """Whether something that was waited for arrives in time."""
+async def _answered(asked: socket.socket, packet: bytes, where: tuple[str, int], received: Callable[[], bool]) -> bool:
+    """Send it; whether what is waited for arrives in time."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bool] = loop.create_future()
 
     def readable() -> None:
-        with contextlib.suppress(BlockingIOError):
-            try:
-                if received() and not done.done():
-                    done.set_result(True)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
-                    raise
+        try:
+            if received() and not done.done():
+                done.set_result(True)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if not done.done():
+                done.set_exception(error)
 
     loop.add_reader(asked.fileno(), readable)
     try:
-        send()
+        asked.sendto(packet, where)
         async with asyncio.timeout(_PAUSE):
             return await done
     except TimeoutError:
@@ -107,10 +105,6 @@ def _bind(made: socket.socket, device: str) -> None:
     made.setblocking(False)
 
 
-def _send(raw: socket.socket, packet: bytes, address: Address) -> None:
-    raw.sendto(packet, (str(address), 0))
-
-
 def _echo(version: int, number: int, token: bytes) -> bytes:
     """ICMPv6's checksum is the kernel's to compute, for it covers the addresses."""
     identifier = int.from_bytes(token[:2], "big")
@@ -120,15 +114,20 @@ def _echo(version: int, number: int, token: bytes) -> bytes:
 
 def checksum(data: bytes) -> int:
     """The internet's: the complement of the ones' complement sum of 16-bit words."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
 
 
-def _icmp_error(datagrams: socket.socket, version: int) -> bool:
-    """Takes one error off the queue; whether it came from the network, not from our own kernel."""
-    _, notes, _, _ = datagrams.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
+def _said_no(datagrams: socket.socket, version: int) -> bool:
+    """Takes one error off the queue; whether it came from the network, not from our own kernel. A datagram that comes back is
+    an answer too: somebody listens there."""
+    try:
+        _, notes, _, _ = datagrams.recvmsg(2048, 512, socket.MSG_ERRQUEUE)
+    except BlockingIOError:
+        datagrams.recv(2048)
+        return True
     for level, kind, data in notes:
         if (level, kind) == _RECVERR[version] and len(data) >= _ERROR.size:
             return _ERROR.unpack_from(data)[1] in _ORIGINS

@@ -67,7 +67,7 @@ def chains(rules: Rules) -> tuple[Chain, ...]:
 
 
 def _spec(line: Line, rules: Rules) -> str:
-    words = []
+    words: list[str] = []
     for option, match in (("-s", line.source), ("-d", line.destination)):
         words += _words(option, match)
     if line.marked:

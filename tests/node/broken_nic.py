@@ -47,7 +47,7 @@ def forwarded(data: bytes, *, whole: bool) -> bytes:
     return bytes(frame)
 
 
-def _transport(frame: bytes) -> int:
+def _transport(frame: bytes | bytearray) -> int:
     """Where the outermost transport header begins."""
     if frame[12:14] == b"\x08\x00":
         return _ETHERNET + (frame[_ETHERNET] & 0x0F) * 4

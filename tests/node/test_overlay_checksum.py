@@ -57,7 +57,12 @@ def transferred(one: OverlayNode, other: OverlayNode, version: int = 4, seconds:
     try:
         client.settimeout(seconds)
         client.connect((other.pod_of(version), port))
-        sender = threading.Thread(target=lambda: (client.sendall(bytes(SIZE)), client.shutdown(socket.SHUT_WR)))
+
+        def send() -> None:
+            client.sendall(bytes(SIZE))
+            client.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
         sender.start()
         got = 0
         while data := client.recv(1 << 16):

@@ -20,7 +20,7 @@ from kube import etcd as client
 from kube.errors import Retry, UsageError
 from kube.etcd import Access
 from linux.iptables.rules import Family
-from overlay.model import Backend, NotYet, Vtep
+from overlay.model import Address, Backend, NotYet, Vtep
 from overlay.registry import etcd
 from overlay.registry.etcd import EtcdSubnets
 from overlay.subnets import Announced, Offer, Own
@@ -38,7 +38,10 @@ MAC = "8e:1b:10:4f:22:{:02x}"
 
 def offer(number: int, *, dual: bool = False, mac: int | None = None) -> Offer:
     families = tuple(Family) if dual else (Family.V4,)
-    addresses = {Family.V4: IPv4Address(f"192.168.0.{number}"), Family.V6: IPv6Address(f"fd00::{number}")}
+    addresses: dict[Family, Address] = {
+        Family.V4: IPv4Address(f"192.168.0.{number}"),
+        Family.V6: IPv6Address(f"fd00::{number}"),
+    }
     data = Vtep(1, MAC.format(number if mac is None else mac))
     return Offer(Backend.VXLAN, {one: addresses[one] for one in families}, dict.fromkeys(families, data))
 

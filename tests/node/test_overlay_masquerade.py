@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import TypeVar
@@ -76,7 +76,7 @@ class Trial:
 
 
 @pytest.fixture(params=[(way, version) for way in WAYS for version in (4, 6)], ids=lambda one: f"{one[0]}-{one[1]}")
-def trial(request: pytest.FixtureRequest, netns: Make) -> Iterator[Trial]:
+def trial(request: pytest.FixtureRequest, netns: Make) -> Trial:
     requires("netns", "nsenter", "ip", "nft", "iptables-nft-restore", "iptables-legacy-restore")
     way, version = request.param
     node = netns("masq")
