@@ -82,9 +82,11 @@ class Agent:
         poll = select.poll()
         poll.register(self._door, select.POLLIN)
         poll.register(woken, select.POLLIN)
+        watchdog = int(os.environ.get("WATCHDOG_USEC") or 0) / 1000
+        idle = min(_IDLE, watchdog / 2) if watchdog else _IDLE
         while True:
             self._tend()
-            for descriptor, _ in poll.poll(_IDLE if self._workers.quiet else _BUSY):
+            for descriptor, _ in poll.poll(idle if self._workers.quiet else _BUSY):
                 if descriptor == woken.fileno():
                     return
                 self._admit()
