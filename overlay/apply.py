@@ -10,20 +10,18 @@ import errno
 from collections.abc import Sequence
 
 from kube.errors import Retry
-from linux import link_changes, links, neighbours, routes, sysctl, wireguard
+from linux import link_changes, links, neighbours, routes, wireguard
 from linux.iptables.rules import Family
 from linux.netlink import AT_ONCE, GENERIC, Conversation, RefusedError, Request
 from linux.turns import gathered
-from overlay import observe, plan
+from overlay import devices, observe, plan
 from overlay.model import (
-    DEVICE_ALIAS,
     OURS,
     Action,
     AddAddress,
     AdjustDevice,
     CreateDevice,
     DeleteLink,
-    Device,
     DropFdb,
     DropNeighbour,
     DropPeer,
@@ -36,9 +34,7 @@ from overlay.model import (
     Route,
     RouteKind,
     Tunnel,
-    VxlanDevice,
     Wanted,
-    WireGuardDevice,
 )
 
 _KINDS = {
@@ -49,8 +45,8 @@ _KINDS = {
     RouteKind.THROW: routes.THROW,
 }
 _SHOWN = 3
-_PER_DEVICE = (("accept_ra", "0"), ("keep_addr_on_down", "1"))
-"""Of net.ipv6.conf: no router of the tunnel is believed, and our address outlives a flap."""
+_PEERS_AT_ONCE = 20
+"""The kernel does some 0.1 ms of elliptic curves for each."""
 
 LinkChange = DeleteLink | CreateDevice | AdjustDevice
 PeerChange = PutPeer | DropPeer
@@ -130,7 +126,7 @@ async def _carry_out(
     peers = [one for one in actions if isinstance(one, PeerChange)]
     entries = [one for one in actions if not isinstance(one, PeerChange)]
     # WireGuard's peers before the routes that lead to them, and nothing else of ours hangs on the order of the two.
-    refused = _change_peers(device, peers) if peers else []
+    refused = await _change_peers(device, peers) if peers else []
     for first in range(0, len(entries), AT_ONCE):
         some = entries[first : first + AT_ONCE]
         for at, error in await gathered(ip.carry_out([_request(one, device) for one in some])):
@@ -158,76 +154,20 @@ def _change_link(ip: Conversation, device: _Device, action: LinkChange) -> None:
             link_changes.delete_link(ip, number)
             device.forget()
         case CreateDevice(wanted):
-            _create(ip, wanted)
+            devices.create(ip, wanted)
             device.forget()
         case AdjustDevice(wanted):
-            _adjust(ip, device.link(), wanted)
+            devices.adjust(ip, device.link(), wanted)
 
 
-def _create(ip: Conversation, device: Device) -> None:
-    match device:
-        case VxlanDevice():
-            vxlan = links.Vxlan(
-                device.vni, device.port, device.underlay, device.local, learning=device.learning, gbp=device.gbp
-            )
-            link_changes.create_vxlan(ip, device.name, vxlan, mac=device.mac, mtu=device.mtu)
-        case WireGuardDevice():
-            try:
-                link_changes.create_wireguard(ip, device.name, mtu=device.mtu)
-            except RefusedError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-                raise Retry(
-                    f"{error}: this kernel has no WireGuard (module wireguard); load it, or use the Backend type vxlan"
-                ) from error
-
-
-def _adjust(ip: Conversation, link: links.Link, device: Device) -> None:
-    """Only what differs: writing a MAC, even the same, makes the kernel forget the device's neighbours."""
-    if isinstance(device, VxlanDevice):
-        if link.mac != device.mac:
-            link_changes.change_link(ip, link.index, mac=device.mac)
-    else:
-        _set_keys(link, device)
-    if link.mtu != device.mtu:
-        link_changes.change_link(ip, link.index, mtu=device.mtu)
-    if link.alias != DEVICE_ALIAS:
-        link_changes.change_link(ip, link.index, alias=DEVICE_ALIAS)
-    if not link.up:
-        _prepare_for_ipv6(ip, link)
-        link_changes.change_link(ip, link.index, up=True)
-
-
-def _prepare_for_ipv6(ip: Conversation, link: links.Link) -> None:
-    """No addresses that nobody gave it. A kernel without IPv6, or a device too small for it, has nothing to be told."""
-    try:
-        link_changes.change_link(ip, link.index, link_local=False)
-        for key, value in _PER_DEVICE:
-            sysctl.ensure(f"net.ipv6.conf.{link.name.replace('.', '/')}.{key}", value)
-    except RefusedError as error:
-        if error.errno not in (errno.EAFNOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    except FileNotFoundError:
-        return
-
-
-def _set_keys(link: links.Link, device: WireGuardDevice) -> None:
-    with Conversation(GENERIC) as talk:
-        number = _wireguard(talk)
-        there = wireguard.read(talk, number, link.index)
-        if (there.private_key, there.port) != (device.private_key, device.port):
-            talk.order(wireguard.set_device(number, link.index, private_key=device.private_key, port=device.port))
-
-
-def _change_peers(device: _Device, actions: Sequence[PeerChange]) -> list[tuple[Action, RefusedError]]:
+async def _change_peers(device: _Device, actions: Sequence[PeerChange]) -> list[tuple[Action, RefusedError]]:
     refused: list[tuple[Action, RefusedError]] = []
     with Conversation(GENERIC) as talk:
-        number = _wireguard(talk)
-        for action in actions:
-            try:
-                talk.order(_peer_request(action, number, device.index))
-            except RefusedError as error:
-                refused.append((action, error))
+        number = devices.wireguard_number(talk)
+        for first in range(0, len(actions), _PEERS_AT_ONCE):
+            some = actions[first : first + _PEERS_AT_ONCE]
+            requests = [_peer_request(one, number, device.index) for one in some]
+            refused += [(some[at], error) for at, error in await gathered(talk.carry_out(requests))]
     return refused
 
 
@@ -238,13 +178,6 @@ def _peer_request(action: PeerChange, number: int, index: int) -> Request:
             return wireguard.put_peer(number, index, peer)
         case DropPeer(one):
             return wireguard.drop_peer(number, index, one.key)
-
-
-def _wireguard(talk: Conversation) -> int:
-    number = wireguard.family(talk)
-    if number is None:
-        raise Retry("generic netlink knows no WireGuard any more: the module was unloaded")
-    return number
 
 
 def _request(action: Entry, device: _Device) -> Request:
