@@ -10,6 +10,7 @@ rests until the others had their turn.
 
 from __future__ import annotations
 
+from cni.caseless import spelt
 from cni.config import invalid, mapping, text, texts
 from cni.model import Subnet, of_family, parse_subnet
 from cni.spec import INVALID_CONFIGURATION, CniError, Route, read_result
@@ -144,7 +145,8 @@ def _set(place: int, listed: Sequence[Mapping[str, Json]]) -> list[Range]:
     return found
 
 
-def _range(keys: Mapping[str, Json]) -> Range:
+def _range(said: Mapping[str, Json]) -> Range:
+    keys = spelt(said, "subnet", "rangeStart", "rangeEnd", "gateway")
     subnet = parse_subnet(text(keys, "subnet", ""))
     if subnet.length > subnet.bits - 2:
         raise ValueError(f"{subnet} is too small to give addresses from: a /{subnet.bits - 2} is the smallest")
