@@ -49,6 +49,7 @@ _PAUSE = 0.1
 _NAMES = {Family.V4: "rules", Family.V6: "rules-v6"}
 _SETTINGS = {Family.V4: "sysctl", Family.V6: "sysctl-v6"}
 _SELDOM = 3600.0
+_UNTRIED = "the devices are not up yet"
 _WAIT = 5.0
 """Seconds after which what was missing is looked for again, should nothing have announced it."""
 
@@ -172,8 +173,10 @@ class Overlay:
     async def _keep(self, net: Network) -> None:
         """Until cancelled, or the network is another."""
         tunnels = wish.tunnels(net)
+        self._troubles = {"registry": self._troubles["registry"]}
+        for gauge in (self._series.info, self._series.peers, self._series.entries, self._series.last_sync):
+            gauge.clear()
         await _sweep(net, tunnels)
-        self._series.info.clear()
         rules = "nftables" if net.nftables else "iptables"
         self._series.info.labels(net.kind, "kubernetes" if self._config.kube else "etcd", rules).set(1)
         situation = Situation(self._config, self._subnets, net, tunnels, self._series, self._tunnels_wake)
@@ -220,7 +223,8 @@ class Overlay:
             try:
                 again = await sync()
             except NotYet as error:
-                if str(error) not in self._troubles.values():  # what one waits for, another may wait for too
+                # What one waits for, another may wait for too; and that one waits for the other needs no words.
+                if str(error) not in (*self._troubles.values(), _UNTRIED):
                     log.warning("%s: waiting: %s", name, error)
                 self._troubles[name] = str(error)
                 return _WAIT
@@ -284,7 +288,7 @@ class Overlay:
         """Tell CNI plugins and the other nodes what is ours, once it is so."""
         done = [upkeep.done for upkeep in self._upkeeps if upkeep.done]
         if not done or not all(upkeep.tried for upkeep in self._upkeeps):
-            raise NotYet("the devices are not up yet")
+            raise NotYet(_UNTRIED)
         own = {family: lease for one in done for family, lease in one.own.items()}
         self._write_subnet_file(net, own, min(one.wish.mtu for one in done))
         if self._ready is not None:
