@@ -7,9 +7,11 @@ import json
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from linux import netns as kernel_netns
 from linux import process
@@ -354,15 +356,26 @@ async def test_a_large_transaction_of_our_own_is_not_heard_and_hides_nobody(kern
         assert (await next_touch(heard)).what == "elements added to members of table kube-proxy"
 
 
-async def test_more_than_can_be_heard_is_told(kernel: Connection, space: Netns) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_more_than_can_be_heard_is_told_and_the_ear_stays_open(
+    kernel: Connection, space: Netns, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    """On uvloop too, which never again looks at a descriptor that has polled as faulty."""
     commit(kernel, lambda batch: batch.add_set(Set("members", 4, key_type=Type.IPV4)))
     many = [Element(number(at)) for at in range(100_000)]
-    async with listening(space, OURS) as (listener, heard):
-        listener.own(kernel.port)
-        for _ in range(3):
-            commit(kernel, lambda batch: batch.add_elements("members", many))
-            commit(kernel, lambda batch: batch.flush_set("members"))
-        assert "more happened than could be heard" in str(await next_touch(heard))
+
+    async def listen() -> None:
+        async with listening(space, OURS) as (listener, heard):
+            listener.own(kernel.port)
+            for _ in range(3):
+                commit(kernel, lambda batch: batch.add_elements("members", many))
+                commit(kernel, lambda batch: batch.flush_set("members"))
+            assert "more happened than could be heard" in str(await next_touch(heard))
+            await nft(space, f"add element ip {TABLE} members {{ 0.0.0.1 }}")
+            while (await next_touch(heard)).what != "elements added to members of table kube-proxy":
+                pass
+
+    run(listen())
 
 
 # --- what the kernel can do, and what others forbid ------------------------------------------------------------------
