@@ -168,7 +168,7 @@ class Situation:
 
     def _tell(self, standing: Standing) -> None:
         for family, lease in standing.own.items():
-            before = self.now.own.get(family)
+            before = self.known.get(family)
             if before == lease:
                 continue
             base = standing.bases[family]
