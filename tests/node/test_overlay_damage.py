@@ -133,7 +133,7 @@ def test_a_nodes_new_address_is_followed_by_all(world: World, right: dict[str, A
     def readdress(old: str, new: str) -> None:
         counted, logged = two.drift("underlay"), len(two.text())
         script = (
-            f"ip addr add {new}/24 dev eth0; ip addr del {old}/24 dev eth0; ip route replace default via 10.200.0.1"
+            f"ip addr del {old}/24 dev eth0; ip addr add {new}/24 dev eth0; ip route replace default via 10.200.0.1"
         )
         two.space.run("sh", "-c", script)
         until(lambda: f"local='{new}'" in str(two.kernel()["device"]), "the device", LATE, two.text)
@@ -148,8 +148,8 @@ def test_a_nodes_new_address_is_followed_by_all(world: World, right: dict[str, A
             noticed(world, 4, lambda: readdress(other, mine)),
         ]
     finally:
-        two.configure()
         two.space.run("ip", "addr", "del", f"{other}/24", "dev", "eth0", check=False)
+        two.configure()
     assert min(silences) <= PROMISE, silences
     until_equal(lambda: state(one), right, "all is as before", LATE, two.text)
 

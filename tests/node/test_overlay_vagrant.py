@@ -48,17 +48,17 @@ def test_the_overlay_takes_the_interface_that_leads_to_the_others(world: World, 
 
 
 def test_the_same_address_twice_is_refused_in_words_by_both(world: World) -> None:
+    """The younger Node announces its address first; when the older one comes with the same, that one stays."""
     one, two = world.nodes
-    for node in world.nodes:
-        node.start("--iface=eth0")
+    two.start("--iface=eth0")
+    until(lambda: written(two).get("public-ip") == NAT, "node2's announcement", 30, two.text)
+    one.start("--iface=eth0")
     words = f"nodes node1 and node2 both announce the public IP {NAT}"
     for node in world.nodes:
         until(lambda n=node: words in n.text(), f"words on {node.name}", 30, node.text)  # type: ignore[misc]
         assert not node.kernel()["routes"]
-    assert one.running
-    assert two.running
-    two.stop()
-    one.stop()
+        assert node.running
     for node in world.nodes:
+        node.stop()
         node.start("--iface=eth1")
     until(lambda: one.reaches(two), "once each has an address of its own", 30, one.text)
