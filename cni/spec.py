@@ -37,7 +37,7 @@ INVALID_CONFIGURATION = 7
 INVALID_NAMESPACE = 8  # libcni's own, unlisted in the specification
 TRY_AGAIN_LATER = 11
 NOT_AVAILABLE = 50  # STATUS: no ADD would succeed now
-LIMITED_CONNECTIVITY = 51  # STATUS: nor do the containers that are there reach everything
+LIMITED_CONNECTIVITY = 51  # STATUS: and the containers that are there may not reach everything
 INTERNAL = 999  # libcni's own: a bug
 # From 100 on codes are a plugin's own. These are ours.
 NO_FREE_ADDRESS = 100

@@ -14,6 +14,7 @@ from cni.config import parse_bridge
 from cni.spec import (
     CHECK_FAILED,
     INVALID_CONFIGURATION,
+    LIMITED_CONNECTIVITY,
     NOT_AVAILABLE,
     CniError,
     Interface,
@@ -97,7 +98,7 @@ def status(call: Call, config: Mapping[str, Json]) -> None:
     with Socket() as host:
         link = host.link(wanted.name)
         if link is not None and link.kind != "bridge":
-            raise CniError(NOT_AVAILABLE, f"bridge {wanted.name} is a {link.kind or 'physical'} link: remove it")
+            raise CniError(LIMITED_CONNECTIVITY, f"bridge {wanted.name} is a {link.kind or 'physical'} link: remove it")
     if wanted.masquerade:
         from cni import masquerade
 

@@ -186,7 +186,7 @@ def test_status_says_what_would_fail(host: CniHost, netns: Spaces) -> None:
     assert bridge.call("STATUS", ipam={"type": "nowhere"})[1]["code"] == 104
     host.space.run("ip", "link", "add", "cni9", "type", "veth", "peer", "name", "other")
     status, said = bridge.call("STATUS", bridge="cni9")
-    assert (said["code"], said["msg"]) == (50, "bridge cni9 is a veth link: remove it")
+    assert (said["code"], said["msg"]) == (51, "bridge cni9 is a veth link: remove it")
     config = host.config(cniVersion="1.1.0", subnetFile="/nowhere")
     del config["subnet"]
     assert host.call("STATUS", "", "", config)[1]["code"] == 50
