@@ -36,6 +36,7 @@ _ODD = frozenset([_PREFSRC, _METRICS, _MULTIPATH, _VIA, _ENCAP_TYPE, _ENCAP, _NH
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
 _ONLINK = 4  # RTNH_F_ONLINK
 _SCOPE_LINK, _ANY_SCOPE = 253, 255  # RT_SCOPE_NOWHERE; in a deletion it matches every scope
+_LOOPBACK = 1  # in every network namespace
 _GONE = frozenset([errno.ESRCH, errno.ENODEV])
 _NO_WAY = frozenset([errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES, errno.EAGAIN])
 
@@ -97,8 +98,11 @@ def put_past_others(route: Route) -> list[Request]:
 
 def drop_route(route: Route) -> Request:
     """By all that is said of it; what is not plain by destination, metric and protocol. For IPv4 a metric of 0 matches any,
-    the best first: where the route meant has gone already, one that differs from it in the metric alone goes."""
+    the best first: where the route meant has gone already, one that differs from it in the metric alone goes. IPv6 does not
+    look at the kind, but has what leads nowhere on the loopback."""
     named = route if route.plain else replace(route, gateway=None, device=0)
+    if route.kind != UNICAST and route.destination.version == 6:
+        named = replace(named, device=_LOOPBACK)
     return Request(_DELETE, 0, _body(named, _ANY_SCOPE, 0), "delete the route {}", (route,), _GONE)
 
 

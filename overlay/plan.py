@@ -145,9 +145,10 @@ def _alone(interface: Interface) -> Range:
 
 
 def _addresses(wanted: Wanted, seen: frozenset[LocalAddress], wrong: Iterable[LocalAddress]) -> Iterator[Action]:
-    own = {address.interface.ip for address in wanted.addresses}
+    """IPv6 allows an address only once on a device, whatever its length, so that one goes before ours comes. IPv4 takes all
+    routes and neighbours from a device with its last address, so ours comes before any goes."""
+    own = {address.interface.ip for address in wanted.addresses if address.interface.version == 6}
     in_the_way = [one for one in wrong if one.device == OURS and one.interface.ip in own]
-    # IPv6 allows an address only once on a device, whatever its length.
     yield from (RemoveAddress(one) for one in in_the_way)
     yield from (AddAddress(address) for address in wanted.addresses if address not in seen)
     yield from (RemoveAddress(one) for one in wrong if one not in in_the_way)

@@ -52,16 +52,17 @@ def after(seen: Seen, action: Action) -> Seen:
             assert device.same_tunnel(seen.device.device)
             before = seen.device.device
             moved = isinstance(device, VxlanDevice) and isinstance(before, VxlanDevice) and device.mac != before.mac
+            shadows = set() if seen.device.up else {_shadow(one) for one in seen.addresses if _connects(one, OURS)}
             return replace(
                 seen,
                 device=SeenDevice(seen.device.index, device, up=True, marked=True),
                 neighbours=frozenset() if moved else seen.neighbours,
+                routes=seen.routes | shadows,
             )
         case AddAddress(address):
             return _with_address(seen, address)
         case RemoveAddress(address):
-            gone = {shadow for shadow in [_shadow(address)] if address in seen.addresses}
-            return replace(seen, addresses=seen.addresses - {address}, routes=seen.routes - gone)
+            return _without_address(seen, address)
         case PutRoute(route):
             return _with_route(seen, route)
         case DropRoute(route):
@@ -111,24 +112,46 @@ def _without_link(seen: Seen, index: int) -> Seen:
 
 
 def _shadow(address: LocalAddress) -> Route:
-    """The route that the kernel keeps beside an address. IPv4 keeps none beside a /32."""
-    network = address.interface.network
-    return Route(network, None, address.device, protocol=2, metric=0 if network.version == 4 else 256)
+    """The route that the kernel keeps beside an address, IPv4's with the address as its source. Beside a /32 it keeps none."""
+    network, four = address.interface.network, address.interface.version == 4
+    return Route(network, None, address.device, protocol=2, metric=0 if four else 256, plain=not four)
 
 
 def shadowed(address: LocalAddress) -> bool:
     return address.interface.version == 6 or address.interface.network.prefixlen < 32
 
 
+def _connects(address: LocalAddress, device: int) -> bool:
+    """Whether the device, once it is up, has a route beside the address; we add IPv6 addresses without one."""
+    return address.device == device and address.interface.version == 4 and shadowed(address)
+
+
+def _without_address(seen: Seen, address: LocalAddress) -> Seen:
+    """With its last IPv4 address a device loses its routes and neighbours."""
+    if address not in seen.addresses:
+        return seen
+    left = replace(seen, addresses=seen.addresses - {address}, routes=seen.routes - {_shadow(address)})
+    if address.interface.version == 6 or any(one.device == address.device for one in left.addresses):
+        return left
+    if address.device != OURS:
+        return left  # other devices have more addresses than we see
+    routes = frozenset(one for one in left.routes if one.device != OURS or one.kind is not RouteKind.UNICAST)
+    return replace(left, routes=routes, neighbours=frozenset())
+
+
 def _with_address(seen: Seen, address: LocalAddress) -> Seen:
-    if seen.device is None or address.device != OURS:
+    if seen.device is None and address.device == OURS:
         raise Refused(f"ENODEV: {address}")
+    if address in seen.addresses:
+        return seen
     if address.interface.version == 6:
         for other in seen.addresses:
-            if other.device == OURS and other.interface.ip == address.interface.ip and other != address:
-                raise Refused(f"EEXIST: {other} is there")
-    routes = seen.routes | {_shadow(address)} if shadowed(address) else seen.routes
-    return replace(seen, addresses=seen.addresses | {address}, routes=routes)
+            same = other.device == address.device and other.interface.ip == address.interface.ip
+            if same and other != address:
+                return seen  # it is there, of another length: the kernel leaves it at that, and we take that for done
+    up = address.device != OURS or (seen.device is not None and seen.device.up)
+    shadow = {_shadow(address)} if up and _connects(address, address.device) else set()
+    return replace(seen, addresses=seen.addresses | {address}, routes=seen.routes | shadow)
 
 
 def _with_route(seen: Seen, route: Route) -> Seen:

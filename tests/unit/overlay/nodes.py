@@ -20,7 +20,7 @@ BACKENDS: Mapping[str, BackendSettings] = {
     "host-gw": HOST_GW,
     "wireguard": WIREGUARD,
 }
-UNDERLAY = 2
+UNDERLAY = 72
 """Index of the underlay's interface."""
 
 
