@@ -32,7 +32,7 @@ def test_up_again_changes_nothing(demo: Lab) -> None:
 def test_status_names_every_daemon(demo: Lab) -> None:
     text = demo.wherry("status").stdout
     assert text.count("Ready") >= 3
-    for daemon in ("apiserver", "scheduler", "controllers", "kubelet", "proxy", "overlay", "metrics"):
+    for daemon in ("apiserver", "scheduler", "controllers", "kubelet", "proxy", "overlay", "metrics", "cni"):
         assert daemon in text
 
 

@@ -22,7 +22,7 @@ from tests.cluster.conftest import Lab, until
 from tests.cluster.runtimes import Container, Json, containers
 
 NODES = ("node1", "node2", "node3")
-NODE_DAEMONS = ("kubelet", "proxy", "overlay", "metrics")
+NODE_DAEMONS = ("kubelet", "proxy", "overlay", "metrics", "cni")
 CENTRE_DAEMONS = ("apiserver", "controllers", "scheduler")
 
 

@@ -1,5 +1,6 @@
 """A host for CNI calls: a namespace with the plugin's program and its state in a directory of the test's."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -122,8 +123,12 @@ class CniHost:
 
     def held(self) -> dict[str, str]:
         """address -> what its file says."""
-        files = self.ledger.iterdir() if self.ledger.exists() else ()
-        return {each.name: each.read_bytes().decode() for each in files if each.name[0].isdigit() or ":" in each.name}
+        found = {}
+        for each in self.ledger.iterdir() if self.ledger.exists() else ():
+            if each.name[0].isdigit() or ":" in each.name:
+                with contextlib.suppress(FileNotFoundError):  # freed while we look
+                    found[each.name] = each.read_bytes().decode()
+        return found
 
     def links(self) -> set[str]:
         """The host's links besides its loopback."""

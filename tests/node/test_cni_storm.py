@@ -116,13 +116,19 @@ class Storm:
             if said is not None or link_names(pod) != ["lo"] or chance.random() < 0.7:
                 self._delete(container, pod, chance.randrange(3))
 
+    def _network(self, container: str, *, agent: bool) -> tuple[dict[str, object], str]:
+        """Its configuration and the plugin's name. Every eighth container has rules besides."""
+        if sum(container.encode()) % 8:
+            return self.host.config(agent=agent, subnet=SUBNET), "wherry-cni"
+        return {**masquerading(self.host), "agent": agent}, "bridge"
+
     def _call(
         self, command: str, container: str, pod: Netns, kind: int, chance: random.Random
     ) -> dict[str, Any] | None:
         """The result of a call that succeeded; it may be killed."""
         doomed = chance.random() < 0.45
-        config = self.host.config(agent=kind < 2, subnet=SUBNET)
-        process = self.host.start(command, container, pod.path, config, str(self.bins[kind] / "wherry-cni"))
+        config, name = self._network(container, agent=kind < 2)
+        process = self.host.start(command, container, pod.path, config, str(self.bins[kind] / name))
         if doomed:
             deadline = time.monotonic() + chance.uniform(0, self.spans[kind])
             while process.poll() is None and time.monotonic() < deadline:
@@ -164,12 +170,19 @@ class Storm:
         """Until it is done, as a runtime does."""
         deadline = time.monotonic() + 90
         while True:
-            config = self.host.config(agent=kind < 2, subnet=SUBNET)
-            status, said = self.host.call("DEL", container, pod.path, config, str(self.bins[kind] / "wherry-cni"))
+            config, name = self._network(container, agent=kind < 2)
+            status, said = self.host.call("DEL", container, pod.path, config, str(self.bins[kind] / name))
             if status == 0:
                 return
             assert said["code"] == 11, said
             assert time.monotonic() < deadline
+
+
+def masquerading(host: CniHost) -> dict[str, object]:
+    """The same network and ledger, and rules for what leaves it."""
+    ipam = {"type": "host-local", "subnet": SUBNET, "dataDir": str(host.ledger.parent)}
+    made = {"cniVersion": "1.1.0", "name": "pods", "type": "bridge", "bridge": "cni0", "isGateway": True}
+    return {**made, "ipMasq": True, "ipMasqBackend": "iptables", "ipam": ipam}
 
 
 def calm(host: CniHost, pods: list[Netns]) -> None:
@@ -184,8 +197,9 @@ def calm(host: CniHost, pods: list[Netns]) -> None:
 
 def collect(host: CniHost, valid: list[str]) -> None:
     named = [{"containerID": container, "ifname": "eth0"} for container in valid]
-    config = host.config(cniVersion="1.1.0", subnet=SUBNET, **{"cni.dev/valid-attachments": named})
-    assert host.call("GC", "", "", config) == (0, {})
+    told = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": named}
+    assert host.call("GC", "", "", host.config(subnet=SUBNET, **told)) == (0, {})
+    assert host.call("GC", "", "", {**masquerading(host), **told}, str(host.bin / "bridge")) == (0, {})
 
 
 def test_a_storm_of_calls_and_kills_leaks_nothing(host: CniHost, netns: Spaces, trial: Trial) -> None:

@@ -36,7 +36,7 @@ def test_uninstall_takes_everything_off_a_host_that_has_worked(at: Host) -> None
     at.start_docker()
     services = [
         at.start(f"wherry-{room}").ready()
-        for room in ("apiserver", "scheduler", "controllers", "kubelet", "overlay", "proxy", "metrics")
+        for room in ("apiserver", "scheduler", "controllers", "cni", "kubelet", "overlay", "proxy", "metrics")
     ]
     until(lambda: "FLANNEL-POSTRTG" in kernel(at) and "KUBE-SERVICES" in kernel(at), "rules of both")
     assert "flannel.1" in kernel(at)
