@@ -33,6 +33,7 @@ async def run(config: Config) -> None:
             (Path(config.subnet_file), subnetenv.remove),
             (keys.file(config.subnet_file), keys.remove),
             (memory.path(config.subnet_file), memory.remove),
+            (memory.leases(config.subnet_file), memory.remove),
         ):
             if remove(path):
                 done.append(f"removed {path}")

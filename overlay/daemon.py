@@ -14,7 +14,7 @@ and so does the network. SIGTERM and kill -9 leave everything in place: the next
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -46,12 +46,14 @@ from overlay.upkeep import Refusals, Upkeep
 _BACKOFF = reconcile.Backoff(first=0.1, most=3.0)
 _PAUSE = 0.1
 """Seconds between passes: what comes within them is one pass' work."""
-_NAMES = {Family.V4: "rules", Family.V6: "rules-v6"}
+_RULES = {Family.V4: "rules", Family.V6: "rules-v6"}
 _SETTINGS = {Family.V4: "sysctl", Family.V6: "sysctl-v6"}
 _SELDOM = 3600.0
 _UNTRIED = "the devices are not up yet"
 _WAIT = 5.0
 """Seconds after which what was missing is looked for again, should nothing have announced it."""
+
+_Sync = Callable[[], Awaitable[float | None]]
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,12 @@ async def opened(config: Config, *, read_only: bool = False) -> AsyncIterator[Su
         previous = subnetenv.read(Path(config.subnet_file))
         margin = config.subnet_lease_renew_margin * 60.0
         async with etcd.opened(
-            access, config.etcd_prefix, previous=previous, renew_margin=margin, read_only=read_only
+            access,
+            config.etcd_prefix,
+            previous=previous,
+            renew_margin=margin,
+            read_only=read_only,
+            remembered=None if read_only else memory.leases(config.subnet_file),
         ) as subnets:
             yield subnets
         return
@@ -167,18 +174,11 @@ class Overlay:
                 self._troubles["registry"] = str(error)
                 await self._wakes.setdefault("node", reconcile.Wake()).wait(timeout=_WAIT)
                 continue
-            self._troubles["registry"] = None
             return net
 
     async def _keep(self, net: Network) -> None:
         """Until cancelled, or the network is another."""
         tunnels = wish.tunnels(net)
-        self._troubles = {"registry": self._troubles["registry"]}
-        for gauge in (self._series.info, self._series.peers, self._series.entries, self._series.last_sync):
-            gauge.clear()
-        await _sweep(net, tunnels)
-        rules = "nftables" if net.nftables else "iptables"
-        self._series.info.labels(net.kind, "kubernetes" if self._config.kube else "etcd", rules).set(1)
         situation = Situation(self._config, self._subnets, net, tunnels, self._series, self._tunnels_wake)
         checksums = Checksums(lambda family, disabled: self._series.checksums.labels(label(family)).set(disabled))
         self._upkeeps = tuple(
@@ -195,29 +195,37 @@ class Overlay:
             )
             for tunnel in tunnels
         )
+        resync = self._config.resync
+        loops: dict[str, tuple[_Sync, float]] = {"node": (partial(self._sync_node, situation, net), resync)}
+        for upkeep in self._upkeeps:
+            loops[upkeep.name] = partial(self._sync_tunnel, upkeep), resync
+        loops["lease"] = partial(self._sync_lease, net), resync
+        for family in net.families:
+            loops[_SETTINGS[family]] = partial(self._sync_settings, family, situation), resync
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-            group.create_task(checksums.run(), name="checksum")
-            self._loop(group, "node", partial(self._sync_node, situation, net), self._config.resync)
-            for upkeep in self._upkeeps:
-                self._loop(group, upkeep.name, partial(self._sync_tunnel, upkeep), self._config.resync)
-            self._loop(group, "lease", partial(self._sync_lease, net), self._config.resync)
-            for family in net.families:
-                self._loop(
-                    group, _SETTINGS[family], partial(self._sync_settings, family, situation), self._config.resync
-                )
-            for family in Family:
-                name = _NAMES[family]
+            for family, name in _RULES.items():
                 masquerade = Masquerade(family, nftables=net.nftables, touched=partial(self._wake, name))
                 await stack.enter_async_context(masquerade)
                 pods = net.pods(family)
                 sync = partial(self._sync_rules, masquerade, family, pods, situation)
-                self._loop(group, name, sync, self._config.iptables_resync if pods else _SELDOM)
+                loops[name] = sync, self._config.iptables_resync if pods else _SELDOM
+            self._begin(net, loops)
+            await _sweep(net, tunnels)
+            group.create_task(checksums.run(), name="checksum")
+            for name, (each, pause) in loops.items():
+                self._loop(group, name, each, pause)
 
-    def _loop(
-        self, group: asyncio.TaskGroup, name: str, sync: Callable[[], Awaitable[float | None]], resync: float
-    ) -> None:
+    def _begin(self, net: Network, loops: Iterable[str]) -> None:
+        """Nothing is told of an earlier network, and all of this one is still to be done."""
+        self._troubles = {"registry": None, **dict.fromkeys(loops, "not yet done")}
+        series = self._series
+        for gauge in (series.info, series.peers, series.entries, series.last_sync):
+            gauge.clear()
+        registry, rules = "kubernetes" if self._config.kube else "etcd", "nftables" if net.nftables else "iptables"
+        series.info.labels(net.kind, registry, rules).set(1)
+
+    def _loop(self, group: asyncio.TaskGroup, name: str, sync: _Sync, resync: float) -> None:
         """Run a loop and keep what troubles it, for /readyz."""
-        self._troubles[name] = "not yet done"
 
         async def attempt() -> float | None:
             try:
@@ -244,7 +252,7 @@ class Overlay:
             self._wakes.setdefault(name, reconcile.Wake()).set()
 
     def _tunnels_wake(self) -> None:
-        self._wake(*(upkeep.name for upkeep in self._upkeeps), "lease", *_NAMES.values(), *_SETTINGS.values())
+        self._wake(*(upkeep.name for upkeep in self._upkeeps), "lease", *_RULES.values(), *_SETTINGS.values())
 
     def _claims_changed(self) -> None:
         self._wake("node")

@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random, SystemRandom
 from typing import Never
 
@@ -65,9 +66,11 @@ async def opened(
     renew_margin: float = 3600.0,
     ttl: int = TTL,
     read_only: bool = False,
+    remembered: Path | None = None,
 ) -> AsyncIterator["EtcdSubnets"]:
     """`previous` are the subnets of the last subnet.env; `renew_margin`: seconds before its end at which a lease is renewed;
-    `read_only`: for one who only looks: what is this node's is found by its address, and nothing is taken."""
+    `read_only`: for one who only looks: what is this node's is found by its address, and nothing is taken; `remembered`: the file
+    for a start without etcd (`memory.leases`)."""
     etcd = Etcd(access)
     try:
         yield EtcdSubnets(
@@ -78,6 +81,7 @@ async def opened(
             renew_margin=renew_margin,
             ttl=ttl,
             read_only=read_only,
+            remembered=remembered,
         )
     finally:
         await etcd.close()
@@ -96,12 +100,13 @@ class EtcdSubnets:
         renew_margin: float = 3600.0,
         ttl: int = TTL,
         read_only: bool = False,
+        remembered: Path | None = None,
         random: Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._etcd = etcd
         self._endpoints = endpoints
-        self._view = EtcdView(etcd, prefix, self._lost)
+        self._view = EtcdView(etcd, prefix, self._lost, remembered)
         self.synced = self._view.synced
         self._previous = previous or {}
         self._margin = min(renew_margin, ttl / 2)
@@ -112,7 +117,12 @@ class EtcdSubnets:
         self._network: Network | None = None
         self._unfit = ""
         self._held: _Held | None = None
+        self._found: str | None = None
+        """The entry that was found to be ours while none could be taken."""
         self._aside = 0.0
+        self._said: dict[Family, Lease] = {}
+        self._read: dict[str, tuple[Entry, tuple[Lease, ...], str]] = {}
+        """Of each entry what was read in it; a thousand are not read again because one has changed."""
 
     @property
     def where(self) -> str:
@@ -154,15 +164,28 @@ class EtcdSubnets:
     def claims(self) -> Claims:
         found: list[Lease] = []
         refused: dict[str, str] = {}
-        ours = self._held.entry.name if self._held else None
+        ours = self._ours()
+        before, self._read = self._read, {}
         for name, entry in self._view.entries.items():
             if name == ours:
                 continue
-            try:
-                found += keys.leases(entry)
-            except keys.UnreadableLease as error:
-                refused[name] = f"{self._view.subnets}{error}"
+            known = before.get(name)
+            if known is None or known[0] is not entry:
+                known = (entry, *self._readings(entry))
+            self._read[name] = known
+            found += known[1]
+            if known[2]:
+                refused[name] = known[2]
         return Claims(tuple(found), refused)
+
+    def _readings(self, entry: Entry) -> tuple[tuple[Lease, ...], str]:
+        try:
+            return keys.leases(entry), ""
+        except keys.UnreadableLease as error:
+            return (), f"{self._view.subnets}{error}"
+
+    def _ours(self) -> str | None:
+        return self._held.entry.name if self._held else self._found
 
     def asked(self) -> Mapping[Family, Address]:
         """Nobody but --public-ip asks for another address here."""
@@ -181,12 +204,14 @@ class EtcdSubnets:
     async def own(self, offer: Offer) -> Own:
         if self._network is None or not self.synced.is_set():
             raise NotYet(self._view.trouble or f"{self.where} has not answered yet")
+        if not any(family in offer.addresses for family in self._network.families):
+            return Own({})  # no underlay: the caller knows, and says so
         held = self._held
         if held is not None:
             there = self._view.entries.get(held.entry.name)
             if self._view.trouble or (there is not None and keys.fits(self._network, _subnets(there))):
                 return self._offered(_subnets(held.entry), there or held.entry, offer)
-        if self._read_only:
+        if self._read_only or self._view.trouble:
             return self._looked(offer)
         if self._clock() < self._aside:
             raise NotYet(_duplicate(offer))
@@ -204,7 +229,10 @@ class EtcdSubnets:
     def _looked(self, offer: Offer) -> Own:
         there = self._earlier(offer)
         if there is None:
-            raise NotYet(f"this node ({_addresses(offer)}) has no lease below {self._view.subnets}")
+            raise NotYet(
+                self._view.trouble or f"this node ({_addresses(offer)}) has no lease below {self._view.subnets}"
+            )
+        self._found = there.name
         return self._offered(_subnets(there), there, offer)
 
     async def _acquire(self, network: Network, offer: Offer) -> Own:
@@ -262,11 +290,9 @@ class EtcdSubnets:
         if self._held is not None and self._held.entry.name == name:
             known = {lease.family: lease for lease in keys.leases(self._held.entry)}
         made: dict[Family, Lease] = {}
-        missing: dict[Family, str] = {}
         for family, subnet in subnets.items():
             if family not in offer.addresses:
-                missing[family] = f"the underlay has no IPv{int(family)} address; --iface names another interface"
-                continue
+                continue  # no underlay: the caller knows, and says so
             said, before = offer.data.get(family), known.get(family)
             if (
                 before is not None
@@ -277,9 +303,7 @@ class EtcdSubnets:
                 said = before.data
             since = float(entry.created) if entry is not None else 0.0
             made[family] = Lease(name, subnet, offer.addresses[family], offer.backend, said, since)
-        if not made:
-            raise NotYet("; ".join(missing.values()))
-        return Own(made, missing)
+        return Own(made)
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -291,8 +315,10 @@ class EtcdSubnets:
         entry = self._view.entries.get(held.entry.name)
         if entry is None:
             raise Retry(f"{self._view.subnets}{held.entry.name} is gone; taking it again")
+        before = {family: lease for family, lease in self._said.items() if lease.node == entry.name}
+        self._said = {**before, **own}  # a family that cannot be looked at just now is still there
         try:
-            return await self._announce(held, entry, keys.value_of(own))
+            return await self._announce(held, entry, keys.value_of(self._said))
         except (Away, Unsure) as error:
             raise Retry(f"the lease in etcd could not be written: {error}") from error
         except Refused as error:

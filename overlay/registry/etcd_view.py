@@ -3,28 +3,44 @@
 A watch that has fallen behind etcd's compaction is begun again with a list. While etcd is away what was read last stays. A list
 may be asked for at any time (before a subnet is taken); what the watch tells afterwards of the time before that list is old
 and passed over.
+
+What was read last is also kept in a file beside subnet.env, for a start while etcd is away. It lies in /run, so that a machine
+that was switched off does not come back with a network of yesterday.
 """
 
 import asyncio
 import logging
+import os
+import time
 from collections.abc import Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Never
+
+import msgspec
 
 from kube import etcd_wire as wire
 from kube.etcd import Away, Etcd, Refused, Unsure
+from kube.reconcile import Wake, forever
 from overlay.registry.etcd_keys import Entry
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0
+_KEEP_PAUSE = 1.0
+_SELDOM = 3600.0
 
 log = logging.getLogger(__name__)
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    config: bytes | None
+    entries: list[Entry]
+
+
 class EtcdView:
     """`entries` by name, `config` None where there is none; `lost(name)` hears of keys that are gone. `trouble`: why etcd cannot
-    be read now, in words."""
+    be read now, in words. `remembered`: the file for what was read last, None: nowhere."""
 
-    def __init__(self, etcd: Etcd, prefix: str, lost: Callable[[str], None]) -> None:
+    def __init__(self, etcd: Etcd, prefix: str, lost: Callable[[str], None], remembered: Path | None = None) -> None:
         self.synced = asyncio.Event()
         self.entries: dict[str, Entry] = {}
         self.config: bytes | None = None
@@ -33,10 +49,24 @@ class EtcdView:
         self.subnets = f"{self.prefix}/subnets/"
         self._etcd = etcd
         self._lost = lost
+        self._remembered = remembered
+        self._news = Wake()
         self._config_key = f"{self.prefix}/config".encode()
         self._listed = 0
 
     async def run(self, changed: Callable[[], None]) -> Never:
+        def told() -> None:
+            self._news.set()
+            changed()
+
+        async with asyncio.TaskGroup() as group:
+            if self._remembered is not None:
+                group.create_task(
+                    forever(self._keep, self._news, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
+                )
+            await self._read_on(told)
+
+    async def _read_on(self, changed: Callable[[], None]) -> Never:
         pause = _BACKOFF_FIRST
         while True:
             try:
@@ -48,6 +78,9 @@ class EtcdView:
                 await self._follow(revision + 1, changed)
             except (Away, Unsure) as error:
                 self._troubled(f"{error}; the leases known so far count")
+                if not self.synced.is_set() and self._recalled():
+                    self.synced.set()
+                    changed()
             except Refused as error:
                 self._troubled(refusal(error, self.prefix))
             await asyncio.sleep(pause)
@@ -67,6 +100,35 @@ class EtcdView:
             self._lost(name)
         self._listed = answer.header.revision
         return self._listed
+
+    async def _keep(self) -> None:
+        """In one step; what cannot be written is said and no more: it is a help, not a need."""
+        if self._remembered is None or not self._listed:
+            return
+        fresh = self._remembered.with_name(f".{self._remembered.name}.new")
+        try:
+            self._remembered.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(msgspec.json.encode(_Kept(self.config, list(self.entries.values()))))
+            fresh.replace(self._remembered)
+        except OSError as error:
+            log.warning("cannot keep the leases in %s: %s", self._remembered, error.strerror)
+
+    def _recalled(self) -> bool:
+        """Whether there is something to go on with."""
+        if self._remembered is None:
+            return False
+        try:
+            with self._remembered.open("rb") as file:
+                age = max(time.time() - os.fstat(file.fileno()).st_mtime, 0.0)
+                kept = msgspec.json.decode(file.read(), type=_Kept)
+        except FileNotFoundError:
+            return False
+        except (OSError, msgspec.DecodeError, UnicodeError) as error:
+            log.warning("cannot read the leases in %s: %s", self._remembered, error)
+            return False
+        self.config, self.entries = kept.config, {entry.name: entry for entry in kept.entries}
+        log.warning("going on from the %d leases of %.0f s ago (%s)", len(self.entries), age, self._remembered)
+        return self.config is not None
 
     def wrote(self, entry: Entry) -> None:
         """We have: the watch will tell what we know already."""

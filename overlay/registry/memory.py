@@ -23,6 +23,11 @@ def path(subnet_file: str) -> Path:
     return Path(subnet_file).with_name("nodes.json")
 
 
+def leases(subnet_file: str) -> Path:
+    """Where the leases in etcd are kept for the same purpose (`etcd_view`)."""
+    return Path(subnet_file).with_name("leases.json")
+
+
 def keep(file: Path, nodes: Iterable[Node], prefix: str) -> None:
     """In one step; what cannot be written is said and no more: it is a help, not a need."""
     fresh = file.with_name(f".{file.name}.new")

@@ -21,7 +21,7 @@ from kube.errors import Retry, UsageError
 from kube.etcd import Access
 from linux.iptables.rules import Family
 from overlay.model import Address, Backend, NotYet, Vtep
-from overlay.registry import etcd
+from overlay.registry import etcd, memory
 from overlay.registry.etcd import EtcdSubnets
 from overlay.subnets import Announced, Offer, Own
 from tests.etcd import EtcdServer, running
@@ -178,7 +178,10 @@ async def test_both_families_share_a_key(ctl: Etcdctl) -> None:
         assert {lease.family for lease in one.subnets.claims().leases} == set(Family)
         half = await one.own(offer(11))
         assert list(half.leases) == [Family.V4]
-        assert "no IPv6 address" in half.missing[Family.V6]
+        name = own.leases[Family.V4].node
+        await one.announced(await one.own(offer(11, dual=True)))
+        await one.announced(half)
+        assert "fd00::11" in ctl.subnets()[name], "an underlay that has lost a family does not take it from the others"
     assert subnet(own, Family.V6).subnet_of(IPv6Network("fc00::/48"))
     names = list(ctl.subnets())
     assert f"{subnet(own)}&{subnet(own, Family.V6)}".replace("/", "-") in names
@@ -365,6 +368,32 @@ async def test_while_etcd_is_stopped_what_was_known_counts(
             ctl("del", f"{PREFIX}/subnets/{str(subnet(other)).replace('/', '-')}")
             await one.until(lambda: one.peers() == {})
             assert subnet(await one.own(offer(11))) == subnet(own)
+
+
+async def test_a_start_without_etcd_goes_on_from_what_was_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    requires("etcd", "etcdctl")
+    caplog.set_level(logging.INFO)
+    file = memory.leases(str(tmp_path / "run" / "subnet.env"))
+    with running(tmp_path / "etcd") as server:
+        ctl = Etcdctl(server)
+        ctl.config()
+        async with manager(server.url, remembered=file) as one, manager(server.url) as two:
+            own, other = await one.own(offer(11)), await two.own(offer(12))
+            await one.until(lambda: len(one.peers()) == 1)
+            await one.until(lambda: file.exists() and str(subnet(other)).split("/")[0] in file.read_text())
+        server.kill()
+        async with manager(server.url, remembered=file) as one:
+            assert (await one.own(offer(11, mac=99))).leases == own.leases
+            assert one.peers() == {str(subnet(other)): "192.168.0.12"}
+            assert "going on from the 2 leases" in caplog.text
+            with pytest.raises(Retry, match="no lease in etcd yet"):
+                await one.subnets.announce(own.leases)
+            server.start()
+            await one.until(lambda: one.subnets._view.trouble == "")
+            assert subnet(await one.own(offer(11))) == subnet(own)
+            assert (await one.announced(await one.own(offer(11)))).until
 
 
 async def test_who_only_looks_takes_nothing(ctl: Etcdctl) -> None:

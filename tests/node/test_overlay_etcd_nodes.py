@@ -79,6 +79,35 @@ def test_a_hand_written_lease_is_a_peer(world: EtcdWorld) -> None:
     until(lambda: not known(), "the peer's route gone", 10, node.text)
 
 
+def test_another_description_of_the_network_is_followed(world: EtcdWorld) -> None:
+    """flannel reads it once; then somebody has to restart every node."""
+    world.ctl("put", f"{PREFIX}/config", json.dumps({**DUAL, "Network": "10.6.0.0/16", "EnableNFTables": True}))
+    for node in world.nodes:
+        until(lambda n=node: n.subnet_env().get("FLANNEL_NETWORK") == "10.6.0.0/16", "the new network", 20, node.text)  # type: ignore[misc]
+        assert node.running
+        until(lambda n=node: n.get("/readyz") == "ok", "ready again", 20, node.text)  # type: ignore[misc]
+        node.make_pod()
+    world.until_all_reach()
+    assert all(name.startswith("10.6.") for name in world.subnets())
+    for node in world.nodes:
+        until(lambda n=node: "FLANNEL" not in str(n.rules()), "no rules of the other way", 20, node.text)  # type: ignore[misc]
+        assert "flannel-ipv6" in node.space.run("nft", "list", "ruleset")
+
+
+def test_a_start_without_etcd_goes_on_with_what_was_known(world: EtcdWorld) -> None:
+    node = world.nodes[0]
+    world.stop_server()
+    try:
+        node.stop()
+        node.space.run("ip", "link", "del", "flannel.1")
+        node.space.run("ip", "link", "del", "flannel-v6.1")
+        node.start("--iptables-resync=1s", "--resync=1s")
+        world.until_all_reach()
+    finally:
+        world.start_server()
+    node.ready()
+
+
 def test_while_etcd_is_away_the_network_heals_itself(world: EtcdWorld) -> None:
     node = world.nodes[0]
     world.stop_server()
