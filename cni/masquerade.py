@@ -16,8 +16,8 @@ Removal reads POSTROUTING (or the chain) for what is the container's, and needs 
 from __future__ import annotations
 
 from cni.digest import digest
-from cni.hostports.iptables import Tables
 from cni.model import parse_interface, subnet_of
+from cni.nat import Host, Tables
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
 from linux import spawn
 from linux.rtnetlink import unpacked
@@ -46,7 +46,7 @@ def setup(call: Call, wanted: Bridge, found: Layout) -> None:
         return
     own = _chain(call, wanted.network)
     for family in sorted({_family(address) for address, _ in addresses}):
-        tables = Tables(family, call.environment)
+        tables = Tables(family, Host(call.environment))
         refused = tables.write(_rules(call, wanted.network, family, addresses))
         if refused:
             # A chain of this container's is there: an ADD that was killed left it.
@@ -93,7 +93,7 @@ def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
         ]
     found = []
     for family in sorted({_family(address) for address, _ in addresses}):
-        tables = Tables(family, call.environment)
+        tables = Tables(family, Host(call.environment))
         lines = [line for line in _rules(call, wanted.network, family, addresses) if line.startswith("-A")]
         gone = [line for line in lines if tables.write([line.replace("-A", "-C", 1)])]
         found += [f"the rule {line!r} of table nat is missing" for line in gone]
@@ -103,7 +103,7 @@ def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
 def status(call: Call, backend: str) -> None:
     """Refused where the rules could not be written."""
     iptables = _backend(call, backend) == "iptables"
-    said = Tables(4, call.environment).usable() if iptables else _nft(call, "list tables")[0]
+    said = Tables(4, Host(call.environment)).usable() if iptables else _nft(call, "list tables")[0]
     if said:
         raise CniError(NOT_AVAILABLE, f"ipMasq: {said}")
 
@@ -120,7 +120,7 @@ def _family(address: bytes) -> int:
 
 def _every(call: Call) -> list[Tables]:
     path = call.environment.get("PATH", "")
-    return [Tables(family, call.environment) for family, name in _COMMANDS.items() if spawn.find(name, path)]
+    return [Tables(family, Host(call.environment)) for family, name in _COMMANDS.items() if spawn.find(name, path)]
 
 
 # --- iptables ------------------------------------------------------------------------------------------------

@@ -47,10 +47,16 @@ def find(name: str, path: str = "") -> str | None:
 
 
 def run(
-    argv: Sequence[str], stdin: bytes = b"", *, timeout: float = 60.0, environment: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    stdin: bytes = b"",
+    *,
+    timeout: float = 60.0,
+    environment: Mapping[str, str] | None = None,
+    kept: Sequence[int] = (),
 ) -> Ended:
     """``argv[0]`` is a path. After `timeout` seconds it is killed: TimeoutError. OSError when it cannot be started.
-    `environment` is the whole one; this process' own where it is None."""
+    `environment` is the whole one; this process' own where it is None. The program has the files `kept` open too, as numbers 3
+    and on: what is locked by them stays so while it runs, even without us."""
     files = [os.memfd_create("stdin"), os.memfd_create("stdout"), os.memfd_create("stderr")]
     try:
         _write(files[0], stdin)
@@ -59,7 +65,7 @@ def run(
             argv[0],
             list(argv),
             os.environ if environment is None else environment,
-            file_actions=[(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)],
+            file_actions=[(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate((*files, *kept))],
             setsigdef=[_SIGPIPE],  # the interpreter ignores it, and a child would inherit that
         )
         status = _ended(pid, argv, timeout)

@@ -14,77 +14,27 @@ directly, itself included, and nobody can answer 127.0.0.1.
 
 A call is one ``iptables-restore --noflush``, one transaction: the lines assert (``-C``) what all containers share, make the
 container's chain anew (``-N`` refuses one that is there) and jump to it. Where that is refused, because something is
-missing or left over, the chains are read and what differs is written, one such repair at a time on this node. A chain
-that is shared is never written whole: it holds others' jumps.
+missing or left over, the chains are read and what differs is written. A chain that is shared is never written whole: it
+holds others' jumps.
 """
 
 from __future__ import annotations
 
-import os
-
 from cni.digest import digest
-from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
-from linux import netns, spawn
+from cni.nat import Tables
+from cni.spec import IO_FAILURE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Final
+    from collections.abc import Iterable
 
     from cni.hostports.mapping import Pod, Port, Wish
+    from cni.nat import Host
 
 DNAT, SETMARK, MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
-_PATIENCE = 30  # seconds for the lock of the legacy commands: a proxy may be writing 100,000 rules
 _ATTEMPTS = 5
 _AT_ONCE = 15  # ports that one multiport match can hold
 _LONGEST_COMMENT = 255
-
-
-class Tables:
-    """One family's nat table in the thread's network namespace. CniError when the commands are not installed."""
-
-    __slots__ = ("_environment", "_iptables", "_restore", "family")
-
-    def __init__(self, family: int, environment: Mapping[str, str]) -> None:
-        stem = "iptables" if family == 4 else "ip6tables"
-        found = [spawn.find(name, environment.get("PATH", "")) for name in (stem, f"{stem}-restore")]
-        if found[0] is None or found[1] is None:
-            raise CniError(
-                NOT_AVAILABLE, f'{stem} is not on PATH: install the package iptables, or say "backend": "nftables"'
-            )
-        self.family: Final = family
-        self._iptables: Final = found[0]
-        self._restore: Final = found[1]
-        self._environment: Final = environment
-
-    def write(self, lines: Iterable[str]) -> str:
-        """One transaction; "" or why it was refused, and then nothing of it was done."""
-        text = "".join(f"{line}\n" for line in ("*nat", *lines, "COMMIT"))
-        argv = [self._restore, "-w", str(_PATIENCE), "--noflush"]
-        ended = spawn.run(argv, text.encode(), timeout=_PATIENCE * 4, environment=self._environment)
-        return str(ended) if ended.status else ""
-
-    def rules(self, chain: str) -> list[str] | None:
-        """The chain's rules as the command prints them, without `-A CHAIN`; None when there is no such chain (or no nat table of
-        this family in this kernel, where nothing can be either)."""
-        ended = self._asked("-S", chain)
-        if ended.status in (1, 3):
-            return None
-        if ended.status:
-            raise CniError(IO_FAILURE, str(ended))
-        head = f"-A {chain} "
-        return [line[len(head) :] for line in ended.stdout.decode().splitlines() if line.startswith(head)]
-
-    def holds(self, chain: str, rule: str) -> bool:
-        return not self.write([f"-C {chain} {rule}"])
-
-    def usable(self) -> str:
-        ended = self._asked("-S", "OUTPUT")
-        return str(ended) if ended.status else ""
-
-    def _asked(self, *words: str) -> spawn.Ended:
-        argv = [self._iptables, "-w", str(_PATIENCE), "-t", "nat", *words]
-        return spawn.run(argv, timeout=_PATIENCE * 4, environment=self._environment)
 
 
 def chain_of(network: str, container: str) -> str:
@@ -142,9 +92,9 @@ def _rules_of(wish: Wish, pod: Pod, port: Port) -> list[str]:
     return [*marks, f"{head} -j DNAT --to-destination {target}"]
 
 
-def forward(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None:
+def forward(wish: Wish, pod: Pod, host: Host) -> None:
     """The pod's ports lead to it."""
-    tables = Tables(pod.family, environment)
+    tables = Tables(pod.family, host)
     chain = chain_of(wish.network, wish.container)
     own = [f"-A {chain} {rule}" for rule in rules_of(wish, pod)]
     jumps = [f"-I {DNAT} 1 {rule}" for rule in reversed(entries(wish, pod))]
@@ -152,17 +102,16 @@ def forward(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None:
     refusal = tables.write([*asserted, f"-N {chain}", *own, *jumps])
     if not refusal:
         return
-    with _Turn():
-        for _ in range(_ATTEMPTS):
-            refusal = tables.write([*_repair(tables, wish), *_cleared(tables, chain), f"-N {chain}", *own, *jumps])
-            if not refusal:
-                return
+    for _ in range(_ATTEMPTS):
+        refusal = tables.write([*_repair(tables, wish), *_cleared(tables, chain), f"-N {chain}", *own, *jumps])
+        if not refusal:
+            return
     raise CniError(IO_FAILURE, f"hostPort rules for container {wish.container}: {refusal}")
 
 
-def obstacle(environment: Mapping[str, str]) -> str:
+def obstacle(host: Host) -> str:
     """Why no hostPort can be had, in the command's words; "" when it can."""
-    return Tables(4, environment).usable()
+    return Tables(4, host).usable()
 
 
 def _repair(tables: Tables, wish: Wish) -> list[str]:
@@ -181,9 +130,9 @@ def _cleared(tables: Tables, chain: str) -> list[str]:
     return gone if tables.rules(chain) is None else [*gone, f"-F {chain}", f"-X {chain}"]
 
 
-def unforward(wish: Wish, family: int, pod: Pod | None, environment: Mapping[str, str]) -> None:
+def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> None:
     """Removes the container's chain and its jumps; that they are gone is fine."""
-    tables = Tables(family, environment)
+    tables = Tables(family, host)
     chain = chain_of(wish.network, wish.container)
     refusal = ""
     if pod is not None and wish.of(family):  # then it is known what there should be, and there is no need to read first
@@ -198,9 +147,9 @@ def unforward(wish: Wish, family: int, pod: Pod | None, environment: Mapping[str
     raise CniError(IO_FAILURE, f"removing the hostPort rules of container {wish.container}: {refusal}")
 
 
-def differences(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[str]:
+def differences(wish: Wish, pod: Pod, host: Host) -> list[str]:
     """The rules that are not there, in words."""
-    tables = Tables(pod.family, environment)
+    tables = Tables(pod.family, host)
     chain = chain_of(wish.network, wish.container)
     wanted = [(where, rule) for _, where, rule in shared(wish)]
     wanted += [(DNAT, rule) for rule in entries(wish, pod)]
@@ -214,9 +163,9 @@ def differences(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[st
     ]
 
 
-def collect(network: str, containers: Iterable[str], family: int, environment: Mapping[str, str]) -> None:
+def collect(network: str, containers: Iterable[str], family: int, host: Host) -> None:
     """Removes the network's rules of all containers but these."""
-    tables = Tables(family, environment)
+    tables = Tables(family, host)
     valid = {chain_of(network, container) for container in containers}
     # The command prints a comment with its quotes escaped.
     stale = {
@@ -233,21 +182,3 @@ def _quoted(word: str) -> str:
     if not any(each.isspace() or each in "\"'\\" for each in word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-class _Turn:
-    """One repair at a time in this network namespace: two that both see a jump missing would both make it. The namespace itself
-    is what is locked; its inode is one for all who look at it, and it needs no file that could be read-only."""
-
-    __slots__ = ("_file",)
-
-    def __init__(self) -> None:
-        self._file = os.open(netns.OWN, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # its holders end: each program they run has a deadline
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from cni.codec import decode
 from cni.digest import digest
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
-from linux import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
     from cni.codec import Json
     from cni.hostports.mapping import Pod, Port, Wish
+    from cni.nat import Host
+    from linux.spawn import Ended
 
 TABLE = "cni_hostport"
 _HELD = ("hostip_hostports", "hostports", "masquerading", "attachments")
@@ -55,10 +56,10 @@ class Found:
 class Table:
     """One family's table in the thread's network namespace. CniError when nft is not installed."""
 
-    __slots__ = ("_environment", "_nft", "family", "name")
+    __slots__ = ("_host", "_nft", "family", "name")
 
-    def __init__(self, family: int, environment: Mapping[str, str]) -> None:
-        program = spawn.find("nft", environment.get("PATH", ""))
+    def __init__(self, family: int, host: Host) -> None:
+        program = host.find("nft")
         if program is None:
             raise CniError(
                 NOT_AVAILABLE, 'nft is not on PATH: install the package nftables, or say "backend": "iptables"'
@@ -66,7 +67,7 @@ class Table:
         self.family: Final = family
         self.name: Final = f"{'ip' if family == 4 else 'ip6'} {TABLE}"
         self._nft: Final = program
-        self._environment: Final = environment
+        self._host: Final = host
 
     def rules(self) -> list[Found]:
         """The containers' rules; none where there is no table."""
@@ -95,8 +96,8 @@ class Table:
         ended = self._run("list", "tables")
         return str(ended) if ended.status else ""
 
-    def _run(self, *words: str, text: str = "") -> spawn.Ended:
-        return spawn.run([self._nft, *words], text.encode(), timeout=_PATIENCE, environment=self._environment)
+    def _run(self, *words: str, text: str = "") -> Ended:
+        return self._host.run([self._nft, *words], text, timeout=_PATIENCE)
 
 
 def comment_of(container: str) -> str:
@@ -146,9 +147,9 @@ def _rules_of(wish: Wish, pod: Pod, port: Port) -> list[tuple[str, str, str]]:
     return [*((chain, f"{source}{head} {mark}", "") for source in sources), (chain, f"{head} dnat to {target}", target)]
 
 
-def forward(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None:
+def forward(wish: Wish, pod: Pod, host: Host) -> None:
     """The pod's ports lead to it."""
-    table = Table(pod.family, environment)
+    table = Table(pod.family, host)
     comment = comment_of(wish.container)
     rules = rules_of(wish, pod)
     made = [
@@ -164,15 +165,15 @@ def forward(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None:
     raise CniError(IO_FAILURE, f"hostPort rules for container {wish.container}: {refusal}")
 
 
-def unforward(wish: Wish, family: int, pod: Pod | None, environment: Mapping[str, str]) -> None:
+def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> None:
     """Removes the container's rules, whatever their addresses are; that they are gone is fine."""
     del pod
-    _remove(Table(family, environment), {comment_of(wish.container), note_of(wish.network, wish.container)})
+    _remove(Table(family, host), {comment_of(wish.container), note_of(wish.network, wish.container)})
 
 
-def differences(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[str]:
+def differences(wish: Wish, pod: Pod, host: Host) -> list[str]:
     """The rules that are not there, in words."""
-    table = Table(pod.family, environment)
+    table = Table(pod.family, host)
     rules = table.rules()
     mine = [(each.chain, each.target) for each in rules if each.comment == comment_of(wish.container)]
     missing = []
@@ -184,9 +185,9 @@ def differences(wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[st
     return missing
 
 
-def collect(network: str, containers: Iterable[str], family: int, environment: Mapping[str, str]) -> None:
+def collect(network: str, containers: Iterable[str], family: int, host: Host) -> None:
     """Removes the network's rules of all containers but these."""
-    table = Table(family, environment)
+    table = Table(family, host)
     valid = {note_of(network, container) for container in containers}
     head = f"{digest(network)[:16]} "
     stale = {
@@ -197,9 +198,9 @@ def collect(network: str, containers: Iterable[str], family: int, environment: M
     _remove(table, stale | {comment.removeprefix(head) for comment in stale})
 
 
-def obstacle(environment: Mapping[str, str]) -> str:
+def obstacle(host: Host) -> str:
     """Why no hostPort can be had, in the command's words; "" when it can."""
-    return Table(4, environment).usable()
+    return Table(4, host).usable()
 
 
 def _remove(table: Table, comments: set[str]) -> None:

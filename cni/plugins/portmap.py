@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from cni.hostports.mapping import FAMILIES, Wish, parse, pods
+from cni.nat import Host
 from cni.spec import CHECK_FAILED, INVALID_CONFIGURATION, NOT_AVAILABLE, CniError, previous_result, valid_attachments
 
 TYPE_CHECKING = False
@@ -25,13 +26,11 @@ if TYPE_CHECKING:
     class Filter(Protocol):
         """A packet filter is a module with these: ``cni.hostports.iptables``, ``cni.hostports.nftables``."""
 
-        def forward(self, wish: Wish, pod: Pod, environment: Mapping[str, str]) -> None: ...
-        def unforward(self, wish: Wish, family: int, pod: Pod | None, environment: Mapping[str, str]) -> None: ...
-        def differences(self, wish: Wish, pod: Pod, environment: Mapping[str, str]) -> list[str]: ...
-        def collect(
-            self, network: str, containers: Iterable[str], family: int, environment: Mapping[str, str]
-        ) -> None: ...
-        def obstacle(self, environment: Mapping[str, str]) -> str: ...
+        def forward(self, wish: Wish, pod: Pod, host: Host) -> None: ...
+        def unforward(self, wish: Wish, family: int, pod: Pod | None, host: Host) -> None: ...
+        def differences(self, wish: Wish, pod: Pod, host: Host) -> list[str]: ...
+        def collect(self, network: str, containers: Iterable[str], family: int, host: Host) -> None: ...
+        def obstacle(self, host: Host) -> str: ...
 
 
 _CONF = "/proc/sys/net/ipv4/conf"
@@ -45,7 +44,8 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
         if wish.of(pod.family):
             if pod.family == 4 and wish.snat:
                 _route_localnet(pod)
-            _filter(wish, call.environment).forward(wish, pod, call.environment)
+            with Host(call.environment) as host:
+                _filter(wish, host).forward(wish, pod, host)
             _forget(wish, pod.family, pod, gone=False)
     return result
 
@@ -62,8 +62,9 @@ def delete(call: Call, config: Mapping[str, Json]) -> None:
             return
     had = _had(call, config)
     for family in had or FAMILIES:
-        for each in _filters(wish, call.environment):
-            each.unforward(wish, family, had.get(family), call.environment)
+        with Host(call.environment) as host:
+            for each in _filters(wish, host):
+                each.unforward(wish, family, had.get(family), host)
         _forget(wish, family, had.get(family), gone=True)
 
 
@@ -82,14 +83,16 @@ def check(call: Call, config: Mapping[str, Json]) -> None:
     missing: list[str] = []
     for pod in pods(result, call.ifname).values() if wish.ports else ():
         if wish.of(pod.family):
-            missing += _filter(wish, call.environment).differences(wish, pod, call.environment)
+            with Host(call.environment) as host:
+                missing += _filter(wish, host).differences(wish, pod, host)
     if missing:
         raise CniError(CHECK_FAILED, missing[0], "; ".join(missing[1:]))
 
 
 def status(call: Call, config: Mapping[str, Json]) -> None:
     """Whether hostPorts can be had: the packet filter's commands are there and the kernel takes them."""
-    words = _filter(parse(call.container, config), call.environment).obstacle(call.environment)
+    host = Host(call.environment)
+    words = _filter(parse(call.container, config), host).obstacle(host)
     if words:
         raise CniError(NOT_AVAILABLE, f"no hostPort can be had: {words}")
 
@@ -98,25 +101,24 @@ def gc(call: Call, config: Mapping[str, Json]) -> None:
     wish = parse(call.container, config)
     containers = {container for container, _ in valid_attachments(config)}
     for family in FAMILIES:
-        for each in _filters(wish, call.environment):
-            each.collect(wish.network, containers, family, call.environment)
+        with Host(call.environment) as host:
+            for each in _filters(wish, host):
+                each.collect(wish.network, containers, family, host)
 
 
-def _filter(wish: Wish, environment: Mapping[str, str]) -> Filter:
+def _filter(wish: Wish, host: Host) -> Filter:
     """The one to use: iptables unless the configuration says otherwise or only nft is installed."""
-    return _named(wish.backend or ("nftables" if _installed(environment) == ["nftables"] else "iptables"))
+    return _named(wish.backend or ("nftables" if _installed(host) == ["nftables"] else "iptables"))
 
 
-def _filters(wish: Wish, environment: Mapping[str, str]) -> list[Filter]:
+def _filters(wish: Wish, host: Host) -> list[Filter]:
     """Those in which rules of ours may be; what is not installed (any more) can be asked for none."""
-    return [_named(name) for name in _installed(environment) if wish.backend in ("", name)]
+    return [_named(name) for name in _installed(host) if wish.backend in ("", name)]
 
 
-def _installed(environment: Mapping[str, str]) -> list[str]:
-    from linux import spawn
-
+def _installed(host: Host) -> list[str]:
     programs = {"iptables": "iptables", "nftables": "nft"}
-    return [name for name, program in programs.items() if spawn.find(program, environment.get("PATH", ""))]
+    return [name for name, program in programs.items() if host.find(program)]
 
 
 def _named(backend: str) -> Filter:
