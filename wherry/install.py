@@ -28,8 +28,10 @@ from wherry.layout import AGENT_UNITS, CENTRE_UNITS, CONFLIST, ETC, PLUGINS, UNI
 _SOURCE = Path(__file__).resolve().parent.parent
 _SHIPPED = (_SOURCE / "systemd", Path(sys.prefix, "share", "wherry", "systemd"))
 _TARGET = "wherry.target"
-_FOLDERS = (PLUGINS, "opt/wherry/cni", "opt/wherry", "etc/cni/net.d", "etc/cni")
-_FOLDERS += ("run/wherry/cni/journal", "run/wherry/cni", "run/wherry")
+_FOLDERS = (
+    *(PLUGINS, "opt/wherry/cni", "opt/wherry", "etc/cni/net.d", "etc/cni"),
+    *("run/wherry/cni/journal", "run/wherry/cni", "run/wherry"),
+)
 _CONTAINERD_WORDS = f"""\
 containerd looks for network plugins in one directory: let its /etc/containerd/config.toml say
   [plugins."io.containerd.grpc.v1.cri".cni]
