@@ -8,7 +8,7 @@ what was known of it stays in the kernel as it is.
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from linux import links, sockets
 from linux import wireguard as kernel_wireguard
@@ -66,6 +66,7 @@ class Situation:
         missing: dict[Family, str] = {}
         with Conversation() as ip:
             self._abandon(ip)
+            choice = replace(choice, last=self._last(ip))
             for family in self._net.families:
                 try:
                     bases[family] = underlay.find(ip, family, choice)
@@ -109,10 +110,17 @@ class Situation:
             self._registry = await underlay.addresses_of(self._subnets.peer)
         hints = self._subnets.hints() if all(one.is_loopback for one in self._registry) else ()
         pods = tuple(span for family in self._net.families if (span := self._net.pods(family)) is not None)
-        last = {family: base.address for family, base in self._bases.items()}
-        return Choice(
-            config.iface, config.iface_regex, public, config.reach, self._registry, tuple(hints), pods=pods, last=last
-        )
+        return Choice(config.iface, config.iface_regex, public, config.reach, self._registry, tuple(hints), pods)
+
+    def _last(self, ip: Conversation) -> dict[Family, Address]:
+        """The addresses that were taken last; at a start those that the devices come from that are there."""
+        found = {family: base.address for family, base in self._bases.items()}
+        for tunnel in self._tunnels:
+            link = links.link(ip, tunnel.name) if tunnel.name and found.keys().isdisjoint(tunnel.families) else None
+            local = links.vxlan(link.data).local if link is not None and link.kind == "vxlan" else None
+            if local is not None:
+                found[Family(local.version)] = local
+        return found
 
     def _offer(
         self, ip: Conversation, bases: Mapping[Family, Underlay], public: tuple[Address, ...], private: str
