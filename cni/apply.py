@@ -114,7 +114,7 @@ def configure(
             _sysctl(f"net/ipv6/conf/{call.ifname}/keep_addr_on_down", "1")
             _sysctl(f"net/ipv6/conf/{call.ifname}/enhanced_dad", "1" if wanted.dad else None)
             _sysctl(f"net/ipv6/conf/{call.ifname}/accept_dad", "1" if wanted.dad else "0")
-        if wanted.mac:  # an address that comes round under another MAC: neighbours are told
+        if not mac:  # the address may come round under another MAC: neighbours are told
             _sysctl(f"net/ipv4/conf/{call.ifname}/arp_notify", "1")
             _sysctl(f"net/ipv6/conf/{call.ifname}/ndisc_notify", "1")
     with pod:
@@ -140,8 +140,10 @@ def own_gateways(host: Socket, link: Link, wanted: Bridge, found: Layout) -> Non
     if added:
         # A bridge that we made (its MAC begins as ours do) takes the MAC of its first address, and has the same one after it was
         # deleted and made anew. Any other keeps its MAC, but from now on for good: it would follow its ports otherwise.
-        first = link.mac.startswith("0a:58:") and all(each.packed[:2] == b"\xfe\x80" for each in present)
-        host.change(link.index, mac=plan.mac_of(added[0]) if first else bytes.fromhex(link.mac.replace(":", "")))
+        if not link.mac.startswith("0a:58:"):
+            host.change(link.index, mac=bytes.fromhex(link.mac.replace(":", "")))
+        elif all(each.packed[:2] == b"\xfe\x80" for each in present):
+            host.change(link.index, mac=plan.mac_of(added[0]))
     for size in {len(gateway) for gateway, _ in found.gateways}:
         with open(_FORWARDING[size], "rb+", buffering=0) as switch:
             if switch.read(1) == b"0":

@@ -117,7 +117,7 @@ def parse_call(variables: Mapping[str, str]) -> Call:
         container,
         ifname,
         variables.get("CNI_NETNS", ""),
-        args=parse_args(variables.get("CNI_ARGS", "")),
+        args=parse_args(variables.get("CNI_ARGS", "")) if command != "DEL" else {},  # nothing keeps a pod from going
         path=tuple(filter(None, variables.get("CNI_PATH", "").split(":"))),
         environment=variables,
     )

@@ -15,7 +15,7 @@ from cni.spec import (
     CHECK_FAILED,
     INVALID_CONFIGURATION,
     LIMITED_CONNECTIVITY,
-    NOT_AVAILABLE,
+    TRY_AGAIN_LATER,
     CniError,
     Interface,
     Result,
@@ -145,7 +145,7 @@ def _wire(host: Socket, call: Call, wanted: Bridge, given: Result, links: tuple[
         port = apply.await_carrier(host, port)
     bridge = host.link_at(links[0])
     if bridge is None or port is None:
-        raise CniError(NOT_AVAILABLE, f"bridge {wanted.name} or its port was removed by somebody else: try again")
+        raise CniError(TRY_AGAIN_LATER, f"bridge {wanted.name} or its port was removed by somebody else: try again")
     interfaces = [
         Interface(bridge.name, bridge.mac, mtu=bridge.mtu),
         Interface(port.name, port.mac, mtu=port.mtu),

@@ -39,6 +39,10 @@ def test_a_command_needs_no_more_than_it_must(command: str, needless: list[str])
     assert parse_call({**left, "CNI_COMMAND": command}).netns == ""
 
 
+def test_arguments_keep_nobody_from_going() -> None:
+    assert parse_call({**ENVIRONMENT, "CNI_COMMAND": "DEL", "CNI_ARGS": "X=y;nonsense"}).args == {}
+
+
 @pytest.mark.parametrize("value", ["1", "true", "T"])
 def test_ones_own_namespace_can_be_allowed(value: str) -> None:
     assert parse_call({**ENVIRONMENT, "CNI_NETNS_OVERRIDE": value}).may_be_home
