@@ -1,6 +1,7 @@
 """The kernel of the plan's tests against the real one: random actions on both; they refuse the same and hold the same."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_interface
@@ -12,7 +13,7 @@ from kube.errors import Retry
 from linux import netns as kernel_netns
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
-from overlay import observe
+from overlay import observe, plan
 from overlay.apply import apply
 from overlay.drift import words
 from overlay.model import (
@@ -41,6 +42,7 @@ from overlay.model import (
 from tests.conftest import Netns
 from tests.requirements import requires
 from tests.unit.overlay import kernel, nodes
+from tests.unit.overlay.nodes import BACKENDS, VXLAN
 
 requires("root", "netns", "ip")
 
@@ -173,3 +175,40 @@ async def walk(family: Family, length: int) -> None:
             fake, real = after, await observe.kernel(ip, tunnel, (nodes.PODS[family],))
             wrong = differences(indexless(fake), indexless(real))
             assert not wrong, f"{wrong}\n(fake first, then real)\n{story}"
+
+
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("backend", ["vxlan", "vxlan+direct", "host-gw"])
+def test_the_plan_reaches_its_end_in_the_real_one(
+    netns: Callable[[str], Netns], backend: str, family: Family, trial: Callable[[int, int], int]
+) -> None:
+    space = netns("real")
+    wired(space, family)
+    kernel_netns.call(space.path, lambda: asyncio.run(mended(backend, family, trial(15, 500))))
+
+
+async def mended(backend: str, family: Family, rounds: int) -> None:
+    """Each round does a dozen random things, and then what the plan says until it has no more to say: three passes at most."""
+    settings, random, actions = BACKENDS[backend], Random(f"{backend}{int(family)}"), pool(family)
+    tunnel = nodes.tunnel(settings, family)
+    with Conversation() as ip:
+        for _ in range(rounds):
+            for action in random.choices(actions, k=12):
+                seen = await observe.kernel(ip, nodes.tunnel(VXLAN, family), (nodes.PODS[family],))
+                with contextlib.suppress(Retry, OSError):
+                    await apply(ip, nodes.tunnel(VXLAN, family), [meant(action, seen)])
+            peers = [nodes.lease(number, family, settings) for number in random.sample([2, 3, 4], random.randint(0, 3))]
+            near = [2, 3, 4] if backend == "host-gw" else random.sample([2, 3, 4], random.randint(0, 3))
+            wanted = nodes.wished(peers, settings, family, direct=near, blackhole=random.random() < 0.5).wanted
+            told = list[str]()
+            for _ in range(3):
+                seen = await observe.kernel(ip, tunnel, (nodes.PODS[family],))
+                steps = list(plan.actions(wanted, seen))
+                if not steps:
+                    break
+                told += [words(step) for step in steps] + ["--"]
+                await apply(ip, tunnel, steps)
+            seen = await observe.kernel(ip, tunnel, (nodes.PODS[family],))
+            assert not list(plan.actions(wanted, seen)), "\n".join(told)
+            for peer in peers:
+                assert kernel.way(seen, peer.subnet) == peer.public_ip, "\n".join(told)
