@@ -3,7 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.node.overlay_world import OverlayNode, World
 
@@ -14,6 +14,7 @@ class Target:
 
     world: World
     version: int
+    freezes: list[object] = field(default_factory=list)
 
     @property
     def node(self) -> OverlayNode:
@@ -55,11 +56,14 @@ class Target:
         """The daemon is stopped: it would mend between two commands what only both together break."""
         daemon = self.node.daemon
         assert daemon
+        self.freezes.append(daemon)
         daemon.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            daemon.send_signal(signal.SIGCONT)
+            self.freezes.pop()
+            if not self.freezes:
+                daemon.send_signal(signal.SIGCONT)
 
     def fdb(self, *words: str) -> None:
         self.node.space.run("bridge", "fdb", *words)

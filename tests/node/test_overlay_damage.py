@@ -5,6 +5,8 @@ whole; the daemon was not restarted; a log line and a metric name what had drift
 between two requests that were answered. A machine that others use at the same time may be late once; it gets three tries.
 """
 
+import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -108,6 +110,25 @@ def test_it_heals(
     for there in world.versions:
         assert one.reaches(two, version=there)
         assert two.reaches(one, version=there)
+
+
+def test_several_damages_at_once(world: World, right: dict[str, Any], trial: Callable[[int, int], int]) -> None:
+    """Any six of the table, done while the daemon is stopped; some make others impossible, and that is as well."""
+    one, two = world.nodes[:2]
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    freezes: list[object] = []
+    target = {version: Target(world, version, freezes) for version in VERSIONS}
+    for _ in range(trial(4, 300)):
+        chosen = chance.sample(ROWS, 6)
+        with target[4].frozen():
+            for damage, version in chosen:
+                with contextlib.suppress(AssertionError):
+                    damage.do(target[version])
+        what = f"seed {seed}: {', '.join(f'{damage.name} IPv{version}' for damage, version in chosen)}"
+        until_equal(lambda: state(one), right, what, LATE, one.text)
+        for version in VERSIONS:
+            until(lambda v=version: one.reaches(two, version=v), what, LATE, one.text)  # type: ignore[misc]
 
 
 def test_another_nodes_lease_annotated_wrongly_is_put_right_by_its_owner(world: World, right: dict[str, Any]) -> None:
