@@ -3,7 +3,8 @@
 Both work in the same fresh namespaces on ranges of the same size, in turn, each started as a runtime starts it: a process, the
 call in its environment, the configuration on its stdin. Ours is the shim (compiled where there is a compiler) with the resident
 agent; neither masquerades. `cni.add.parallel100` is the time until a hundred ADDs that are started at once have ended.
-`cni.version` is what the process costs before it does anything, against the bare interpreter.
+`cni.add.python` and `cni.add.alone` are what is left of it without a compiler, and without the agent besides. `cni.version` is
+what the process costs before it does anything, against the bare interpreter.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ STORMS = 5
 MANY = 100
 GO_PLUGINS = "/usr/lib/cni"
 DEADLINE = 30.0
-_NAMES = ("cni.add", "cni.del", "cni.add.parallel100")
+_PARALLEL = "cni.add.parallel100"
+_NAMES = ("cni.add", "cni.del", "cni.add.python", "cni.add.alone", _PARALLEL)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def rows(only: str | None = None) -> Iterator[dict[str, Any]]:
     """The rows whose names begin with `only`; none where the machine cannot run them."""
     wanted = [name for name in _NAMES if name.startswith(only or "")]
     if wanted and not missing("netns", "bridge", "host-local"):
-        with _sides() as (ours, theirs, kind):
-            yield from _attachments(wanted, ours, theirs, kind)
+        with _sides() as (ours, python, alone, theirs, kind):
+            yield from _attachments(wanted, (ours, python, alone, theirs), kind)
     if "cni.version".startswith(only or ""):
         with tempfile.TemporaryDirectory(prefix="wherry-bench-cni-") as directory:
             program = str(launcher.write_plugins(Path(directory) / "bin"))
@@ -95,35 +97,41 @@ def rows(only: str | None = None) -> Iterator[dict[str, Any]]:
             yield _row("cni.version", pairs, "a VERSION call; floor: python -I -S -c pass")
 
 
-def _attachments(wanted: Sequence[str], ours: Side, theirs: Side, kind: str) -> Iterator[dict[str, Any]]:
-    note = f"{kind} shim and agent; floor: Go bridge + host-local, ipMasq off"
-    with _pods(MANY if _NAMES[2] in wanted else 1) as pods:
+def _attachments(wanted: Sequence[str], sides: Sequence[Side], kind: str) -> Iterator[dict[str, Any]]:
+    floor = "floor: Go bridge + host-local, ipMasq off"
+    notes = (f"{kind} shim and agent", f"{kind} shim and agent", "Python shim and agent", "stand-alone")
+    with _pods(MANY if _PARALLEL in wanted else 1) as pods:
         pod = pods[0].path
         # The first makes the bridge and fills the page cache.
         turns = [
-            [side.call(verb, "bench", pod) for side in (ours, theirs) for verb in ("ADD", "DEL")]
+            [(side.call("ADD", "bench", pod), side.call("DEL", "bench", pod)) for side in sides]
             for _ in range(RUNS + 1)
         ]
-        for place, name in enumerate(_NAMES[:2]):
+        places = ((0, 0), (0, 1), (1, 0), (2, 0))
+        for name, (side, verb), note in zip(_NAMES, places, notes, strict=False):
             if name in wanted:
-                yield _row(name, [(turn[place], turn[place + 2]) for turn in turns[1:]], note)
-        if _NAMES[2] in wanted:
+                yield _row(name, [(turn[side][verb], turn[-1][verb]) for turn in turns[1:]], f"{note}; {floor}")
+        if _PARALLEL in wanted:
             pairs = []
             for _ in range(STORMS):
                 times = []
-                for side in (ours, theirs):
+                for side in (sides[0], sides[-1]):
                     times.append(side.at_once("ADD", pods))
                     side.at_once("DEL", pods)
                 pairs.append((times[0], times[1]))
-            yield _row(_NAMES[2], pairs, f"{MANY} at once; {note}")
+            yield _row(_PARALLEL, pairs, f"{MANY} at once; {notes[0]}; {floor}")
 
 
 @contextlib.contextmanager
-def _sides() -> Iterator[tuple[Side, Side, str]]:
-    """Ours (its agent answers) and theirs, in a namespace of the bench's own, in which the caller is meanwhile."""
+def _sides() -> Iterator[tuple[Side, Side, Side, Side, str]]:
+    """Ours (its agent answers), ours in Python, ours alone and theirs; and what ours is. In a namespace of the bench's own, in
+    which the caller is meanwhile."""
     with tempfile.TemporaryDirectory(prefix="wherry-bench-cni-") as directory:
         socket, run = f"{directory}/cni.sock", f"{directory}/run"
-        program = launcher.write_plugins(Path(directory) / "bin", socket=socket, run=run)
+        home = Path(directory)
+        program = launcher.write_plugins(home / "bin", socket=socket, run=run)
+        python = launcher.write_plugins(home / "python", socket=socket, run=run, compiled=False)
+        alone = launcher.write_plugins(home / "alone", socket=f"{home}/none.sock", run=run, compiled=False)
         common = {"cniVersion": "1.0.0", "isGateway": True, "isDefaultGateway": True}
         ours = {**common, "name": "ours", "type": "wherry-cni", "bridge": "cni0", "agent": True}
         ours |= {"subnet": "10.77.0.0/22", "dataDir": directory}
@@ -137,8 +145,12 @@ def _sides() -> Iterator[tuple[Side, Side, str]]:
                 )
                 try:
                     _await(socket, agent)
-                    sides = (Side(str(program), _text(ours)), Side(f"{GO_PLUGINS}/bridge", _text(theirs)))
-                    yield *sides, "compiled" if launcher.is_compiled(program) else "Python"
+                    sides = (Side(str(program), _text(ours)), Side(str(python), _text(ours)))
+                    others = (
+                        Side(str(alone), _text(ours | {"agent": False})),
+                        Side(f"{GO_PLUGINS}/bridge", _text(theirs)),
+                    )
+                    yield *sides, *others, "compiled" if launcher.is_compiled(program) else "Python"
                 finally:
                     agent.terminate()
                     agent.wait(DEADLINE)
