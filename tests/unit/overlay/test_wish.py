@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_network
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from linux.iptables.rules import Family
 from overlay import wish
@@ -144,6 +147,36 @@ def test_the_blackhole_of_our_pods_is_asked_for_by_a_flag_and_comes_last() -> No
     hole = Route(nodes.subnet(1), None, metric=2**32 - 1, kind=RouteKind.BLACKHOLE)
     assert wished([lease(2)], blackhole=True).wanted.routes[-1] == hole
     assert hole not in wished([lease(2)]).wanted.routes
+
+
+def rivals() -> st.SearchStrategy[list[Lease]]:
+    """Leases of few addresses, MACs and subnets of several lengths, so that many contradict each other."""
+
+    def one(number: int, data: int, at: int, span: str, since: int) -> Lease:
+        return replace(lease(number, data=data, at=at, since=since), subnet=ip_network(span))
+
+    spans = ["10.244.0.0/22", "10.244.0.0/24", "10.244.1.0/24", "10.244.1.128/25", "10.244.8.0/24", "10.9.0.0/24"]
+    few = st.integers(2, 6)
+    made = st.builds(one, st.integers(2, 20), few, few, st.sampled_from(spans), st.integers(0, 3))
+    return st.lists(made, max_size=8, unique_by=lambda found: found.node)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rivals(), st.randoms(use_true_random=False))
+def test_every_node_judges_alike_and_who_stands_contradicts_nobody(leases: list[Lease], random: Random) -> None:
+    net, pods = network(), {Family.V4: nodes.PODS[Family.V4]}
+    found = wish.accepted(leases, net, pods)
+    shuffled = list(leases)
+    random.shuffle(shuffled)
+    assert wish.accepted(shuffled, net, pods) == found
+    standing = found.leases
+    assert {one.node for one in standing} | found.refused.keys() == {one.node for one in leases}
+    for number, one in enumerate(standing):
+        for other in standing[:number]:
+            assert one.public_ip != other.public_ip
+            assert one.data != other.data
+            assert not one.subnet.overlaps(other.subnet)
+    assert wish.accepted(standing, net, pods).leases == standing
 
 
 def test_a_thousand_subnets_are_searched_by_length() -> None:
