@@ -24,10 +24,11 @@ from linux.capabilities import Capability, effective
 from linux.netlink import Conversation
 from overlay import checksum, keys, masquerade, show, subnetenv, sysctls, wish
 from overlay.config import Config, load
-from overlay.daemon import opened, rules_of
 from overlay.look import Look, look
 from overlay.model import Backend, NotYet
 from overlay.netconf import Network
+from overlay.registry.opened import opened
+from overlay.router import rules_of
 from overlay.series import Series
 from overlay.show import Entry, Peer, Report, State
 from overlay.situation import Situation

@@ -14,30 +14,29 @@ and so does the network. SIGTERM and kill -9 leave everything in place: the next
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from kube import reconcile, serving, settings
-from kube.client import Client
 from kube.errors import ApiError, Retry, UsageError
 from linux.capabilities import Capability, effective
 from linux.inotify import Inotify
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
 from linux.route_monitor import Monitor, Notice
-from overlay import cleanup, drift, observe, plan, subnetenv, sysctls, wish
+from overlay import cleanup, drift, observe, plan, wish
+from overlay.announcement import Announcement
 from overlay.apply import apply
 from overlay.checksum import Checksums
-from overlay.config import Config, annotation_prefix
-from overlay.masquerade import Masquerade, Rules
-from overlay.model import Lease, NotYet, Range, Tunnel, Wanted
+from overlay.config import Config
+from overlay.model import NotYet, Tunnel, Wanted
 from overlay.netconf import Network
-from overlay.registry import kube, memory
+from overlay.registry.opened import opened
+from overlay.router import Router
 from overlay.series import Series, label
 from overlay.situation import Situation
 from overlay.subnets import Subnets
@@ -72,62 +71,6 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             await node.run()
 
 
-@contextlib.asynccontextmanager
-async def opened(config: Config, *, read_only: bool = False) -> AsyncIterator[Subnets]:
-    """The registry that the configuration names. `read_only`: nothing is taken there for this node."""
-    if not config.kube:
-        try:
-            from kube.etcd import Access
-            from overlay.registry import etcd
-        except ImportError as error:
-            raise UsageError(
-                f"etcd as the registry needs the package grpcio ({error}): install wherry[etcd], or give --kubeconfig"
-            ) from error
-        access = Access(
-            config.etcd_endpoints,
-            config.etcd_cafile,
-            config.etcd_certfile,
-            config.etcd_keyfile,
-            config.etcd_username,
-            config.etcd_password,
-            flag="--etcd-endpoints",
-        )
-        previous = subnetenv.read(Path(config.subnet_file))
-        margin = config.subnet_lease_renew_margin * 60.0
-        async with etcd.opened(
-            access,
-            config.etcd_prefix,
-            previous=previous,
-            renew_margin=margin,
-            read_only=read_only,
-            remembered=None if read_only else memory.leases(config.subnet_file),
-        ) as subnets:
-            yield subnets
-        return
-    net = kube.network(config.net_config_path)
-    async with Client(kube.connection(config.kubeconfig, config.kube_api_url), user_agent="wherry-overlay") as client:
-        yield kube.KubeSubnets(
-            client,
-            net,
-            annotation_prefix(config.kube_annotation_prefix),
-            node=config.hostname_override,
-            condition=config.set_node_network_unavailable,
-            remembered=None if read_only else memory.path(config.subnet_file),
-        )
-
-
-def rules_of(config: Config, pods: Range, subnet: Range) -> Rules:
-    """What the configuration asks of masquerading and forwarding; `subnet`: this node's part of `pods`."""
-    return Rules(
-        Family(pods.version),
-        (pods,),
-        subnet,
-        masquerade=config.ip_masq,
-        forward=config.iptables_forward_rules,
-        random_fully=not config.ip_masq_fully_random_disable,
-    )
-
-
 class _NetworkChanged(Exception):
     """The registry describes another network than the one that is kept."""
 
@@ -137,7 +80,7 @@ class Overlay:
 
     def __init__(self, config: Config, subnets: Subnets, ready: Callable[[], None], series: Series) -> None:
         self._config, self._subnets, self._series = config, subnets, series
-        self._ready: Callable[[], None] | None = ready
+        self._announcement = Announcement(config, subnets, series, ready, self._watch)
         self._wakes: dict[str, reconcile.Wake] = {}
         self._troubles: dict[str, str | None] = {"registry": "not yet heard from"}
         self._upkeeps: tuple[Upkeep, ...] = ()
@@ -145,7 +88,6 @@ class Overlay:
         self._monitor = Monitor(self._kernel_changed)
         self._ports: dict[str, int] = {}
         self._files: Inotify | None = None
-        self._written = ""
 
     async def ready(self, request: Any) -> Any:
         """/readyz: what is not as it should be, loop by loop."""
@@ -200,15 +142,13 @@ class Overlay:
         for upkeep in self._upkeeps:
             loops[upkeep.name] = partial(self._sync_tunnel, upkeep), resync
         loops["lease"] = partial(self._sync_lease, net), resync
-        for family in net.families:
-            loops[_SETTINGS[family]] = partial(self._sync_settings, family, situation), resync
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             for family, name in _RULES.items():
-                masquerade = Masquerade(family, nftables=net.nftables, touched=partial(self._wake, name))
-                await stack.enter_async_context(masquerade)
-                pods = net.pods(family)
-                sync = partial(self._sync_rules, masquerade, family, pods, situation)
-                loops[name] = sync, self._config.iptables_resync if pods else _SELDOM
+                router = Router(family, self._config, net, situation, self._series, partial(self._wake, name))
+                await stack.enter_async_context(router)
+                loops[name] = router.rules, self._config.iptables_resync if router.pods else _SELDOM
+                if router.pods:
+                    loops[_SETTINGS[family]] = router.settings, resync
             self._begin(net, loops)
             await _sweep(net, tunnels)
             group.create_task(checksums.run(), name="checksum")
@@ -217,6 +157,7 @@ class Overlay:
 
     def _begin(self, net: Network, loops: Iterable[str]) -> None:
         """Nothing is told of an earlier network, and all of this one is still to be done."""
+        self._refusals.forget()
         self._troubles = {"registry": None, **dict.fromkeys(loops, "not yet done")}
         series = self._series
         for gauge in (series.info, series.peers, series.entries, series.last_sync):
@@ -293,72 +234,14 @@ class Overlay:
                 self._wake("lease")
 
     async def _sync_lease(self, net: Network) -> float | None:
-        """Tell CNI plugins and the other nodes what is ours, once it is so."""
         done = [upkeep.done for upkeep in self._upkeeps if upkeep.done]
         if not done or not all(upkeep.tried for upkeep in self._upkeeps):
             raise NotYet(_UNTRIED)
-        own = {family: lease for one in done for family, lease in one.own.items()}
-        self._write_subnet_file(net, own, min(one.wish.mtu for one in done))
-        if self._ready is not None:
-            self._ready()
-            self._ready = None
-        said = await self._subnets.announce(own)
-        for line in said.said:
-            log.info("announced in the registry: %s", line)
-        for line in said.mended:
-            log.warning("drift repaired: %s", line)
-            self._series.drift.labels("lease").inc()
-        self._series.announced.set(said.since or 0.0)
-        self._series.expiry.set(said.until or 0.0)
-        return said.again
+        return await self._announcement.make(net, done)
 
-    async def _sync_settings(self, family: Family, situation: Situation) -> None:
-        base = situation.now.bases.get(family)
-        if base is None:
-            raise NotYet(situation.now.missing[family])
-        first = self._troubles[_SETTINGS[family]] is not None
-        for words in sysctls.ensure([family], [base.name]):
-            if first:
-                log.info("set %s", words)
-            else:
-                log.warning("drift repaired: set %s", words)
-                self._series.drift.labels("sysctl").inc()
-
-    async def _sync_rules(
-        self, masquerade: Masquerade, family: Family, pods: Range | None, situation: Situation
-    ) -> None:
-        own = situation.known.get(family)
-        if pods is None:  # of a family that is switched off nothing shall be left from an earlier start
-            rules = Rules(family, (), ip_network(family.loopback), masquerade=False, forward=False)
-        elif own is None:
-            raise NotYet(f"the node's IPv{int(family)} subnet is not known yet")
-        else:
-            rules = rules_of(self._config, pods, own.subnet)
-        done = await masquerade.sync(rules)
-        for words in done.repaired:
-            log.warning("drift repaired: %s", words)
-            self._series.drift.labels("rules").inc()
-        for words in done.written:
-            log.info("%s", words)
-
-    def _write_subnet_file(self, net: Network, own: Mapping[Family, Lease], mtu: int) -> None:
-        path = Path(self._config.subnet_file)
-        networks = {family: pods for family in own if (pods := net.pods(family)) is not None}
-        subnets = {family: lease.subnet for family, lease in own.items()}
-        text = subnetenv.render(networks, subnets, mtu, masquerade=self._config.ip_masq)
-        try:
-            if subnetenv.differs(path, text):
-                subnetenv.write(path, text)
-                if text == self._written:
-                    log.warning("drift repaired: wrote %s, which somebody had changed or removed", path)
-                    self._series.drift.labels("subnetenv").inc()
-                else:
-                    log.info("wrote %s", path)
-        except OSError as error:
-            raise Retry(f"cannot write {path}: {error.strerror}; --subnet-file names another place") from error
-        self._written = text
+    def _watch(self, folder: Path) -> None:
         if self._files is not None:
-            self._files.watch(str(path.parent))
+            self._files.watch(str(folder))
 
 
 async def _sweep(net: Network, tunnels: Sequence[Tunnel]) -> None:

@@ -53,6 +53,10 @@ class Refusals:
         self._series = series
         self._by: dict[str, dict[str, str]] = {}
 
+    def forget(self) -> None:
+        """Those who told are no more."""
+        self._by.clear()
+
     def tell(self, who: str, refused: Mapping[str, str]) -> None:
         before, after = self._all(), dict(refused)
         self._by[who] = after
