@@ -21,7 +21,10 @@ def create(ip: Conversation, device: Device) -> None:
             vxlan = links.Vxlan(
                 device.vni, device.port, device.underlay, device.local, learning=device.learning, gbp=device.gbp
             )
-            link_changes.create_vxlan(ip, device.name, vxlan, mac=device.mac, mtu=device.mtu)
+            try:
+                link_changes.create_vxlan(ip, device.name, vxlan, mac=device.mac, mtu=device.mtu)
+            except RefusedError as error:
+                raise Retry(f"{error}{_in_the_way(ip, device)}") from error
         case WireGuardDevice():
             try:
                 link_changes.create_wireguard(ip, device.name, mtu=device.mtu)
@@ -31,6 +34,17 @@ def create(ip: Conversation, device: Device) -> None:
                 raise Retry(
                     f"{error}: this kernel has no WireGuard (module wireguard); load it, or use the Backend type vxlan"
                 ) from error
+
+
+def _in_the_way(ip: Conversation, device: VxlanDevice) -> str:
+    """In words: a device that has our VNI and port, but neither our name nor our alias. It is not ours to delete."""
+    for link in links.links(ip, "vxlan"):
+        there = links.vxlan(link.data)
+        if (there.vni, there.port) == (device.vni, device.port) and link.name != device.name:
+            return (
+                f"; {link.name} has this VNI and port: delete it (ip link del {link.name}), or set another Backend.VNI"
+            )
+    return ""
 
 
 def adjust(ip: Conversation, link: links.Link, device: Device) -> None:

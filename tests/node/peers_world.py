@@ -91,6 +91,7 @@ class PeersWorld:
             tuple(fdb for _, fdb, _ in of_peers),
             (),
             tuple(route for _, _, route in of_peers),
+            tuple(route.destination for _, _, route in of_peers),
         )
 
     def steps(self, wanted: Wanted, tunnel: Tunnel) -> list[Action]:

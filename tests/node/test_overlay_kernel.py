@@ -176,6 +176,15 @@ def test_what_bears_our_name_or_our_alias(world: PeersWorld) -> None:
     assert (shown["linkinfo"]["info_kind"], shown["ifalias"]) == ("vxlan", DEVICE_ALIAS)
 
 
+def test_a_device_of_somebody_else_with_our_vni_is_named_and_left_alone(world: PeersWorld) -> None:
+    family = Family.V4
+    make = ("ip", "link", "add", "theirs", "type", "vxlan", "id", "1", "dstport", "8472", "dev", "eth0")
+    world.space.run(*make, "local", str(UNDER[family]))
+    with pytest.raises(Retry, match=r"theirs has this VNI and port: delete it \(ip link del theirs\), or set another"):
+        world.make_true(world.wanted(family, 1), tunnel_of(family))
+    assert [one["ifname"] for one in world.json("ip", "-j", "link", "show", "type", "vxlan")] == ["theirs"]
+
+
 def test_ipv6_routes_past_a_route_of_somebody_else(world: PeersWorld) -> None:
     tunnel = tunnel_of(Family.V6)
     wanted = world.wanted(Family.V6, 3)
