@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from kube import certificates
 from kube import etcd as client
 from kube.errors import Retry, UsageError
 from kube.etcd import Access
@@ -428,6 +429,37 @@ async def test_what_is_missing_or_wrong_is_said_with_its_remedy(ctl: Etcdctl) ->
     async with etcd.opened(Access(("http://127.0.0.1:1",)), PREFIX) as subnets:
         with pytest.raises(NotYet, match=r"no connection to 127\.0\.0\.1:1"):
             await subnets.network()
+
+
+async def test_an_etcd_that_asks_for_certificates(tmp_path: Path) -> None:
+    requires("etcd")
+    authority = certificates.authority("etcd-ca")
+    (tmp_path / "ca.crt").write_bytes(authority.certificate)
+    for name, pair in {
+        "server": certificates.issue(authority, "etcd", sans=["127.0.0.1"]),
+        "client": certificates.issue(authority, "flannel"),
+    }.items():
+        (tmp_path / f"{name}.crt").write_bytes(pair.certificate)
+        (tmp_path / f"{name}.key").write_bytes(pair.key)
+    ca, crt, key = (str(tmp_path / name) for name in ("ca.crt", "client.crt", "client.key"))
+    flags = ["--cert-file", str(tmp_path / "server.crt"), "--key-file", str(tmp_path / "server.key")]
+    server = EtcdServer(tmp_path, (*flags, "--client-cert-auth", "--trusted-ca-file", ca), scheme="https")
+    server.start()
+    try:
+        async with etcd.opened(Access((server.url,), ca, crt, key), PREFIX) as subnets, asyncio.timeout(DEADLINE):
+            words = ""
+            while "has no" not in words:
+                with pytest.raises(NotYet) as caught:
+                    await subnets.network()
+                words = str(caught.value)
+        async with etcd.opened(Access((server.url,), ca), PREFIX) as subnets:
+            with pytest.raises(NotYet, match="etcd"):
+                await subnets.network()
+        with pytest.raises(UsageError, match=r"--etcd-certfile .*nowhere.*readable"):
+            async with etcd.opened(Access((server.url,), ca, "/nowhere", key), PREFIX):
+                pass
+    finally:
+        server.kill()
 
 
 async def test_users_and_roles(tmp_path: Path) -> None:

@@ -108,6 +108,38 @@ def test_a_start_without_etcd_goes_on_with_what_was_known(world: EtcdWorld) -> N
     node.ready()
 
 
+def test_a_blackhole_for_addresses_that_no_pod_has(world: EtcdWorld) -> None:
+    """--ip-blackhole-route: as long as the pods' bridge is not there, packets for them do not go out again by the default
+    route; once it is, pods are reached."""
+    node = world.nodes[0]
+    node.stop()
+    node.space.run("ip", "link", "set", "pod0", "down")
+    node.start("--ip-blackhole-route", "--iptables-resync=1s", "--resync=1s")
+    node.ready()
+    for address, flag in ((node.pod_address, "-4"), (node.pod_address6, "-6")):
+        until(
+            lambda f=flag: node.space.run("ip", f, "route", "show", "type", "blackhole"),  # type: ignore[misc]
+            "the blackhole",
+            10,
+            node.text,
+        )
+        said = node.space.run("ip", "route", "get", address, check=False)
+        assert not said or "blackhole" in said, said
+    node.space.run("ip", "link", "set", "pod0", "up")
+    node.make_pod()
+    world.until_all_reach()
+    node.stop()
+    node.start("--iptables-resync=1s", "--resync=1s")
+    node.ready()
+    for flag in ("-4", "-6"):
+        until(
+            lambda f=flag: not node.space.run("ip", f, "route", "show", "type", "blackhole"),  # type: ignore[misc]
+            "no blackhole",
+            10,
+            node.text,
+        )
+
+
 def test_while_etcd_is_away_the_network_heals_itself(world: EtcdWorld) -> None:
     node = world.nodes[0]
     world.stop_server()
