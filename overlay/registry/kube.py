@@ -77,7 +77,7 @@ def network(path: str) -> Network:
 
 class KubeSubnets:
     """Satisfies `overlay.subnets.Subnets`. `node`: this node's name; empty: find it out. `remembered`: where what the Nodes say
-    is kept, None: nowhere."""
+    is kept (only read, not written, with `read_only`)."""
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class KubeSubnets:
         node: str = "",
         condition: bool = True,
         remembered: Path | None = None,
+        read_only: bool = False,
     ) -> None:
         self._client, self._net, self._prefix, self._condition = client, net, prefix, condition
         self._name = node or os.environ.get("NODE_NAME", "")
@@ -95,6 +96,7 @@ class KubeSubnets:
         self._nodes: Informer[Node] = Informer(client, NODES)
         self.synced = asyncio.Event()
         self._remembered = remembered
+        self._keeps = remembered is not None and not read_only
         self._changes = Wake()
         self._written: Node | None = None
         """Our Node as the last patch left it; until the copy has caught up, this is what counts."""
@@ -136,7 +138,7 @@ class KubeSubnets:
             await self._nodes.synced.wait()
         self.synced.set()
         changed()
-        if self._remembered is not None:
+        if self._keeps:
             await forever(self._keep, self._changes, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
 
     def _recall(self, file: Path) -> None:

@@ -52,5 +52,6 @@ async def opened(config: Config, *, read_only: bool = False) -> AsyncIterator[Su
             annotation_prefix(config.kube_annotation_prefix),
             node=config.hostname_override,
             condition=config.set_node_network_unavailable,
-            remembered=None if read_only else memory.path(config.subnet_file),
+            remembered=memory.path(config.subnet_file),
+            read_only=read_only,
         )

@@ -18,6 +18,7 @@ from kube.errors import UsageError
 from kube.kubeconfig import Connection
 from kubelet import config as kubelet_config
 from overlay import config as overlay_config
+from overlay import netconf
 from tests.unit.wherry.units import exec_start
 from wherry import layout
 from wherry.__main__ import main
@@ -79,7 +80,11 @@ def test_every_file_that_a_configuration_names_is_there(installed: Path) -> None
 
 
 def test_the_overlay_accepts_its_network(installed: Path) -> None:
-    assert overlay_config.network(str(installed / "etc/wherry/net-conf.json")).pods == layout.PODS
+    network = netconf.parse((installed / "etc/wherry/net-conf.json").read_bytes(), "net-conf.json")
+    assert network.ipv4 == layout.PODS
+    flags = exec_start(installed / "etc/systemd/system/wherry-overlay.service")[1:]
+    config = overlay_config.load([flag.replace("=/etc/wherry", f"={installed}/etc/wherry") for flag in flags])
+    assert (config.kube, config.ip_masq, len(config.iface)) == (True, True, 1)
 
 
 def test_the_kubelet_looks_for_plugins_where_ours_is(installed: Path) -> None:
