@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,10 @@ GC_SECONDS = 600.0
 
 _PORTS, _BANDWIDTH = "portMappings", "bandwidth"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_GOOD, _BAD = 10.0, 1.0
+_GOOD, _BAD = 30.0, 1.0
 """Seconds for which an answer to STATUS counts."""
+_STATUS_SECONDS = 5.0
+"""For a plugin to answer it: the node's own status waits for that."""
 _WITHOUT_LINKS = {"portmap", "bandwidth"}  # they add rules to what others have made
 
 log = logging.getLogger(__name__)
@@ -104,7 +107,7 @@ class Network:
     async def _status(self, network: cni.Network) -> str:
         for plugin in network.plugins:
             try:
-                await self._call("STATUS", network, plugin)
+                await self._call("STATUS", network, plugin, timeout=_STATUS_SECONDS)
             except _PluginError as error:
                 return f"cni network {network.name!r}: {error}"
         return ""
@@ -243,6 +246,7 @@ class Network:
         netns: str = "",
         previous: Mapping[str, Any] | None = None,
         valid: Sequence[tuple[str, str]] | None = None,
+        timeout: float = math.inf,
     ) -> bytes:
         """What one plugin printed."""
         what = f'plugin type="{plugin.type}" failed ({command.lower()})'
@@ -259,7 +263,7 @@ class Network:
             done = await run(
                 [self._binary(plugin.type)],
                 input=json.dumps(request).encode(),
-                timeout=self.timeout,
+                timeout=min(timeout, self.timeout),
                 check=False,
                 env={"PATH": os.environ.get("PATH", _PATH), **environment},
             )

@@ -238,6 +238,13 @@ async def test_a_network_at_1_1_is_asked_for_its_status(world: World) -> None:
     assert len(world.calls()) == 4
 
 
+async def test_a_plugin_that_does_not_answer_is_an_obstacle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubelet.network._STATUS_SECONDS", 0.3)
+    world.configure("first", version="1.1.0")
+    (world.folder / "first.hangs").touch()
+    assert "killed after 0.3 s" in await world.network.obstacle()
+
+
 async def test_what_no_attachment_names_is_garbage(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.configure("first", "second", version="1.1.0")
     await world.network.add(ID, "/proc/7/ns/net", POD)
