@@ -53,7 +53,7 @@ exit status: 0 all as wanted, 1 something is not, 2 it could not be told"""
 
 def main(argv: Sequence[str]) -> int:
     """The exit status of one `wherry overlay` command; raises UsageError for what the user can set right."""
-    flags, ours = _parted(argv)
+    flags, ours = parted(argv)
     arguments = _parser().parse_args(ours)
     if not effective(Capability.NET_ADMIN):
         raise UsageError("the kernel's rules and tunnels are read with CAP_NET_ADMIN: run as root (sudo)")
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def parted(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """(the daemon's flags, ours)."""
     known, truths = {*settings.flags(Config), "--config", "--kubeconfig-file"}, settings.flags(Config, bool)
     theirs: list[str] = []
@@ -124,7 +124,7 @@ async def _running() -> Config:
     """That of the daemon in this network namespace, or of the host."""
     answer = await _asked(_DOOR, "/configz")
     if answer is not None:
-        return _configured(answer[1])
+        return configured(answer[1])
     if Path(_INSTALLED).exists():
         return load(["--config", _INSTALLED])
     raise UsageError(
@@ -133,7 +133,7 @@ async def _running() -> Config:
     )
 
 
-def _configured(text: str) -> Config:
+def configured(text: str) -> Config:
     try:
         document = json.loads(text)
     except ValueError:
