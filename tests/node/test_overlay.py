@@ -1,6 +1,8 @@
 """Three nodes, one overlay: what each says of itself, and how changes of its peers and of the underlay are followed."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -94,6 +96,11 @@ def test_metrics_and_health(world: World) -> None:
     assert re.search(r"^wherry_overlay_peers\S* 2.0$", text, re.MULTILINE)
     assert 'wherry_overlay_last_sync_timestamp_seconds{ip_family="IPv4"} 1.' in text
     assert "wherry_overlay_sync_duration_seconds_count" in text
+    if shutil.which("promtool"):
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     assert one.get("/healthz") == "ok"
     assert "[+]device ok" in one.get("/readyz?verbose")
     assert "/run/subnet.env" in one.get("/configz")

@@ -23,6 +23,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cidr: Annotated[str, Option("--cidr", "which", key="clusterCIDR")] = ""
     loud: Annotated[bool, Option("--loud", "or not")] = False
     addresses: Annotated[tuple[str, ...], Option("--addresses", "many")] = ()
+    patterns: Annotated[tuple[str, ...], Option("--pattern", "many, with commas in them", whole=True)] = ()
     labels: Annotated[dict[str, str], Option("--labels", "pairs")] = {}
     limit: int | None = None
     colour: Literal["", "red", "green"] = ""
@@ -207,3 +208,14 @@ def test_zeros_are_defaults_where_the_stock_daemon_has_it_so() -> None:
     written_out = Config(name="a", inner=Inner(sync_period=0.0, bit=0), loud=False, cidr="")
     assert settings.with_defaults(written_out) == Config(name="a")
     assert settings.with_defaults(written_out, keep=("bit",)).inner == Inner(bit=0)
+
+
+def test_whole_values_are_repeated_and_never_split(tmp_path: Path) -> None:
+    assert load("--name", "a", "--pattern=x{1,2}", "--pattern", "y").patterns == ("x{1,2}", "y")
+    assert load("--name", "a", "--config", written(tmp_path, "patterns: 'x{1,2}'\n")).patterns == ("x{1,2}",)
+    assert load("--name", "a", "--config", written(tmp_path, "patterns: [a, 'b,c']\n")).patterns == ("a", "b,c")
+
+
+def test_the_flags_there_are() -> None:
+    assert {"--name", "--inner-bit", "--loud"} < settings.flags(Config)
+    assert settings.flags(Config, bool) == {"--loud"}
