@@ -35,6 +35,7 @@ from cni.plugins import NAMES, named
 from cni.run import answer
 from cni.spec import TRY_AGAIN_LATER, CniError
 from cni.workers import Workers
+from linux.netns import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,6 +136,14 @@ class Agent:
             _say(sentence)
 
     def _work(self, call: Call) -> None:
+        try:
+            self._answer(call)
+        finally:
+            # A thread that could not come back from a pod's namespace must not take another call: it ends by this.
+            if identity() != self._home[0]:
+                raise RuntimeError("a call has left its thread in another network namespace")
+
+    def _answer(self, call: Call) -> None:
         with call.line:
             try:
                 call.line.settimeout(_READING)

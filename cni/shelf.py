@@ -178,14 +178,14 @@ class Shelf:
 
     # --- files -----------------------------------------------------------------------------------------------
 
-    def read(self, name: str, offset: int = 0) -> bytes:
+    def read(self, name: str, offset: int = 0, most: int = 4096) -> bytes:
         """The file's content, b"" where there is none."""
         try:
             descriptor = os.open(f"{self.directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return b""
         try:
-            return os.pread(descriptor, 1 << 16, offset)
+            return os.pread(descriptor, most, offset)
         finally:
             os.close(descriptor)
 

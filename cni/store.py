@@ -38,7 +38,8 @@ and its peers' retries, are over."""
 
 _LAST = "last_reserved_ip"
 _RESTING = ".resting"
-_LONGEST_RESTING = 16384  # bytes; then it is written anew without what has rested enough
+_LONGEST_RESTING = 16384  # bytes, or what its living lines take; then it is written anew without the others
+_LINE = 120  # bytes, at least twice a line's
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -139,7 +140,7 @@ class Ledger:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         if shelf.rested[1] < size:
             boot = _boot_id()
-            for line in shelf.read(_RESTING, shelf.rested[1]).split(b"\n"):
+            for line in shelf.read(_RESTING, shelf.rested[1], size - shelf.rested[1]).split(b"\n"):
                 words = line.split()
                 try:
                     if len(words) == 3 and words[1] == boot and float(words[0]) <= now:
@@ -155,7 +156,7 @@ class Ledger:
         """A courtesy: where there is no room for it, the address is free all the same."""
         boot, now = _boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            if self._shelf.extent(_RESTING)[1] > _LONGEST_RESTING:
+            if (size := self._shelf.extent(_RESTING)[1]) > _LONGEST_RESTING and size > _LINE * len(self._resting()):
                 known = {**self._resting(), **dict.fromkeys(addresses, now)}
                 self._shelf.replace(_RESTING, b"".join(_resting_line(each, when, boot) for each, when in known.items()))
             else:

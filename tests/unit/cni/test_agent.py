@@ -243,6 +243,41 @@ def test_an_add_that_is_thanked_for_stays(hung: tuple[Path, Hung, agent.Agent]) 
     assert os.listdir(home / "run/journal") == []
 
 
+def test_an_agent_that_ends_finishes_what_runs_and_sends_the_others_away(hung: tuple[Path, Hung, agent.Agent]) -> None:
+    home, plugins, made = hung
+    with begun(home, "hung") as running:
+        until(lambda: plugins.calls, "it runs")
+        made._ending = True
+        with begun(home, "late") as late:
+            assert late.recv(4096) == wire.reply(wire.ALONE, b"away")
+        ending = threading.Thread(target=made.finish)
+        plugins.go_on.set()
+        assert running.recv(4096)[:8] == wire.MAGIC + b"\0\0\0\0"
+        running.send(b"\0")
+        ending.start()
+        ending.join(PATIENCE)
+        assert not ending.is_alive()
+    assert plugins.calls == ["ADD hung"]
+
+
+def test_a_thread_that_does_not_come_back_takes_no_more_calls(
+    hung: tuple[Path, Hung, agent.Agent], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, _plugins, made = hung
+    with monkeypatch.context() as patched:
+        patched.setattr(agent, "identity", lambda: (0, 0))
+        patched.setattr(threading, "excepthook", lambda told: print(told.exc_value))
+        with begun(home, "astray") as line:
+            assert line.recv(4096)
+            line.send(b"\0")
+            until(lambda: made._workers._threads == 0, "its thread has ended")
+    with begun(home, "next") as line:
+        assert line.recv(4096)
+        line.send(b"\0")
+    until(lambda: made._workers.quiet, "both are done")
+    assert "left its thread in another network namespace" in capsys.readouterr().out
+
+
 def test_workers_are_as_many_as_are_wanted() -> None:
     done = threading.Semaphore(0)
 
