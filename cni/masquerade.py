@@ -56,13 +56,13 @@ def setup(call: Call, wanted: Bridge, found: Layout) -> None:
             raise CniError(IO_FAILURE, f"ipMasq: {refused}")
 
 
-def remove(call: Call, network: str, backend: str) -> None:
+def remove(call: Call, network: str, backend: str, families: Iterable[int] = (4, 6)) -> None:
     own = _chain(call, network)
     if _backend(call, backend) == "nftables":
         mark = _mark(network, call.ifname, call.container)
         _nft_remove(call, lambda comment: comment.startswith(mark))
         return
-    for tables in _every(call):
+    for tables in _every(call, families):
         _iptables_remove(tables, lambda chain, _: chain == own)
 
 

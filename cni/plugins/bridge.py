@@ -69,7 +69,8 @@ def delete(call: Call, config: Mapping[str, Json]) -> None:
             if config.get("ipMasq") is True:
                 from cni import masquerade
 
-                masquerade.remove(call, str(config["name"]), str(config.get("ipMasqBackend") or ""))
+                backend = str(config.get("ipMasqBackend") or "")
+                masquerade.remove(call, str(config["name"]), backend, _families(config))
 
 
 def check(call: Call, config: Mapping[str, Json]) -> None:
@@ -153,6 +154,15 @@ def _wire(host: Socket, call: Call, wanted: Bridge, given: Result, links: tuple[
         *more,
     ]
     return plan.result(wanted, found, interfaces, given)
+
+
+def _families(config: Mapping[str, Json]) -> list[int]:
+    """Those of the addresses that the container had, both where that is not known: each costs a process."""
+    try:
+        previous = previous_result(config)
+    except CniError:
+        previous = None
+    return sorted({6 if ":" in each.address else 4 for each in (previous.of_container() if previous else ())}) or [4, 6]
 
 
 def _undo(call: Call, wanted: Bridge) -> None:

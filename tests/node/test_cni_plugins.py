@@ -82,6 +82,17 @@ def test_a_duplicate_address_is_found_where_somebody_looks(host: CniHost, netns:
     assert link_names(two) == ["lo"], "and nothing is left"
 
 
+def test_a_bridges_mac_is_its_first_gateways_whatever_comes_and_goes(host: CniHost, netns: Spaces) -> None:
+    bridge, spaces = Plugin(host, isGateway=True), [netns(f"p{number}") for number in range(3)]
+    macs = [bridge.add("c0", spaces[0])["interfaces"][0]["mac"], bridge.add("c1", spaces[1])["interfaces"][0]["mac"]]
+    assert bridge.call("DEL", "c0", spaces[0].path) == (0, {})
+    macs.append(json.loads(host.space.run("ip", "-j", "link", "show", "cni0"))[0]["address"])
+    assert bridge.call("DEL", "c1", spaces[1].path) == (0, {})
+    host.space.run("ip", "link", "del", "cni0")
+    macs.append(bridge.add("c2", spaces[2])["interfaces"][0]["mac"])
+    assert set(macs) == {"0a:58:0a:4d:01:01"}
+
+
 def test_isolated_ports_do_not_hear_each_other(host: CniHost, netns: Spaces) -> None:
     requires("busybox")
     bridge, one, two, open_ = Plugin(host, isGateway=True), netns("one"), netns("two"), netns("open")
