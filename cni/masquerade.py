@@ -118,9 +118,10 @@ def _family(address: bytes) -> int:
     return 4 if len(address) == 4 else 6
 
 
-def _every(call: Call) -> list[Tables]:
+def _every(call: Call, families: Iterable[int] = (4, 6)) -> list[Tables]:
+    """Those of these families whose commands are there: where one is not, no rule can be."""
     path = call.environment.get("PATH", "")
-    return [Tables(family, Host(call.environment)) for family, name in _COMMANDS.items() if spawn.find(name, path)]
+    return [Tables(family, call.environment) for family in families if spawn.find(_COMMANDS[family], path)]
 
 
 # --- iptables ------------------------------------------------------------------------------------------------
