@@ -130,20 +130,20 @@ def _cleared(tables: Tables, chain: str) -> list[str]:
     return gone if tables.rules(chain) is None else [*gone, f"-F {chain}", f"-X {chain}"]
 
 
-def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> None:
-    """Removes the container's chain and its jumps; that they are gone is fine."""
+def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> bool:
+    """Removes the container's chain and its jumps; whether there was something to remove."""
     tables = Tables(family, host)
     chain = chain_of(wish.network, wish.container)
-    refusal = ""
     if pod is not None and wish.of(family):  # then it is known what there should be, and there is no need to read first
-        refusal = tables.write([*(f"-D {DNAT} {rule}" for rule in entries(wish, pod)), f"-F {chain}", f"-X {chain}"])
-        if not refusal:
-            return
+        jumps = [f"-D {DNAT} {rule}" for rule in entries(wish, pod)]
+        if not tables.write([*jumps, f"-F {chain}", f"-X {chain}"]):
+            return True
+    refusal = ""
     for _ in range(_ATTEMPTS):
         gone = _cleared(tables, chain)
         refusal = tables.write(gone) if gone else ""
         if not refusal:
-            return
+            return bool(gone)
     raise CniError(IO_FAILURE, f"removing the hostPort rules of container {wish.container}: {refusal}")
 
 

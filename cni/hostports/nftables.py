@@ -165,10 +165,10 @@ def forward(wish: Wish, pod: Pod, host: Host) -> None:
     raise CniError(IO_FAILURE, f"hostPort rules for container {wish.container}: {refusal}")
 
 
-def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> None:
-    """Removes the container's rules, whatever their addresses are; that they are gone is fine."""
+def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> bool:
+    """Removes the container's rules, whatever their addresses are; whether there was something to remove."""
     del pod
-    _remove(Table(family, host), {comment_of(wish.container), note_of(wish.network, wish.container)})
+    return _remove(Table(family, host), {comment_of(wish.container), note_of(wish.network, wish.container)})
 
 
 def differences(wish: Wish, pod: Pod, host: Host) -> list[str]:
@@ -203,13 +203,13 @@ def obstacle(host: Host) -> str:
     return Table(4, host).usable()
 
 
-def _remove(table: Table, comments: set[str]) -> None:
+def _remove(table: Table, comments: set[str]) -> bool:
     refusal = ""
     for _ in range(_ATTEMPTS):
         gone = _removals(table, comments)
         refusal = table.write(gone) if gone else ""
         if not refusal:
-            return
+            return bool(gone)
     raise CniError(IO_FAILURE, f"removing hostPort rules: {refusal}")
 
 
