@@ -83,4 +83,4 @@ class Router:
             log.warning("drift repaired: %s", words)
             self._series.drift.labels("rules").inc()
         for words in done.written:
-            log.info("%s", words)
+            log.info("rules: %s", words)

@@ -180,14 +180,14 @@ class IptablesWriter:
                 mark = survey.marks.get(key)
                 if mark is not None and mark.stamp:
                     sections += _removals(survey.snapshot, {key})
-                    words.append(name)
+                    words.append(f"superfluous chain {name} of table {table}")
                 continue
             wrong = not self._right(chain, survey)
             jumps, dropped = self._jump(jump, survey.snapshot)
             if wrong or jumps:
                 sections.append(Section(table, (chain,) if wrong else (), (), jumps, dropped))
-            words += [name] if wrong else []
-            words += [f"{jump.chain} -> {name}"] if jumps else []
+            words += [f"chain {name} of table {table}"] if wrong else []
+            words += [f"jump from {jump.chain} to {name}"] if jumps else []
         return tuple(sections), tuple(words)
 
     def _right(self, chain: Chain, survey: Survey) -> bool:

@@ -113,10 +113,9 @@ _Shape = tuple[_Line, ...]
 class NftablesWriter:
     """Of one family, in the network namespace of this process."""
 
-    words = "nftables rules"
-
     def __init__(self, family: Family) -> None:
         """Raises OSError."""
+        self.words = f"nftables rules of IPv{int(family)}"
         self._family = family
         self._number = _FAMILIES[family]
         self._table = TABLES[family]
@@ -152,7 +151,7 @@ class NftablesWriter:
             wrong, extra = self._compared(rules, self._there())
         except Refused as error:
             raise Retry(f"{self.words}: {error}{_remedy(error.errno)}") from error
-        return [self._named(name) for name in (*wrong, *extra)]
+        return self._words(wrong, extra)
 
     def _compared(self, rules: Rules, there: dict[str, _Shape]) -> tuple[list[str], list[str]]:
         """The chains that are not as they should be, and those that should not be."""
@@ -160,8 +159,9 @@ class NftablesWriter:
         wrong = sorted(name for name in wanted if not self._right(rules, name, there))
         return wrong, sorted(there.keys() - wanted.keys())
 
-    def _named(self, chain: str) -> str:
-        return f"chain {chain} of table {self._table}"
+    def _words(self, wrong: list[str], extra: list[str]) -> list[str]:
+        where = f"of table {self._table}"
+        return [*(f"chain {name} {where}" for name in wrong), *(f"superfluous chain {name} {where}" for name in extra)]
 
     def _sync(self, rules: Rules) -> Written:
         there = self._there()
@@ -176,7 +176,7 @@ class NftablesWriter:
             there = self._there()
         self._learnt = rules, {name: there[name] for name in wanted if name in there}
         again, self._wish = rules == self._wish, rules
-        words = tuple(self._named(name) for name in (*wrong, *extra))
+        words = tuple(self._words(wrong, extra))
         return Written(repaired=words) if again else Written(written=words)
 
     def _right(self, rules: Rules, name: str, there: dict[str, _Shape]) -> bool:

@@ -106,7 +106,7 @@ class EtcdSubnets:
     ) -> None:
         self._etcd = etcd
         self._endpoints = endpoints
-        self._view = EtcdView(etcd, prefix, self._lost, remembered)
+        self._view = EtcdView(etcd, prefix, self._lost, remembered, keeps=not read_only)
         self.synced = self._view.synced
         self._previous = previous or {}
         self._margin = min(renew_margin, ttl / 2)

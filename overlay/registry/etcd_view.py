@@ -38,9 +38,18 @@ class _Kept(msgspec.Struct, frozen=True):
 
 class EtcdView:
     """`entries` by name, `config` None where there is none; `lost(name)` hears of keys that are gone. `trouble`: why etcd cannot
-    be read now, in words. `remembered`: the file for what was read last, None: nowhere."""
+    be read now, in words. `remembered`: the file for what was read last, None: nowhere; without
+    `keeps` it is only read."""
 
-    def __init__(self, etcd: Etcd, prefix: str, lost: Callable[[str], None], remembered: Path | None = None) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        prefix: str,
+        lost: Callable[[str], None],
+        remembered: Path | None = None,
+        *,
+        keeps: bool = True,
+    ) -> None:
         self.synced = asyncio.Event()
         self.entries: dict[str, Entry] = {}
         self.config: bytes | None = None
@@ -50,6 +59,7 @@ class EtcdView:
         self._etcd = etcd
         self._lost = lost
         self._remembered = remembered
+        self._keeps = keeps
         self._news = Wake()
         self._config_key = f"{self.prefix}/config".encode()
         self._listed = 0
@@ -60,7 +70,7 @@ class EtcdView:
             changed()
 
         async with asyncio.TaskGroup() as group:
-            if self._remembered is not None:
+            if self._remembered is not None and self._keeps:
                 group.create_task(
                     forever(self._keep, self._news, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
                 )

@@ -40,7 +40,7 @@ async def opened(config: Config, *, read_only: bool = False) -> AsyncIterator[Su
             previous=previous,
             renew_margin=margin,
             read_only=read_only,
-            remembered=None if read_only else memory.leases(config.subnet_file),
+            remembered=memory.leases(config.subnet_file),
         ) as subnets:
             yield subnets
         return

@@ -385,6 +385,10 @@ async def test_a_start_without_etcd_goes_on_from_what_was_known(
             await one.until(lambda: len(one.peers()) == 1)
             await one.until(lambda: file.exists() and str(subnet(other)).split("/")[0] in file.read_text())
         server.kill()
+        kept = file.read_bytes()
+        async with manager(server.url, remembered=file, read_only=True) as look:
+            assert (await look.own(offer(11))).leases == own.leases
+            assert file.read_bytes() == kept
         async with manager(server.url, remembered=file) as one:
             assert (await one.own(offer(11, mac=99))).leases == own.leases
             assert one.peers() == {str(subnet(other)): "192.168.0.12"}
