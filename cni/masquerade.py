@@ -121,7 +121,7 @@ def _family(address: bytes) -> int:
 def _every(call: Call, families: Iterable[int] = (4, 6)) -> list[Tables]:
     """Those of these families whose commands are there: where one is not, no rule can be."""
     path = call.environment.get("PATH", "")
-    return [Tables(family, call.environment) for family in families if spawn.find(_COMMANDS[family], path)]
+    return [Tables(family, Host(call.environment)) for family in families if spawn.find(_COMMANDS[family], path)]
 
 
 # --- iptables ------------------------------------------------------------------------------------------------
