@@ -109,13 +109,29 @@ def test_each_damage_is_told_where_it_is_while_the_daemon_is_away(world: World) 
         assert rows["node2", "fd10:244:0:2::/64"].endswith("ok")
         assert "address not wanted: 10.244.3.77/32 on lo" in rows["node3", "10.244.3.0/24"]
         assert f"device flannel-v6.1 ({mac}, MTU 1430, from fd00:200::11)  wrong: mtu 1300" in text
-        assert "rules IPv4, for 10.244.1.0/24  wrong: FLANNEL-POSTRTG" in text
+        assert "rules IPv4, for 10.244.1.0/24  wrong: chain FLANNEL-POSTRTG of table nat" in text, f"{text}\n{node.rules()}"
         assert "sysctl net.ipv4.ip_forward=1  wrong: 0" in text
         assert "FLANNEL_SUBNET=10.244.1.1/24 is missing" in text
         assert shown(space, "node2", *flags)[0] == 1
     finally:
         node.start("--ip-masq")
         node.ready()
+    settled(node)
+
+
+def test_while_the_api_is_away_the_daemons_memory_is_compared_with(world: World) -> None:
+    node = world.nodes[1]
+    settled(node)
+    until((node.subnet_file.parent / "nodes.json").exists, "what the daemon remembers", 20)
+    assert world.server
+    end(world.server, signal.SIGKILL)
+    try:
+        status, text = shown(node.space)
+        assert status == 0, text
+        assert "does not answer: going on from what 3 Nodes said" in text
+        assert "4 peers, all as wanted" in text
+    finally:
+        world.start_server()
     settled(node)
 
 
