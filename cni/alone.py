@@ -11,7 +11,7 @@ import os
 import sys
 
 from cni import journal, wire
-from cni.spec import TRY_AGAIN_LATER, VERSIONS, CniError
+from cni.spec import IO_FAILURE, TRY_AGAIN_LATER, VERSIONS, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ def main(
 
 def answered(kind: str, run: str, environment: Mapping[str, str], stdin: bytes, reason: str) -> tuple[bytes, int]:
     """(stdout, exit status). ``reason`` is one of cni.wire's, "" where there is no agent to ask."""
+    try:
+        return _answered(kind, run, environment, stdin, reason)
+    except CniError as error:
+        return journal.refusal(error, stdin)
+    except OSError as error:
+        return journal.refusal(CniError(IO_FAILURE, f"{run}: {error}"), stdin)
+
+
+def _answered(kind: str, run: str, environment: Mapping[str, str], stdin: bytes, reason: str) -> tuple[bytes, int]:
     from cni.run import answer
 
     if environment.get("CNI_COMMAND") == "ADD":

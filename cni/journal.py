@@ -183,7 +183,10 @@ def _add(
 def _delete(
     directory: str, answer: Answer, kind: str, environment: Mapping[str, str], stdin: bytes
 ) -> tuple[bytes, int]:
-    entry = _present(_path(directory, kind, environment))
+    try:
+        entry = _present(_path(directory, kind, environment))
+    except OSError:  # a journal that cannot be read keeps no pod
+        entry = None
     said, status = answer(kind, environment, stdin)
     if entry is not None:
         if status:

@@ -145,6 +145,21 @@ def test_an_agent_that_is_away_is_waited_for_where_the_network_wants_one(program
     assert run(program, "DEL", {**wanted, "dataDir": "/nowhere"}).returncode == 0
 
 
+def test_a_journal_that_cannot_be_kept_refuses_adds_and_not_dels(program: Path) -> None:
+    run_dir = program.parent.parent / "run"
+    if run_dir.exists():
+        run_dir.rename(run_dir.with_name("kept"))
+    run_dir.write_text("a file")
+    try:
+        _, code, words = refused(run(program, "ADD"))
+        assert (code, str(run_dir) in words) == (5, True)
+        assert run(program, "DEL", {**CONFIG, "dataDir": "/nowhere"}).returncode == 0
+    finally:
+        run_dir.unlink()
+        if run_dir.with_name("kept").exists():
+            run_dir.with_name("kept").rename(run_dir)
+
+
 def test_a_long_configuration_reaches_the_stand_alone_program_whole(program: Path) -> None:
     long = {**CONFIG, "cni.dev/filler": "x" * 300_000, "agent": True}
     assert refused(run(program, "ADD", long))[1] == 11
