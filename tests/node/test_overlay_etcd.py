@@ -6,75 +6,23 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kube import certificates
 from kube import etcd as client
-from kube.errors import Retry, UsageError
-from kube.etcd import Access
+from kube.errors import Retry
 from linux.iptables.rules import Family
-from overlay.model import Address, Backend, NotYet, Vtep
-from overlay.registry import etcd, memory
-from overlay.registry.etcd import EtcdSubnets
-from overlay.subnets import Announced, Offer, Own
+from overlay.model import NotYet, Vtep
+from overlay.registry import memory
 from tests.etcd import EtcdServer, running
+from tests.node.etcd_managers import CONFIG, DEADLINE, DUAL, MAC, PREFIX, Etcdctl, Manager, manager, offer, subnet
 from tests.requirements import requires
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
-
-DEADLINE = 30.0
-PREFIX = "/coreos.com/network"
-CONFIG: dict[str, Any] = {"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
-DUAL: dict[str, Any] = {**CONFIG, "EnableIPv6": True, "IPv6Network": "fc00::/48"}
-MAC = "8e:1b:10:4f:22:{:02x}"
-
-
-def offer(number: int, *, dual: bool = False, mac: int | None = None) -> Offer:
-    families = tuple(Family) if dual else (Family.V4,)
-    addresses: dict[Family, Address] = {
-        Family.V4: IPv4Address(f"192.168.0.{number}"),
-        Family.V6: IPv6Address(f"fd00::{number}"),
-    }
-    data = Vtep(1, MAC.format(number if mac is None else mac))
-    return Offer(Backend.VXLAN, {one: addresses[one] for one in families}, dict.fromkeys(families, data))
-
-
-class Etcdctl:
-    def __init__(self, server: EtcdServer) -> None:
-        self.server = server
-
-    def __call__(self, *argv: str) -> str:
-        done = subprocess.run(
-            ["etcdctl", "--endpoints", self.server.url, *argv],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-            env={**os.environ, "ETCDCTL_API": "3"},
-        )
-        return done.stdout
-
-    def put(self, name: str, value: str, *more: str) -> None:
-        self("put", *more, "--", f"{PREFIX}/{name}", value)
-
-    def config(self, value: dict[str, Any] = CONFIG) -> None:
-        self.put("config", json.dumps(value))
-
-    def subnets(self) -> dict[str, str]:
-        lines = self("get", "--prefix", f"{PREFIX}/subnets/").splitlines()
-        return {key.rpartition("/")[2]: value for key, value in zip(lines[::2], lines[1::2], strict=True)}
-
-    def lease_of(self, name: str) -> int:
-        found = json.loads(self("get", "-w", "json", f"{PREFIX}/subnets/{name}"))
-        return int(found["kvs"][0].get("lease", 0))
 
 
 @pytest.fixture(scope="module")
@@ -90,62 +38,6 @@ def ctl(shared: EtcdServer) -> Etcdctl:
     made("del", "--prefix", PREFIX)
     made.config()
     return made
-
-
-class Manager:
-    """A registry as the daemon has one, running; `woken` counts what it was told."""
-
-    def __init__(self, subnets: EtcdSubnets) -> None:
-        self.subnets = subnets
-        self.woken = 0
-        self._moved = asyncio.Event()
-
-    def changed(self) -> None:
-        self.woken += 1
-        self._moved.set()
-
-    async def own(self, what: Offer) -> Own:
-        """As the daemon asks: again and again until there is something."""
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                with contextlib.suppress(NotYet):
-                    return await self.subnets.own(what)
-                await asyncio.sleep(0.02)
-
-    async def announced(self, own: Own) -> Announced:
-        async with asyncio.timeout(DEADLINE):
-            while True:
-                with contextlib.suppress(Retry):
-                    return await self.subnets.announce(own.leases)
-                await asyncio.sleep(0.02)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE):
-            while not condition():
-                self._moved.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.2):
-                        await self._moved.wait()
-
-    def peers(self) -> dict[str, str]:
-        return {str(lease.subnet): str(lease.public_ip) for lease in self.subnets.claims().leases}
-
-
-@contextlib.asynccontextmanager
-async def manager(*urls: str, **options: Any) -> AsyncIterator[Manager]:
-    access = Access(urls, flag="--etcd-endpoints")
-    async with etcd.opened(access, PREFIX, **options) as subnets, asyncio.TaskGroup() as group:
-        made = Manager(subnets)
-        task = group.create_task(subnets.run(made.changed))
-        async with asyncio.timeout(DEADLINE):
-            await subnets.synced.wait()
-            await subnets.network()
-        yield made
-        task.cancel()
-
-
-def subnet(own: Own, family: Family = Family.V4) -> Any:
-    return own.leases[family].subnet
 
 
 async def test_a_subnet_is_taken_in_flannels_words_and_kept_over_a_restart(ctl: Etcdctl) -> None:
@@ -414,103 +306,3 @@ async def test_who_only_looks_takes_nothing(ctl: Etcdctl) -> None:
 async def test_one_endpoint_of_several_may_be_dead(ctl: Etcdctl) -> None:
     async with manager("http://127.0.0.1:1", ctl.server.url) as one:
         assert (await one.announced(await one.own(offer(11)))).until
-
-
-async def test_what_is_missing_or_wrong_is_said_with_its_remedy(ctl: Etcdctl) -> None:
-    ctl("del", f"{PREFIX}/config")
-    access = Access((ctl.server.url,))
-    async with etcd.opened(access, PREFIX) as subnets:
-        with pytest.raises(NotYet, match=f"etcdctl put {PREFIX}/config"):
-            await subnets.network()
-        for value, words in (
-            ({"Network": "10.5.0.0/29"}, "too small"),
-            ({"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fc00::/48"}, "--kube-subnet-mgr"),
-            ({**CONFIG, "SubnetMin": "10.9.0.0"}, "SubnetMin"),
-        ):
-            ctl.config(value)
-            with pytest.raises(UsageError, match=words):
-                await subnets.network()
-    async with etcd.opened(Access(("http://127.0.0.1:1",)), PREFIX) as subnets:
-        with pytest.raises(NotYet, match=r"no connection to 127\.0\.0\.1:1"):
-            await subnets.network()
-
-
-async def test_an_etcd_that_asks_for_certificates(tmp_path: Path) -> None:
-    requires("etcd")
-    authority = certificates.authority("etcd-ca")
-    (tmp_path / "ca.crt").write_bytes(authority.certificate)
-    for name, pair in {
-        "server": certificates.issue(authority, "etcd", sans=["127.0.0.1"]),
-        "client": certificates.issue(authority, "flannel"),
-    }.items():
-        (tmp_path / f"{name}.crt").write_bytes(pair.certificate)
-        (tmp_path / f"{name}.key").write_bytes(pair.key)
-    ca, crt, key = (str(tmp_path / name) for name in ("ca.crt", "client.crt", "client.key"))
-    flags = ["--cert-file", str(tmp_path / "server.crt"), "--key-file", str(tmp_path / "server.key")]
-    server = EtcdServer(tmp_path, (*flags, "--client-cert-auth", "--trusted-ca-file", ca), scheme="https")
-    server.start()
-    try:
-        async with etcd.opened(Access((server.url,), ca, crt, key), PREFIX) as subnets, asyncio.timeout(DEADLINE):
-            words = ""
-            while "has no" not in words:
-                with pytest.raises(NotYet) as caught:
-                    await subnets.network()
-                words = str(caught.value)
-        async with etcd.opened(Access((server.url,), ca), PREFIX) as subnets:
-            with pytest.raises(NotYet, match="etcd"):
-                await subnets.network()
-        with pytest.raises(UsageError, match=r"--etcd-certfile .*nowhere.*readable"):
-            async with etcd.opened(Access((server.url,), ca, "/nowhere", key), PREFIX):
-                pass
-    finally:
-        server.kill()
-
-
-async def test_users_and_roles(tmp_path: Path) -> None:
-    requires("etcd", "etcdctl")
-    with running(tmp_path, "--auth-token-ttl", "2") as server:
-        ctl = Etcdctl(server)
-        ctl.config()
-        for words in (
-            "user add root:rootpw",
-            "user add flannel:secret",
-            "user add reader:secret",
-            "role add overlay",
-            f"role grant-permission --prefix overlay readwrite {PREFIX}/",
-            "role add look",
-            f"role grant-permission --prefix look read {PREFIX}/",
-            "user grant-role root root",
-            "user grant-role flannel overlay",
-            "user grant-role reader look",
-            "auth enable",
-        ):
-            ctl(*words.split())
-
-        def access(name: str, password: str = "secret") -> Access:
-            return Access((server.url,), username=name, password=password)
-
-        async with etcd.opened(access("flannel"), PREFIX, ttl=60) as subnets:
-            await subnets.network()
-            async with asyncio.TaskGroup() as group:
-                task = group.create_task(subnets.run(lambda: None))
-                async with asyncio.timeout(DEADLINE):
-                    await subnets.synced.wait()
-                own = await subnets.own(offer(11))
-                await asyncio.sleep(3)  # the token expires: that takes this long
-                subnets._margin = 60
-                assert (await subnets.announce(own.leases)).said
-                task.cancel()
-        for wrong, words in ((access("flannel", "x"), "--etcd-password"), (access("nobody"), "--etcd-password")):
-            async with etcd.opened(wrong, PREFIX) as subnets:
-                with pytest.raises(NotYet, match=words):
-                    await subnets.network()
-        async with etcd.opened(Access((server.url,)), PREFIX) as subnets:
-            with pytest.raises(NotYet, match="--etcd-username"):
-                await subnets.network()
-        async with etcd.opened(access("reader"), PREFIX) as subnets, asyncio.TaskGroup() as group:
-            task = group.create_task(subnets.run(lambda: None))
-            await subnets.network()
-            await subnets.synced.wait()
-            with pytest.raises(NotYet, match=r"permission denied.*readwrite"):
-                await subnets.own(offer(12))
-            task.cancel()
