@@ -19,7 +19,6 @@ from cni.digest import digest
 from cni.model import parse_interface, subnet_of
 from cni.nat import Host, Tables
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
-from linux import spawn
 from linux.rtnetlink import unpacked
 
 TYPE_CHECKING = False
@@ -36,56 +35,58 @@ _TABLE = "inet cni_plugins_masquerade"
 _CHECKS = "masq_checks"
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _LONGEST_COMMENT = 128
+_PATIENCE = 60.0  # seconds for one nft
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
 
 
 def setup(call: Call, wanted: Bridge, found: Layout) -> None:
     addresses = [(address, length) for address, length, _ in found.addresses]
-    if _backend(call, wanted.backend) == "nftables":
-        _nft_setup(call, wanted.network, addresses)
-        return
     own = _chain(call, wanted.network)
-    for family in sorted({_family(address) for address, _ in addresses}):
-        tables = Tables(family, Host(call.environment))
-        refused = tables.write(_rules(call, wanted.network, family, addresses))
-        if refused:
-            # A chain of this container's is there: an ADD that was killed left it.
-            _iptables_remove(tables, lambda chain, _: chain == own)
-            refused = tables.write(_rules(call, wanted.network, family, addresses))
-        if refused:
-            raise CniError(IO_FAILURE, f"ipMasq: {refused}")
+    with Host(call.environment) as host:
+        if _backend(host, wanted.backend) == "nftables":
+            _nft_setup(host, call, wanted.network, addresses)
+            return
+        for family in sorted({_family(address) for address, _ in addresses}):
+            tables, lines = Tables(family, host), _rules(call, wanted.network, family, addresses)
+            refused = tables.write(lines)
+            if refused:  # a chain of this container's is there: an ADD that was killed left it
+                _iptables_remove(tables, lambda chain, _: chain == own)
+                refused = tables.write(lines)
+            if refused:
+                raise CniError(IO_FAILURE, f"ipMasq: {refused}")
 
 
 def remove(call: Call, network: str, backend: str, families: Iterable[int] = (4, 6)) -> None:
-    own = _chain(call, network)
-    if _backend(call, backend) == "nftables":
-        mark = _mark(network, call.ifname, call.container)
-        _nft_remove(call, lambda comment: comment.startswith(mark))
-        return
-    for tables in _every(call, families):
-        _iptables_remove(tables, lambda chain, _: chain == own)
+    own, mark = _chain(call, network), _mark(network, call.ifname, call.container)
+    with Host(call.environment) as host:
+        if _backend(host, backend) == "nftables":
+            _nft_remove(host, lambda comment: comment.startswith(mark))
+            return
+        for tables in _every(host, families):
+            _iptables_remove(tables, lambda chain, _: chain == own)
 
 
 def collect(call: Call, network: str, backend: str, valid: Iterable[tuple[str, str]]) -> None:
     """Removes the rules of this network that belong to none of the valid attachments."""
     valid = list(valid)
-    if _backend(call, backend) == "nftables":
-        kept = tuple(_mark(network, ifname, container) for container, ifname in valid)
-        ours = _hash(network) + "-"
-        _nft_remove(call, lambda comment: comment.startswith(ours) and not comment.startswith(kept))
-        return
-    comments = {_comment(network, container) for container, _ in valid}
-    head = _comment(network, "")[:-1]
-    for tables in _every(call):
-        _iptables_remove(tables, lambda _, comment: comment.startswith(head) and comment not in comments)
+    with Host(call.environment) as host:
+        if _backend(host, backend) == "nftables":
+            kept = tuple(_mark(network, ifname, container) for container, ifname in valid)
+            ours = _hash(network) + "-"
+            _nft_remove(host, lambda comment: comment.startswith(ours) and not comment.startswith(kept))
+            return
+        comments = {_comment(network, container) for container, _ in valid}
+        head = _comment(network, "")[:-1]
+        for tables in _every(host, (4, 6)):
+            _iptables_remove(tables, lambda _, comment: comment.startswith(head) and comment not in comments)
 
 
 def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
     """What of the container's rules is missing, as sentences."""
-    addresses = [parse_interface(each.address) for each in previous.of_container()]
-    if _backend(call, wanted.backend) == "nftables":
+    addresses, host = [parse_interface(each.address) for each in previous.of_container()], Host(call.environment)
+    if _backend(host, wanted.backend) == "nftables":
         mark = _mark(wanted.network, call.ifname, call.container)
-        there = [rule for rule, comment, _ in _nft_rules(call) if comment.startswith(mark)]
+        there = [rule for rule, comment, _ in _nft_rules(host) if comment.startswith(mark)]
         return [
             f"the rule that masquerades {unpacked(address)} is missing"
             for address, _ in addresses
@@ -93,7 +94,7 @@ def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
         ]
     found = []
     for family in sorted({_family(address) for address, _ in addresses}):
-        tables = Tables(family, Host(call.environment))
+        tables = Tables(family, host)
         lines = [line for line in _rules(call, wanted.network, family, addresses) if line.startswith("-A")]
         gone = [line for line in lines if tables.write([line.replace("-A", "-C", 1)])]
         found += [f"the rule {line!r} of table nat is missing" for line in gone]
@@ -102,26 +103,24 @@ def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
 
 def status(call: Call, backend: str) -> None:
     """Refused where the rules could not be written."""
-    iptables = _backend(call, backend) == "iptables"
-    said = Tables(4, Host(call.environment)).usable() if iptables else _nft(call, "list tables")[0]
+    host = Host(call.environment)
+    iptables = _backend(host, backend) == "iptables"
+    said = Tables(4, host).usable() if iptables else _nft(host, "list tables")[0]
     if said:
         raise CniError(NOT_AVAILABLE, f"ipMasq: {said}")
 
 
-def _backend(call: Call, asked: str) -> str:
-    if asked:
-        return asked
-    return "iptables" if spawn.find("iptables", call.environment.get("PATH", "")) else "nftables"
+def _backend(host: Host, asked: str) -> str:
+    return asked or ("iptables" if host.find("iptables") else "nftables")
 
 
 def _family(address: bytes) -> int:
     return 4 if len(address) == 4 else 6
 
 
-def _every(call: Call, families: Iterable[int] = (4, 6)) -> list[Tables]:
+def _every(host: Host, families: Iterable[int]) -> list[Tables]:
     """Those of these families whose commands are there: where one is not, no rule can be."""
-    path = call.environment.get("PATH", "")
-    return [Tables(family, Host(call.environment)) for family in families if spawn.find(_COMMANDS[family], path)]
+    return [Tables(family, host) for family in families if host.find(_COMMANDS[family])]
 
 
 # --- iptables ------------------------------------------------------------------------------------------------
@@ -181,7 +180,7 @@ def _mark(network: str, ifname: str, container: str) -> str:
     return f"{_hash(network)}-{_hash(f'{ifname}:{container}')}"
 
 
-def _nft_setup(call: Call, network: str, addresses: Addresses) -> None:
+def _nft_setup(host: Host, call: Call, network: str, addresses: Addresses) -> None:
     said = f"{_mark(network, call.ifname, call.container)}, net: {network}, if: {call.ifname}, id: {call.container}"
     comment = said[:_LONGEST_COMMENT]
     lines = [
@@ -193,21 +192,25 @@ def _nft_setup(call: Call, network: str, addresses: Addresses) -> None:
         f"add rule {_TABLE} postrouting ip6 daddr ff00::/8 return",
         f"add rule {_TABLE} postrouting goto {_CHECKS}",
     ]
-    _nft_remove(call, lambda each: each.startswith(comment[:33]))  # what an ADD that was killed left
+    _nft_remove(host, lambda each: each.startswith(comment[:33]))  # what an ADD that was killed left
     for address, length in addresses:
         ip, subnet = "ip" if len(address) == 4 else "ip6", subnet_of(address, length)
         match = f"{ip} saddr {unpacked(address)} {ip} daddr != {subnet}"
         lines.append(f'add rule {_TABLE} {_CHECKS} {match} masquerade comment "{comment}"')
-    refused, _ = _nft(call, "\n".join(lines))
+    refused, _ = _nft(host, "\n".join(lines))
     if refused:
         raise CniError(IO_FAILURE, f"ipMasq: {refused}")
 
 
-def _nft_rules(call: Call) -> list[tuple[str, str, str]]:
+def _nft_rules(host: Host) -> list[tuple[str, str, str]]:
     """(rule, comment, handle) of every address that is masqueraded; none where the table is not there."""
-    refused, listed = _nft(call, f"list chain {_TABLE} {_CHECKS}", "--handle", "--numeric")
+    if host.find("nft") is None:
+        return []  # without the command no rule can be, and nobody is kept from going
+    refused, listed = _nft(host, f"list chain {_TABLE} {_CHECKS}", "--handle", "--numeric")
     if refused:
-        return []
+        if "No such file or directory" in refused:
+            return []
+        raise CniError(IO_FAILURE, f"ipMasq: {refused}")
     found = []
     for line in listed.splitlines():
         rule, quoted, rest = line.strip().partition(' comment "')
@@ -217,18 +220,18 @@ def _nft_rules(call: Call) -> list[tuple[str, str, str]]:
     return found
 
 
-def _nft_remove(call: Call, doomed: Callable[[str], bool]) -> None:
+def _nft_remove(host: Host, doomed: Callable[[str], bool]) -> None:
     lines = [
-        f"delete rule {_TABLE} {_CHECKS} handle {handle}" for _, comment, handle in _nft_rules(call) if doomed(comment)
+        f"delete rule {_TABLE} {_CHECKS} handle {handle}" for _, comment, handle in _nft_rules(host) if doomed(comment)
     ]
     for line in lines:  # one by one: a rule that somebody else has removed meanwhile must not keep the others
-        _nft(call, line)
+        _nft(host, line)
 
 
-def _nft(call: Call, text: str, *options: str) -> tuple[str, str]:
+def _nft(host: Host, text: str, *options: str) -> tuple[str, str]:
     """("" or why it was refused, what it printed)."""
-    program = spawn.find("nft", call.environment.get("PATH", ""))
+    program = host.find("nft")
     if program is None:
         raise CniError(NOT_AVAILABLE, "ipMasq: neither iptables nor nft is on PATH: install one")
-    ended = spawn.run([program, *options, "-f", "-"], f"{text}\n".encode(), environment=call.environment)
+    ended = host.run([program, *options, "-f", "-"], f"{text}\n", timeout=_PATIENCE)
     return (str(ended) if ended.status else "", ended.stdout.decode(errors="replace"))
