@@ -103,7 +103,7 @@ class Storm:
                 self.failures.append(f"runtime {number}: {error!r}")
 
     def _runtime(self, number: int, chance: random.Random) -> None:
-        pod = self.pods[number]
+        pod, unclaimed = self.pods[number], set[str]()
         for turn in range(self.rounds // len(self.pods)):
             container = f"c{number}-{turn}"
             kind = chance.randrange(3)
@@ -112,9 +112,15 @@ class Storm:
                 self._stays(container, pod, said, chance.uniform(0, 0.05))
             if chance.random() < 0.3:
                 self._call("DEL", container, pod, chance.randrange(3), chance)
-            # Some are never DELed: the runtime was killed too. (But this pod is to be had again.)
-            if said is not None or link_names(pod) != ["lo"] or chance.random() < 0.7:
+            # Some are never DELed: the runtime was killed too. (But this pod is to be had again, and the agent goes on with
+            # what it was asked until it notices.)
+            if said is not None or kind < 2 or link_names(pod) != ["lo"] or chance.random() < 0.5:
                 self._delete(container, pod, chance.randrange(3))
+            else:
+                unclaimed.add(container)
+            mine = {each.partition("\r\n")[0] for each in self.host.held().values() if each.startswith(f"c{number}-")}
+            assert mine <= unclaimed, f"{mine - unclaimed} were DELed: no ADD may come after"
+            assert link_names(pod) == ["lo"]
 
     def _network(self, container: str, *, agent: bool) -> tuple[dict[str, object], str]:
         """Its configuration and the plugin's name. Every eighth container has rules besides."""
