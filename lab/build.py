@@ -82,6 +82,7 @@ async def _lab(wish: Wish, known: Topology | None) -> Lab:
         handlers=containerd.handlers() if runtime == "containerd" else {},
         static=StaticImage(f"wherry.local/wherry:{WHERRY}", _needed()) if static else None,
         proxy_mode=wish.proxy_mode or (known.lab.proxy_mode if known else "iptables"),
+        overlay=wish.overlay or (known.lab.overlay if known else "vxlan"),
     )
 
 

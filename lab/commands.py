@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
                 runtime=arguments.runtime,
                 static=arguments.static_control_plane,
                 proxy_mode=arguments.proxy_mode,
+                overlay=arguments.overlay,
             )
         ),
         "down": lambda: life.down(arguments.name, state),
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("iptables", "nftables"),
         default="",
         help="how Services become rules on the nodes (default: iptables)",
+    )
+    up.add_argument(
+        "--overlay", choices=("vxlan", "host-gw"), default="", help="how packets go from node to node (default: vxlan)"
     )
     commands.add_parser("down", help="end the lab and leave the machine as it was")
     commands.add_parser("status", help="nodes and daemons")

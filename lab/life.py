@@ -96,6 +96,10 @@ def _existing(wish: Wish) -> Topology | None:
         raise UsageError(
             f"--proxy-mode {wish.proxy_mode}: lab {wish.name} runs with {found.lab.proxy_mode}; `wherry lab down` first"
         )
+    if wish.overlay not in ("", found.lab.overlay) and _answers(wish.state):
+        raise UsageError(
+            f"--overlay {wish.overlay}: lab {wish.name} runs with {found.lab.overlay}; `wherry lab down` first"
+        )
     if wish.prometheus and not found.lab.prometheus and _answers(wish.state):
         raise UsageError(f"--prometheus: lab {wish.name} runs without one; `wherry lab down` first")
     return found

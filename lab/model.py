@@ -41,6 +41,8 @@ class Wish:
     """Whether the control plane is made of static pods."""
     proxy_mode: str = ""
     """iptables or nftables; a new lab's is iptables."""
+    overlay: str = ""
+    """vxlan or host-gw; a new lab's is vxlan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Lab:
     """What the control plane's static pods run, where it is made of them."""
     proxy_mode: str = "iptables"
     """How the nodes' proxies write their rules: iptables or nftables."""
+    overlay: str = "vxlan"
+    """How packets go from node to node: the overlay's backend, vxlan or host-gw."""
 
     @property
     def outer(self) -> str:

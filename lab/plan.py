@@ -310,7 +310,7 @@ def _node_files(lab: Lab, node: Node) -> dict[str, str]:
         data_dir=f"{home}/cni/networks",
         agent=True,
     )
-    network = {"Network": str(PODS), "Backend": {"Type": "vxlan"}}
+    network = {"Network": str(PODS), "Backend": {"Type": lab.overlay}}
     return {
         f"{home}/kubelet.yaml": _document(kubelet),
         f"{home}/proxy.yaml": _document(proxy),

@@ -10,6 +10,7 @@ import pytest
 
 from lab.model import PODS, SERVICES, UNDERLAY, Lab, Topology
 from lab.plan import topology
+from overlay import netconf
 
 LAB = Lab(
     name="x",
@@ -111,6 +112,13 @@ def test_nodes_proxies_write_rules_as_the_lab_was_asked() -> None:
         files = topology(replace(LAB, proxy_mode=mode)).files
         for node in ("node1", "node2"):
             assert json.loads(files[f"/state/x/{node}/proxy.yaml"])["mode"] == mode
+
+
+def test_the_overlay_is_of_the_kind_that_the_lab_was_asked_for() -> None:
+    for backend in ("vxlan", "host-gw"):
+        files = topology(replace(LAB, overlay=backend)).files
+        for node in ("node1", "node2"):
+            assert netconf.parse(files[f"/state/x/{node}/net-conf.json"], "").kind == backend
 
 
 def test_each_node_has_a_lock_of_its_own() -> None:
