@@ -32,7 +32,6 @@ from overlay.model import (
     DropPeer,
     DropRoute,
     Fdb,
-    Interface,
     LocalAddress,
     PutFdb,
     PutNeighbour,
@@ -47,7 +46,6 @@ from overlay.model import (
     VxlanDevice,
     Wanted,
     WireGuardPeer,
-    host,
 )
 from overlay.spans import Spans
 
@@ -132,16 +130,12 @@ def _wrong_addresses(wanted: Wanted, seen: frozenset[LocalAddress]) -> list[Loca
     wrong = [
         one
         for one in seen - frozenset(wanted.addresses)
-        if one.device == OURS or one.interface.ip in own or peers.holding(_alone(one.interface))
+        if one.device == OURS or one.interface.ip in own or peers.at(one.interface.ip)
     ]
     wrong.sort(
         key=lambda one: (one.device, one.interface.version, int(one.interface.ip), one.interface.network.prefixlen)
     )
     return wrong
-
-
-def _alone(interface: Interface) -> Range:
-    return host(interface.ip).network
 
 
 def _addresses(wanted: Wanted, seen: frozenset[LocalAddress], wrong: Iterable[LocalAddress]) -> Iterator[Action]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from overlay.model import Range
+from overlay.model import Address, Range
 
 T = TypeVar("T")
 
@@ -20,6 +20,15 @@ class Spans(Generic[T]):
         key = (subnet.version, subnet.prefixlen)
         self._by_length.setdefault(key, {})[int(subnet.network_address)] = value
 
+    def put(self, address: Address, length: int, value: T) -> None:
+        """For the subnet of this length that has the address; the first value stays."""
+        shift = address.max_prefixlen - length
+        self._by_length.setdefault((address.version, length), {}).setdefault(int(address) >> shift << shift, value)
+
+    def same(self, subnet: Range) -> T | None:
+        """Of just this subnet."""
+        return self._by_length.get((subnet.version, subnet.prefixlen), {}).get(int(subnet.network_address))
+
     def holding(self, subnet: Range) -> T | None:
         """Of the one in which the subnet lies."""
         start = int(subnet.network_address)
@@ -27,6 +36,17 @@ class Spans(Generic[T]):
             if version == subnet.version and length <= subnet.prefixlen:
                 shift = subnet.max_prefixlen - length
                 found = values.get(start >> shift << shift)
+                if found is not None:
+                    return found
+        return None
+
+    def at(self, address: Address) -> T | None:
+        """Of the one that has the address."""
+        number = int(address)
+        for (version, length), values in self._by_length.items():
+            if version == address.version:
+                shift = address.max_prefixlen - length
+                found = values.get(number >> shift << shift)
                 if found is not None:
                     return found
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from linux.iptables.rules import Family
 from overlay.backends import host_gw, vxlan, wireguard
 from overlay.model import (
+    Address,
     Here,
     Lease,
     NotYet,
@@ -94,12 +95,15 @@ def wish(
     standing = accepted((*others, *own.values()), net, pods)
     for name in names & standing.refused.keys():
         raise NotYet(standing.refused[name])
+    for family, lease in own.items():
+        if here[family].underlay.address in lease.subnet:
+            raise NotYet(_among_pods(lease, here[family].underlay.address, "this node"))
     refused = dict(standing.refused)
     peers: list[Lease] = []
     for lease in standing.leases:
         if lease.node in names:
             continue
-        words = host_gw.refusal(lease, here[lease.family]) if isinstance(net.backend, HostGwSettings) else None
+        words = _unreachable(lease, net, here[lease.family])
         if words:
             refused[lease.node] = words
         else:
@@ -112,6 +116,13 @@ def wish(
     )
     wanted = replace(wanted, routes=(*wanted.routes, *holes), subnets=tuple(lease.subnet for lease in peers))
     return Wish(wanted, mtu, tuple(peers), refused)
+
+
+def _unreachable(lease: Lease, net: Network, here: Here) -> str | None:
+    """Why this node cannot reach a peer that others may."""
+    if here.underlay.address in lease.subnet:
+        return _among_pods(lease, here.underlay.address, "this node")
+    return host_gw.refusal(lease, here) if isinstance(net.backend, HostGwSettings) else None
 
 
 def _wanted(
@@ -136,21 +147,69 @@ def _wanted(
 
 def accepted(leases: Iterable[Lease], net: Network, pods: Mapping[Family, Range]) -> Accepted:
     """Of rivals the oldest node's lease stands; what the backend cannot reach, and rivals, are refused in words."""
-    standing: list[Lease] = []
+    ordered = sorted(leases, key=lambda one: (one.since, one.node, one.family))
+    standing = _Standing({lease.subnet.prefixlen for lease in ordered})
     refused: dict[str, str] = {}
-    claims: dict[object, Lease] = {}
-    spans = Spans[Lease]()
-    for lease in sorted(leases, key=lambda one: (one.since, one.node, one.family)):
-        words = _outside(lease, pods[lease.family]) or _elsewhere(lease, net) or _rivalry(lease, claims, spans)
+    for lease in ordered:
+        words = _outside(lease, pods[lease.family]) or _elsewhere(lease, net) or standing.rivalry(lease)
         if words:
             refused.setdefault(lease.node, words)
-            continue
-        claims.setdefault(lease.public_ip, lease)
+        else:
+            standing.add(lease)
+    return Accepted(tuple(sorted(standing.leases, key=lambda one: (one.node, one.family))), refused)
+
+
+class _Standing:
+    """Leases beside which another may stand or not. `lengths` are the prefix lengths that there are, a few: by them it is told
+    at once whether a host lies in a subnet."""
+
+    def __init__(self, lengths: Iterable[int]) -> None:
+        self.leases: list[Lease] = []
+        self._lengths = tuple(lengths)
+        self._claims: dict[object, Lease] = {}
+        self._spans = Spans[Lease]()
+        self._hosts = Spans[Lease]()
+
+    def add(self, lease: Lease) -> None:
+        self.leases.append(lease)
+        self._claims.setdefault(lease.public_ip, lease)
         if lease.data is not None:
-            claims.setdefault(lease.data, lease)
-        spans.add(lease.subnet, lease)
-        standing.append(lease)
-    return Accepted(tuple(sorted(standing, key=lambda one: (one.node, one.family))), refused)
+            self._claims.setdefault(lease.data, lease)
+        self._spans.add(lease.subnet, lease)
+        for length in self._lengths:
+            if length <= lease.public_ip.max_prefixlen:
+                self._hosts.put(lease.public_ip, length, lease)
+
+    def rivalry(self, lease: Lease) -> str | None:
+        """Why the lease cannot stand beside those that do, all of them older."""
+        rival = self._claims.get(lease.public_ip)
+        if rival and rival.node != lease.node:
+            return (
+                f"nodes {rival.node} and {lease.node} both announce the public IP {lease.public_ip}; {rival.node} is older "
+                f"and stays. Give one of them another address (--public-ip or --iface), or delete the Node that is no more"
+            )
+        rival = self._claims.get(lease.data) if lease.data is not None else None
+        if rival and rival.node != lease.node:
+            return _same_data(lease, rival)
+        rival = self._spans.overlapping(lease.subnet)
+        if rival:
+            return (
+                f"nodes {rival.node} ({rival.subnet}) and {lease.node} ({lease.subnet}) have subnets that overlap; "
+                f"{rival.node} is older and stays. Delete the Node {lease.node} and let it register again"
+            )
+        held = self._hosts.same(lease.subnet) or (lease if lease.public_ip in lease.subnet else None)
+        if held:
+            return _among_pods(lease, held.public_ip, f"node {held.node}")
+        rival = self._spans.at(lease.public_ip)
+        return _among_pods(rival, lease.public_ip, f"node {lease.node}") if rival else None
+
+
+def _among_pods(lease: Lease, address: Address, whose: str) -> str:
+    """Why a subnet cannot have the address of a node in it."""
+    return (
+        f"node {lease.node}: subnet {lease.subnet} holds {address}, the address of {whose}, and packets for it would go to "
+        f"pods: give pods a Network that is not the nodes'"
+    )
 
 
 def _outside(lease: Lease, pods: Range) -> str | None:
@@ -178,25 +237,6 @@ def _elsewhere(lease: Lease, net: Network) -> str | None:
             return wireguard.refusal(lease)
         case HostGwSettings():
             return None
-
-
-def _rivalry(lease: Lease, claims: Mapping[object, Lease], spans: Spans[Lease]) -> str | None:
-    rival = claims.get(lease.public_ip)
-    if rival and rival.node != lease.node:
-        return (
-            f"nodes {rival.node} and {lease.node} both announce the public IP {lease.public_ip}; {rival.node} is older and "
-            f"stays. Give one of them another address (--public-ip or --iface), or delete the Node that is no more"
-        )
-    rival = claims.get(lease.data) if lease.data is not None else None
-    if rival and rival.node != lease.node:
-        return _same_data(lease, rival)
-    rival = spans.overlapping(lease.subnet)
-    if rival:
-        return (
-            f"nodes {rival.node} ({rival.subnet}) and {lease.node} ({lease.subnet}) have subnets that overlap; "
-            f"{rival.node} is older and stays. Delete the Node {lease.node} and let it register again"
-        )
-    return None
 
 
 def _same_data(lease: Lease, rival: Lease) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from random import Random
 
 import pytest
@@ -137,6 +137,20 @@ def test_our_own_claim_is_judged_as_the_others_judge_it(own: Lease, other: Lease
         wish.wish(wish.tunnels(net)[0], {Family.V4: own}, [other], net, {Family.V4: here()})
 
 
+def test_where_pods_have_this_nodes_own_address_nothing_is_done_to_it() -> None:
+    net = network()
+    base = replace(
+        here().underlay, address=ip_address("10.244.2.77")
+    )  # behind an address translation: --public-ip is another
+    place = {Family.V4: replace(here(), underlay=base)}
+    found = wish.wish(wish.tunnels(net)[0], {Family.V4: lease(1)}, [lease(2), lease(3)], net, place)
+    assert told(found) == ["node3"]
+    assert "holds 10.244.2.77, the address of this node" in found.refused["node2"]
+    mine = replace(lease(1), subnet=nodes.subnet(2))
+    with pytest.raises(NotYet, match=r"holds 10\.244\.2\.77, the address of this node"):
+        wish.wish(wish.tunnels(net)[0], {Family.V4: mine}, [], net, place)
+
+
 def test_against_a_younger_rival_our_claim_stands() -> None:
     assert "node2" in wished([lease(2, at=1, since=1)]).refused
 
@@ -150,12 +164,13 @@ def test_the_blackhole_of_our_pods_is_asked_for_by_a_flag_and_comes_last() -> No
 def rivals() -> st.SearchStrategy[list[Lease]]:
     """Leases of few addresses, MACs and subnets of several lengths, so that many contradict each other."""
 
-    def one(number: int, data: int, at: int, span: str, since: int) -> Lease:
-        return replace(lease(number, data=data, at=at, since=since), subnet=ip_network(span))
+    def one(number: int, data: int, at: str, span: str, since: int) -> Lease:
+        return replace(lease(number, data=data, since=since), subnet=ip_network(span), public_ip=ip_address(at))
 
     spans = ["10.244.0.0/22", "10.244.0.0/24", "10.244.1.0/24", "10.244.1.128/25", "10.244.8.0/24", "10.9.0.0/24"]
     few = st.integers(2, 6)
-    made = st.builds(one, st.integers(2, 20), few, few, st.sampled_from(spans), st.integers(0, 3))
+    hosts = st.sampled_from(["10.200.0.2", "10.200.0.3", "10.200.0.4", "10.200.0.5", "10.244.1.9", "10.244.8.7"])
+    made = st.builds(one, st.integers(2, 20), few, hosts, st.sampled_from(spans), st.integers(0, 3))
     return st.lists(made, max_size=8, unique_by=lambda found: found.node)
 
 
@@ -174,6 +189,8 @@ def test_every_node_judges_alike_and_who_stands_contradicts_nobody(leases: list[
             assert one.public_ip != other.public_ip
             assert one.data != other.data
             assert not one.subnet.overlaps(other.subnet)
+            assert one.public_ip not in other.subnet
+            assert other.public_ip not in one.subnet
     assert wish.accepted(standing, net, pods).leases == standing
 
 
