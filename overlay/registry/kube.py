@@ -39,7 +39,7 @@ _PATIENCE = 3.0
 """Seconds for which the API server is waited for before what was kept counts."""
 _KEEP_PAUSE = 1.0
 _SELDOM = 3600.0
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def connection(kubeconfig: str, url: str) -> Connection:
@@ -56,10 +56,10 @@ def connection(kubeconfig: str, url: str) -> Connection:
     if url:
         return _at(Connection(server=url), url)
     try:
-        token, ca = (_ACCOUNT / "token").read_text().strip(), (_ACCOUNT / "ca.crt").read_bytes()
+        token, ca = (ACCOUNT / "token").read_text().strip(), (ACCOUNT / "ca.crt").read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{_ACCOUNT}: {error.strerror}; mount the service account's token, or give --kubeconfig"
+            f"{ACCOUNT}: {error.strerror}; mount the service account's token, or give --kubeconfig"
         ) from error
     return Connection(server=server, ca=ca, token=token)
 
