@@ -19,6 +19,7 @@ _QUESTIONS = (
 )
 
 
+_PODS = ("10.244.", "fd10:244:")
 _COUNTER = re.compile(r"counter packets \d+ bytes \d+")
 
 
@@ -37,7 +38,8 @@ class Tunnel(NamedTuple):
 
 
 def kernel(run: Callable[..., str], vni: int = 1, protocol: str = "87") -> dict[str, dict[str, Any]]:
-    """By family ("4", "6"): the device of that family, all that hangs on it, and routes of ours on others.
+    """By family ("4", "6"): the device of that family, all that hangs on it, and routes of ours on others (`elsewhere`);
+    and whatever else leads (`beside`) or answers on this node in the pods' network.
 
     `run` runs a program in the namespace. What was announced meanwhile may have been seen by half.
     """
@@ -63,6 +65,17 @@ def kernel(run: Callable[..., str], vni: int = 1, protocol: str = "87") -> dict[
                 f"{_route(one)} dev {one.get('dev')}"
                 for one in route
                 if one.get("protocol") == protocol and one.get("dev") != name
+            ),
+            "beside": sorted(
+                f"{_route(one)} dev {one.get('dev')}"
+                for one in route
+                if one["dst"].startswith(_PODS) and one.get("protocol") != protocol and one.get("dev") != name
+            ),
+            "answering": sorted(
+                f"{one['ifname']} {address}"
+                for one in addresses
+                for address in _addresses([one], one["ifname"])
+                if address.startswith(_PODS[version == 6]) and one["ifname"] != name
             ),
             "neighbours": sorted(
                 f"{one['dst']} {one.get('lladdr')} {' '.join(one['state'])}"
