@@ -48,7 +48,8 @@ def _throughput(world: World) -> Row:
     _by_hand(one, two)
     server = two.space.start(["iperf3", "-s", "-p", "5301"], world.home / "iperf3.log")
     try:
-        ours, floor = [], []
+        ours: list[float] = []
+        floor: list[float] = []
         for turn in range(RUNS):
             # Whoever comes second finds a warmer or a busier machine: they take turns at that too.
             for target, found in (
