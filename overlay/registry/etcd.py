@@ -48,8 +48,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The entry that is ours, as we wrote it. `until`: when its lease ends (0: a reservation); `taken_up`: when we took it from
-    an earlier start, or from somebody (0: it was made by us)."""
+    """The entry that is ours, as we wrote it. Times are seconds since the machine's start, sleep included: a date may be set
+    back, and a lease would not be renewed in time. `until`: when its lease ends (0: a reservation); `taken_up`: when we took
+    it from an earlier start, or from somebody (0: it was made by us)."""
 
     entry: Entry
     written: float
@@ -102,7 +103,7 @@ class EtcdSubnets:
         read_only: bool = False,
         remembered: Path | None = None,
         random: Random | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
         self._etcd = etcd
         self._endpoints = endpoints
@@ -236,6 +237,7 @@ class EtcdSubnets:
         return self._offered(_subnets(there), there, offer)
 
     async def _acquire(self, network: Network, offer: Offer) -> Own:
+        liked = [_subnets(self._held.entry)] if self._held else []
         for _ in range(_RACES):
             await self._view.read()
             earlier = self._earlier(offer)
@@ -251,8 +253,9 @@ class EtcdSubnets:
                     "%s%s was ours and does not fit the network any more: deleting it", self._view.subnets, earlier.name
                 )
                 await self._delete(earlier)
+                liked.append(_subnets(earlier))
                 continue
-            subnets = self._wished(network)
+            subnets = keys.choose(network, self._view.entries, self._random, (*liked, self._previous))
             value = keys.value_of(self._offered(subnets, None, offer).leases)
             made = await self._make(keys.name_of(subnets), value)
             if made is not None:
@@ -270,13 +273,6 @@ class EtcdSubnets:
         return min(
             found, key=lambda entry: (not keys.fits(network, _subnets(entry)), entry.created, entry.name), default=None
         )
-
-    def _wished(self, network: Network) -> keys.Subnets:
-        """What we had before, when it is free; else something new."""
-        for before in (_subnets(self._held.entry) if self._held else {}, self._previous):
-            if before and keys.fits(network, before) and keys.free(before, self._view.entries):
-                return before
-        return keys.choose(network, self._view.entries, self._random)
 
     def _offered(self, subnets: keys.Subnets, entry: Entry | None, offer: Offer) -> Own:
         """Our leases: the subnets with what we offer, but the VTEP that the entry has announced before."""
@@ -366,10 +362,12 @@ class EtcdSubnets:
     def _announced(self, *, said: tuple[str, ...] = (), mended: tuple[str, ...] = ()) -> Announced:
         held = self._held
         assert held is not None
+        now, date = self._clock(), time.time()
+        since = date - (now - held.written)
         if not held.until:
-            return Announced(since=held.written, said=said, mended=mended)
-        again = max(1.0, held.until - self._margin - self._clock())
-        return Announced(again, held.until, held.written, said, mended)
+            return Announced(since=since, said=said, mended=mended)
+        again = max(1.0, held.until - self._margin - now)
+        return Announced(again, date + held.until - now, since, said, mended)
 
     async def _take_up(self, entry: Entry, offer: Offer) -> Own:
         own = self._offered(_subnets(entry), entry, offer)

@@ -139,20 +139,21 @@ def fits(network: Network, subnets: Subnets) -> bool:
     return all(_fits(network.allocation(family), subnet) for family, subnet in subnets.items())
 
 
-def choose(network: Network, taken: Iterable[str], random: Random) -> Subnets:
-    """One of the first free subnets of each family. `taken` are the names of all entries; of one that cannot be read nothing
-    is taken. Raises OutOfSubnets."""
+def choose(network: Network, taken: Iterable[str], random: Random, liked: Sequence[Subnets] = ()) -> Subnets:
+    """Of each family the first of those that are `liked` which is free and fits, else one of the first that are free. `taken` are
+    the names of all entries; of one that cannot be read nothing is taken. Raises OutOfSubnets."""
     held = [subnets for name in taken if (subnets := _readable(name)) is not None]
-    return {
-        family: _chosen(family, network.allocation(family), [one[family] for one in held if family in one], random)
-        for family in network.families
-    }
+    chosen: dict[Family, Range] = {}
+    for family in network.families:
+        allocation, busy = network.allocation(family), [one[family] for one in held if family in one]
+        wanted = (one[family] for one in liked if family in one)
+        good = (one for one in wanted if _fits(allocation, one) and not _any_overlap(one, busy))
+        chosen[family] = next(good, None) or _chosen(family, allocation, busy, random)
+    return chosen
 
 
-def free(wanted: Subnets, taken: Iterable[str]) -> bool:
-    """Whether nobody has any part of them."""
-    held = [subnets for name in taken if (subnets := _readable(name)) is not None]
-    return not any(family in one and one[family].overlaps(net) for one in held for family, net in wanted.items())
+def _any_overlap(subnet: Range, busy: Iterable[Range]) -> bool:
+    return any(subnet.overlaps(one) for one in busy)
 
 
 def _readable(name: str) -> Subnets | None:

@@ -133,6 +133,18 @@ async def test_a_subnet_that_fits_the_network_no_more_is_given_up(ctl: Etcdctl) 
     assert list(ctl.subnets()) == [str(subnet(new)).replace("/", "-")]
 
 
+async def test_a_network_that_gets_ipv6_leaves_the_nodes_their_ipv4(ctl: Etcdctl) -> None:
+    async with manager(ctl.server.url) as one:
+        old = await one.own(offer(11))
+        ctl.config(DUAL)
+        await one.until(lambda: one.subnets._view.config != b"" and b"fc00" in (one.subnets._view.config or b""))
+        await one.subnets.network()
+        new = await one.own(offer(11, dual=True))
+        assert subnet(new) == subnet(old)
+        assert set(new.leases) == set(Family)
+    assert list(ctl.subnets()) == [new.leases[Family.V4].node]
+
+
 async def test_a_key_that_is_deleted_or_written_over_comes_back(ctl: Etcdctl, caplog: pytest.LogCaptureFixture) -> None:
     async with manager(ctl.server.url) as one:
         own = await one.own(offer(11))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from random import Random
 
 import pytest
@@ -124,13 +124,24 @@ def test_both_families_are_chosen_from_their_ranges() -> None:
     assert not keys.fits(network(), {Family.V4: FOUR, Family.V6: SIX})
     assert not keys.fits(network(SubnetLen=25), {Family.V4: FOUR})
     assert not keys.fits(network(SubnetMin="10.5.35.0"), {Family.V4: FOUR})
-    assert not keys.free({Family.V4: FOUR, Family.V6: SIX}, ["10.5.1.0-24&fc00:0:0:1::-64"])
-    assert keys.free({Family.V4: FOUR, Family.V6: SIX}, ["10.5.1.0-24"])
+
+
+def test_what_a_node_had_is_preferred_family_by_family() -> None:
+    """A network that gets IPv6 takes nobody's IPv4 subnet away."""
+    dual = network(EnableIPv6=True, IPv6Network="fc00::/48")
+    found = keys.choose(
+        dual, [], Random(1), [{Family.V4: FOUR}, {Family.V4: IPv4Network("10.5.7.0/24"), Family.V6: SIX}]
+    )
+    assert found == {Family.V4: FOUR, Family.V6: SIX}
+    found = keys.choose(dual, ["10.5.34.0-25&fc00:0:0:1::-66"], Random(1), [{Family.V4: FOUR, Family.V6: SIX}])
+    assert found[Family.V4] != FOUR
+    assert found[Family.V6] != SIX
+    assert keys.choose(network(SubnetMin="10.5.35.0"), [], Random(1), [{Family.V4: FOUR}])[Family.V4] != FOUR
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(22, 28)), max_size=40), st.integers(0, 5))
 def test_a_choice_overlaps_nobodys(held: list[tuple[int, int]], seed: int) -> None:
     names = [f"{IPv4Network((f'10.5.{third}.0', bits), strict=False).network_address}-{bits}" for third, bits in held]
     found = keys.choose(network(), names, Random(seed))
-    assert keys.free(found, names)
+    assert not any(found[Family.V4].overlaps(ip_network(name.replace("-", "/"))) for name in names)
     assert keys.fits(network(), found)
