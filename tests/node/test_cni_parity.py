@@ -313,3 +313,34 @@ def test_one_takes_back_what_the_other_masqueraded(sides: tuple[Side, Side]) -> 
         assert last.call("DEL", {**keys, "prevResult": said}, {})[0] == 0
         found = kernel(adds.host.space, adds.pod)
         assert (found["iptables-save"], found["ip6tables-save"], adds.host.held()) == ([], [], {})
+
+
+def test_a_chain_may_be_of_both(sides: tuple[Side, Side]) -> None:
+    """podman's own chain, every second plugin of it the other's; each hands on what the one before said."""
+    requires("firewall", "tuning")
+    ours, theirs = sides
+    host, pod = ours.host, ours.pod
+    ports = {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]}
+    rates = {"bandwidth": {"ingressRate": 10**7, "ingressBurst": 10**6, "egressRate": 10**7, "egressBurst": 10**6}}
+    for first, second in ((ours.programs, theirs.programs), (theirs.programs, ours.programs)):
+        chain: list[tuple[str, dict[str, object]]] = [
+            (first, bridge([*V4, *V6], isGateway=True, ipMasq=True)),
+            (second, {"type": "portmap", "runtimeConfig": ports}),
+            (GO_PLUGINS, {"type": "firewall"}),
+            (GO_PLUGINS, {"type": "tuning", "sysctl": {"net.ipv4.conf.all.log_martians": "1"}}),
+            (second, {"type": "bandwidth", "runtimeConfig": rates}),
+        ]
+        said: dict[str, Any] = {}
+        for programs, keys in chain:
+            before = said
+            given = {**keys, "prevResult": said} if said else keys
+            status, said = Side(host, pod, programs).call("ADD", given, {})
+            assert status == 0, (programs, said)
+            assert not before or said["ips"] == before["ips"]
+            assert not before or said.get("routes") == before.get("routes")
+        assert "tbf" in host.space.run("tc", "qdisc", "show")
+        for programs, keys in reversed(chain):
+            assert Side(host, pod, programs).call("DEL", {**keys, "prevResult": said}, {})[0] == 0
+        assert (host.held(), link_names(pod), host.links()) == ({}, ["lo"], {"cni0"})
+        assert "c0ffee" not in host.space.run("iptables-save")
+        host.space.run("ip", "link", "del", "cni0")
