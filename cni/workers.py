@@ -6,7 +6,7 @@ Sixteen calls at a time keep two or sixteen processors busy; more only wait for 
 
 from __future__ import annotations
 
-import queue
+import collections
 import threading
 import time
 
@@ -26,65 +26,63 @@ class Workers:
         self._work: Final = work
         self._limit: Final = limit
         self._most: Final = most
-        self._waiting: Final[queue.SimpleQueue[Call]] = queue.SimpleQueue()
-        self._lock: Final = threading.Lock()  # guards what follows
+        self._changed: Final = threading.Condition()  # guards what follows
+        self._waiting: Final[collections.deque[Call]] = collections.deque()
         self._running: Final[set[Call]] = set()
-        self._open = 0  # calls given and not done
         self._threads = 0
-        self._idle = 0
+        self._coming = 0  # threads that wait for a call, or have been started and not looked yet
         threading.stack_size(_STACK)
 
     def give(self, call: Call) -> None:
-        with self._lock:
-            self._open += 1
-            self._waiting.put(call)
-            if self._idle:
-                self._idle -= 1
-            else:
-                self._reinforce()
+        with self._changed:
+            self._waiting.append(call)
+            self._changed.notify()
+            self._reinforce()
 
     def running(self) -> list[Call]:
         """Those under way; and a thread for one that waits, where hung ones are in its way."""
-        with self._lock:
-            if not self._waiting.empty() and not self._idle:
-                self._reinforce()
+        with self._changed:
+            self._reinforce()
             return list(self._running)
 
     @property
     def quiet(self) -> bool:
-        return not self._open
+        with self._changed:
+            return not self._running and not self._waiting
+
+    @property
+    def threads(self) -> int:
+        return self._threads
 
     def _reinforce(self) -> None:
         old = time.monotonic() - SLOW
-        # Threads that have not taken their first call yet are as busy as the others.
-        if self._threads < min(self._most, self._limit + sum(call.begun < old for call in self._running)):
+        room = min(self._most, self._limit + sum(call.begun < old for call in self._running))
+        if len(self._waiting) > self._coming and self._threads < room:
             self._threads += 1
+            self._coming += 1
             threading.Thread(target=self._live, name=f"cni-{self._threads}", daemon=True).start()
 
     def _live(self) -> None:
+        coming = True
         try:
             while True:
-                call = self._next()
+                with self._changed:
+                    while not self._waiting:
+                        self._changed.wait()
+                    call = self._waiting.popleft()
+                    call.begun = time.monotonic()
+                    self._running.add(call)
+                    self._coming -= 1
+                    coming = False
                 try:
                     self._work(call)
                 finally:
-                    with self._lock:
+                    with self._changed:
                         self._running.discard(call)
-                        self._open -= 1
+                        self._coming += 1
+                        coming = True
         finally:  # by a bug, whose traceback is on stderr: others go on
-            with self._lock:
+            with self._changed:
                 self._threads -= 1
-
-    def _next(self) -> Call:
-        with self._lock:
-            call = None if self._waiting.empty() else self._waiting.get_nowait()
-            if call is None:
-                self._idle += 1
-            else:
-                self._running.add(call)
-        if call is None:
-            call = self._waiting.get()
-            with self._lock:
-                self._running.add(call)
-        call.begun = time.monotonic()
-        return call
+                self._coming -= coming
+                self._reinforce()

@@ -270,7 +270,7 @@ def test_a_thread_that_does_not_come_back_takes_no_more_calls(
         with begun(home, "astray") as line:
             assert line.recv(4096)
             line.send(b"\0")
-            until(lambda: made._workers._threads == 0, "its thread has ended")
+            until(lambda: made._workers.threads == 0, "its thread has ended")
     with begun(home, "next") as line:
         assert line.recv(4096)
         line.send(b"\0")
