@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,11 @@ def host(netns: Spaces, tmp_path: Path) -> CniHost:
     return CniHost(netns("host"), tmp_path)
 
 
-def killed(host: CniHost, command: str, pod: Netns, after: float) -> None:
+def killed(
+    host: CniHost, command: str, pod: Netns, after: float, config: Mapping[str, object] | None = None, plugin: str = ""
+) -> None:
     """Starts the call and kills it, as uncleanly as there is, this many seconds later (it may have ended by then)."""
-    process = host.start(command, "victim", pod.path)
+    process = host.start(command, "victim", pod.path, config, plugin)
     deadline = time.monotonic() + after
     while process.poll() is None and time.monotonic() < deadline:
         pass  # microseconds count: a sleep would always end between the same two steps
@@ -57,6 +59,38 @@ def test_a_storm_of_kills_leaks_nothing(host: CniHost, netns: Spaces) -> None:
     )
     requires("busybox")
     assert pings(pod, "10.77.1.2"), "the bystander"
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_a_storm_of_kills_leaks_no_rule(host: CniHost, netns: Spaces, backend: str) -> None:
+    """What a killed call had started (iptables-restore, nft) may go on after it, but not past its DEL."""
+    requires("iptables-save", "nft")
+    pod, plugin, chance = netns("pod"), str(host.bin / "bridge"), random.Random(21)
+    ranges = [[{"subnet": "10.77.1.0/24"}], [{"subnet": "fd00:77:1::/64"}]]
+    ipam = {"type": "host-local", "ranges": ranges, "dataDir": str(host.ledger.parent)}
+    config = host.config(type="bridge", isGateway=True, ipMasq=True, ipMasqBackend=backend, ipam=ipam)
+
+    def call(command: str) -> None:
+        status, said = host.call(command, "victim", pod.path, config, plugin)
+        assert status == 0, said
+
+    def rules() -> str:
+        saves = [("nft", "list", "ruleset")] if backend == "nftables" else [("iptables-save",), ("ip6tables-save",)]
+        return "".join(host.space.run(*save) for save in saves)
+
+    begun = time.monotonic()
+    call("ADD")
+    call("DEL")
+    span = (time.monotonic() - begun) / 2 * 1.3
+    for turn in range(max(ROUNDS // 4, 15)):
+        if turn % 2:
+            call("ADD")
+        killed(host, "DEL" if turn % 2 else "ADD", pod, chance.uniform(0, span), config, plugin)
+        call("DEL")
+        assert (host.links(), host.held(), link_names(pod)) == ({"cni0"}, {}, ["lo"]), f"turn {turn}"
+        assert "victim" not in rules(), f"turn {turn}"
+    call("ADD")
+    assert "victim" in rules()
 
 
 def test_an_add_after_a_killed_add_needs_only_the_del(host: CniHost, netns: Spaces) -> None:
