@@ -165,13 +165,13 @@ async def test_a_key_that_is_deleted_or_written_over_comes_back(ctl: Etcdctl, ca
 
 
 async def test_leases_are_renewed_and_expire_when_nobody_does(ctl: Etcdctl) -> None:
-    async with manager(ctl.server.url, ttl=3, renew_margin=2.5) as one, manager(ctl.server.url) as other:
+    async with manager(ctl.server.url, ttl=2, renew_margin=1.5) as one, manager(ctl.server.url) as other:
         own = await one.own(offer(11))
         name = str(subnet(own)).replace("/", "-")
         lease = ctl.lease_of(name)
         renewed = 0
         async with asyncio.timeout(DEADLINE):
-            while renewed < 3:
+            while renewed < 2:
                 said = await one.announced(own)
                 renewed += len([line for line in said.said if "renewed" in line])
                 await asyncio.sleep(min(said.again or 0, 1.0))
