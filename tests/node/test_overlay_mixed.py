@@ -59,6 +59,15 @@ def settled(node: OverlayNode) -> bool:
     return not any(" proto boot " in route for found in node.both().values() for route in found["routes"])
 
 
+def left_behind(node: OverlayNode) -> None:
+    """A peer that went while flanneld was down: flanneld never removes its entries (flannel's #2554)."""
+    run = node.space.run
+    run("ip", "neigh", "add", "10.244.99.0", "lladdr", "02:99:99:99:99:99", "dev", "flannel.1", "nud", "permanent")
+    run("bridge", "fdb", "add", "02:99:99:99:99:99", "dev", "flannel.1", "dst", "10.200.0.99", "self", "permanent")
+    route = ("10.244.99.0/24", "via", "10.244.99.0", "dev", "flannel.1", "onlink", "proto", "static")
+    run("ip", "route", "add", *route)
+
+
 def test_ours_takes_a_node_over_from_flanneld_and_gives_it_back(world: World) -> None:
     """Neither change of hands is noticed by a pod: the device, its MAC and its addresses stay, routes are replaced."""
     one, two, _ = world.nodes
@@ -66,11 +75,14 @@ def test_ours_takes_a_node_over_from_flanneld_and_gives_it_back(world: World) ->
         assert one.reaches(two, version=version)
     notes, rules = written(two), two.rules()
     device = two.space.run("ip", "-o", "link", "show", "flannel.1").split(":")[0]
+    left_behind(two)
     with train(one.pod.path, two.pod_address) as pings:
         two.start("--ip-masq")
         two.ready()
         until(lambda: settled(two), "flanneld's routes are replaced", 20, lambda: f"{two.both()}\n{two.text()}")
     assert pings.lost == 0, f"{pings.lost} of {len(pings.sent)} lost while ours took over"
+    assert "10.244.99.0" not in str(two.kernel())
+    assert "02:99:99:99:99:99" not in str(two.kernel())
     assert written(two) == notes
     assert two.kernel()["device"].alias == "wherry overlay"
     until(lambda: [plain(rule) for rule in two.rules()] == [plain(rule) for rule in rules], "flanneld's rules", 10)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kube.resources import NODES
 from tests.node.overlay_world import DUAL, OverlayNode, World, until, until_equal
 from tests.node.pinger import train
 from tests.requirements import requires
@@ -88,6 +89,24 @@ def test_routes_and_nftables_rules_heal(routed: World, damage: str) -> None:
         one.configure()  # what flaps has lost the way out, which is not ours to give
 
     heals(one, two, 6 if "IPv6" in damage else 4, name, do)
+
+
+def test_a_host_gw_peer_behind_a_router_is_refused_in_words(routed: World) -> None:
+    one = routed.nodes[0]
+    before = one.both()
+    notes = {
+        "kube_subnet_manager": "true",
+        "backend_type": "host-gw",
+        "backend_data": "null",
+        "backend_v6_data": "null",
+    }
+    far = routed.node_object("node77", "10.244.77.0/24", **notes, public_ip="10.201.0.77", public_ipv6="fd00:201::77")
+    routed.api(lambda client: client.create(NODES, far))
+    try:
+        until(lambda: "node77" in one.text() and "10.201.0.77" in one.text(), "words", 20, one.text)
+        assert one.both() == before
+    finally:
+        routed.delete_node("node77")
 
 
 DIRECT = {
