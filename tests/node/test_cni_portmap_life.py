@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,10 +69,11 @@ def test_del_takes_what_no_add_would(portmap: Portmap) -> None:
     assert portmap.of_containers() == []
 
 
-def test_a_killed_add_leaves_nothing_behind_its_del(portmap: Portmap) -> None:
+def test_a_killed_add_leaves_nothing_behind_its_del(portmap: Portmap, trial: Callable[[int, int], int]) -> None:
     """At any moment; and then the whole life goes well."""
     config, path = portmap.config(HERE, BOTH), portmap.world.spaces[HERE].path
-    for step in range(12):
+    rounds = trial(12, 200)
+    for step in (12 * number / rounds for number in range(rounds)):
         with portmap.start("ADD", config, netns=path) as process:
             time.sleep(0.008 * step)  # from the interpreter's start until after the end
             process.kill()
