@@ -66,6 +66,8 @@ WHOLE: dict[str, Any] = {
     "conditionsV4": ["-s", "10.0.0.0/8"],
     "backend": "nftables",
 }
+SHELF = 2
+"""Descriptors that the ledger of a process may keep."""
 JUNK = st.one_of(
     st.none(),
     st.booleans(),
@@ -140,4 +142,7 @@ def test_no_configuration_finds_a_bug(netns: Callable[[str], Netns], tmp_path: P
             assert said["msg"]
 
     with namespaces.enter(host.path):  # DEL and GC look for links and rules: in here there are none
+        descriptors, home = set(os.listdir("/proc/self/fd")), namespaces.identity()
         tried()
+        assert namespaces.identity() == home, "the thread is where it was: an agent's must be"
+        assert len(os.listdir("/proc/self/fd")) <= len(descriptors) + SHELF, "and has closed what it opened"
