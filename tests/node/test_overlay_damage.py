@@ -112,6 +112,7 @@ def test_it_heals(
         assert two.reaches(one, version=there)
 
 
+@pytest.mark.timeout(1800)  # `make soak`
 def test_several_damages_at_once(world: World, right: dict[str, Any], trial: Callable[[int, int], int]) -> None:
     """Some of the table, done while the daemon is stopped; some make others impossible, and that is as well."""
     one, two = world.nodes[:2]

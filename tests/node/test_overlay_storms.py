@@ -60,6 +60,7 @@ class Announcements:
         self._socket.close()
 
 
+@pytest.mark.timeout(1800)  # `make soak`
 def test_killed_in_the_middle_of_a_batch_it_finishes_the_work_at_its_next_start(
     world: World, right: dict[str, Any], trial: Callable[[int, int], int]
 ) -> None:
