@@ -81,10 +81,31 @@ def ensure_bridge(host: Socket, wanted: Bridge) -> Link:
     return link
 
 
-def plug_in(host: Socket, call: Call, wanted: Bridge, bridge: Link, netns: int) -> Link:
-    """The pair; its host's end, up and on the bridge."""
+def create_pair(host: Socket, call: Call, wanted: Bridge, netns: int, bridge: int) -> None:
+    """The pair, one end in the container's namespace; refused where the container has such an interface."""
     name = plan.host_link(call.container, call.ifname)
-    _create_pair(host, call, wanted, name, netns, bridge.index)
+    for _ in range(2):
+        try:
+            host.create_veth(name, call.ifname, netns=netns, mac=wanted.mac, mtu=wanted.mtu, master=bridge)
+        except RefusedError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        else:
+            return
+        with enter(netns):
+            pod = Socket()
+        with pod:
+            if pod.link(call.ifname) is not None:
+                break
+        # Its peer is not where the container is now: a killed ADD left it.
+        if not _delete(host, name):
+            break
+    raise CniError(ALREADY_ATTACHED, f"the container has an interface {call.ifname} already: DEL comes first")
+
+
+def plug_in(host: Socket, call: Call, wanted: Bridge) -> Link:
+    """Makes the host's end of the pair the port that the bridge is to have, up; the port."""
+    name = plan.host_link(call.container, call.ifname)
     port = host.link(name)
     if port is None:
         raise CniError(KERNEL_REFUSED, f"{name} disappeared while it was being set up")
@@ -259,26 +280,6 @@ def _own(host: Socket, link: Link, wanted: Bridge, present: Sequence[Address], g
         _sysctl(f"net/ipv6/conf/{link.name}/disable_ipv6", "0")
     _tolerating(errno.EEXIST, host.add_address, asked, _broadcast(gateway, length), at_once=True)
     return True
-
-
-def _create_pair(host: Socket, call: Call, wanted: Bridge, name: str, netns: int, bridge: int) -> None:
-    for _ in range(2):
-        try:
-            host.create_veth(name, call.ifname, netns=netns, mac=wanted.mac, mtu=wanted.mtu, master=bridge)
-        except RefusedError as error:
-            if error.errno != errno.EEXIST:
-                raise
-        else:
-            return
-        with enter(netns):
-            pod = Socket()
-        with pod:
-            if pod.link(call.ifname) is not None:
-                break
-        # Its peer is not where the container is now: a killed ADD left it.
-        if not _delete(host, name):
-            break
-    raise CniError(ALREADY_ATTACHED, f"the container has an interface {call.ifname} already: DEL comes first")
 
 
 def _await_addresses(pod: Socket, link: Link) -> None:

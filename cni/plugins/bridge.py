@@ -39,17 +39,14 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
     try:
         with Socket() as host:
             bridge = apply.ensure_bridge(host, wanted)
-            port = apply.plug_in(host, call, wanted, bridge, netns)
+            apply.create_pair(host, call, wanted, netns, bridge.index)
+            given: Result | None = None
             try:
+                port = apply.plug_in(host, call, wanted)
                 given = delegate.add(wanted.ipam, call, config) if wanted.ipam else Result()
-                try:
-                    return _wire(host, call, wanted, given, (bridge.index, port.index), netns)
-                except BaseException:
-                    if wanted.ipam:
-                        delegate.undo(wanted.ipam, call, config)
-                    raise
+                return _wire(host, call, wanted, given, (bridge.index, port.index), netns)
             except BaseException:
-                _undo(call, wanted)
+                _undo(call, wanted, config, given is not None)
                 raise
     finally:
         os.close(netns)
@@ -165,12 +162,16 @@ def _families(config: Mapping[str, Json]) -> list[int]:
     return sorted({6 if ":" in each.address else 4 for each in (previous.of_container() if previous else ())}) or [4, 6]
 
 
-def _undo(call: Call, wanted: Bridge) -> None:
+def _undo(call: Call, wanted: Bridge, config: Mapping[str, Json], addressed: bool) -> None:
+    """Takes back what an ADD has made that failed later; in DEL's order."""
     try:
         apply.detach(call)
-        if wanted.masquerade:
+        if addressed and wanted.masquerade:
             from cni import masquerade
 
             masquerade.remove(call, wanted.network, wanted.backend)
     except (CniError, OSError) as error:  # the first failure is the one to report; the runtime's DEL tries this again
         os.write(2, f"bridge: undoing the failed ADD of {call.container}: {error}\n".encode())
+    finally:
+        if addressed and wanted.ipam:
+            delegate.undo(wanted.ipam, call, config)

@@ -114,7 +114,10 @@ def test_a_bad_range_is_named(ipam: Mapping[str, Any], says: str) -> None:
 
 def test_addresses_can_be_asked_for_in_three_ways() -> None:
     call = Call("ADD", args={"IP": "10.1.2.9"})
-    config: dict[str, Any] = {"args": {"cni": {"ips": ["10.1.2.10", "10.1.2.9"]}}, "runtimeConfig": {"ips": ["fd00::7/64"]}}
+    config: dict[str, Any] = {
+        "args": {"cni": {"ips": ["10.1.2.10", "10.1.2.9"]}},
+        "runtimeConfig": {"ips": ["fd00::7/64"]},
+    }
     found = ranges.parse_requested(call, config)
     assert [unpacked(each) for each in found] == ["10.1.2.9", "10.1.2.10", "fd00::7"]
     with pytest.raises(CniError, match="the requested address is none"):
