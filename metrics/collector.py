@@ -15,13 +15,25 @@ from dataclasses import dataclass
 
 from linux.cgroup import v1, v2
 from linux.cgroup.tree import Hierarchies, hierarchies
-from linux.cgroup.usage import Usage, text
+from linux.cgroup.files import text
+from linux.cgroup.usage import Usage
 from metrics import observe
-from metrics.model import Identity, Interface, Machine, Sample, Snapshot
+from metrics.model import MIXIN, Counted, Identity, Interface, Machine, Part, Sample, Snapshot
 from metrics.observe import identity
 
 # What the kubelet needs to serve its own containers.
-__all__ = ["Collector", "Identity", "Interface", "Machine", "Sample", "Snapshot", "identity"]
+__all__ = [
+    "MIXIN",
+    "Collector",
+    "Counted",
+    "Identity",
+    "Interface",
+    "Machine",
+    "Part",
+    "Sample",
+    "Snapshot",
+    "identity",
+]
 
 _CONTAINER = re.compile(r"(?:.*[-/])?([0-9a-f]{64})(?:\.scope)?$")
 _POD = re.compile(r"(?:kubepods-(?:\w+-)?)?pod([0-9a-f_-]{32,36})(?:\.slice)?$")
@@ -53,7 +65,7 @@ class Collector:
         self._taken = float("-inf")
         self._machine: Machine = observe.machine()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, _wanted: frozenset[Part] = MIXIN) -> Snapshot:
         with self._lock:
             if self._last is None or time.monotonic() - self._taken > self._fresh:
                 self._last = self._take()

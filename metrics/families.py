@@ -120,7 +120,10 @@ FAMILIES: tuple[Family, ...] = (
         _cpu(lambda c: c.throttled_ns / 1e9, limited=True),
     ),
     Family(
-        "container_cpu_system_seconds_total", "counter", "System CPU time consumed.", _cpu(lambda c: c.system_ns / 1e9)
+        "container_cpu_system_seconds_total",
+        "counter",
+        "System CPU time consumed.",
+        _cpu(lambda c: (c.system_ns or 0) / 1e9),
     ),
     Family(
         "container_cpu_usage_seconds_total",
@@ -128,7 +131,9 @@ FAMILIES: tuple[Family, ...] = (
         "CPU time consumed.",
         _cpu(lambda c: c.usage_ns / 1e9, total=True),
     ),
-    Family("container_cpu_user_seconds_total", "counter", "User CPU time consumed.", _cpu(lambda c: c.user_ns / 1e9)),
+    Family(
+        "container_cpu_user_seconds_total", "counter", "User CPU time consumed.", _cpu(lambda c: (c.user_ns or 0) / 1e9)
+    ),
     Family("container_fs_reads_bytes_total", "counter", "Bytes read.", _io(lambda i: i.read_bytes)),
     Family("container_fs_reads_total", "counter", "Reads completed.", _io(lambda i: i.reads)),
     Family("container_fs_writes_bytes_total", "counter", "Bytes written.", _io(lambda i: i.write_bytes)),

@@ -1,30 +1,31 @@
 """What a cgroup has used and may use: the values that both versions' readers give.
 
-Units are the kernel's lowest common ones: nanoseconds, bytes, counts. `None` means the kernel does not say (controller
-absent, kernel too old), which is not zero. Kernel docs: admin-guide/cgroup-v1/, admin-guide/cgroup-v2.rst.
+Units are the kernel's lowest common ones: nanoseconds, bytes, counts. `None` means that the kernel does not say (controller
+absent, kernel too old) or that nobody asked, which is not zero. Kernel docs: admin-guide/cgroup-v1/, admin-guide/cgroup-v2.rst.
 """
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 UNLIMITED = 2**62
 """Memory limits at or above this are the kernel's way to say none (v1 shows 9223372036854771712)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(msgspec.Struct, frozen=True, gc=False):
     usage_ns: int
-    user_ns: int
-    system_ns: int
+    user_ns: int | None = None
+    system_ns: int | None = None
     periods: int = 0
     throttled_periods: int = 0
     throttled_ns: int = 0
+    bursts: int = 0
+    burst_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """`working_set` is usage without inactive file pages, what the OOM killer and the kubelet look at."""
+class Memory(msgspec.Struct, frozen=True, gc=False):
+    """`working_set` is usage without inactive file pages, what the OOM killer and the kubelet look at. Faults are counted with
+    the groups below, `own_` ones without where the kernel tells them apart (version 1)."""
 
     usage: int
     working_set: int
@@ -35,14 +36,16 @@ class Memory:
     swap: int
     active_file: int
     inactive_file: int
-    failcnt: int
+    failcnt: int | None
     page_faults: int
     major_page_faults: int
+    own_page_faults: int | None = None
+    own_major_page_faults: int | None = None
+    kernel: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceIo:
-    """Since the group was made, per block device `major:minor`."""
+class DeviceIo(msgspec.Struct, frozen=True, gc=False):
+    """Since the group was made, of one block device `major:minor`."""
 
     read_bytes: int = 0
     write_bytes: int = 0
@@ -50,51 +53,45 @@ class DeviceIo:
     writes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Stall(msgspec.Struct, frozen=True, gc=False):
+    """Microseconds in which `some` tasks (all non-idle ones: `full`) waited for the resource; shares of the last 10 s in
+    per cent."""
+
+    some_us: int
+    full_us: int
+    some_avg10: float = 0.0
+    full_avg10: float = 0.0
+    some_avg60: float = 0.0
+    full_avg60: float = 0.0
+    some_avg300: float = 0.0
+    full_avg300: float = 0.0
+
+
+class Pressure(msgspec.Struct, frozen=True, gc=False):
+    """None: the kernel counts no pressure of that resource for the group (version 1; `psi=0`)."""
+
+    cpu: Stall | None = None
+    memory: Stall | None = None
+    io: Stall | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, gc=False):
     cpu_shares: int | None = None
     cpu_quota_us: int | None = None
     cpu_period_us: int | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    swap_bytes: int | None = None
+    """Memory and swap together, as version 1 counts; None is no limit."""
+    reservation_bytes: int | None = None
+    cpuset: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     cpu: Cpu | None
     memory: Memory | None
     pids: int | None
-    io: Mapping[str, DeviceIo] = field(default_factory=dict)
+    io: Mapping[str, DeviceIo] = {}
     limits: Limits = Limits()
-
-
-def text(path: str) -> str | None:
-    """A kernel file's content, or None where there is none. Files of a vanished group answer ENODEV."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(handle, 2**16).decode("ascii", "replace")
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
-
-
-def number(path: str) -> int | None:
-    content = text(path)
-    try:
-        return int(content) if content else None
-    except ValueError:
-        return None
-
-
-def pairs(content: str | None, separator: str | None = " ") -> dict[str, int]:
-    """`name value` lines as a mapping; `separator` None is any run of blanks."""
-    found: dict[str, int] = {}
-    for line in (content or "").splitlines():
-        name, value = (*line.split(separator, 1), "", "")[:2]
-        if value.lstrip("-").isdecimal():
-            found[name] = int(value)
-    return found
+    oom_kills: int | None = None
+    pressure: Pressure | None = None

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from linux.cgroup.usage import UNLIMITED, Cpu, DeviceIo, Limits, Memory, Usage, number, pairs, text
+from linux.cgroup.files import number, pairs, text
+from linux.cgroup.usage import UNLIMITED, Cpu, DeviceIo, Limits, Memory, Usage
 
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 

@@ -8,7 +8,8 @@ The root group has neither memory.current nor limits: its usage is the machine's
 
 from pathlib import Path
 
-from linux.cgroup.usage import Cpu, DeviceIo, Limits, Memory, Usage, number, pairs, text
+from linux.cgroup.files import number, pairs, text
+from linux.cgroup.usage import Cpu, DeviceIo, Limits, Memory, Usage
 
 
 def read(root: Path, path: str) -> Usage:
