@@ -80,7 +80,8 @@ def kernel(run: Callable[..., str], vni: int = 1, protocol: str = "87") -> dict[
             "neighbours": sorted(
                 f"{one['dst']} {one.get('lladdr')} {' '.join(one['state'])}"
                 for one in neighbours
-                if one.get("dev") == name
+                # Without a MAC it is the kernel's own note that nobody answered it while a damage lasted, and leads nowhere.
+                if one.get("dev") == name and "lladdr" in one
             ),
             "fdb": sorted(_fdb(one) for one in fdb if one.get("ifname") == name and "dst" in one),
         }
