@@ -62,7 +62,7 @@ def network(home: Path) -> Network:
     subnet.write_text(
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.7.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
     )
-    write_plugins(home / "bin")
+    write_plugins(home / "bin", run=str(home / "run"))
     write_conflist(home / "net.d", conflist(subnet_file=str(subnet), data_dir=str(home / "networks")))
     return Network(str(home / "net.d"), [str(home / "bin")], str(home / "cache"))
 

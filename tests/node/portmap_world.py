@@ -192,7 +192,7 @@ def alone(portmap: Portmap) -> Iterator[None]:
 def program(folder: Path) -> str:
     made = folder / "bin" / "portmap"
     if not made.exists():
-        ours = launcher.write_plugins(folder / "bin")
+        ours = launcher.write_plugins(folder / "bin", run=str(folder / "run"))
         if not made.exists():
             made.hardlink_to(ours)
     return str(made)

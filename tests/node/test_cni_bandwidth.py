@@ -103,7 +103,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
         ]
         space.run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
         pod.run("ip", "-batch", "-", stdin=f"address add {POD}/24 dev eth0\nlink set eth0 up\n")
-        launcher.write_plugins(tmp_path / "bin")
+        launcher.write_plugins(tmp_path / "bin", run=str(tmp_path / "run"))
         yield Node(space, pod, str(tmp_path / "bin" / "bandwidth"))
 
 

@@ -27,7 +27,7 @@ def node() -> Iterator[Netns]:
 @pytest.fixture(scope="module")
 def engine(node: Netns) -> Iterator[Containerd]:
     with private(enter=["nsenter", f"--net={node.path}"]) as found:
-        launcher.write_plugins(found.folder / "bin")
+        launcher.write_plugins(found.folder / "bin", run=str(found.folder / "run"))
         yield found
 
 
