@@ -38,10 +38,11 @@ async def serve(
     port: int,
     routes: Mapping[str, Handler],
     *,
+    posts: Mapping[str, Handler] | None = None,
     tls: ssl.SSLContext | None = None,
     flag: str = "the bind address",
 ) -> AsyncIterator[int]:
-    """Serve GET on `routes` while the context is open; the port that was bound (`port` 0 takes a free one).
+    """Serve GET on `routes` and POST on `posts` while the context is open; the port that was bound (`port` 0 takes a free one).
 
     Raises UsageError naming the address and `flag` when it cannot be bound.
     """
@@ -50,6 +51,8 @@ async def serve(
     application = web.Application()
     for path, handler in routes.items():
         application.router.add_get(path, handler)
+    for path, handler in (posts or {}).items():
+        application.router.add_post(path, handler)
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
