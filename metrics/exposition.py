@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from metrics.families import FAMILIES
-from metrics.model import Sample, Snapshot
+from metrics.model import Snapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -75,74 +75,3 @@ def _machine_lines(snapshot: Snapshot) -> Iterator[str]:
 def _single(name: str, kind: str, help_text: str, value: float, labels: str = "") -> Iterator[str]:
     yield f"# HELP {name} {help_text}\n# TYPE {name} {kind}"
     yield f"{name}{{{labels}}} {_value(value)}" if labels else f"{name} {_value(value)}"
-
-
-def resource(snapshot: Snapshot, node_path: str) -> str:
-    """/metrics/resource of the kubelet: what metrics-server reads. Timestamps are in milliseconds and required: it takes
-    rates between two points and drops points of equal time."""
-    when = int(snapshot.when * 1000)
-    blocks: list[str] = []
-
-    def block(name: str, kind: str, help_text: str, lines: list[str]) -> None:
-        if lines:
-            blocks.append("\n".join([f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *lines]))
-
-    def lines(name: str, samples: list[Sample], keys: tuple[str, ...], what: str) -> list[str]:
-        found = []
-        for sample in samples:
-            value = _resource_value(sample, what)
-            if value is not None:
-                labels = _labels((key, sample.labels[key]) for key in keys)
-                found.append(
-                    f"{name}{{{labels}}} {_value(value)} {when}" if labels else f"{name} {_value(value)} {when}"
-                )
-        return found
-
-    node = [s for s in snapshot.samples if s.path == node_path]
-    containers = [s for s in snapshot.samples if s.labels["container"]]
-    pods = [s for s in snapshot.samples if s.labels["pod"] and not s.labels["name"]]
-    for prefix, samples, keys in (
-        ("node", node, ()),
-        ("pod", pods, ("namespace", "pod")),
-        ("container", containers, ("container", "namespace", "pod")),
-    ):
-        cpu, memory = f"{prefix}_cpu_usage_seconds_total", f"{prefix}_memory_working_set_bytes"
-        block(
-            cpu,
-            "counter",
-            f"[STABLE] Cumulative cpu time consumed by the {prefix} in core-seconds",
-            lines(cpu, samples, keys, "cpu"),
-        )
-        block(
-            memory,
-            "gauge",
-            f"[STABLE] Current working set of the {prefix} in bytes",
-            lines(memory, samples, keys, "memory"),
-        )
-    started = "container_start_time_seconds"
-    keys = ("container", "namespace", "pod")
-    block(
-        started,
-        "gauge",
-        "[STABLE] Start time of the container since unix epoch in seconds",
-        lines(started, containers, keys, "start"),
-    )
-    failed = "resource_scrape_error"
-    block(
-        failed,
-        "gauge",
-        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
-        [f"{failed} {int(snapshot.failed)}"],
-    )
-    return "\n".join(blocks) + "\n"
-
-
-def _resource_value(sample: Sample, what: str) -> float | None:
-    cpu, memory = sample.usage.cpu, sample.usage.memory
-    match what:
-        case "cpu":
-            return cpu.usage_ns / 1e9 if cpu else None
-        case "memory":
-            return memory.working_set if memory else None
-        case _:
-            return sample.started

@@ -19,6 +19,7 @@ from kubelet.runtime import (
     RuntimeRefused,
     RuntimeUnavailable,
 )
+from kubelet.server import resource
 from kubelet.server.summary import Site, Summary
 from metrics import exposition
 from metrics.collector import Collector, Identity, identity
@@ -70,7 +71,7 @@ def container_pages(
 
     return {
         "/metrics/cadvisor": page(lambda: exposition.cadvisor(collector.snapshot())),
-        "/metrics/resource": page(lambda: exposition.resource(collector.snapshot(), root)),
+        "/metrics/resource": page(lambda: resource.page(collector.snapshot(resource.PARTS), root)),
         "/stats/summary": stats,
     }
 
