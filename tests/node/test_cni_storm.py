@@ -35,40 +35,47 @@ def host(netns: Spaces, tmp_path: Path) -> CniHost:
 
 
 class Agent:
-    """The node's agent, killed and started again for as long as it is a context; alive when that ends."""
+    """The node's agent, which ends with the context, and well."""
 
     def __init__(self, host: CniHost, seed: int) -> None:
         self.host = host
         self.kills = 0
         self._chance = random.Random(seed)
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._torment)
         self._process = host.start_agent()
 
     def __enter__(self) -> "Agent":
-        self.host.await_agent(self._process)
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(60)
-        self._process.kill()
-        self._process.wait(30)
-        self._process = self.host.start_agent()  # the one that cleans up
-        self.host.await_agent(self._process)
-
-    def stop(self) -> None:
         self._process.terminate()
         assert self._process.wait(30) == 0
 
+    @contextlib.contextmanager
+    def tormented(self) -> Iterator[None]:
+        """Killed and started again all the time; at the end once more, and that one answers."""
+        self.host.await_agent(self._process)
+        thread = threading.Thread(target=self._torment)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join(60)
+            self._kill()
+            self._process = self.host.start_agent()
+            self.host.await_agent(self._process)
+
     def _torment(self) -> None:
         while not self._over.wait(self._chance.uniform(0.1, 0.6)):
-            self._process.kill()
-            self._process.wait(30)
+            self._kill()
             self.kills += 1
             self._over.wait(self._chance.uniform(0, 0.2))
             self._process = self.host.start_agent()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait(30)
 
 
 class Storm:
@@ -212,8 +219,8 @@ def test_a_storm_of_calls_and_kills_leaks_nothing(host: CniHost, netns: Spaces, 
     pods = [netns(f"p{number}") for number in range(WORKERS)]
     storm = Storm(host, pods, trial(64, 500))
     with Agent(host, 1) as agent:
-        storm.run()
-    try:
+        with agent.tormented():
+            storm.run()
         assert storm.killed > storm.rounds // 8, "it was no storm"
         assert storm.made > storm.rounds // 8
         assert agent.kills > 1
@@ -226,8 +233,6 @@ def test_a_storm_of_calls_and_kills_leaks_nothing(host: CniHost, netns: Spaces, 
         assert len(host.links()) == 2
         host.delete("after", pods[0].path)
         calm(host, pods)
-    finally:
-        agent.stop()
 
 
 def test_half_done_adds_are_undone_without_any_del(host: CniHost, netns: Spaces, trial: Trial) -> None:
@@ -308,7 +313,7 @@ def test_gos_host_local_in_the_same_storm(host: CniHost, netns: Spaces, trial: T
             failures.append(repr(error))
 
     others = [threading.Thread(target=go, args=(number,)) for number in range(2)]
-    with Agent(host, 2) as agent:
+    with Agent(host, 2) as agent, agent.tormented():
         for each in others:
             each.start()
         try:
@@ -317,7 +322,6 @@ def test_gos_host_local_in_the_same_storm(host: CniHost, netns: Spaces, trial: T
             over.set()
             for each in others:
                 each.join(60)
-    agent.stop()
     assert failures == []
     collect(host, [])
     calm(host, pods)
