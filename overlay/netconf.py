@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from linux.iptables.rules import Family
+from overlay.documents import decoded
 from overlay.model import Address, Backend, Range
 
 DEFAULT_VNI: Final = 1
@@ -138,7 +139,7 @@ class Network:
 def parse(text: bytes | str, where: str) -> Network:
     """The network that a document describes; raises Unfit, its message beginning with `where`."""
     try:
-        document = msgspec.json.decode(text)
+        document = decoded(text, object)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unfit(f"{where}: {error}; it must be JSON such as {EXAMPLE}") from error
     if not isinstance(document, dict):

@@ -21,6 +21,7 @@ from typing import Any
 
 from kube.core import Node
 from linux.iptables.rules import Family
+from overlay.documents import shortened
 from overlay.model import Address, Backend, Lease, Range, Vtep
 from overlay.registry import data
 from overlay.subnets import Data
@@ -35,6 +36,9 @@ _DATA = {Family.V4: "backend-data", Family.V6: "backend-v6-data"}
 
 class Unreadable(ValueError):
     """A node's annotations say something that no lease can be made of; the message names node, key and value."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(shortened(words))
 
 
 def leases_of(node: Node, prefix: str, families: Iterable[Family]) -> tuple[list[Lease], str]:

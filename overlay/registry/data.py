@@ -13,6 +13,7 @@ from typing import assert_never
 
 import msgspec
 
+from overlay.documents import decoded
 from overlay.model import Backend, PublicKey, Vtep
 from overlay.subnets import Data
 
@@ -46,13 +47,13 @@ def parsed(kind: Backend, text: str | bytes) -> Data:
     try:
         match kind:
             case Backend.VXLAN:
-                found = msgspec.json.decode(text, type=_Vxlan)
+                found = decoded(text, _Vxlan)
                 mac = found.mac.lower()
                 if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or not mac.strip("0:"):
                     raise UnreadableData(f"VtepMAC {found.mac!r} is not the MAC address of one device")
                 return Vtep(found.vni, mac)
             case Backend.WIREGUARD:
-                key = msgspec.json.decode(text, type=_WireGuard).key
+                key = decoded(text, _WireGuard).key
                 if len(binascii.a2b_base64(key.encode(), strict_mode=True)) != 32:
                     raise UnreadableData(f"PublicKey {key!r} is not 32 bytes in base64")
                 return PublicKey(key)

@@ -19,6 +19,7 @@ from random import Random
 import msgspec
 
 from linux.iptables.rules import Family
+from overlay.documents import decoded, shortened
 from overlay.model import Address, Lease, Range
 from overlay.netconf import Allocation, Network
 from overlay.registry import data
@@ -33,6 +34,9 @@ Subnets = Mapping[Family, Range]
 
 class UnreadableLease(ValueError):
     """No lease can be made of a key or its value; the message says what is wrong."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(shortened(words))
 
 
 class OutOfSubnets(Exception):
@@ -83,7 +87,7 @@ def subnets_in(name: str) -> Subnets:
 def public_ips(entry: Entry) -> Mapping[Family, Address]:
     """The addresses that an entry names, as far as they can be read."""
     try:
-        found = msgspec.json.decode(entry.value, type=_Attributes)
+        found = decoded(entry.value, _Attributes)
         return _addresses(found)
     except (msgspec.DecodeError, ValueError):
         return {}
@@ -93,7 +97,7 @@ def leases(entry: Entry) -> tuple[Lease, ...]:
     """What the node claims, one lease a family. Raises UnreadableLease."""
     subnets = subnets_in(entry.name)
     try:
-        found = msgspec.json.decode(entry.value, type=_Attributes)
+        found = decoded(entry.value, _Attributes)
         addresses = _addresses(found)
         kind = data.backend(found.backend_type)
         texts = {Family.V4: found.backend_data, Family.V6: found.backend_v6_data}

@@ -22,6 +22,7 @@ import msgspec
 from kube import etcd_wire as wire
 from kube.etcd import Away, Etcd, Refused, Unsure
 from kube.reconcile import Wake, forever
+from overlay.documents import decoded
 from overlay.registry.etcd_keys import Entry
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 5.0
@@ -130,7 +131,7 @@ class EtcdView:
         try:
             with self._remembered.open("rb") as file:
                 age = max(time.time() - os.fstat(file.fileno()).st_mtime, 0.0)
-                kept = msgspec.json.decode(file.read(), type=_Kept)
+                kept = decoded(file.read(), _Kept)
         except FileNotFoundError:
             return False
         except (OSError, msgspec.DecodeError, UnicodeError) as error:

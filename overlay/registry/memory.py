@@ -14,6 +14,7 @@ import msgspec
 
 from kube.core import Node, NodeSpec, NodeStatus
 from kube.meta import ObjectMeta
+from overlay.documents import decoded
 from overlay.registry import annotations
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def recall(file: Path) -> tuple[list[Node], float]:
     try:
         with file.open("rb") as open_file:
             age = max(time.time() - os.fstat(open_file.fileno()).st_mtime, 0.0)
-            return msgspec.json.decode(open_file.read(), type=list[Node]), age
+            return decoded(open_file.read(), list[Node]), age
     except FileNotFoundError:
         return [], 0.0
     except (OSError, msgspec.DecodeError, UnicodeError) as error:

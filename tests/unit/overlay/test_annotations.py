@@ -17,6 +17,7 @@ PREFIX = annotation_prefix("flannel.alpha.coreos.com")
 BOTH = tuple(Family)
 KEY = "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE="
 VTEP = Vtep(1, "02:00:00:00:00:02")
+DEEP = "[" * 3000 + "]" * 3000
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 FOUR = Lease("node2", IPv4Network("10.244.2.0/24"), ip_address("10.200.0.2"), Backend.VXLAN, VTEP, 1002.0)
 SIX = Lease("node2", IPv6Network("fd10:244:0:2::/64"), ip_address("fd00::2"), Backend.VXLAN, VTEP, 1002.0)
@@ -100,6 +101,7 @@ def test_what_is_wrong_in_one_family_costs_that_family() -> None:
         ({"backend_data": '{"VNI":1,"VtepMAC":"x"}'}, "VtepMAC 'x' is not the MAC address of one device"),
         ({"backend_data": '{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}'}, "is not the MAC address of one device"),
         ({"backend_type": "wireguard", "backend_data": '{"PublicKey":"short"}'}, "backend-data"),
+        ({"backend_data": f'{{"VNI":1,"x":{DEEP}}}'}, "it is nested too deeply to be read"),
     ],
 )
 def test_a_claim_that_cannot_be_read_is_named_in_words(changed: dict[str, str], words: str) -> None:
@@ -107,6 +109,7 @@ def test_a_claim_that_cannot_be_read_is_named_in_words(changed: dict[str, str], 
     assert leases == []
     assert words in said
     assert "node2" in said
+    assert len(said) < 500, "the log is no place for a quarter of a megabyte"
 
 
 def test_a_flannel_without_an_address_is_named() -> None:

@@ -18,6 +18,7 @@ from overlay.registry.etcd_keys import Entry
 
 FOUR = IPv4Network("10.5.34.0/24")
 SIX = IPv6Network("fc00:0:0:1::/64")
+DEEP = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 KEY = "mB0vYk3T8o5uVd8u4pVYz2nI2r0jzqfZ0T3n4w3zB1c="
 V4 = Lease("n", FOUR, IPv4Address("192.168.0.11"), Backend.VXLAN, Vtep(1, "8e:1b:10:4f:22:4d"))
 V6 = Lease("n", SIX, IPv6Address("fd00::11"), Backend.VXLAN, Vtep(1, "8e:1b:10:4f:22:4e"))
@@ -80,6 +81,7 @@ def test_what_is_written_is_flannels_and_is_read_again(leases: tuple[Lease, ...]
         ("10.5.34.0-24", b'{"PublicIP":"1.2.3.4","BackendType":"udp"}', "'udp'"),
         ("10.5.34.0-24", b'{"PublicIP":"1.2.3.4","BackendType":"vxlan"}', "10.5.34.0-24"),
         ("10.5.34.0-24", b'{"PublicIP":"1.2.3.4","BackendType":"vxlan","BackendData":{"VtepMAC":"x"}}', "VtepMAC"),
+        ("10.5.34.0-24", DEEP, "it is nested too deeply to be read"),
     ],
 )
 def test_what_cannot_be_read_says_why(name: str, value: bytes, words: str) -> None:
@@ -91,6 +93,7 @@ def test_of_a_key_of_both_families_the_readable_one_counts() -> None:
     value = b'{"PublicIP":"1.2.3.4","PublicIPv6":null,"BackendType":"host-gw"}'
     assert [one.family for one in keys.leases(Entry("10.5.34.0-24&fc00::-64", value))] == [Family.V4]
     assert keys.public_ips(Entry("x", b"junk")) == {}
+    assert keys.public_ips(Entry("x", DEEP)) == {}
     assert keys.public_ips(Entry("x", b'{"PublicIP":"0.0.0.0","PublicIPv6":"fd00::1"}')) == {
         Family.V6: IPv6Address("fd00::1")
     }

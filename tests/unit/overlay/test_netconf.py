@@ -72,6 +72,7 @@ def test_documents(document: Any, network: Network) -> None:
     ("document", "words"),
     [
         ("{", "it must be JSON such as"),
+        ("[" * 100_000, "nested too deeply to be read; it must be JSON such as"),
         ([], "expected an object"),
         ({}, "Network: .*give the range of all pods"),
         ({"Network": "10.244.0.1/16"}, "Network: 10.244.0.1/16 has host bits set"),

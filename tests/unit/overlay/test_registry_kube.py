@@ -105,7 +105,7 @@ def test_what_a_network_is_made_of_is_remembered(tmp_path: Path) -> None:
     assert not memory.remove(file)
 
 
-@pytest.mark.parametrize("text", ["", "[", '{"a": 1}', '[{"metadata": 7}]'])
+@pytest.mark.parametrize("text", ["", "[", '{"a": 1}', '[{"metadata": 7}]', '[{"x":' + "[" * 100_000])
 def test_a_memory_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "nodes.json"
     assert memory.recall(file) == ([], 0.0)
