@@ -120,6 +120,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     audit_log_maxage: Annotated[int, Option("--audit-log-maxage", "days to keep old audit files; 0: any")] = 0
     audit_log_maxbackup: Annotated[int, Option("--audit-log-maxbackup", "old audit files to keep; 0: all")] = 0
     audit_log_maxsize: Annotated[int, Option("--audit-log-maxsize", "megabytes of an audit file; 0: 100")] = 0
+    enable_metrics_api: Annotated[
+        bool,
+        Option(
+            "--enable-metrics-api",
+            "answer metrics.k8s.io (kubectl top) from the kubelets' /metrics/resource; false: the group is not there",
+            key="enableMetricsAPI",
+        ),
+    ] = True
     kubelet_client_certificate: Annotated[
         str, Option("--kubelet-client-certificate", "client certificate shown to kubelets (logs, exec), PEM")
     ] = ""

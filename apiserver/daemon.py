@@ -39,6 +39,7 @@ from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
 from apiserver.registry import Registry
 from apiserver.relay import Relay, Trust
+from apiserver.schema.beside import METRICS
 from apiserver.store import Store, StoreFailed, StoreLost, opening
 from apiserver.watch import Watches
 from kube.errors import Retry, UsageError
@@ -99,7 +100,7 @@ async def _serve(
     relay = Relay(_node(cache, registry), kubelet_tls, session)
     proxying = Proxying(writer, kubelet_tls, session, slices_of(cache, registry))
     usages = usage.UsageApi(cache, registry, usage.Samples(usage.fetching(session, kubelet_tls)))
-    extensions = {(usage.GROUP, usage.VERSION): usages.handle}
+    extensions = {METRICS: usages.handle} if config.enable_metrics_api else {}
     reviews = Reviews(access.build(config, keys, cache, registry, store))
     verbs = Verbs(
         registry,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from apiserver.printers import access, cluster, devices, network, pods, policies, storage, text, workloads
+from apiserver.printers import access, cluster, devices, network, pods, policies, storage, text, usage, workloads
 from apiserver.printers.columns import CREATED_AT, NAME, Json, Printer, Printers
 from apiserver.schema import GVK, ResourceInfo
 
@@ -29,6 +29,7 @@ PRINTERS: Final[Printers] = {
     **pods.PRINTERS,
     **policies.PRINTERS,
     **storage.PRINTERS,
+    **usage.PRINTERS,
     **workloads.PRINTERS,
 }
 

@@ -1,7 +1,8 @@
 """The schema table: every stable Kubernetes type and resource, and which of them this server serves."""
 
+from apiserver.schema.beside import BESIDE
 from apiserver.schema.model import GVK, Field, ResourceInfo, Shape, Subresource, Table, Type, WireField
-from apiserver.schema.served import BESIDE, offered, stored
+from apiserver.schema.served import offered, stored
 from apiserver.schema.table import (
     META,
     kind_of,

@@ -1,8 +1,7 @@
 """What this server serves: every stable resource of the table but those of `LEFT_OUT`, in upstream's order.
 
 Which of their subresources, and of the kinds that can only be created, really answer is known where the handlers are
-(`http.subresources`); discovery and OpenAPI show what `offered` leaves of these rows. `BESIDE` are resources that nothing
-stores, answered by a component of its own (`metrics.k8s.io`).
+(`http.subresources`); discovery and OpenAPI show what `offered` leaves of these rows, and of those in `beside`.
 """
 
 from collections.abc import Container, Iterable, Iterator
@@ -10,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from apiserver.schema.beside import BESIDE
 from apiserver.schema.model import ResourceInfo
 
 Address = tuple[str, str, str]  # group, version, plural
@@ -41,11 +41,6 @@ LEFT_OUT: Final[frozenset[Address]] = frozenset(
     {
         ("apiregistration.k8s.io", "v1", "apiservices"),  # nothing is aggregated
     }
-)
-_READ: Final = ("get", "list")
-BESIDE: Final = (
-    ResourceInfo("metrics.k8s.io", "v1beta1", "nodes", "", "NodeMetrics", False, _READ),
-    ResourceInfo("metrics.k8s.io", "v1beta1", "pods", "", "PodMetrics", True, _READ),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from apiserver.schema.beside import TYPES
 from apiserver.schema.model import GVK, ResourceInfo, Table, Type, WireField
 from apiserver.schema.served import in_order
 
@@ -21,7 +22,8 @@ def _bytes(name: str) -> bytes:
 @cache
 def load() -> Table:
     """The whole table; a few milliseconds the first time, nothing after."""
-    return msgspec.json.decode(_bytes("types.json.gz"), type=Table)
+    found = msgspec.json.decode(_bytes("types.json.gz"), type=Table)
+    return msgspec.structs.replace(found, types=found.types | TYPES)
 
 
 @cache

@@ -39,6 +39,7 @@ from apiserver.proxying import Proxying, slices_of
 from apiserver.ranges import Ranges
 from apiserver.registry import Registry
 from apiserver.relay import Relay, Trust
+from apiserver.schema.beside import METRICS
 from apiserver.watch import Watches
 from tests.fakes.store import MemoryStore
 
@@ -204,7 +205,7 @@ async def serving(
         relay = Relay(_node(cache, registry), trust, session)
         proxying = Proxying(writer, trust, session, slices_of(cache, registry))
         usages = usage.UsageApi(cache, registry, samples or usage.Samples(usage.fetching(session, trust)))
-        extensions = {(usage.GROUP, usage.VERSION): usages.handle}
+        extensions = {METRICS: usages.handle}
         reviews = Reviews(access.build(config, KEYS, cache, registry, store, authorizer))
         verbs = Verbs(
             registry,

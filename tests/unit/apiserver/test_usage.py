@@ -3,11 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
-
-from apiserver import usage
 from apiserver.relay.kubelets import Kubelet
-from apiserver.usage import Point, Samples, between, binary, parsed
+from apiserver.usage import Samples
+from apiserver.usage.points import Point, Sample, between, parsed
+from apiserver.usage.samples import AGAIN, FIRST
 from tests.unit.apiserver.calls import Calls, serving
 
 PAGE = """\
@@ -33,7 +32,7 @@ def test_what_a_page_says() -> None:
     found = parsed(page(2.5, 100.0), now=0)
     assert found.node == Point(100.0, 2.5, 1048576)
     assert found.containers == {("default", "p", "c"): Point(100.0, 2.5, 4096, 5.0)}
-    assert parsed("", 0) == usage.Sample(None, {})
+    assert parsed("", 0) == Sample(None, {})
     assert parsed("node_cpu_usage_seconds_total 1\nnode_memory_working_set_bytes 2\n", 7.0).node == Point(7.0, 1.0, 2)
     assert parsed("node_cpu_usage_seconds_total NaN\nnode_memory_working_set_bytes +Inf\n", 7.0).node is None
 
@@ -48,11 +47,12 @@ def test_a_rate_is_taken_between_two_points_of_one_life() -> None:
     assert between(None, Point(10, 1.0)) is None
 
 
-@pytest.mark.parametrize(
-    ("amount", "text"), [(0, "0"), (1000, "1000"), (1024, "1Ki"), (3 << 20, "3Mi"), (5 << 30, "5Gi")]
-)
-def test_amounts_are_told_in_whole_units(amount: int, text: str) -> None:
-    assert binary(amount) == text
+def test_a_container_that_began_between_the_points_is_measured_from_its_beginning() -> None:
+    found = between(None, Point(14, 2.0, 1024, 10))
+    assert found is not None
+    assert (found.window, found.to_dict()) == (4, {"cpu": "500000000n", "memory": "1Ki"})
+    assert between(Point(9, 50.0, 5, 3), Point(14, 2.0, 1024, 10)) == found  # restarted
+    assert between(None, Point(10.5, 2.0, 1024, 10)) is None  # too young to say
 
 
 class Kubelets:
@@ -82,7 +82,7 @@ async def test_the_first_look_is_two_and_the_next_is_none_or_one() -> None:
     kubelets = Kubelets()
     samples, nodes = kubelets.samples(), {"n": Kubelet("10.0.0.1", 1)}
     assert set(await samples.of(nodes)) == {"n"}
-    assert (len(kubelets.asked), kubelets.waits) == (2, [usage.FIRST])
+    assert (len(kubelets.asked), kubelets.waits) == (2, [FIRST])
     await samples.of(nodes)
     assert len(kubelets.asked) == 2
     kubelets.now += 30
@@ -102,7 +102,11 @@ async def test_a_node_that_does_not_answer_is_left_out_until_it_does() -> None:
     samples, nodes = kubelets.samples(), {"a": Kubelet("10.0.0.1", 1), "b": Kubelet("10.0.0.2", 1)}
     kubelets.down = {"10.0.0.2"}
     assert set(await samples.of(nodes)) == {"a"}
+    asked = len(kubelets.asked)
+    assert set(await samples.of(nodes)) == {"a"}
+    assert len(kubelets.asked) == asked  # one request waits for it, not each
     kubelets.down = set()
+    kubelets.now += AGAIN
     assert set(await samples.of(nodes)) == {"a", "b"}
 
 
@@ -156,9 +160,60 @@ async def test_refusals_and_discovery() -> None:
         assert (await get("pods?labelSelector=,,%3D")).code == 400
         assert (await get("services")).code == 404
         assert (await calls.call("DELETE", "/apis/metrics.k8s.io/v1beta1/nodes/n1")).code == 405
+        assert (await get("nodes?watch=true")).code == 405
         resources = (await calls.get("/apis/metrics.k8s.io/v1beta1")).json["resources"]
         assert {one["name"]: one["verbs"] for one in resources} == {"nodes": ["get", "list"], "pods": ["get", "list"]}
         groups = (await calls.get("/apis")).json["groups"]
         assert "metrics.k8s.io" in [group["name"] for group in groups]
 
     await with_pods(test)
+
+
+async def test_rows_for_kubectl_get() -> None:
+    async def test(calls: Calls, get: Callable[[str], Awaitable[Any]]) -> None:
+        table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+        path = "/apis/metrics.k8s.io/v1beta1"
+        nodes = (await calls.get(f"{path}/nodes", Accept=table)).json
+        assert [column["name"] for column in nodes["columnDefinitions"]] == ["Name", "cpu", "memory", "Window"]
+        assert [row["cells"] for row in nodes["rows"]] == [["n1", "500000000n", "1Mi", "1s"]]
+        pod = (await calls.get(f"{path}/namespaces/default/pods/p", Accept=table)).json
+        assert [row["cells"] for row in pod["rows"]] == [["p", "500000000n", "4Ki", "1s"]]
+        bare = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+        (only,) = (await calls.get(f"{path}/pods", Accept=bare)).json["items"]
+        assert (only["kind"], only["metadata"]["name"]) == ("PartialObjectMetadata", "p")
+
+    await with_pods(test)
+
+
+async def test_the_types_are_in_openapi() -> None:
+    async def test(calls: Calls, get: Callable[[str], Awaitable[Any]]) -> None:
+        index = (await calls.get("/openapi/v3")).json["paths"]
+        found = (await calls.get(index["apis/metrics.k8s.io/v1beta1"]["serverRelativeURL"])).json
+        schemas = found["components"]["schemas"]
+        pods = schemas["io.k8s.metrics.pkg.apis.metrics.v1beta1.PodMetrics"]
+        assert set(pods["properties"]) == {"apiVersion", "kind", "metadata", "timestamp", "window", "containers"}
+        assert "/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}" in found["paths"]
+
+    await with_pods(test)
+
+
+async def test_a_pod_of_which_a_container_says_nothing_is_left_out() -> None:
+    young = 'container_cpu_usage_seconds_total{{container="new",namespace="default",pod="p"}} 0.1 {when}\n'
+    young += 'container_memory_working_set_bytes{{container="new",namespace="default",pod="p"}} 4096 {when}\n'
+
+    class Restarting(Kubelets):
+        async def fetch(self, kubelet: Kubelet) -> str:
+            text = await super().fetch(kubelet)
+            return text + young.format(when=int(self.now * 1000)) if len(self.asked) % 2 == 0 else text
+
+    kubelets = Restarting()
+    async with serving(samples=kubelets.samples()) as calls:
+        assert (await calls.post("/api/v1/nodes", {"metadata": {"name": "n1"}})).code == 201
+        addresses = [{"type": "InternalIP", "address": "10.0.0.1"}]
+        await calls.patch("/api/v1/nodes/n1/status", {"status": {"addresses": addresses}})
+        spec = {"containers": [{"name": "c", "image": "x"}], "nodeName": "n1"}
+        await calls.post("/api/v1/namespaces/default/pods", {"metadata": {"name": "p"}, "spec": spec})
+        assert (await calls.get("/apis/metrics.k8s.io/v1beta1/pods")).json["items"] == []
+        kubelets.now += 30
+        (pod,) = (await calls.get("/apis/metrics.k8s.io/v1beta1/pods")).json["items"]
+        assert [each["name"] for each in pod["containers"]] == ["c"]
