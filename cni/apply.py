@@ -218,7 +218,7 @@ def detach(call: Call) -> None:
         with pod:
             link = pod.link(call.ifname)
             if link is not None and link.kind == "veth":
-                _delete(pod, call.ifname)
+                _tolerating(errno.ENODEV, pod.delete_link, link.index)
 
 
 def collect(network: str, valid: Iterable[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 
 from linux.netlink import RefusedError
+from linux.netns import identity, identity_of
 from linux.rtnetlink import Socket
 
 _LOOK = 0.0003  # seconds between two looks
@@ -29,12 +30,13 @@ class _Aside:
         import threading
         import time
 
-        if not self._room.acquire(blocking=False):
+        # A number is a link of one namespace, and another link of the next: the second socket must be of the same.
+        if identity_of(host.fileno()) != identity() or not self._room.acquire(blocking=False):
             host.delete_link(index)
             return
         failures: list[RefusedError] = []
         over = threading.Event()
-        socket = Socket()  # of this thread's namespace
+        socket = Socket()
 
         def delete() -> None:
             try:
@@ -63,8 +65,8 @@ def aside() -> None:
 
 
 def remove(host: Socket, index: int) -> None:
-    """Deletes the link of the socket's namespace, which must be the calling thread's; a veth takes its peer along. Its being
-    gone already is a RefusedError with ENODEV, or none."""
+    """Deletes the link of the socket's namespace; a veth takes its peer along. Its being gone already is a RefusedError with
+    ENODEV, or none."""
     if _aside is None:
         host.delete_link(index)
     else:

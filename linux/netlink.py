@@ -121,6 +121,9 @@ class Conversation:
     def close(self) -> None:
         self._socket.close()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def ask(self, kind: int, flags: int, body: bytes, what: str) -> list[bytes]:
         """The bodies of the answer to one request: one for a question without flags, none for a change with ACK."""
         self._send(kind, flags, body)

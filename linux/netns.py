@@ -34,6 +34,7 @@ DIRECTORY = "/run/netns"
 OWN = "/proc/thread-self/ns/net"
 
 _CLONE_NEWNET = 0x40000000
+_SIOCGSKNS = 0x894C
 _MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
 _MNT_DETACH = 2
 
@@ -113,6 +114,18 @@ def is_namespace(path: str) -> bool:
 def identity(path: str = OWN) -> tuple[int, int]:
     """(device, inode): equal exactly when two paths are the same namespace. OSError when there is none."""
     status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def identity_of(socket: int) -> tuple[int, int]:
+    """``identity`` of the namespace that an open socket belongs to, wherever the thread is."""
+    from fcntl import ioctl
+
+    descriptor = ioctl(socket, _SIOCGSKNS)
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     return status.st_dev, status.st_ino
 
 

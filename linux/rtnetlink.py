@@ -150,6 +150,9 @@ class Socket:
     def close(self) -> None:
         self._talk.close()
 
+    def fileno(self) -> int:
+        return self._talk.fileno()
+
     # --- links -----------------------------------------------------------------------------------------------
 
     def link(self, name: str) -> Link | None:

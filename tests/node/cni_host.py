@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,18 @@ class CniHost:
         while self.call("ADD", "nobody", "/nowhere", self.config(agent=True))[1]["code"] == 11:
             assert process.poll() is None, (self.directory / "agent.log").read_text()[-2000:]
             assert time.monotonic() < deadline, (self.directory / "agent.log").read_text()[-2000:]
+
+    @contextlib.contextmanager
+    def served(self) -> "Iterator[CniHost]":
+        """The host with an agent, which the calls go through."""
+        process = self.start_agent()
+        try:
+            self.await_agent(process)
+            yield self
+        finally:
+            process.terminate()
+            process.wait(30)
+        assert "Traceback" not in (said := (self.directory / "agent.log").read_text()), said
 
     def calls_under_way(self) -> list[str]:
         journal = self.run / "journal"

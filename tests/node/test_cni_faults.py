@@ -1,10 +1,12 @@
 """kill -9 at any instruction, and the Go plugins on the same files: nothing leaks and nobody is given a held address."""
 
+import contextlib
+import json
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,11 @@ Spaces = Callable[[str], Netns]
 ROUNDS = 1200 if os.environ.get("WHERRY_SOAK") else 60
 
 
-@pytest.fixture
-def host(netns: Spaces, tmp_path: Path) -> CniHost:
-    return CniHost(netns("host"), tmp_path)
+@pytest.fixture(params=["alone", "agent"])
+def host(netns: Spaces, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[CniHost]:
+    made = CniHost(netns("host"), tmp_path)
+    with made.served() if request.param == "agent" else contextlib.nullcontext(made):
+        yield made
 
 
 def killed(
@@ -136,14 +140,23 @@ def test_gos_host_local_reads_and_writes_the_same_ledger(host: CniHost, netns: S
 
 
 def test_a_pod_that_gos_bridge_wired_is_ours_to_remove(host: CniHost, netns: Spaces) -> None:
+    """Its end on the node is named otherwise than ours, so the pod's is removed, and no link of the node that has its number."""
     requires("bridge", "host-local")
     pod = netns("pod")
+    host.space.run("ip", "link", "add", "uplink", "type", "veth", "peer", "name", "wire")
     status, said = host.call("ADD", "c1", pod.path, go(host, "bridge"), f"{GO_PLUGINS}/bridge")
     assert (status, address_of(said)) == (0, "10.77.1.2")
     second = netns("second")
     assert address_of(host.add("c2", second)) == "10.77.1.3", "beside it, on the same bridge"
+    (end,) = json.loads(pod.run("ip", "-j", "link", "show", "eth0"))
+    numbers = [
+        each["ifindex"]
+        for each in json.loads(host.space.run("ip", "-j", "link"))
+        if each["ifname"] in {"uplink", "wire"}
+    ]
+    assert end["ifindex"] in numbers
     host.delete("c1", pod.path)
     assert link_names(pod) == ["lo"]
     assert list(host.held()) == ["10.77.1.3"]
     assert host.call("DEL", "c2", second.path, go(host, "bridge"), f"{GO_PLUGINS}/bridge")[0] == 0
-    assert (host.links(), host.held()) == ({"cni0"}, {})
+    assert (host.links(), host.held()) == ({"cni0", "uplink", "wire"}, {})

@@ -1,7 +1,8 @@
 """What the plugins do where the reference has nothing to compare with, or only packets can tell."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ Spaces = Callable[[str], Netns]
 V4, V6 = [{"subnet": "10.77.1.0/24"}], [{"subnet": "fd00:77:1::/64"}]
 
 
-@pytest.fixture
-def host(netns: Spaces, tmp_path: Path) -> CniHost:
-    return CniHost(netns("host"), tmp_path)
+@pytest.fixture(params=["alone", "agent"])
+def host(netns: Spaces, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[CniHost]:
+    made = CniHost(netns("host"), tmp_path)
+    with made.served() if request.param == "agent" else contextlib.nullcontext(made):
+        yield made
 
 
 class Plugin:
