@@ -59,6 +59,8 @@ class Identity(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     runtime: str = ""
     """`docker`, `containerd` or `crio`."""
+    health: str = ""
+    """`healthy`, `unhealthy`, `starting`; empty where nobody checks."""
 
 
 class Interface(msgspec.Struct, frozen=True, gc=False):
@@ -94,14 +96,18 @@ class Counted(msgspec.Struct, frozen=True, gc=False):
     inodes: int
     when: float
     whole: bool = True
+    device: str = ""
+    """The block device it is on, `major:minor`."""
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
     """One cgroup at one moment.
 
     `labels` are cAdvisor's six, the same object (`is`) from scrape to scrape for as long as the group has them, and so is
-    `usage.limits` while limits do not change: what is rendered from them can be kept. `interfaces` are on the group that
-    people look for: the pod's own where there is one, a lone container's, the root's (the machine's)."""
+    `usage.limits` while limits do not change: what is rendered from them can be kept.
+
+    `interfaces` are the machine's on the root, a lone container's on itself; a pod's are on its sandbox and (the same object)
+    on the pod's own group: count one of them. Whoever is on the host's network has none: they are the machine's."""
 
     path: str
     labels: Mapping[str, str]
@@ -114,6 +120,22 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
     processes: Processes | None = None
     layer: Counted | None = None
     """What was written into the root filesystem; None until it has been counted."""
+
+
+class Disk(msgspec.Struct, frozen=True, gc=False):
+    """One block device since boot, from /proc/diskstats (Documentation/admin-guide/iostats.rst)."""
+
+    reads: int
+    reads_merged: int
+    sectors_read: int
+    read_ms: int
+    writes: int
+    writes_merged: int
+    sectors_written: int
+    write_ms: int
+    in_progress: int
+    io_ms: int
+    weighted_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +180,8 @@ class Snapshot:
     filesystems: tuple[FileSystem, ...] = ()
     devices: Mapping[str, str] = field(default_factory=dict)
     """Block device names, such as /dev/vda, by major:minor."""
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    """By name, such as /dev/vda."""
     failed: bool = False
     parts: frozenset[Part] = EVERYTHING
     runtime_version: str = ""

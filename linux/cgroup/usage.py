@@ -12,6 +12,21 @@ UNLIMITED = 2**62
 """Memory limits at or above this are the kernel's way to say none (v1 shows 9223372036854771712)."""
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """What is wanted beside usage of CPU and memory: each is a file or more to be read."""
+
+    split: bool = True
+    """User and system time."""
+    peak: bool = True
+    """Highest usage, refused allocations, kernel memory."""
+    swap: bool = True
+    """No where the machine has none."""
+    oom: bool = True
+    io: bool = True
+    pids: bool = True
+    pressure: bool = True
+
+
 class Cpu(msgspec.Struct, frozen=True, gc=False):
     usage_ns: int
     user_ns: int | None = None
@@ -82,8 +97,10 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     memory_bytes: int | None = None
     pids: int | None = None
     swap_bytes: int | None = None
-    """Memory and swap together, as version 1 counts; None is no limit."""
+    """As the kernel's file has it: swap alone, or `swap_with_memory` (version 1). None is no limit."""
+    swap_with_memory: bool = False
     reservation_bytes: int | None = None
+    """What reclaim leaves (version 1: tries to leave) to the group."""
     cpuset: str = ""
 
 
