@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from linux import routes
+from linux import links, routes
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
 from overlay import observe, plan, wish
-from overlay.model import Action, Address, Here, Lease, NotYet, Range, Seen, Tunnel
+from overlay.drift import interface_words
+from overlay.model import OURS, Action, Address, Here, Lease, NotYet, Range, Seen, Tunnel
 from overlay.netconf import Network
 from overlay.situation import Standing
 from overlay.wish import Wish
@@ -52,9 +53,23 @@ async def look(
     theirs = [lease for lease in leases if lease.family in families]
     seen = await observe.kernel(ip, tunnel, pods(tunnel, net))
     direct = await _reached(ip, theirs) if wish.asks_direct(net) else {}
-    here = {family: Here(standing.bases[family], direct, standing.private_key, blackhole) for family in families}
+    elsewhere = _elsewhere(ip, seen)
+    here = {
+        family: Here(standing.bases[family], direct, elsewhere, standing.private_key, blackhole) for family in families
+    }
     found = wish.wish(tunnel, own, theirs, net, here)
     return Look(own, found, seen, tuple(plan.actions(found.wanted, seen)))
+
+
+def _elsewhere(ip: Conversation, seen: Seen) -> dict[Address, str]:
+    """Addresses of this node that pods cannot have, by those of the pods' bridge and the like; and the interfaces' names."""
+    strays = {index for index, _ in seen.strays}
+    others = (one for one in seen.addresses if one.device not in (OURS, *strays) and not one.leads_nowhere)
+    found: dict[Address, str] = {}
+    for one in sorted(others, key=lambda one: (one.device, one.interface.version, one.interface.ip)):
+        link = links.link_at(ip, one.device)
+        found[one.interface.ip] = link.name if link is not None else interface_words(one.device)
+    return found
 
 
 async def _reached(ip: Conversation, leases: Iterable[Lease]) -> dict[Address, int]:

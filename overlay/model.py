@@ -23,6 +23,8 @@ METRIC = {Family.V4: 0, Family.V6: 1024}
 """What the kernel makes of a route that is written without a metric, and reports."""
 OURS = 0
 """In place of an index: our own device (or none, where a route of its kind has none)."""
+LOOPBACK = 1
+"""The index of `lo` in every network namespace."""
 
 Address = IPv4Address | IPv6Address
 Range = IPv4Network | IPv6Network
@@ -96,11 +98,13 @@ class Underlay:
 @dataclass(frozen=True, slots=True)
 class Here:
     """What is known of this machine, in one family. `direct`: of the peers' public IPs those that a link of ours reaches
-    without a router, and the index of its interface; asked for where the backend needs it. `private_key` (base64) is
-    WireGuard's. `blackhole`: no packet for our own pods leaves this node, not even while they are not there."""
+    without a router, and the index of its interface; asked for where the backend needs it. `elsewhere`: the addresses in the
+    network of the pods that other interfaces have, and how people name those. `private_key` (base64) is WireGuard's.
+    `blackhole`: no packet for our own pods leaves this node, not even while they are not there."""
 
     underlay: Underlay
     direct: Mapping[Address, int] = field(default_factory=dict)
+    elsewhere: Mapping[Address, str] = field(default_factory=dict)
     private_key: str = field(default="", repr=False)
     blackhole: bool = False
 
@@ -157,6 +161,11 @@ class LocalAddress:
 
     interface: Interface
     device: int = OURS
+
+    @property
+    def leads_nowhere(self) -> bool:
+        """Whether it is one address on loopback, which no network is behind: whoever loses it is cut off from nothing."""
+        return self.device == LOOPBACK and self.interface.network.prefixlen == self.interface.max_prefixlen
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +225,7 @@ class WireGuardPeer:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The whole wish of one tunnel. An empty one asks for nothing of ours to be there. `subnets` are the peers': no other
-    address and no other way of this machine may lie in them."""
+    way of this machine may lie in them, and no address on loopback."""
 
     device: Device | None = None
     addresses: tuple[LocalAddress, ...] = ()

@@ -9,10 +9,11 @@ Anything on our device that is not wanted goes, whoever put it there: the device
 
     routes with our protocol number
     routes that rival ours: into a peer's subnet or for the same destination, where they win by length or metric
-    addresses that are our device's too or lie in a peer's subnet: packets for it would end here
+    addresses that are our device's too, and those on loopback that lie in a peer's subnet: packets for it would end here
 
-and devices with our alias that none of our tunnels has. A route that the kernel keeps beside an address of our device comes
-and goes with it. A plan that is cut short at any action and computed again reaches the same end.
+and devices with our alias that none of our tunnels has. Any other interface's address is its way to a network of its own, and
+stays; a peer in whose subnet it lies is left out (`overlay.wish`). A route that the kernel keeps beside an address of our
+device comes and goes with it. A plan that is cut short at any action and computed again reaches the same end.
 """
 
 from collections import Counter
@@ -130,7 +131,7 @@ def _wrong_addresses(wanted: Wanted, seen: frozenset[LocalAddress]) -> list[Loca
     wrong = [
         one
         for one in seen - frozenset(wanted.addresses)
-        if one.device == OURS or one.interface.ip in own or peers.at(one.interface.ip)
+        if one.device == OURS or one.interface.ip in own or (one.leads_nowhere and peers.at(one.interface.ip))
     ]
     wrong.sort(
         key=lambda one: (one.device, one.interface.version, int(one.interface.ip), one.interface.network.prefixlen)

@@ -122,6 +122,12 @@ def _unreachable(lease: Lease, net: Network, here: Here) -> str | None:
     """Why this node cannot reach a peer that others may."""
     if here.underlay.address in lease.subnet:
         return _among_pods(lease, here.underlay.address, "this node")
+    for address, interface in here.elsewhere.items():
+        if address in lease.subnet:
+            return (
+                f"node {lease.node}: subnet {lease.subnet} holds {address}, an address of this node's {interface}, which would "
+                f"be cut off: give pods a Network that is not the nodes', or {interface} another address"
+            )
     return host_gw.refusal(lease, here) if isinstance(net.backend, HostGwSettings) else None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kube.resources import NODES
 from tests.node.overlay_world import PREFIX, World, until, until_equal
 from tests.requirements import requires
 
@@ -88,6 +89,35 @@ def test_two_nodes_with_one_public_ip_are_refused_in_words(world: World) -> None
     assert "wherry_overlay_refused_nodes 1.0" in one.get("/metrics")
     world.delete_node("node8")
     until(lambda: "wherry_overlay_refused_nodes 0.0" in one.get("/metrics"), "the refusal ends")
+
+
+def test_the_nodes_other_interfaces_keep_their_addresses(world: World) -> None:
+    """A Node says that the range of node1's second network card is its pods': that Node is left out, whichever came first."""
+    one, two = world.nodes[:2]
+    six = world.claim(6)
+    world.wire(one.space, "nat0", "10.244.6.15", bridge="br1")
+    before = one.kernel()
+
+    def there() -> str:
+        return one.space.run("ip", "-br", "-4", "addr", "show", "nat0") + one.space.run(
+            "ip", "route", "show", "dev", "nat0"
+        )
+
+    addressed = there()
+    assert "10.244.6.0/24" in addressed
+    world.api(lambda client: client.create(NODES, six))
+    words = "node node6: subnet 10.244.6.0/24 holds 10.244.6.15, an address of this node's nat0"
+    until(lambda: words in one.text(), "words", 10, one.text)
+    until(lambda: "10.244.6.0/24" in str(two.kernel()["routes"]), "another node, which has no such card, takes it", 10)
+    assert there() == addressed
+    assert one.kernel() == before
+    one.space.run("ip", "addr", "del", "10.244.6.15/24", "dev", "nat0")
+    until(lambda: "10.244.6.0/24" in str(one.kernel()["routes"]), "the peer, once the card is elsewhere", 10, one.text)
+    one.space.run("ip", "addr", "add", "10.244.6.15/24", "dev", "nat0")
+    until_equal(one.kernel, before, "left out again", 10, one.text)
+    assert there() == addressed
+    world.delete_node("node6")
+    one.space.run("ip", "link", "del", "nat0")
 
 
 def test_metrics_and_health(world: World) -> None:

@@ -118,6 +118,8 @@ class Vandal:
         device = self._chance.choice([self._name, "eth0", "lo"])
         address = self._chance.choice([own, own + 5, subnet(self._family, self._peer()).network_address])
         length = self._chance.choice([own.max_prefixlen, 24 if self._family is Family.V4 else 64])
+        if address not in (own, own + 5) and device != self._name:
+            device, length = "lo", own.max_prefixlen  # elsewhere it would be the peer that is left out
         verb = self._chance.choice(["add", "add", "del", "flush"])
         if verb == "flush":
             return f"ip {self._flag} addr flush dev {self._name}"

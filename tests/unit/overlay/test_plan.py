@@ -9,6 +9,7 @@ import pytest
 from linux.iptables.rules import Family
 from overlay import plan
 from overlay.model import (
+    LOOPBACK,
     Action,
     AddAddress,
     AdjustDevice,
@@ -83,8 +84,8 @@ _HIJACK = Route(_R.destination, nodes.host(9), 7, protocol=3)
 _NARROWER = Route(ip_network("10.244.2.128/25"), nodes.host(9), 7, protocol=4, metric=500)
 _NOWHERE = Route(ip_network("10.244.2.7/32"), None, protocol=3, kind=RouteKind.BLACKHOLE)
 _COPY = LocalAddress(IPv4Interface("10.244.1.0/24"), 7)
-_PEERS = LocalAddress(IPv4Interface("10.244.2.0/32"), 7)
-_PODS = LocalAddress(IPv4Interface("10.244.3.7/24"), 7)
+_PEERS = LocalAddress(IPv4Interface("10.244.2.0/32"), LOOPBACK)
+_PODS = LocalAddress(IPv4Interface("10.244.3.7/32"), LOOPBACK)
 _ODD = LocalAddress(IPv4Interface("10.9.9.9/24"))
 
 
@@ -138,9 +139,18 @@ def test_routes_of_others_that_rival_none_of_ours_are_left_alone(foreign: Route)
     assert steps_to(WANTED, with_route(foreign)) == []
 
 
-def test_a_pods_bridge_keeps_its_address() -> None:
-    bridge = LocalAddress(IPv4Interface("10.244.1.1/24"), 7)
-    assert steps_to(WANTED, replace(RIGHT, addresses=RIGHT.addresses | {bridge})) == []
+@pytest.mark.parametrize(
+    ("address", "device"),
+    [
+        ("10.244.1.1/24", 7),  # the pods' bridge
+        ("10.244.2.15/24", 8),  # another network card, a VPN, an address that moves between hosts
+        ("10.244.2.15/32", 8),
+        ("10.244.2.15/24", LOOPBACK),
+    ],
+)
+def test_other_interfaces_keep_their_addresses(address: str, device: int) -> None:
+    other = LocalAddress(IPv4Interface(address), device)
+    assert steps_to(WANTED, replace(RIGHT, addresses=RIGHT.addresses | {other})) == []
 
 
 def test_two_rivals_without_the_right_route_are_both_dropped_once_it_is_there() -> None:

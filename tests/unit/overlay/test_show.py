@@ -10,7 +10,7 @@ import pytest
 from linux.iptables.rules import Family
 from overlay import plan, screen, show
 from overlay.look import Look
-from overlay.model import Fdb, Lease, LocalAddress, Neighbour, Route, RouteKind, Seen, SeenDevice, VxlanDevice
+from overlay.model import LOOPBACK, Fdb, Lease, LocalAddress, Neighbour, Route, RouteKind, Seen, SeenDevice, VxlanDevice
 from overlay.netconf import BackendSettings
 from overlay.show import Entry, Path, Peer, Report, State
 from tests.unit.overlay import kernel, nodes
@@ -29,7 +29,9 @@ def looked(
     there = carried_out(Seen(), steps_to(wish.wanted, Seen())) if seen is None else seen
     own = {family: lease(1, family, settings)}
     return show.path(
-        nodes.tunnel(settings, family), Look(own, wish, there, tuple(plan.actions(wish.wanted, there))), {7: "eth7"}
+        nodes.tunnel(settings, family),
+        Look(own, wish, there, tuple(plan.actions(wish.wanted, there))),
+        {1: "lo", 7: "eth7"},
     )
 
 
@@ -83,8 +85,8 @@ def test_a_peer_is_told_with_the_way_to_it(settings: BackendSettings, by: str, o
             "route not wanted: 10.244.2.0/24 via 10.200.0.9 on eth7 proto 3",
         ),
         (
-            replace(RIGHT, addresses=RIGHT.addresses | {LocalAddress(ip_interface("10.244.2.9/32"), 7)}),
-            "address not wanted: 10.244.2.9/32 on eth7",
+            replace(RIGHT, addresses=RIGHT.addresses | {LocalAddress(ip_interface("10.244.2.9/32"), LOOPBACK)}),
+            "address not wanted: 10.244.2.9/32 on lo",
         ),
     ],
 )

@@ -151,6 +151,18 @@ def test_where_pods_have_this_nodes_own_address_nothing_is_done_to_it() -> None:
         wish.wish(wish.tunnels(net)[0], {Family.V4: mine}, [], net, place)
 
 
+def test_a_peer_in_whose_subnet_another_interface_has_an_address_is_left_out() -> None:
+    """Else its route would take the way to that interface's network."""
+    net = network()
+    place = {
+        Family.V4: replace(here(), elsewhere={ip_address("10.244.1.1"): "cni0", ip_address("10.244.2.15"): "nat0"})
+    }
+    found = wish.wish(wish.tunnels(net)[0], {Family.V4: lease(1)}, [lease(2), lease(3)], net, place)
+    assert told(found) == ["node3"]
+    assert "subnet 10.244.2.0/24 holds 10.244.2.15, an address of this node's nat0" in found.refused["node2"]
+    assert found.wanted.subnets == (nodes.subnet(3),)
+
+
 def test_against_a_younger_rival_our_claim_stands() -> None:
     assert "node2" in wished([lease(2, at=1, since=1)]).refused
 
