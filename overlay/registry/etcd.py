@@ -11,7 +11,8 @@ our key is gone, expired or deleted, it is made again.
 etcd knows nodes by their public IP alone, so two with one address (10.0.2.15 on every Vagrant machine) would share a subnet.
 They are told apart by the lease: each daemon hangs the key on a lease of its own making. A daemon whose key is
 moved to a strange lease takes it back and says so; one that had just taken the key from somebody who then takes it back is the
-newcomer, and stands aside.
+newcomer, and stands aside. A key of ours that had expired and was made anew with another public IP is that node's: we take
+another subnet.
 """
 
 import logging
@@ -186,7 +187,10 @@ class EtcdSubnets:
             return (), f"{self._view.subnets}{error}"
 
     def _ours(self) -> str | None:
-        return self._held.entry.name if self._held else self._found
+        if self._held is None:
+            return self._found
+        there = self._view.entries.get(self._held.entry.name)
+        return None if there is not None and _of_another(there, self._held) else self._held.entry.name
 
     def asked(self) -> Mapping[Family, Address]:
         """Nobody but --public-ip asks for another address here."""
@@ -207,6 +211,8 @@ class EtcdSubnets:
             raise NotYet(self._view.trouble or f"{self.where} has not answered yet")
         if not any(family in offer.addresses for family in self._network.families):
             return Own({})  # no underlay: the caller knows, and says so
+        if self._held is not None and not self._view.trouble:
+            self._give_up(self._held)
         held = self._held
         if held is not None:
             there = self._view.entries.get(held.entry.name)
@@ -226,6 +232,18 @@ class EtcdSubnets:
             raise NotYet(refusal(error, self._view.prefix)) from error
         except keys.OutOfSubnets as error:
             raise NotYet(f"out of subnets: {error}") from error
+
+    def _give_up(self, held: _Held) -> None:
+        """Our lease had expired before etcd heard of us again, and somebody has taken the subnet since: it is theirs."""
+        there = self._view.entries.get(held.entry.name)
+        if there is None or not _of_another(there, held):
+            return
+        whose = " and ".join(map(str, keys.public_ips(there).values())) or "somebody"
+        log.warning(
+            "%s%s, the lease of this node, had expired, and %s has the subnet now: taking another",
+            *(self._view.subnets, there.name, whose),
+        )
+        self._held = None
 
     def _looked(self, offer: Offer) -> Own:
         there = self._earlier(offer)
@@ -311,6 +329,8 @@ class EtcdSubnets:
         entry = self._view.entries.get(held.entry.name)
         if entry is None:
             raise Retry(f"{self._view.subnets}{held.entry.name} is gone; taking it again")
+        if _of_another(entry, held):
+            raise Retry(f"{self._view.subnets}{entry.name} is another node's by now; taking another")
         before = {family: lease for family, lease in self._said.items() if lease.node == entry.name}
         self._said = {**before, **own}  # a family that cannot be looked at just now is still there
         try:
@@ -444,6 +464,12 @@ def _usable(network: Network, prefix: str) -> Network:
         except Unfit as error:
             raise Unfit(f"{prefix}/config: {error}") from error
     return network
+
+
+def _of_another(there: Entry, held: _Held) -> bool:
+    """Whether a key under our name is not the one we had, and not for our address."""
+    mine, theirs = set(keys.public_ips(held.entry).values()), set(keys.public_ips(there).values())
+    return there.created != held.entry.created and not mine & theirs
 
 
 def _subnets(entry: Entry) -> keys.Subnets:

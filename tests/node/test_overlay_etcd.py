@@ -182,6 +182,31 @@ async def test_leases_are_renewed_and_expire_when_nobody_does(ctl: Etcdctl) -> N
         assert subnet(await one.own(offer(11))) == subnet(own)
 
 
+async def test_a_subnet_that_another_node_took_after_our_lease_had_expired_is_its_own(
+    ctl: Etcdctl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a suspend longer than the lease. Two nodes that both write the key would go on for ever."""
+    async with manager(ctl.server.url) as late, manager(ctl.server.url) as other:
+        old = await late.own(offer(11))
+        name = old.leases[Family.V4].node
+        ctl("lease", "revoke", f"{ctl.lease_of(name):x}")
+        await other.until(lambda: other.peers() == {})
+        other.subnets._previous = {Family.V4: subnet(old)}
+        theirs = await other.own(offer(12))
+        assert subnet(theirs) == subnet(old)
+        value = ctl.subnets()[name]
+        await late.until(lambda: late.peers() == {str(subnet(old)): "192.168.0.12"})
+        with pytest.raises(Retry, match="is another node's by now"):
+            await late.subnets.announce(old.leases)
+        new = await late.own(offer(11))
+        assert subnet(new) != subnet(old)
+        assert "had expired, and 192.168.0.12 has the subnet now" in caplog.text
+        assert (await late.announced(new)).mended == ()
+        assert (await other.announced(theirs)).mended == ()
+        assert ctl.subnets() == {name: value, new.leases[Family.V4].node: ctl.subnets()[new.leases[Family.V4].node]}
+        assert late.peers() == {str(subnet(old)): "192.168.0.12"}
+
+
 async def test_a_watch_behind_a_compaction_reads_everything_again(ctl: Etcdctl, shared: EtcdServer) -> None:
     """Stopped while the past goes: the watch's connection is cut, and what it asks for afterwards is gone."""
     async with manager(shared.url) as one:
