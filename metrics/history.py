@@ -1,0 +1,192 @@
+"""The last minutes, and on request up to a day, of what the collector read.
+
+One *frame* is one moment: the time, which group has which row, and an array of signed 64-bit numbers, COLUMNS a row. So a
+container costs ROW_BYTES a moment and nothing else, groups that go leave nothing but rows of frames that grow old, and the
+index of rows is one object from frame to frame for as long as the same groups are there.
+
+The newest FINE frames are kept as they come; of older ones one every `duration / COARSE` seconds, until `duration`. A container
+therefore never has more than FINE + COARSE rows (about 587 kB; two minutes at an interval of 1 s: 35 kB). All frames together
+stay below BUDGET bytes: with very many groups the oldest go early.
+
+Nothing is read while nobody looks: `Sampler` sleeps unless `--storage_duration` is above 0 or a page has polled within LEASE
+seconds; when the last page is gone, so are the frames.
+"""
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from metrics.model import Part, Sample, Snapshot
+
+COLUMNS = (
+    *("cpu", "cpu_user", "cpu_system", "periods", "throttled_periods", "throttled_ns"),
+    *("usage", "max_usage", "working_set", "rss", "cache", "mapped_file", "swap", "failcnt", "faults", "major_faults"),
+    *("read_bytes", "write_bytes", "reads", "writes"),
+    *("rx_bytes", "rx_packets", "rx_errors", "rx_dropped", "tx_bytes", "tx_packets", "tx_errors", "tx_dropped"),
+    *("cpu_some", "cpu_full", "memory_some", "memory_full", "io_some", "io_full", "pids", "oom_kills"),
+)
+"""Nanoseconds of CPU, microseconds of pressure, bytes and counts, as the kernel has them: totals, or what is now."""
+NONE = -1
+"""A value that the kernel does not give."""
+ROW_BYTES = 8 * len(COLUMNS)
+
+FINE = 600
+COARSE = 1440
+BUDGET = 64 << 20
+SHORTEST = 120.0
+"""Seconds that are kept when only a page asks: cAdvisor's two minutes."""
+LONGEST = 86400.0
+LEASE = 15.0
+
+PARTS = frozenset({Part.CPU, Part.CPU_SPLIT, Part.MEMORY, Part.OOM, Part.IO, Part.NETWORK, Part.PIDS, Part.PRESSURE})
+"""What a frame holds of a snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    when: float
+    rows: Mapping[str, int]
+    """Each group's row, by its path."""
+    values: "array[int]"
+
+    def row(self, path: str) -> "array[int] | None":
+        at = self.rows.get(path)
+        return None if at is None else self.values[at * len(COLUMNS) : (at + 1) * len(COLUMNS)]
+
+
+class History:
+    """Frames, oldest first, for `duration` seconds (SHORTEST at least)."""
+
+    def __init__(self, duration: float, budget: int = BUDGET) -> None:
+        self.duration = max(duration, SHORTEST)
+        self._step = self.duration / COARSE
+        self._budget = budget
+        self._coarse: deque[Frame] = deque()
+        self._fine: deque[Frame] = deque()
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of the rows; the frames themselves are about 200 bytes each."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._coarse) + len(self._fine)
+
+    def add(self, snapshot: Snapshot) -> None:
+        """One more frame; a snapshot that is not newer than the last is the same one, asked for twice."""
+        newest = self.newest()
+        if newest is not None and snapshot.when <= newest.when:
+            return
+        rows: Mapping[str, int] = {sample.path: at for at, sample in enumerate(snapshot.samples)}
+        if newest is not None and newest.rows == rows:
+            rows = newest.rows
+        values = array("q")
+        for sample in snapshot.samples:
+            values.extend(row(sample))
+        self._fine.append(Frame(snapshot.when, rows, values))
+        self._bytes += len(values) * 8
+        if len(self._fine) > FINE:
+            self._age(self._fine.popleft())
+        self._drop(snapshot.when - self.duration)
+
+    def _age(self, frame: Frame) -> None:
+        if self._coarse and frame.when - self._coarse[-1].when < self._step:
+            self._bytes -= len(frame.values) * 8
+        else:
+            self._coarse.append(frame)
+
+    def _drop(self, before: float) -> None:
+        for frames in (self._coarse, self._fine):
+            while frames and (frames[0].when < before or (self._bytes > self._budget and len(self) > 1)):
+                self._bytes -= len(frames.popleft().values) * 8
+
+    def clear(self) -> None:
+        self._coarse.clear()
+        self._fine.clear()
+        self._bytes = 0
+
+    def newest(self) -> Frame | None:
+        return self._fine[-1] if self._fine else None
+
+    def since(self, when: float, most: int | None = None) -> list[Frame]:
+        """Frames later than `when`, oldest first, of which the newest `most`."""
+        found: list[Frame] = []
+        for frames in (self._fine, self._coarse):
+            for frame in reversed(frames):
+                if frame.when <= when or (most is not None and len(found) >= most):
+                    return found[::-1]
+                found.append(frame)
+        return found[::-1]
+
+    def of(self, path: str, since: float = 0.0) -> Iterator[tuple[float, "array[int]"]]:
+        """One group's times and rows, oldest first."""
+        for frame in self.since(since):
+            if (found := frame.row(path)) is not None:
+                yield frame.when, found
+
+
+def row(sample: Sample) -> Sequence[int]:
+    usage, cpu, memory = sample.usage, sample.usage.cpu, sample.usage.memory
+    io, networks, pressure = usage.io.values(), sample.interfaces, usage.pressure
+    stalls = (pressure.cpu, pressure.memory, pressure.io) if pressure else (None, None, None)
+    of_cpu: tuple[int | None, ...] = (None,) * 6
+    if cpu:
+        of_cpu = (cpu.usage_ns, cpu.user_ns, cpu.system_ns, cpu.periods, cpu.throttled_periods, cpu.throttled_ns)
+    of_memory: tuple[int | None, ...] = (None,) * 10
+    if memory:
+        of_memory = (
+            *(memory.usage, memory.max_usage, memory.working_set, memory.rss, memory.cache, memory.mapped_file),
+            *(memory.swap, memory.failcnt, memory.page_faults, memory.major_page_faults),
+        )
+    of_network: tuple[int | None, ...] = (None,) * 8
+    if networks:
+        of_network = (
+            *(sum(n.receive_bytes for n in networks), sum(n.receive_packets for n in networks)),
+            *(sum(n.receive_errors for n in networks), sum(n.receive_dropped for n in networks)),
+            *(sum(n.transmit_bytes for n in networks), sum(n.transmit_packets for n in networks)),
+            *(sum(n.transmit_errors for n in networks), sum(n.transmit_dropped for n in networks)),
+        )
+    of_io = (
+        sum(d.read_bytes for d in io),
+        sum(d.write_bytes for d in io),
+        sum(d.reads for d in io),
+        sum(d.writes for d in io),
+    )
+    waits = [value for stall in stalls for value in ((stall.some_us, stall.full_us) if stall else (None, None))]
+    numbers = (*of_cpu, *of_memory, *of_io, *of_network, *waits, usage.pids, usage.oom_kills)
+    return [NONE if number is None else number for number in numbers]
+
+
+class Sampler:
+    """Fills a history, one frame each `interval` seconds, while somebody wants it. `read` blocks: it has a thread's time."""
+
+    def __init__(
+        self, read: Callable[[frozenset[Part]], Snapshot], *, duration: float = 0.0, interval: float = 1.0
+    ) -> None:
+        self.history = History(duration)
+        self.interval = max(interval, 0.1)
+        self._always = duration > 0
+        self._read = read
+        self._until = 0.0
+        self._wake = asyncio.Event()
+
+    def lease(self) -> None:
+        """A page looks: sample for LEASE seconds more (or three intervals, where that is longer)."""
+        self._until = time.monotonic() + max(LEASE, 3 * self.interval)
+        self._wake.set()
+
+    def wanted(self) -> bool:
+        return self._always or time.monotonic() < self._until
+
+    async def run(self) -> None:
+        while True:
+            if not self.wanted():
+                self.history.clear()
+                self._wake.clear()
+                await self._wake.wait()
+            self.history.add(await asyncio.to_thread(self._read, PARTS))
+            await asyncio.sleep(self.interval)

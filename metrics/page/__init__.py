@@ -1,0 +1,78 @@
+"""The page at /containers/ and /docker/: one HTML, one script, one style sheet, written by hand, and the JSON they poll.
+
+The files are in the package. Nothing else is loaded, which the Content-Security-Policy holds the browser to; the script makes
+text nodes only, so a container's name is never read as HTML. Only the stand-alone daemon has the page: the kubelet's port is
+for machines.
+"""
+
+import asyncio
+import html
+from collections.abc import Callable
+from importlib.resources import files
+
+import orjson
+from aiohttp import web
+
+from kube.serving import Handler
+from metrics.history import PARTS, Sampler
+from metrics.model import Part, Snapshot
+from metrics.page import feed
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_ASSETS = (("page.js", "text/javascript"), ("page.css", "text/css"))
+_WANTED = PARTS | {Part.FILESYSTEMS}
+
+
+def routes(read: Callable[[frozenset[Part]], Snapshot], sampler: Sampler, prefix: str = "") -> dict[str, Handler]:
+    """By path, to be served below `prefix`. A poll of the feed keeps the sampler going."""
+    root = html.escape("/" + prefix.strip("/") if prefix.strip("/") else "", quote=True)
+    folder = files("metrics.page")
+    shell = folder.joinpath("page.html").read_text().replace("{{root}}", root)
+
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text=shell, content_type="text/html", headers=_HEADERS)
+
+    async def home(_request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"{root}/containers/"})
+
+    def asset(name: str, kind: str) -> Handler:
+        content = folder.joinpath(name).read_text()
+
+        async def answer(_request: web.Request) -> web.Response:
+            return web.Response(text=content, content_type=kind, headers=_HEADERS)
+
+        return answer
+
+    async def now(request: web.Request) -> web.Response:
+        sampler.lease()
+        snapshot = await asyncio.to_thread(read, _WANTED)
+        sampler.history.add(snapshot)
+        known, since = request.query.get("groups", ""), feed.time_of(request.query.get("since", ""))
+        return _json(feed.delta(snapshot, sampler.history, since=since, known=known, interval=sampler.interval))
+
+    async def past(request: web.Request) -> web.Response:
+        return _json(feed.past(sampler.history, request.query.get("path", "/")))
+
+    shown = dict.fromkeys(
+        ("/containers", "/containers/", "/containers/{path:.*}", "/docker", "/docker/", "/docker/{path:.*}")
+    )
+    return {
+        "/": home,
+        **dict.fromkeys(shown, page),
+        **{f"/page/{name}": asset(name, kind) for name, kind in _ASSETS},
+        "/page/now": now,
+        "/page/past": past,
+    }
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json", headers=_HEADERS)
