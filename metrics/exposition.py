@@ -1,77 +1,126 @@
-"""Snapshots as Prometheus text (exposition format 0.0.4).
+"""Snapshots as Prometheus text: exposition format 0.0.4, or OpenMetrics 1.0 for who asks.
 
 Lines are joined by hand: building them through prometheus-client costs about 18 times as much for container series, of which
-there are many; a daemon's own metrics do go through it. Each sample's labels are rendered once and shared by all its lines.
+there are many; a daemon's own metrics do go through it. What of a line never changes is kept from page to page (see
+`metrics.labels`), and so are the lines of limits and start times, which hardly ever do. A snapshot is rendered once a
+format, however many ask: scrapes that share a reading share its text.
 
-Three of cAdvisor's names do not pass `promtool check metrics` and are left out: cadvisor_version_info (labels in camelCase),
-container_fs_inodes_total (a gauge that ends in _total), container_memory_failcnt (a counter that does not).
+The two formats differ in what a family's head calls it (OpenMetrics counters lose their `_total` there; one that has none is
+of unknown type), in the unit of times, and in the end mark, which is left to whoever puts the page together.
 """
 
-import re
+import threading
 from collections.abc import Iterator
 
-from metrics.families import FAMILIES
-from metrics.model import Snapshot
+from metrics.families import Column, Family
+from metrics.labels import Labels, Prefixes, escaped, joined
+from metrics.machine import MachineFamily
+from metrics.model import Part, Snapshot
+from metrics.rows import Pairs, Rows
+from metrics.selection import FULL, MIXIN, Selection, select
+
+# What the kubelet needs to serve its own containers.
+__all__ = ["FULL", "MIXIN", "Labels", "Page", "Selection", "content_type", "escaped", "openmetrics", "select"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
-_SPECIAL = re.compile(r'[\\"\n]')
-
-
-def escaped(value: str) -> str:
-    return _SPECIAL.sub(lambda m: _ESCAPES[m[0]], value)
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_EOF = b"# EOF\n"
 
 
-def _labels(pairs: Iterator[tuple[str, str]]) -> str:
-    return ",".join(f'{name}="{escaped(value)}"' for name, value in pairs)
+def content_type(openmetrics: bool = False) -> str:
+    return _OPENMETRICS if openmetrics else CONTENT_TYPE
 
 
-def _value(number: float) -> str:
-    if isinstance(number, int):
-        return str(number)
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+def openmetrics(accept: str) -> bool:
+    """Whether an Accept header wants OpenMetrics at least as much as plain text."""
+    wanted = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for part in accept.split(","):
+        kind, *parameters = [word.strip() for word in part.split(";")]
+        quality = next((word[2:] for word in parameters if word.startswith("q=")), "1")
+        try:
+            if kind.lower() in wanted:
+                wanted[kind.lower()] = max(wanted[kind.lower()], float(quality))
+        except ValueError:
+            continue  # a quality that is no number asks for nothing
+    return wanted["application/openmetrics-text"] > 0 and wanted["application/openmetrics-text"] >= wanted["text/plain"]
+
+
+class Page:
+    """The text of snapshots, one after the other. Safe to call from several threads: they wait for one rendering."""
+
+    def __init__(self, selection: Selection = MIXIN, labels: Labels | None = None, *, timestamps: bool = False) -> None:
+        self.parts: frozenset[Part] = selection.parts
+        """What a snapshot for this page must hold."""
+        self._selection = selection
+        self._timestamps = timestamps
+        self._prefixes = Prefixes(labels or Labels())
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[list[Pairs], str]] = {}
+        self._snapshot: Snapshot | None = None
+        self._texts: dict[bool, bytes] = {}
+
+    def text(self, snapshot: Snapshot, openmetrics: bool = False) -> bytes:
+        """Without the end mark of OpenMetrics: more may follow."""
+        with self._lock:
+            if snapshot is not self._snapshot:
+                self._snapshot, self._texts = snapshot, {}
+            text = self._texts.get(openmetrics)
+            if text is None:
+                text = self._texts[openmetrics] = "".join(self._blocks(snapshot, openmetrics)).encode()
+            return text
+
+    def whole(self, snapshot: Snapshot, openmetrics: bool = False) -> bytes:
+        return self.text(snapshot, openmetrics) + (_EOF if openmetrics else b"")
+
+    def _blocks(self, snapshot: Snapshot, openmetrics: bool) -> Iterator[str]:
+        view = Rows(snapshot, self._prefixes)
+        end = "\n"
+        if self._timestamps:
+            end = f" {snapshot.when:.3f}\n" if openmetrics else f" {int(snapshot.when * 1000)}\n"
+        for family in self._selection.families:
+            lines = _lines(family, view, end) if family.timed else self._lasting(family, view)
+            if lines:
+                yield _head(family, openmetrics)
+                yield lines
+        for single in self._selection.machine:
+            lines = "".join(
+                [f"{single.name}{{{joined(labels)}}} {value}\n" for labels, value in single.values(snapshot)]
+            )
+            if lines:
+                yield _head(single, openmetrics)
+                yield lines.replace("{} ", " ")
+
+    def _lasting(self, family: Family, view: Rows) -> str:
+        """The lines of a family whose values last, rendered again only when one of its rows is another one."""
+        rows = [view.of(column.source) for column in family.columns]
+        kept = self._kept.get(family.name)
+        if kept is None or kept[0] != rows:
+            kept = self._kept[family.name] = (rows, _lines(family, view, "\n"))
+        return kept[1]
+
+
+def _head(family: Family | MachineFamily, openmetrics: bool) -> str:
+    name, kind = family.name, str(family.kind)
+    if openmetrics and kind == "counter":
+        name, kind = (name.removesuffix("_total"), kind) if name.endswith("_total") else (name, "unknown")
+    return f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n"
+
+
+def _lines(family: Family, view: Rows, end: str) -> str:
+    return "".join([line for column in family.columns for line in _column(family, column, view, end)])
+
+
+def _column(family: Family, column: Column, view: Rows, end: str) -> list[str]:
+    name, scale, get, extra = family.name, family.scale, column.value, column.extra
+    prefixes, values = view.of(column.source)
+    if extra:
+        prefixes = [prefix.more(extra) for prefix in prefixes]
+    rows = zip(prefixes, map(get, values), strict=True)
+    if scale == 1:
+        return [f"{name}{prefix.text}{v}{end}" for prefix, v in rows if v is not None]
+    return [f"{name}{prefix.text}{v / scale:.6f}{end}" for prefix, v in rows if v is not None]
 
 
 def cadvisor(snapshot: Snapshot) -> str:
-    """/metrics of cAdvisor, /metrics/cadvisor of the kubelet."""
-    return "\n".join(_container_lines(snapshot)) + "\n" + "\n".join(_machine_lines(snapshot)) + "\n"
-
-
-def _container_lines(snapshot: Snapshot) -> Iterator[str]:
-    rendered = [(sample, _labels(iter(sorted(sample.labels.items())))) for sample in snapshot.samples]
-    for family in FAMILIES:
-        lines: list[str] = []
-        for sample, labels in rendered:
-            for extra, value in family.values(sample, snapshot.devices):
-                more = f",{_labels(iter(extra))}" if extra else ""
-                lines.append(f"{family.name}{{{labels}{more}}} {_value(value)}")
-        if lines:
-            yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}"
-            yield from lines
-
-
-def _machine_lines(snapshot: Snapshot) -> Iterator[str]:
-    machine = snapshot.machine
-    yield from _single(
-        "container_scrape_error", "gauge", "1 if there was an error while reading, 0 otherwise.", int(snapshot.failed)
-    )
-    yield from _single("machine_cpu_cores", "gauge", "Logical CPU cores.", machine.cores)
-    yield from _single("machine_cpu_physical_cores", "gauge", "Physical CPU cores.", machine.physical_cores)
-    yield from _single("machine_memory_bytes", "gauge", "Memory installed.", machine.memory_bytes)
-    yield from _single("machine_swap_bytes", "gauge", "Swap configured.", machine.swap_bytes)
-    root = 'container="",id="/",image="",name="",namespace="",pod=""'
-    for name, help_text, field in (
-        ("container_fs_inodes_free", "Inodes that are free.", "inodes_free"),
-        ("container_fs_limit_bytes", "Bytes that the file system has.", "total"),
-        ("container_fs_usage_bytes", "Bytes that are used.", "used"),
-    ):
-        if snapshot.filesystems:
-            yield f"# HELP {name} {help_text}\n# TYPE {name} gauge"
-        for found in snapshot.filesystems:
-            yield f'{name}{{{root},device="{escaped(found.device)}"}} {getattr(found, field)}'
-
-
-def _single(name: str, kind: str, help_text: str, value: float, labels: str = "") -> Iterator[str]:
-    yield f"# HELP {name} {help_text}\n# TYPE {name} {kind}"
-    yield f"{name}{{{labels}}} {_value(value)}" if labels else f"{name} {_value(value)}"
+    """All families, once."""
+    return Page(FULL).text(snapshot).decode()
