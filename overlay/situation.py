@@ -173,6 +173,14 @@ class Situation:
                 log.warning("drift repaired: underlay of IPv%d is %s (%s)", family, words, was)
             self._away.discard(family)
             self._bases[family] = base
+            if base != before:
+                self._compare_mtu(base)
+
+    def _compare_mtu(self, base: Underlay) -> None:
+        match self._net.backend:
+            case VxlanSettings(mtu=int(asked)) if asked > base.mtu:
+                words = "Backend.MTU is %d, and %s carries %d: that counts; raise the interface's MTU, or leave Backend.MTU out"
+                log.warning(words, asked, base.name, base.mtu)
 
     def _tell(self, standing: Standing) -> None:
         for family, lease in standing.own.items():

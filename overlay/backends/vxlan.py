@@ -44,7 +44,8 @@ def names(settings: VxlanSettings, families: Iterable[Family]) -> dict[str, tupl
 
 
 def mtu(settings: VxlanSettings, family: Family, here: Here) -> int:
-    return (settings.mtu or here.underlay.mtu) - OVERHEAD[family]
+    """Never more than the underlay carries: the kernel makes such a device smaller, and refuses to set it right."""
+    return min(settings.mtu or here.underlay.mtu, here.underlay.mtu) - OVERHEAD[family]
 
 
 def refusal(peer: Lease, settings: VxlanSettings) -> str | None:

@@ -53,11 +53,19 @@ def test_over_ipv6_the_header_is_longer_and_the_kernels_metric_is_said() -> None
 
 
 def test_what_net_conf_says_of_the_device_is_asked_for() -> None:
-    given = VxlanSettings(vni=1, port=4789, mtu=9000, learning=True, gbp=True)
+    given = VxlanSettings(vni=1, port=4789, mtu=1400, learning=True, gbp=True)
     device = wished([], given).wanted.device
     assert device == VxlanDevice(
-        "flannel.1", 1, 4789, UNDERLAY, ip_address("10.200.0.1"), 8950, "02:00:00:00:00:01", learning=True, gbp=True
+        "flannel.1", 1, 4789, UNDERLAY, ip_address("10.200.0.1"), 1350, "02:00:00:00:00:01", learning=True, gbp=True
     )
+
+
+@pytest.mark.parametrize(("family", "mtu"), [(Family.V4, 1450), (Family.V6, 1430)])
+def test_no_device_is_wanted_larger_than_its_underlay_carries(family: Family, mtu: int) -> None:
+    """The kernel would make it smaller and refuse to set it right, for ever."""
+    found = wished([], VxlanSettings(mtu=9000), family)
+    assert isinstance(found.wanted.device, VxlanDevice)
+    assert (found.mtu, found.wanted.device.mtu) == (mtu, mtu)
 
 
 @pytest.mark.parametrize("family", Family)
