@@ -102,11 +102,13 @@ def addresses(ip: Conversation, device: int, family: Family) -> list[Address]:
         if error.errno == errno.ENODEV:
             return []
         raise
-    return [one for one in map(_address, found) if one.device == device]
+    return [one for body in found if body[0] == AF[family] and (one := _address(body)).device == device]
 
 
 def all_addresses(ip: Conversation, family: Family) -> list[Address]:
-    return [_address(body) for body in ip.dump(_GETADDR, _ADDRESS.pack(AF[family], 0, 0, 0, 0), "list the addresses")]
+    """Of just this family: asked for one that it does not have (ipv6.disable=1), the kernel shows all there are."""
+    found = ip.dump(_GETADDR, _ADDRESS.pack(AF[family], 0, 0, 0, 0), "list the addresses")
+    return [_address(body) for body in found if body[0] == AF[family]]
 
 
 def put_address(device: int, address: IPv4Interface | IPv6Interface) -> Request:

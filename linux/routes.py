@@ -146,11 +146,12 @@ def _body(route: Route, scope: int, flags: int) -> bytes:
 
 
 def _read(ip: Conversation, family: Family, what: str) -> Iterator[list[Route]]:
+    """Of just this family: asked for one that it does not have (ipv6.disable=1), the kernel shows all there are."""
     asked = _HEAD.pack(AF[family], 0, 0, 0, MAIN, 0, 0, 0, 0)
     for data, places in ip.turns(_GET, asked, what):
         found: list[Route] = []
         for start, end in places:
-            if data[start + 4] == MAIN:
+            if data[start + 4] == MAIN and data[start] == AF[family]:
                 found.append(_route(data[start:end]))
         yield found
 

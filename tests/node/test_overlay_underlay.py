@@ -4,6 +4,7 @@ eth0   10.0.2.15/24, fd00:2::15/64     the default route, as on every machine of
 eth1   192.168.56.11/24, fd00:56::11/64 the network in which the machines meet
 """
 
+import asyncio
 import contextlib
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from linux import links, sockets
+from linux import links, routes, sockets
 from linux import netns as namespaces
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
@@ -108,7 +109,9 @@ def test_what_is_missing_is_said(machine: Machine, choice: Choice, words: str) -
 
 def test_without_a_route_it_is_waited_for(machine: Machine) -> None:
     machine.run("ip", "route", "del", "default")
-    with pytest.raises(NotYet, match=r"there is no route to the registry 203\.0\.113\.1; add one or name the interface"):
+    with pytest.raises(
+        NotYet, match=r"there is no route to the registry 203\.0\.113\.1; add one or name the interface"
+    ):
         machine.find(Choice(registry=at("203.0.113.1")))
 
 
@@ -116,6 +119,19 @@ def test_the_overlays_own_device_carries_nothing(machine: Machine) -> None:
     machine.run("ip", "link", "set", "eth1", "alias", "wherry overlay")
     with pytest.raises(NotYet, match="eth1 is the overlay itself"):
         machine.find(Choice(registry=at("192.168.56.1")))
+
+
+def test_a_family_that_the_kernel_does_not_have_has_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for IPv6 with ipv6.disable=1 it shows the rows of all families; here it is asked for one that it never has."""
+    monkeypatch.setitem(links.AF, V6, 28)
+
+    def ask() -> tuple[list[links.Address], list[routes.Route], list[links.Address]]:
+        with Conversation() as ip:
+            eth0 = links.link(ip, "eth0")
+            assert eth0 is not None
+            return links.all_addresses(ip, V6), asyncio.run(routes.routes(ip, V6)), links.addresses(ip, eth0.index, V6)
+
+    assert namespaces.call(machine.path, ask) == ([], [], [])
 
 
 def test_an_address_that_comes_beside_the_first_changes_nothing(machine: Machine) -> None:
