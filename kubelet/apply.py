@@ -103,7 +103,8 @@ class Deeds:
     def _volume(self, pod: Pod, name: str, around: Surroundings) -> str:
         volume = next(v for v in pod.spec.volumes if v.name == name)
         try:
-            return volumes.set_up(self._place.root, pod, volume, around)
+            with self._means.metrics.storage("volume_mount", volumes.plugin_of(volume)):
+                return volumes.set_up(self._place.root, pod, volume, around)
         except volumes.MountFailed as error:
             raise volumes.MountFailed(f'MountVolume.SetUp failed for volume "{name}" : {error}') from error
         except OSError as error:

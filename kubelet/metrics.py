@@ -1,7 +1,8 @@
 """The kubelet's own series, under upstream's names (pkg/kubelet/metrics/metrics.go). Containers' series are the metrics
 room's, probes' are in `kubelet.probing.tallies`.
 
-Only what is measured has a family: there is none for evictions, devices or volumes of claims until the kubelet has these.
+Only what is measured has a family: there is none for evictions, devices or volumes of claims until the kubelet has these, as
+upstream has no series of these before the first.
 """
 
 from __future__ import annotations
@@ -160,6 +161,14 @@ class Metrics:
         self._cgroups = self._histogram(
             "kubelet_cgroup_manager_duration_seconds", "Seconds of cgroup operations", ["operation_type"]
         )
+        self._stored = self._histogram(
+            "storage_operation_duration_seconds",
+            "Storage operation duration",
+            ["migrated", "operation_name", "status", "volume_plugin"],
+        )
+        self._stored_errors = self._counter(
+            "storage_operation_errors", "Storage operations that failed", ["operation_name", "volume_plugin"]
+        )
 
     def _runtime(self) -> None:
         self.relist = self._histogram("kubelet_pleg_relist_duration_seconds", "Seconds of one look at the runtime")
@@ -263,6 +272,18 @@ class Metrics:
             yield
         finally:
             self._cgroups.labels(operation).observe(time.monotonic() - begun)
+
+    @contextmanager
+    def storage(self, operation: str, plugin: str) -> Iterator[None]:
+        """Around what is done to one volume; `plugin` is its name without `kubernetes.io/`."""
+        begun, status, plugin = time.monotonic(), "fail-unknown", f"kubernetes.io/{plugin}"
+        try:
+            yield
+            status = "success"
+        finally:
+            if status != "success":
+                self._stored_errors.labels(operation, plugin).inc()
+            self._stored.labels("false", operation, status, plugin).observe(time.monotonic() - begun)
 
     @contextmanager
     def request(self, method: str, path: str, server: str) -> Iterator[None]:

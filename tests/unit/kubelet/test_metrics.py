@@ -39,6 +39,14 @@ def test_what_is_counted_where_it_happens() -> None:
         )
     with pytest.raises(OSError), metrics.cgroup("destroy"):
         raise OSError
+    with metrics.storage("volume_mount", "secret"):
+        pass
+    with pytest.raises(OSError), metrics.storage("volume_mount", "secret"):
+        raise OSError
+    of_secrets = 'operation_name="volume_mount",status="{}",volume_plugin="kubernetes.io/secret"'
+    for status in ("success", "fail-unknown"):
+        labels = f'migrated="false",{of_secrets.format(status)}'
+        assert f"storage_operation_duration_seconds_count{{{labels}}} 1.0" in lines(metrics.registry)
     assert {
         'kubelet_node_name{node="node1"} 1.0',
         'kubelet_runtime_operations_total{operation_type="run_podsandbox"} 1.0',
@@ -54,6 +62,7 @@ def test_what_is_counted_where_it_happens() -> None:
         'kubelet_cgroup_manager_duration_seconds_count{operation_type="destroy"} 1.0',
         'kubelet_http_requests_total{long_running="true",method="GET",path="exec",server_type="readwrite"} 1.0',
         "kubelet_pleg_relist_interval_seconds_count 1.0",
+        'storage_operation_errors_total{operation_name="volume_mount",volume_plugin="kubernetes.io/secret"} 1.0',
         "kubelet_lifecycle_handler_http_fallbacks_total 3.0",
     } <= lines(metrics.registry)
 
