@@ -1,168 +1,247 @@
 """Reading the cgroup tree: one scrape's snapshot.
 
-The tree is walked in one hierarchy (memory on version 1, the only one on version 2) below the configured root. A directory
-is a container when its name is, or ends in, a container id that the runtime knows; it is a pod when it is named `pod<uid>`
-as a kubelet names it; of all others only the root, the kubepods tree and its QoS classes are reported, because nobody asks
-for a row per systemd slice.
+Nothing is done between scrapes. The kernel keeps note of groups that are made and removed (`metrics.tree`); a scrape reads
+the files that the families that are wanted need, on descriptors that are kept (`linux.cgroup.files`), and what a group's
+files said before is not parsed again where they say the same. Of groups that are no container's, no pod's and not the root,
+the kubepods tree and its classes are reported; others only with `services`.
 """
 
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from linux.cgroup import v1, v2
+from linux.cgroup.files import Budget, Gone, content
 from linux.cgroup.tree import Hierarchies, hierarchies
-from linux.cgroup.files import text
-from linux.cgroup.usage import Usage
+from linux.cgroup.usage import Ask, Usage
 from metrics import observe
-from metrics.model import MIXIN, Counted, Identity, Interface, Machine, Part, Sample, Snapshot
-from metrics.observe import identity
+from metrics.group import Group
+from metrics.identities import identity
+from metrics.model import EVERYTHING, MIXIN, Counted, Disk, Identity, Interface, Kind, Machine, Part, Sample, Snapshot
+from metrics.tree import Place, Tree
+from metrics.walks import Walks
 
 # What the kubelet needs to serve its own containers.
 __all__ = [
+    "EVERYTHING",
     "MIXIN",
     "Collector",
     "Counted",
+    "Disk",
     "Identity",
     "Interface",
+    "Kind",
     "Machine",
     "Part",
     "Sample",
     "Snapshot",
+    "Walks",
     "identity",
 ]
-
-_CONTAINER = re.compile(r"(?:.*[-/])?([0-9a-f]{64})(?:\.scope)?$")
-_POD = re.compile(r"(?:kubepods-(?:\w+-)?)?pod([0-9a-f_-]{32,36})(?:\.slice)?$")
-_QOS = re.compile(r"(?:kubepods-)?(kubepods|burstable|besteffort)(?:\.slice)?$")
 
 Identities = Callable[[], Mapping[str, Identity]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    path: str
-    container: str = ""
-    pod_uid: str = ""
-
-
 class Collector:
-    """Snapshots of the cgroups below `root`. `snapshot` blocks (call it in a thread) and is shared by scrapes that come
-    within `fresh` seconds of one another."""
+    """Snapshots of the cgroups below `root`. `snapshot` blocks (call it in a thread) and is shared by scrapes that come within
+    `fresh` seconds of one another and want no more. `services`: also groups that no runtime knows, with their id alone; of
+    these only what is below one of `prefixes`, where there are any. `status` gives the runtime's trouble, if any, and version.
+    Close it."""
 
     def __init__(
-        self, identities: Identities, root: str = "/", *, trees: Hierarchies | None = None, fresh: float = 1.0
+        self,
+        identities: Identities,
+        root: str = "/",
+        *,
+        trees: Hierarchies | None = None,
+        fresh: float = 1.0,
+        services: bool = False,
+        prefixes: tuple[str, ...] = (),
+        status: Callable[[], tuple[str, str]] = lambda: ("", ""),
+        machine: Callable[[], Machine] = observe.machine,
+        budget: Budget | None = None,
+        walks: Walks | None = None,
     ) -> None:
         self._identities = identities
-        self._root = "/" + root.strip("/")
         self._trees = trees or hierarchies()
         self._fresh = fresh
+        self._services = services
+        self._prefixes = prefixes
+        self._status = status
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._taken = float("-inf")
-        self._machine: Machine = observe.machine()
+        self._machine = machine()
+        self._budget = budget or Budget()
+        self._walks = walks or Walks()
+        self._groups: dict[str, Group] = {}
+        self._places: Mapping[str, Place] = {}
+        self._partitions: tuple[bytes | None, dict[str, str]] = (None, {})
+        controllers = self._trees.controllers
+        first = controllers.get("memory") or next(iter(controllers.values()), "")
+        self._base = str(self._trees.unified or first)
+        limits = v2.LIMIT_FILES if self._trees.unified is not None else v1.LIMIT_FILES
+        self._tree = Tree(self._base, "/" + root.strip("/"), limits)
 
-    def snapshot(self, _wanted: frozenset[Part] = MIXIN) -> Snapshot:
+    def close(self) -> None:
         with self._lock:
-            if self._last is None or time.monotonic() - self._taken > self._fresh:
-                self._last = self._take()
+            self._reset()
+            self._tree.close()
+            self._walks.close()
+
+    def snapshot(self, wanted: frozenset[Part] = EVERYTHING) -> Snapshot:
+        with self._lock:
+            last = self._last
+            if last is None or time.monotonic() - self._taken > self._fresh or not wanted <= last.parts:
+                self._last = last = self._take(wanted)
                 self._taken = time.monotonic()
-            return self._last
+            return last
 
-    def read(self, path: str) -> Usage:
-        if self._trees.unified is not None:
-            return v2.read(self._trees.unified, path)
-        return v1.read(self._trees.controllers, path)
+    @property
+    def descriptors(self) -> int:
+        """How many are held for all groups."""
+        return sum(group.descriptors for group in self._groups.values())
 
-    def _take(self) -> Snapshot:
-        known = self._identities()
-        groups = list(self._groups())
-        pods = _pods(groups, known)
+    def _take(self, wanted: frozenset[Part]) -> Snapshot:
+        groups = self._current(self._identities())
+        pods = {g.identity.pod_uid: g for g in groups if g.kind == "sandbox" and g.identity}
+        ask = Ask(
+            split=Part.CPU_SPLIT in wanted,
+            peak=Part.MEMORY_PEAK in wanted,
+            swap=observe.has_swap(),
+            oom=Part.OOM in wanted,
+            io=Part.IO in wanted,
+            pids=Part.PIDS in wanted,
+            pressure=Part.PRESSURE in wanted,
+        )
         samples: list[Sample] = []
+        host = _own_network() if Part.NETWORK in wanted else 0
+        networks: dict[str, tuple[Interface, ...]] = (
+            {uid: pod.interfaces(host) for uid, pod in pods.items()} if host else {}
+        )
         failed = False
         for group in groups:
-            if group.container and group.container not in known:
-                continue  # another node's, or none of the runtime's
-            sample = self._sample(group, known, pods)
-            if sample is not None:
-                samples.append(sample)
-            elif os.path.isdir(f"{self._base()}{group.path}"):  # gone by now is no error
-                failed = True
+            if group.kind == "pod":
+                sandbox = pods.get(group.place.id)
+                group.owned(sandbox.identity if sandbox else None)
+            try:
+                usage = group.read(ask)
+            except Gone:
+                self._drop(group)
+                continue
+            if usage.cpu is None and usage.memory is None:
+                failed = failed or group.there()  # gone by now is no error
+                continue
+            samples.append(self._sample(group, usage, wanted, networks, host))
+        error, version = self._status()
+        more = Part.FILESYSTEMS in wanted
         return Snapshot(
             when=time.time(),
             machine=self._machine,
             samples=tuple(samples),
-            filesystems=observe.filesystems(),
-            devices=observe.devices(),
-            failed=failed,
+            filesystems=observe.filesystems() if more else (),
+            devices=self._devices() if Part.IO in wanted or more or Part.LAYERS in wanted else {},
+            disks=observe.disks() if more else {},
+            failed=failed or bool(error),
+            parts=wanted,
+            runtime_version=version,
         )
 
-    def _base(self) -> str:
-        trees = self._trees
-        root = trees.unified or trees.controllers.get("memory") or next(iter(trees.controllers.values()))
-        return str(root)
-
-    def _groups(self) -> Iterator[_Group]:
-        base = self._base()
-        yield _Group(self._root)
-        pending = [self._root]
-        while pending:
-            parent = pending.pop()
-            try:
-                with os.scandir(f"{base}{parent}") as entries:
-                    names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-            except OSError:
-                continue
-            for name in names:
-                path = f"{parent.rstrip('/')}/{name}"
-                if container := _CONTAINER.fullmatch(name):
-                    yield _Group(path, container=container[1])
-                    continue  # what a container makes inside itself is its own business
-                if pod := _POD.fullmatch(name):
-                    yield _Group(path, pod_uid=pod[1].replace("_", "-"))
-                elif _QOS.fullmatch(name):
-                    yield _Group(path)
-                pending.append(path)
-
     def _sample(
-        self, group: _Group, known: Mapping[str, Identity], pods: Mapping[str, tuple[Identity, str]]
-    ) -> Sample | None:
-        """None when neither CPU nor memory can be read: the group is gone, or its files are not as the kernel's."""
-        usage = self.read(group.path)
-        if usage.cpu is None and usage.memory is None:
-            return None
-        if owner := known.get(group.container):
-            return Sample(group.path, _labels(group.path, owner), usage, owner.started)
-        sandbox = pods.get(group.pod_uid)
-        if not sandbox:
-            return Sample(group.path, _labels(group.path), usage)
-        who, where = sandbox
-        pid = observe.first_process(text(f"{self._base()}{where}/cgroup.procs"))
-        labels = {**_labels(group.path), "namespace": who.namespace, "pod": who.pod}
-        return Sample(group.path, labels, usage, who.started, observe.interfaces(pid) if pid else ())
+        self,
+        group: Group,
+        usage: Usage,
+        wanted: frozenset[Part],
+        networks: Mapping[str, tuple[Interface, ...]],
+        host: int,
+    ) -> Sample:
+        kind, owner = group.kind, group.identity
+        interfaces: tuple[Interface, ...] = ()
+        if host:
+            if kind == "pod" or kind == "sandbox":
+                interfaces = networks.get(owner.pod_uid, ()) if owner else ()
+            elif kind == "root":
+                interfaces = observe.parse_interfaces(content("/proc/self/net/dev") or b"")
+            elif kind == "container" and not (owner and owner.pod_uid):
+                interfaces = group.interfaces(host)
+        lone = kind not in ("root", "qos", "pod")
+        return Sample(
+            path=group.place.path,
+            labels=group.labels,
+            usage=usage,
+            started=owner.started if owner else self._machine.booted if kind == "root" else group.made,
+            interfaces=interfaces,
+            kind=kind,
+            identity=owner,
+            processes=group.processes() if lone and Part.PROCESSES in wanted else None,
+            layer=self._layer(group) if lone and owner and Part.LAYERS in wanted else None,
+        )
+
+    def _layer(self, group: Group) -> Counted | None:
+        path = group.layer()
+        return self._walks.counted(path) if path else None
+
+    def _devices(self) -> Mapping[str, str]:
+        partitions = content("/proc/partitions")
+        if partitions != self._partitions[0]:
+            self._partitions = partitions, observe.devices(partitions)
+        return self._partitions[1]
+
+    def _current(self, known: Mapping[str, Identity]) -> list[Group]:
+        """The groups to be read, parents before their children."""
+        places, written = self._tree.refresh()
+        if written is None:
+            self._reset()
+        else:
+            for path in written:
+                if path in self._groups:
+                    self._groups[path].limits_written()
+        if places is not self._places:
+            for path in self._groups.keys() - places.keys():
+                self._drop(self._groups[path])
+            self._places = places
+        found: list[Group] = []
+        for path, place in places.items():
+            group = self._groups.get(path)
+            owner = known.get(place.id) if place.kind in ("container", "service") else None
+            if owner is None and not self._shown(place):
+                if group is not None:
+                    self._drop(group)
+                continue
+            if group is None or group.place is not place:
+                if group is not None:
+                    self._drop(group)
+                group = self._groups[path] = self._open(place)
+            if place.kind != "pod":
+                group.owned(owner)
+            found.append(group)
+        return found
+
+    def _shown(self, place: Place) -> bool:
+        """Whether a group that is nobody's is reported: not another node's container, nor a slice of systemd's unless asked."""
+        if place.kind not in ("container", "service"):
+            return True
+        return self._services and (not self._prefixes or place.path.startswith(self._prefixes))
+
+    def _open(self, place: Place) -> Group:
+        trees = self._trees
+        reader = (
+            v2.Group(trees.unified, place.path, self._budget)
+            if trees.unified is not None
+            else v1.Group(trees, place.path, self._budget)
+        )
+        return Group(place, reader, f"{self._base}{place.path}", self._tree.watch_limits)
+
+    def _drop(self, group: Group) -> None:
+        group.close()
+        self._groups.pop(group.place.path, None)
+
+    def _reset(self) -> None:
+        for group in list(self._groups.values()):
+            self._drop(group)
 
 
-def _pods(groups: list[_Group], known: Mapping[str, Identity]) -> dict[str, tuple[Identity, str]]:
-    """Each pod's sandbox and the sandbox's cgroup, by pod uid."""
-    found: dict[str, tuple[Identity, str]] = {}
-    for group in groups:
-        owner = known.get(group.container)
-        if owner and owner.sandbox:
-            found[owner.pod_uid] = (owner, group.path)
-    return found
-
-
-def _labels(path: str, owner: Identity | None = None) -> dict[str, str]:
-    if owner is None:
-        return {"container": "", "id": path, "image": "", "name": "", "namespace": "", "pod": ""}
-    return {
-        "container": owner.container,
-        "id": path,
-        "image": owner.image,
-        "name": owner.name,
-        "namespace": owner.namespace,
-        "pod": owner.pod,
-    }
+def _own_network() -> int:
+    """The inode of the network namespace that we are in."""
+    return os.stat("/proc/self/ns/net").st_ino

@@ -1,55 +1,148 @@
 """The stand-alone metrics daemon: cAdvisor's port and paths."""
 
 import asyncio
+import logging
+import resource
 import time
+import zlib
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from kube import serving, settings
-from metrics import exposition
+from kube.errors import UsageError
+from metrics import exposition, observe
 from metrics.collector import Collector
-from metrics.config import Config
-from metrics.observe import ContainerdIdentities, DockerIdentities
+from metrics.config import CONTAINERD, CRIO, Config
+from metrics.identities import Source, Sources
+from metrics.identities.containerd import ContainerdIdentities
+from metrics.identities.crio import CrioIdentities
+from metrics.identities.docker import DockerIdentities
+
+log = logging.getLogger(__name__)
+
+_FILES = 65536
+_WORTH_PACKING = 1024
+"""Bytes; below, gzip's own work is more than what it saves."""
 
 
-def _identities(config: Config) -> ContainerdIdentities | DockerIdentities | None:
+def _sources(config: Config) -> dict[str, Source]:
+    """By the name of its check. What stands at its usual place is asked if it is there."""
+    found: dict[str, Source] = {}
+    env = config.env_metadata_whitelist
+    if config.docker:
+        found["docker"] = DockerIdentities(config.docker, config.node_name, env)
     if config.containerd:
-        return ContainerdIdentities(config.containerd)
-    return DockerIdentities(config.docker, config.node_name) if config.docker else None
+        state = config.containerd.removeprefix("unix://").removesuffix("/containerd.sock").rstrip("/")
+        found["containerd"] = ContainerdIdentities(state, env, optional=state == CONTAINERD)
+    if config.crio:
+        found["crio"] = CrioIdentities(config.crio, env, optional=config.crio == CRIO)
+    return found
 
 
-async def run(config: Config, ready: Callable[[], None]) -> None:
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
+def _collector(config: Config, sources: Sources) -> Collector:
+    return Collector(
+        sources,
+        config.cgroup_root,
+        services=not config.docker_only or bool(config.raw_cgroup_prefix_whitelist),
+        prefixes=config.raw_cgroup_prefix_whitelist,
+        status=lambda: (sources.error, sources.version),
+        machine=lambda: observe.machine(config.machine_id_file, config.boot_id_file),
+    )
+
+
+def _path(flag: str, path: str) -> str:
+    if path and (not path.startswith("/") or set(path) & set("{}?#")):
+        raise UsageError(f"{flag}: {path!r} is not a path; write one that begins with a slash, such as /metrics")
+    return path.rstrip("/")
+
+
+def _page(config: Config) -> exposition.Page:
+    chosen = exposition.select(
+        config.metrics, enable=config.enable_metrics, disable=config.disable_metrics, deny=config.deny_metrics
+    )
+    labels = exposition.Labels(config.store_container_labels, frozenset(config.whitelisted_container_labels))
+    return exposition.Page(chosen, labels, timestamps=config.timestamps)
+
+
+def _raise_limit() -> None:
+    """Descriptors are held for each group; nothing that we start inherits the limit, for we start nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FILES:
+        most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def metrics(
+    collector: Collector, page: exposition.Page, registry: CollectorRegistry, thread: Executor
+) -> serving.Handler:
+    """The page of metrics, and behind it those of the daemon itself. Read, written and packed in the one `thread`: whoever comes
+    meanwhile waits for it and shares what it finds."""
     duration = Histogram(
         "wherry_metrics_scrape_duration_seconds",
         "Time to read the cgroup tree and write the text.",
         registry=registry,
         buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
     )
-    identities = _identities(config)
-    collector = Collector(identities or dict, config.cgroup_root)
 
-    async def metrics(_request: web.Request) -> web.Response:
+    def write(wants_openmetrics: bool, packed: bool) -> bytes:
         started = time.perf_counter()
-        text = await asyncio.to_thread(lambda: exposition.cadvisor(collector.snapshot()))
-        duration.observe(time.perf_counter() - started)
-        body = text.encode() + generate_latest(registry)
-        return web.Response(body=body, headers={"Content-Type": exposition.CONTENT_TYPE})
+        snapshot = collector.snapshot(page.parts)
+        text = page.text(snapshot, wants_openmetrics)
+        took = time.perf_counter() - started
+        duration.observe(took)
+        log.debug("read %d groups in %.1f ms", len(snapshot.samples), took * 1e3)
+        own = openmetrics.generate_latest if wants_openmetrics else generate_latest
+        body = text + own(registry)
+        return zlib.compress(body, 1, wbits=31) if packed and len(body) >= _WORTH_PACKING else body
 
-    def runtime() -> str | None:
-        return identities.error or None if identities else None
+    async def answer(request: web.Request) -> web.Response:
+        wanted = exposition.openmetrics(request.headers.get("Accept", ""))
+        packed = "gzip" in request.headers.get("Accept-Encoding", "")
+        body = await asyncio.get_running_loop().run_in_executor(thread, write, wanted, packed)
+        headers = {"Content-Type": exposition.content_type(wanted), "Vary": "Accept, Accept-Encoding"}
+        if packed and body[:2] == b"\x1f\x8b":
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=body, headers=headers)
 
+    return answer
+
+
+def _check(source: Source) -> serving.Check:
+    return lambda: source.error or None
+
+
+async def run(config: Config, ready: Callable[[], None]) -> None:
+    if config.v >= 4:
+        log.setLevel(logging.DEBUG)
+    prefix, endpoint = (
+        _path("--url_base_prefix", config.url_base_prefix),
+        _path("--prometheus_endpoint", config.prometheus_endpoint),
+    )
+    page, by_name = _page(config), _sources(config)
+    _raise_limit()
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    sources = Sources(by_name.values())
+    collector = _collector(config, sources)
+    thread = ThreadPoolExecutor(1, "metrics-scrape")
     routes = {
-        "/metrics": metrics,
+        endpoint or "/metrics": metrics(collector, page, registry, thread),
         "/healthz": serving.health({"ping": lambda: None}),
-        "/readyz": serving.health({"containerd" if config.containerd else "docker": runtime}),
+        "/readyz": serving.health({name: _check(source) for name, source in by_name.items()}),
         "/configz": serving.json(lambda: settings.render(config)),
     }
-    if identities:
-        await asyncio.to_thread(identities)  # /readyz and the log know from the start whether it answers
-    async with serving.serve(config.listen_ip, config.port, routes, flag="--port"):
-        ready()
-        await asyncio.get_running_loop().create_future()
+    try:
+        await asyncio.to_thread(sources)  # /readyz and the log know from the start who answers
+        served = {f"{prefix}{path}": handler for path, handler in routes.items()}
+        async with serving.serve(config.listen_ip, config.port, served, flag="--port"):
+            ready()
+            await asyncio.get_running_loop().create_future()
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(collector.close)
+        await asyncio.to_thread(sources.close)

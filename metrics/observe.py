@@ -1,149 +1,62 @@
-"""What is there: containers from Docker's labels or containerd's files, the machine from psutil, block devices and interfaces
-from /proc."""
+"""What is there beside cgroups: the machine, its block devices and filesystems, network interfaces, containers' layers."""
 
-import logging
 import os
 import platform
 import re
-import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-import orjson
 import psutil
 
-from metrics.model import FileSystem, Identity, Interface, Machine
+from linux.cgroup.files import content, text
+from metrics.model import Disk, FileSystem, Interface, Machine
 
-log = logging.getLogger(__name__)
-
-_NODE = "io.wherry.node"
-_KUBERNETES = "io.kubernetes."
-_SANDBOX_NAME = "POD"
+MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+BOOT_ID_FILES = ("/proc/sys/kernel/random/boot_id",)
 
 
-def identity(container_id: str, name: str, image: str, labels: Mapping[str, str], started: float | None) -> Identity:
-    """A container from what its runtime says of it; the labels are those every kubelet sets."""
-    container = labels.get(f"{_KUBERNETES}container.name", "")
-    kind = labels.get(f"{_KUBERNETES}docker.type", "")
-    sandbox = kind == "podsandbox" or container == _SANDBOX_NAME or name.startswith(f"k8s_{_SANDBOX_NAME}_")
-    return Identity(
-        id=container_id,
-        name=name,
-        image=image,
-        pod=labels.get(f"{_KUBERNETES}pod.name", ""),
-        namespace=labels.get(f"{_KUBERNETES}pod.namespace", ""),
-        container="" if sandbox else container,
-        pod_uid=labels.get(f"{_KUBERNETES}pod.uid", ""),
-        sandbox=sandbox,
-        started=started,
-    )
-
-
-class DockerIdentities:
-    """The running containers of one Docker daemon, by id. Blocking: call it in a thread.
-
-    While Docker does not answer, the containers last known keep their names; their cgroups say whether they still run.
-    """
-
-    def __init__(self, endpoint: str, node: str = "", timeout: int = 5) -> None:
-        self._endpoint = endpoint
-        self._node = node
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._known: dict[str, Identity] = {}
-        self._client: Any = None
-        self.error = ""
-
-    def __call__(self) -> Mapping[str, Identity]:
-        with self._lock:
-            try:
-                self._known = self._read()
-                self.error = ""
-            except OSError as error:  # requests' and docker's connection errors are OSErrors
-                if self._client is not None:
-                    self._client.close()
-                self._client = None
-                if not self.error:
-                    log.warning("Docker at %s: %s; containers go without names until it answers", self._endpoint, error)
-                self.error = f"Docker at {self._endpoint}: {error}; start it, or name its socket with --docker"
-            return self._known
-
-    def _read(self) -> dict[str, Identity]:
-        import docker
-
-        try:
-            if self._client is None:
-                self._client = docker.APIClient(base_url=self._endpoint, timeout=self._timeout)
-            wanted = {"label": f"{_NODE}={self._node}"} if self._node else {}
-            listed = self._client.containers(filters=wanted)
-        except docker.errors.DockerException as error:
-            raise OSError(str(error)) from error
-        found = {}
-        for entry in listed:
-            name = (entry["Names"] or [""])[0].lstrip("/")
-            found[entry["Id"]] = identity(
-                entry["Id"], name, entry["Image"], entry["Labels"] or {}, float(entry.get("Created") or 0) or None
-            )
-        return found
-
-
-class ContainerdIdentities:
-    """The containers of a containerd, by id, as its CRI service wrote them down when it made them: the OCI configuration of
-    each task, below `<state>/io.containerd.runtime.v2.task/k8s.io`. No question is asked of containerd: a scrape costs it
-    nothing, and names are there while it restarts. Blocking: call it in a thread."""
-
-    def __init__(self, state: str) -> None:
-        self._state = state
-        self._tasks = f"{state}/io.containerd.runtime.v2.task/k8s.io"
-        self._lock = threading.Lock()
-        self._known: dict[str, Identity] = {}
-        self.error = ""
-
-    def __call__(self) -> Mapping[str, Identity]:
-        with self._lock:
-            there = os.path.isdir(self._state)
-            self.error = "" if there else f"no directory {self._state}; start containerd, or name it with --containerd"
-            tasks = os.listdir(self._tasks) if os.path.isdir(self._tasks) else []  # made with the first pod
-            seen = {task: self._known.get(task) or _described(task, f"{self._tasks}/{task}") for task in tasks}
-            self._known = {task: found for task, found in seen.items() if found is not None}
-            return self._known
-
-
-_CRI = "io.kubernetes.cri."
-
-
-def _described(container: str, bundle: str) -> Identity | None:
-    """None while the task is being made, and when it has just gone."""
-    try:
-        with open(f"{bundle}/config.json", "rb") as file:
-            notes = orjson.loads(file.read()).get("annotations") or {}
-        started = os.stat(f"{bundle}/init.pid").st_mtime
-    except (OSError, ValueError):
-        return None
-    sandbox = notes.get(f"{_CRI}container-type") == "sandbox"
-    return Identity(
-        id=container,
-        name=container,
-        image=notes.get(f"{_CRI}image-name", ""),
-        pod=notes.get(f"{_CRI}sandbox-name", ""),
-        namespace=notes.get(f"{_CRI}sandbox-namespace", ""),
-        container="" if sandbox else notes.get(f"{_CRI}container-name", ""),
-        pod_uid=notes.get(f"{_CRI}sandbox-uid", ""),
-        sandbox=sandbox,
-        started=started,
-    )
-
-
-def machine() -> Machine:
-    memory = psutil.virtual_memory().total
+def machine(machine_id: Sequence[str] = MACHINE_ID_FILES, boot_id: Sequence[str] = BOOT_ID_FILES) -> Machine:
+    """The first of the files that says something names the machine, or the boot."""
+    cpus = text("/proc/cpuinfo") or ""
     return Machine(
         cores=psutil.cpu_count() or 1,
         physical_cores=psutil.cpu_count(logical=False) or psutil.cpu_count() or 1,
-        memory_bytes=memory,
+        memory_bytes=psutil.virtual_memory().total,
         swap_bytes=psutil.swap_memory().total,
         kernel=platform.release(),
         system=_system(),
+        sockets=len(set(re.findall(r"^physical id\s*:\s*(\d+)", cpus, re.MULTILINE))) or 1,
+        frequency_khz=_frequency(cpus),
+        machine_id=_first(machine_id),
+        system_uuid=_first(("/sys/class/dmi/id/product_uuid", "/proc/device-tree/vm,uuid")),
+        boot_id=_first(boot_id),
+        booted=psutil.boot_time(),
+        nodes=_nodes(),
     )
+
+
+def _first(files: Sequence[str]) -> str:
+    return next((found for file in files if (found := (text(file) or "").strip("\0 \n"))), "")
+
+
+def _frequency(cpus: str) -> int:
+    highest = _first(("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq",))
+    if highest.isdecimal():
+        return int(highest)
+    seen = re.search(r"^(?:cpu MHz|clock)\s*:\s*([0-9.]+)", cpus, re.MULTILINE)
+    return int(float(seen[1]) * 1000) if seen else 0
+
+
+def _nodes(folder: str = "/sys/devices/system/node") -> dict[int, int]:
+    found = {}
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return {}
+    for name in sorted(names):
+        if name.startswith("node") and name[4:].isdecimal():
+            total = re.search(r"MemTotal:\s+(\d+) kB", text(f"{folder}/{name}/meminfo") or "")
+            found[int(name[4:])] = int(total[1]) * 1024 if total else 0
+    return found
 
 
 def _system() -> str:
@@ -151,6 +64,10 @@ def _system() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "")
     except OSError:
         return ""
+
+
+def has_swap() -> bool:
+    return (content("/proc/swaps") or b"").count(b"\n") > 1
 
 
 def filesystems() -> tuple[FileSystem, ...]:
@@ -163,53 +80,67 @@ def filesystems() -> tuple[FileSystem, ...]:
             status = os.statvfs(partition.mountpoint)
         except OSError:
             continue
-        total = status.f_blocks * status.f_frsize
-        used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        found[partition.device] = FileSystem(partition.device, total, used, status.f_files, status.f_ffree)
+        size = status.f_frsize
+        found[partition.device] = FileSystem(
+            device=partition.device,
+            total=status.f_blocks * size,
+            used=(status.f_blocks - status.f_bfree) * size,
+            inodes=status.f_files,
+            inodes_free=status.f_ffree,
+            mountpoint=partition.mountpoint,
+            kind=partition.fstype,
+            available=status.f_bavail * size,
+        )
     return tuple(found.values())
 
 
-def devices() -> dict[str, str]:
-    """Names of block devices by `major:minor`."""
+def devices(partitions: bytes | None) -> dict[str, str]:
+    """Names of block devices by `major:minor`, from /proc/partitions."""
     found: dict[str, str] = {}
-    try:
-        with open("/proc/partitions") as table:
-            for line in table:
-                words = line.split()
-                if len(words) == 4 and words[0].isdigit():
-                    found[f"{words[0]}:{words[1]}"] = f"/dev/{words[3]}"
-    except OSError:
-        pass
+    for line in (partitions or b"").decode("utf-8", "replace").splitlines():
+        words = line.split()
+        if len(words) == 4 and words[0].isdigit():
+            found[f"{words[0]}:{words[1]}"] = f"/dev/{words[3]}"
     return found
 
 
-_COUNTERS = re.compile(r"^\s*([^:\s]+):\s*(.*)$", re.MULTILINE)
+def disks() -> dict[str, Disk]:
+    """By device name."""
+    found = {}
+    for line in (text("/proc/diskstats") or "").splitlines():
+        words = line.split()
+        if len(words) >= 14 and all(word.isdecimal() for word in words[3:14]):
+            found[f"/dev/{words[2]}"] = Disk(*(int(word) for word in words[3:14]))
+    return found
 
 
-def interfaces(pid: int) -> tuple[Interface, ...]:
-    """The interfaces of the network namespace that process `pid` is in, without loopback; none when it is gone."""
-    try:
-        with open(f"/proc/{pid}/net/dev") as table:
-            content = table.read()
-    except OSError:
-        return ()
-    return parse_interfaces(content)
-
-
-def parse_interfaces(content: str) -> tuple[Interface, ...]:
-    """/proc/net/dev: eight receive counters, then eight transmit counters (proc(5))."""
+def parse_interfaces(table: bytes) -> tuple[Interface, ...]:
+    """/proc/net/dev without loopback: eight receive counters, then eight transmit counters (proc(5))."""
     found = []
-    for name, rest in _COUNTERS.findall(content):
-        values = [int(word) for word in rest.split() if word.isdigit()]
-        if name == "lo" or len(values) < 16:
+    for line in table.splitlines()[2:]:
+        name, _, counters = line.partition(b":")
+        values = counters.split()
+        if len(values) < 16 or (name := name.strip()) == b"lo":
             continue
-        found.append(
-            Interface(name, values[0], values[1], values[2], values[3], values[8], values[9], values[10], values[11])
-        )
+        try:
+            first = [int(values[at]) for at in (0, 1, 2, 3, 8, 9, 10, 11)]
+        except ValueError:
+            continue
+        found.append(Interface(name.decode("utf-8", "replace"), *first))
     return tuple(found)
 
 
-def first_process(procs: str | None) -> int | None:
-    """The first pid of a cgroup.procs file's content."""
-    word = (procs or "").split(maxsplit=1)
-    return int(word[0]) if word and word[0].isdigit() else None
+def pids(procs: bytes | None) -> list[int]:
+    """A cgroup.procs file's."""
+    return [int(word) for word in (procs or b"").split() if word.isdigit()]
+
+
+_UPPER = re.compile(r"^\S+ \S+ \S+ \S+ / .* - overlay \S+ .*?\bupperdir=([^,\n]+)", re.MULTILINE)
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+
+
+def layer(mountinfo: str) -> str:
+    """Where a process's root filesystem is written to, by its /proc/PID/mountinfo: the upper directory of its overlay, whichever
+    runtime mounted it. Empty where it is of another kind."""
+    found = _UPPER.search(mountinfo)
+    return _ESCAPED.sub(lambda m: chr(int(m[1], 8)), found[1]) if found else ""

@@ -49,6 +49,8 @@ class Hierarchies:
     controllers: Mapping[str, Path] = field(default_factory=dict)
     unified: Path | None = None
     others: tuple[Path, ...] = ()
+    hybrid: Path | None = None
+    """The version 2 tree without controllers, beside version 1; one of `others`."""
 
     @property
     def version(self) -> int:
@@ -79,7 +81,7 @@ def hierarchies(mountinfo: str | None = None) -> Hierarchies:
             if not names:
                 named.append(point)
     if controllers:
-        return Hierarchies(controllers, None, (*named, *unified))
+        return Hierarchies(controllers, None, (*named, *unified), unified[0] if unified else None)
     return Hierarchies({}, unified[0] if unified else MOUNT, ())
 
 

@@ -1,75 +1,169 @@
-"""Reading version 1: one directory per controller. See `linux.cgroup.usage` for units."""
+"""Reading version 1: one directory per controller. See `linux.cgroup.usage` for units.
+
+A hybrid machine has the tree of version 2 beside these, without controllers: pressure is read there.
+"""
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 
-from linux.cgroup.files import number, pairs, text
-from linux.cgroup.usage import UNLIMITED, Cpu, DeviceIo, Limits, Memory, Usage
+from linux.cgroup import pressure
+from linux.cgroup.files import Budget, Folder, field, number, pairs
+from linux.cgroup.tree import Hierarchies
+from linux.cgroup.usage import UNLIMITED, Ask, Cpu, DeviceIo, Limits, Memory, Usage
 
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 
+LIMIT_FILES = frozenset(
+    {"cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}
+    | {"memory.soft_limit_in_bytes"}
+)
 
-def read(controllers: Mapping[str, Path], path: str) -> Usage:
-    """`controllers`: controller name to mount point; `path`: the group below each."""
 
-    def below(controller: str) -> str | None:
-        root = controllers.get(controller)
-        return f"{root}/{path.strip('/')}" if root else None
+class Group:
+    """One group; its frequent files stay open until it is closed."""
 
-    return Usage(
-        cpu=_cpu(below("cpuacct"), below("cpu")),
-        memory=_memory(below("memory")),
-        pids=number(f"{below('pids')}/pids.current"),
-        io=_io(below("blkio")),
-        limits=_limits(below("cpu"), below("memory"), below("pids")),
+    __slots__ = (
+        "_blkio",
+        "_cpu",
+        "_cpuacct",
+        "_cpuset",
+        "_hybrid",
+        "_io",
+        "_io_files",
+        "_limits",
+        "_memory",
+        "_pids",
+        "_stat",
     )
 
+    def __init__(self, trees: Hierarchies, path: str, budget: Budget) -> None:
+        def below(controller: str) -> Folder:
+            # Where a controller is not mounted, nothing is there to be read.
+            return Folder(f"{trees.controllers.get(controller, '/nonexistent')}/{path.strip('/')}".rstrip("/"), budget)
 
-def _cpu(accounting: str | None, scheduling: str | None) -> Cpu | None:
-    usage = number(f"{accounting}/cpuacct.usage")
-    if usage is None:
-        return None
-    split = pairs(text(f"{accounting}/cpuacct.stat"))
-    throttling = pairs(text(f"{scheduling}/cpu.stat"))
-    return Cpu(
-        usage_ns=usage,
-        user_ns=split.get("user", 0) * _TICK_NS,
-        system_ns=split.get("system", 0) * _TICK_NS,
-        periods=throttling.get("nr_periods", 0),
-        throttled_periods=throttling.get("nr_throttled", 0),
-        throttled_ns=throttling.get("throttled_time", 0),
-    )
+        self._cpuacct, self._cpu, self._memory = below("cpuacct"), below("cpu"), below("memory")
+        self._pids, self._blkio, self._cpuset = below("pids"), below("blkio"), below("cpuset")
+        self._hybrid = f"{trees.hybrid}/{path.strip('/')}" if trees.hybrid else ""
+        self._limits: Limits | None = None
+        self._stat: tuple[bytes, tuple[int, ...]] = (b"", (0,) * len(_STAT))
+        self._io: tuple[bytes, bytes, dict[str, DeviceIo]] = (b"", b"", {})
+        suffix = "_recursive" if os.path.exists(f"{self._blkio.path}/{_IO_BYTES}_recursive") else ""
+        self._io_files = (f"{_IO_BYTES}{suffix}", f"{_IO_COUNT}{suffix}")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where limits are written."""
+        return (self._memory.path, self._cpu.path)
+
+    @property
+    def descriptors(self) -> int:
+        return sum(folder.descriptors for folder in self._held())
+
+    def forget_limits(self) -> None:
+        self._limits = None
+
+    def close(self) -> None:
+        for folder in self._held():
+            folder.close()
+
+    def _held(self) -> tuple[Folder, ...]:
+        return (self._cpuacct, self._memory, self._blkio)
+
+    def read(self, ask: Ask) -> Usage:
+        """Raises Gone."""
+        limits = self._limits
+        if limits is None:
+            limits = self._limits = self._may_use()
+        control = self._memory.once("memory.oom_control") if ask.oom else None
+        return Usage(
+            cpu=self._used_cpu(ask.split, limits.cpu_quota_us is not None),
+            memory=self._used_memory(ask),
+            pids=number(self._pids.once("pids.current")) if ask.pids else None,
+            io=self._devices() if ask.io else {},
+            limits=limits,
+            oom_kills=field(b"\n" + control, b"\noom_kill ") if control else None,
+            pressure=pressure.read(self._hybrid) if ask.pressure and self._hybrid else None,
+        )
+
+    def _used_cpu(self, split: bool, limited: bool) -> Cpu | None:
+        usage = number(self._cpuacct.read("cpuacct.usage"))
+        if usage is None or not (split or limited):
+            return None if usage is None else Cpu(usage)
+        times = pairs(self._cpuacct.once("cpuacct.stat")) if split else {}
+        stat = pairs(self._cpu.once("cpu.stat")) if limited else {}
+        user, system = number(times.get(b"user")), number(times.get(b"system"))
+        return Cpu(
+            usage_ns=usage,
+            user_ns=user * _TICK_NS if user is not None else None,
+            system_ns=system * _TICK_NS if system is not None else None,
+            periods=number(stat.get(b"nr_periods")) or 0,
+            throttled_periods=number(stat.get(b"nr_throttled")) or 0,
+            throttled_ns=number(stat.get(b"throttled_time")) or 0,
+            bursts=number(stat.get(b"nr_bursts")) or 0,
+            burst_ns=number(stat.get(b"burst_time")) or 0,
+        )
+
+    def _used_memory(self, ask: Ask) -> Memory | None:
+        folder = self._memory
+        usage = number(folder.read("memory.usage_in_bytes"))
+        if usage is None:
+            return None
+        data = folder.read("memory.stat", 4096) or b""
+        if data != self._stat[0]:
+            lines = b"\n" + data
+            self._stat = data, tuple(field(lines, key) for key in _STAT)
+        rss, cache, mapped, swap, active, inactive, faults, major, own, own_major = self._stat[1]
+        return Memory(
+            usage=usage,
+            working_set=usage - inactive if usage > inactive else 0,
+            max_usage=number(folder.once("memory.max_usage_in_bytes")) if ask.peak else None,
+            rss=rss,
+            cache=cache,
+            mapped_file=mapped,
+            swap=swap,
+            active_file=active,
+            inactive_file=inactive,
+            failcnt=number(folder.once("memory.failcnt")) if ask.peak else None,
+            page_faults=faults,
+            major_page_faults=major,
+            own_page_faults=own,
+            own_major_page_faults=own_major,
+            kernel=number(folder.once("memory.kmem.usage_in_bytes")) if ask.peak else None,
+        )
+
+    def _devices(self) -> dict[str, DeviceIo]:
+        """The throttle files count what reached the block layer, whichever scheduler runs; `_recursive` where it exists."""
+        size, count = self._blkio.read(self._io_files[0]) or b"", self._blkio.read(self._io_files[1]) or b""
+        if size != self._io[0] or count != self._io[1]:
+            self._io = size, count, _io(size, count)
+        return self._io[2]
+
+    def _may_use(self) -> Limits:
+        cpu, memory = self._cpu, self._memory
+        quota = number(cpu.once("cpu.cfs_quota_us"))
+        return Limits(
+            cpu_shares=number(cpu.once("cpu.shares")),
+            cpu_quota_us=quota if quota is not None and quota > 0 else None,
+            cpu_period_us=number(cpu.once("cpu.cfs_period_us")),
+            memory_bytes=_limit(memory.once("memory.limit_in_bytes")),
+            pids=number(self._pids.once("pids.max")),
+            swap_bytes=_limit(memory.once("memory.memsw.limit_in_bytes")),
+            swap_with_memory=True,
+            reservation_bytes=_limit(memory.once("memory.soft_limit_in_bytes")),
+            cpuset=(self._cpuset.once("cpuset.effective_cpus") or b"").decode("ascii", "replace").strip(),
+        )
 
 
-def _memory(folder: str | None) -> Memory | None:
-    usage = number(f"{folder}/memory.usage_in_bytes")
-    if usage is None:
-        return None
-    stat = pairs(text(f"{folder}/memory.stat"))
-    inactive = stat.get("total_inactive_file", 0)
-    return Memory(
-        usage=usage,
-        working_set=max(0, usage - inactive),
-        max_usage=number(f"{folder}/memory.max_usage_in_bytes"),
-        rss=stat.get("total_rss", 0),
-        cache=stat.get("total_cache", 0),
-        mapped_file=stat.get("total_mapped_file", 0),
-        swap=stat.get("total_swap", 0),
-        active_file=stat.get("total_active_file", 0),
-        inactive_file=inactive,
-        failcnt=number(f"{folder}/memory.failcnt") or 0,
-        page_faults=stat.get("total_pgfault", 0),
-        major_page_faults=stat.get("total_pgmajfault", 0),
-    )
+_IO_BYTES, _IO_COUNT = "blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"
+_STAT = (
+    *(b"\ntotal_rss ", b"\ntotal_cache ", b"\ntotal_mapped_file ", b"\ntotal_swap ", b"\ntotal_active_file "),
+    *(b"\ntotal_inactive_file ", b"\ntotal_pgfault ", b"\ntotal_pgmajfault ", b"\npgfault ", b"\npgmajfault "),
+)
 
 
-def _io(folder: str | None) -> dict[str, DeviceIo]:
-    """The throttle files count what reached the block layer, whichever scheduler runs; `_recursive` where it exists."""
+def _io(size: bytes, count: bytes) -> dict[str, DeviceIo]:
     found: dict[str, dict[str, int]] = {}
-    for name, kind in (("io_service_bytes", "bytes"), ("io_serviced", "count")):
-        content = text(f"{folder}/blkio.throttle.{name}_recursive") or text(f"{folder}/blkio.throttle.{name}")
-        for line in (content or "").splitlines():
+    for data, kind in ((size, "bytes"), (count, "count")):
+        for line in data.decode("ascii", "replace").splitlines():
             words = line.split()
             if len(words) == 3 and words[1] in ("Read", "Write") and words[2].isdecimal():
                 found.setdefault(words[0], {})[f"{words[1]}.{kind}"] = int(words[2])
@@ -84,13 +178,6 @@ def _io(folder: str | None) -> dict[str, DeviceIo]:
     }
 
 
-def _limits(cpu: str | None, memory: str | None, pids: str | None) -> Limits:
-    quota = number(f"{cpu}/cpu.cfs_quota_us")
-    limit = number(f"{memory}/memory.limit_in_bytes")
-    return Limits(
-        cpu_shares=number(f"{cpu}/cpu.shares"),
-        cpu_quota_us=quota if quota is not None and quota > 0 else None,
-        cpu_period_us=number(f"{cpu}/cpu.cfs_period_us"),
-        memory_bytes=limit if limit is not None and limit < UNLIMITED else None,
-        pids=number(f"{pids}/pids.max"),
-    )
+def _limit(data: bytes | None) -> int | None:
+    found = number(data)
+    return found if found is not None and found < UNLIMITED else None

@@ -8,70 +8,133 @@ The root group has neither memory.current nor limits: its usage is the machine's
 
 from pathlib import Path
 
-from linux.cgroup.files import number, pairs, text
-from linux.cgroup.usage import Cpu, DeviceIo, Limits, Memory, Usage
+from linux.cgroup import pressure
+from linux.cgroup.files import Budget, Folder, content, field, number, pairs
+from linux.cgroup.usage import Ask, Cpu, DeviceIo, Limits, Memory, Usage
+
+LIMIT_FILES = frozenset(
+    {"cpu.weight", "cpu.max", "memory.max", "memory.min", "memory.swap.max", "pids.max", "cpuset.cpus.effective"}
+)
 
 
-def read(root: Path, path: str) -> Usage:
-    """`root`: the mount point; `path`: the group below it."""
-    folder = f"{root}/{path.strip('/')}".rstrip("/")
-    return Usage(
-        cpu=_cpu(folder),
-        memory=_memory(folder, root=not path.strip("/")),
-        pids=number(f"{folder}/pids.current"),
-        io=_io(folder),
-        limits=_limits(folder),
-    )
+class Group:
+    """One group; its frequent files stay open until it is closed."""
+
+    __slots__ = ("_folder", "_io", "_limits", "_root", "_stat")
+
+    def __init__(self, mount: Path, path: str, budget: Budget) -> None:
+        self._root = not path.strip("/")
+        self._folder = Folder(f"{mount}/{path.strip('/')}".rstrip("/"), budget)
+        self._limits: Limits | None = None
+        self._stat: tuple[bytes, tuple[int, ...]] = (b"", (0,) * len(_STAT))
+        self._io: tuple[bytes, dict[str, DeviceIo]] = (b"", {})
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where limits are written."""
+        return (self._folder.path,)
+
+    @property
+    def descriptors(self) -> int:
+        return self._folder.descriptors
+
+    def forget_limits(self) -> None:
+        self._limits = None
+
+    def close(self) -> None:
+        self._folder.close()
+
+    def read(self, ask: Ask) -> Usage:
+        """Raises Gone."""
+        folder = self._folder
+        limits = self._limits
+        if limits is None:
+            limits = self._limits = _limits(folder)
+        events = folder.once("memory.events") if ask.oom else None
+        return Usage(
+            cpu=_cpu(folder.read("cpu.stat")),
+            memory=self._memory(ask),
+            pids=number(folder.read("pids.current")) if ask.pids else None,
+            io=self._devices() if ask.io else {},
+            limits=limits,
+            oom_kills=field(b"\n" + events, b"\noom_kill ") if events else None,
+            pressure=pressure.read(folder.path) if ask.pressure else None,
+        )
+
+    def _memory(self, ask: Ask) -> Memory | None:
+        folder = self._folder
+        usage = number(folder.read("memory.current"))
+        if usage is None and self._root:
+            usage = _machine_usage()
+        if usage is None:
+            return None
+        data = folder.read("memory.stat", 8192) or b""
+        if data != self._stat[0]:
+            lines = b"\n" + data
+            self._stat = data, tuple(field(lines, key) for key in _STAT)
+        rss, cache, mapped, active, inactive, faults, major, kernel = self._stat[1]
+        return Memory(
+            usage=usage,
+            working_set=usage - inactive if usage > inactive else 0,
+            max_usage=number(folder.once("memory.peak")) if ask.peak else None,
+            rss=rss,
+            cache=cache,
+            mapped_file=mapped,
+            swap=number(folder.read("memory.swap.current")) or 0 if ask.swap else 0,
+            active_file=active,
+            inactive_file=inactive,
+            failcnt=0,
+            page_faults=faults,
+            major_page_faults=major,
+            kernel=kernel,
+        )
+
+    def _devices(self) -> dict[str, DeviceIo]:
+        data = self._folder.read("io.stat", 4096) or b""
+        if data != self._io[0]:
+            self._io = data, _io(data)
+        return self._io[1]
 
 
-def _cpu(folder: str) -> Cpu | None:
-    stat = pairs(text(f"{folder}/cpu.stat"))
-    if "usage_usec" not in stat:
+_STAT = (
+    *(b"\nanon ", b"\nfile ", b"\nfile_mapped ", b"\nactive_file ", b"\ninactive_file "),
+    *(b"\npgfault ", b"\npgmajfault ", b"\nkernel "),
+)
+
+
+def _cpu(data: bytes | None) -> Cpu | None:
+    stat = pairs(data)
+    try:
+        if b"nr_periods" not in stat:  # the root group has no quota
+            return Cpu(
+                int(stat[b"usage_usec"]) * 1000, int(stat[b"user_usec"]) * 1000, int(stat[b"system_usec"]) * 1000
+            )
+        return Cpu(
+            usage_ns=int(stat[b"usage_usec"]) * 1000,
+            user_ns=int(stat[b"user_usec"]) * 1000,
+            system_ns=int(stat[b"system_usec"]) * 1000,
+            periods=int(stat[b"nr_periods"]),
+            throttled_periods=int(stat[b"nr_throttled"]),
+            throttled_ns=int(stat[b"throttled_usec"]) * 1000,
+            bursts=int(stat.get(b"nr_bursts", 0)),
+            burst_ns=int(stat.get(b"burst_usec", 0)) * 1000,
+        )
+    except (KeyError, ValueError):
         return None
-    return Cpu(
-        usage_ns=stat["usage_usec"] * 1000,
-        user_ns=stat.get("user_usec", 0) * 1000,
-        system_ns=stat.get("system_usec", 0) * 1000,
-        periods=stat.get("nr_periods", 0),
-        throttled_periods=stat.get("nr_throttled", 0),
-        throttled_ns=stat.get("throttled_usec", 0) * 1000,
-    )
 
 
 def _machine_usage(meminfo: str = "/proc/meminfo") -> int | None:
     """Bytes that are not free, by proc(5) in kB."""
-    found = pairs((text(meminfo) or "").replace(":", "").replace(" kB", ""), None)
-    total, free = found.get("MemTotal"), found.get("MemFree")
-    return (total - free) * 1024 if total is not None and free is not None else None
-
-
-def _memory(folder: str, *, root: bool = False) -> Memory | None:
-    stat = pairs(text(f"{folder}/memory.stat"))
-    usage = number(f"{folder}/memory.current")
-    if usage is None and root:
-        usage = _machine_usage()
-    if usage is None:
+    found = pairs((content(meminfo) or b"").replace(b" kB", b""))
+    try:
+        return (int(found[b"MemTotal:"]) - int(found[b"MemFree:"])) * 1024
+    except (KeyError, ValueError):
         return None
-    inactive = stat.get("inactive_file", 0)
-    return Memory(
-        usage=usage,
-        working_set=max(0, usage - inactive),
-        max_usage=number(f"{folder}/memory.peak"),
-        rss=stat.get("anon", 0),
-        cache=stat.get("file", 0),
-        mapped_file=stat.get("file_mapped", 0),
-        swap=number(f"{folder}/memory.swap.current") or 0,
-        active_file=stat.get("active_file", 0),
-        inactive_file=inactive,
-        failcnt=0,
-        page_faults=stat.get("pgfault", 0),
-        major_page_faults=stat.get("pgmajfault", 0),
-    )
 
 
-def _io(folder: str) -> dict[str, DeviceIo]:
+def _io(data: bytes) -> dict[str, DeviceIo]:
     found: dict[str, DeviceIo] = {}
-    for line in (text(f"{folder}/io.stat") or "").splitlines():
+    for line in data.decode("ascii", "replace").splitlines():
         device, *fields = line.split() or [""]
         values = {name: int(value) for name, _, value in (f.partition("=") for f in fields) if value.isdecimal()}
         if values:
@@ -84,13 +147,16 @@ def _io(folder: str) -> dict[str, DeviceIo]:
     return found
 
 
-def _limits(folder: str) -> Limits:
-    weight = number(f"{folder}/cpu.weight")
-    quota, _, period = (text(f"{folder}/cpu.max") or "").strip().partition(" ")
+def _limits(folder: Folder) -> Limits:
+    weight = number(folder.once("cpu.weight"))
+    quota, period = [*(folder.once("cpu.max") or b"").split(), b"", b""][:2]
     return Limits(
         cpu_shares=2 + (weight - 1) * 262142 // 9999 if weight is not None else None,
-        cpu_quota_us=int(quota) if quota.isdigit() else None,
-        cpu_period_us=int(period) if period.isdigit() else None,
-        memory_bytes=number(f"{folder}/memory.max"),
-        pids=number(f"{folder}/pids.max"),
+        cpu_quota_us=number(quota),
+        cpu_period_us=number(period),
+        memory_bytes=number(folder.once("memory.max")),
+        pids=number(folder.once("pids.max")),
+        swap_bytes=number(folder.once("memory.swap.max")),
+        reservation_bytes=number(folder.once("memory.min")),
+        cpuset=(folder.once("cpuset.cpus.effective") or b"").decode("ascii", "replace").strip(),
     )

@@ -1,6 +1,7 @@
 """A container that burns, allocates, writes and sends: what the metrics say is what it did."""
 
 import json
+import socket
 import subprocess
 import time
 import uuid
@@ -12,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from metrics import exposition
 from metrics.collector import Collector
-from metrics.observe import DockerIdentities
+from metrics.identities.docker import DockerIdentities
 from tests.dockerd import Dockerd
+from tests.node.host import until
 from tests.requirements import requires
 
 UID = str(uuid.UUID(int=7))
@@ -53,9 +55,10 @@ def start(dockerd: Dockerd, cgroup_parent: str) -> Iterator[Start]:
 
 
 @pytest.fixture
-def scrape(dockerd: Dockerd, cgroup_parent: str) -> Callable[[str], Figures]:
+def scrape(dockerd: Dockerd, cgroup_parent: str) -> Iterator[Callable[[str], Figures]]:
     """The pod's or a container's figures: `name` or `name{extra}` to value."""
-    collector = Collector(DockerIdentities(dockerd.host, "metrics-test"), cgroup_parent, fresh=-1.0)
+    docker = DockerIdentities(dockerd.host, "metrics-test")
+    collector = Collector(docker, cgroup_parent, fresh=-1.0)
     six = ("container", "id", "image", "name", "namespace", "pod")
 
     def figures(container: str) -> Figures:
@@ -64,12 +67,15 @@ def scrape(dockerd: Dockerd, cgroup_parent: str) -> Callable[[str], Figures]:
             for sample in family.samples:
                 if sample.labels.get("pod") != "busy" or sample.labels["container"] != container:
                     continue
-                if bool(container) == bool(sample.labels["name"]):
+                # A pod's network is its sandbox's, everything else its own group's.
+                if bool(sample.labels["name"]) == (bool(container) or "_network_" in sample.name):
                     extra = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if k not in six)
                     found[f"{sample.name}{{{extra}}}" if extra else sample.name] = sample.value
         return found
 
-    return figures
+    yield figures
+    collector.close()
+    docker.close()
 
 
 def do(dockerd: Dockerd, container: str, script: str) -> None:
@@ -84,7 +90,7 @@ def do(dockerd: Dockerd, container: str, script: str) -> None:
 
 def test_cpu_and_memory(dockerd: Dockerd, start: Start, scrape: Callable[[str], Figures]) -> None:
     container = start()
-    before = scrape("app")
+    before = until(lambda: scrape("app"), "Docker to tell of the container")
     began = time.monotonic()
     # A shell loop that spins until its own clock of user and system time says that it has had a second.
     do(dockerd, container, "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; times")
@@ -114,6 +120,7 @@ def test_cpu_and_memory(dockerd: Dockerd, start: Start, scrape: Callable[[str], 
 
 def test_what_is_written_is_counted(dockerd: Dockerd, start: Start, scrape: Callable[[str], Figures]) -> None:
     container = start()
+    until(lambda: scrape("app"), "Docker to tell of the container")
     before = sum(v for k, v in scrape("app").items() if k.startswith("container_fs_writes_bytes_total"))
     do(dockerd, container, "dd if=/dev/zero of=/x bs=1M count=16 conv=fsync 2>/dev/null")
     written = sum(v for k, v in scrape("app").items() if k.startswith("container_fs_writes_bytes_total")) - before
@@ -141,6 +148,7 @@ def test_what_is_sent_is_counted_on_the_pod(
     ):
         subprocess.run([*inside, *words.split()], check=True)
     name = "container_network_transmit_bytes_total{interface=eth0}"
+    until(lambda: name in scrape(""), "Docker to tell of the sandbox")
     before = scrape("")[name]
     # 100 datagrams of 1000 bytes, each with 42 of headers.
     send = (
@@ -165,7 +173,7 @@ def test_containers_that_come_and_go_leave_nothing_behind(
     client = dockerd.client()
     for _ in range(trial(3, 60)):
         container = start(name="brief")
-        assert scrape("brief")
+        until(lambda: scrape("brief"), "Docker to tell of the container")
         client.kill(container)
         client.wait(container)
         assert not scrape("brief")
@@ -173,7 +181,16 @@ def test_containers_that_come_and_go_leave_nothing_behind(
 
 
 def test_dockers_absence_keeps_what_is_known(cgroup_parent: str, tmp_path: Path) -> None:
+    """No socket is no Docker; one that nobody answers is a runtime in trouble."""
     identities = DockerIdentities(f"unix://{tmp_path}/none.sock")
-    snapshot = Collector(identities, cgroup_parent).snapshot()
-    assert not snapshot.failed
-    assert "none.sock" in identities.error
+    collector = Collector(identities, cgroup_parent, fresh=-1.0, status=lambda: (identities.error, ""))
+    try:
+        assert not collector.snapshot().failed
+        assert not identities.error
+        with socket.socket(socket.AF_UNIX) as mute:
+            mute.bind(f"{tmp_path}/none.sock")
+            assert collector.snapshot().failed
+            assert "none.sock" in identities.error
+    finally:
+        collector.close()
+        identities.close()

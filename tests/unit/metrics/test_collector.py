@@ -10,8 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from linux.cgroup.tree import Hierarchies
 from metrics import exposition
 from metrics.collector import Collector
+from metrics.identities import identity
 from metrics.model import Identity
-from metrics.observe import identity, parse_interfaces
+from metrics.observe import parse_interfaces
 from tests.unit.metrics import recorded
 
 LABELS = {
@@ -117,7 +118,7 @@ def test_interfaces() -> None:
         "  lo:  100  1  0  0  0  0  0  0  100  1  0  0  0  0  0  0\n"
         "  eth0:  1506  17  1  2  0  0  0  0  906  11  3  4  0  0  0  0\n"
     )
-    (eth0,) = parse_interfaces(table)
+    (eth0,) = parse_interfaces(table.encode())
     assert (eth0.name, eth0.receive_bytes, eth0.receive_errors, eth0.receive_dropped) == ("eth0", 1506, 1, 2)
     assert (eth0.transmit_bytes, eth0.transmit_packets, eth0.transmit_errors, eth0.transmit_dropped) == (906, 11, 3, 4)
 

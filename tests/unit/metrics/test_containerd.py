@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from metrics.observe import ContainerdIdentities
+from metrics.identities.containerd import ContainerdIdentities
 
 
 def task(state: Path, name: str, kind: str, *, running: bool = True) -> Path:
