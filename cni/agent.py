@@ -47,7 +47,9 @@ PATIENCE = 45.0
 
 _READING = 10.0  # seconds for a shim to send its request
 _THANKS = 60.0  # seconds for a runtime to read the answer
-_SWEEP = 60.0  # seconds between two looks for what dead stand-alone workers left
+_SWEEP = (
+    60.0  # seconds between two looks for what dead workers left; the first is when the door opens, for one may hang
+)
 _GOODBYE = 20.0  # seconds for what runs to end
 _BACKLOG = 1024
 _IDLE, _BUSY = 15000.0, 250.0  # milliseconds between two looks at what is under way
@@ -75,7 +77,7 @@ class Agent:
         self._run: Final = run
         self._home: Final = _namespaces("self")
         self._workers: Final = Workers(self._work)
-        self._swept = time.monotonic()
+        self._swept = -_SWEEP
         self._ending = False
 
     def serve(self, woken: socket.socket) -> None:
@@ -219,7 +221,6 @@ def _serve(door: socket.socket, path: str, run: str, woken: socket.socket) -> in
         named(name)  # loaded before anybody waits for it
     removal.aside()
     agent = Agent(door, run)
-    agent.sweep()
     os.rename(f"{path}.new", path)
     placed = os.stat(path).st_ino
     _say(f"answers at {path}")

@@ -25,6 +25,8 @@ A container runtime calls it with CNI_* variables and a network configuration on
 answers as {names}. It speaks CNI {versions}.
 """
 _SWEPT = 8  # entries of the journal that one ADD looks at: it is a pod that waits
+_PATIENCE = 2.0  # seconds that it gives them
+_REST = 30.0  # seconds for which it leaves alone what could not be undone
 
 
 def main(
@@ -63,11 +65,30 @@ def _answered(kind: str, run: str, environment: Mapping[str, str], stdin: bytes,
             return _later("the CNI agent ended in the middle of the call, which is undone", stdin)
         if reason == wire.AWAY and journal.asks_for_agent(stdin):
             return _later("the CNI agent of this node (wherry-cni.service) does not answer: is it starting?", stdin)
-        journal.sweep(run, answer, _SWEPT)
+        _sweep(run, answer)
     said, status, entry = journal.carry_out(run, answer, kind, environment, stdin)
     if entry is not None:
         entry.end()
     return said, status
+
+
+def _sweep(run: str, answer: journal.Answer) -> None:
+    """Undoes what dead workers left, in a thread: what hangs there (a lock of another network's IPAM) is left to others."""
+    import _thread
+
+    over = _thread.allocate_lock()
+    over.acquire()
+
+    def work() -> None:
+        try:
+            journal.sweep(run, answer, _SWEPT, _REST)
+        except (CniError, OSError):
+            return  # carry_out meets the same, and says it
+        finally:
+            over.release()
+
+    _thread.start_new_thread(work, ())
+    over.acquire(timeout=_PATIENCE)
 
 
 def _later(message: str, stdin: bytes) -> tuple[bytes, int]:

@@ -84,6 +84,8 @@ def ensure_bridge(host: Socket, wanted: Bridge) -> Link:
 def create_pair(host: Socket, call: Call, wanted: Bridge, netns: int, bridge: int) -> None:
     """The pair, one end in the container's namespace; refused where the container has such an interface."""
     name = plan.host_link(call.container, call.ifname)
+    _refuse_attached(call, netns)
+    call.begin()
     for _ in range(2):
         try:
             host.create_veth(name, call.ifname, netns=netns, mac=wanted.mac, mtu=wanted.mtu, master=bridge)
@@ -92,15 +94,19 @@ def create_pair(host: Socket, call: Call, wanted: Bridge, netns: int, bridge: in
                 raise
         else:
             return
-        with enter(netns):
-            pod = Socket()
-        with pod:
-            if pod.link(call.ifname) is not None:
-                break
+        _refuse_attached(call, netns)
         # Its peer is not where the container is now: a killed ADD left it.
         if not _delete(host, name):
             break
-    raise CniError(ALREADY_ATTACHED, f"the container has an interface {call.ifname} already: DEL comes first")
+    raise CniError(KERNEL_REFUSED, f"{name} and {call.ifname} cannot be made: somebody else makes them too")
+
+
+def _refuse_attached(call: Call, netns: int) -> None:
+    with enter(netns):
+        pod = Socket()
+    with pod:
+        if pod.link(call.ifname) is not None:
+            raise CniError(ALREADY_ATTACHED, f"the container has an interface {call.ifname} already: DEL comes first")
 
 
 def plug_in(host: Socket, call: Call, wanted: Bridge) -> Link:

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
         def status(self, call: Call, config: Mapping[str, Json]) -> None: ...
         def gc(self, call: Call, config: Mapping[str, Json]) -> None: ...
 
+    class Entry(Protocol):
+        """The call's place among those under way (``cni.journal``)."""
+
+        @property
+        def descriptor(self) -> int: ...
+        def begin(self) -> None: ...
+
 
 COMMANDS = ("ADD", "DEL", "CHECK", "STATUS", "GC")  # VERSION asks nothing of a plugin
 
@@ -53,9 +60,9 @@ _OURS = {"IP", "MAC", "IgnoreUnknown"}
 class Call:
     """``netns`` is empty where it is not known (DEL); ``args`` are the pairs of CNI_ARGS; ``path`` the directories in which
     delegates are looked for; ``environment`` what a delegated program inherits. ``own``: delegates are this program's own
-    modules whatever ``path`` holds."""
+    modules whatever ``path`` holds. ``entry``: where others see that the call is under way, None where nobody does."""
 
-    __slots__ = ("args", "command", "container", "environment", "ifname", "netns", "own", "path")
+    __slots__ = ("args", "command", "container", "entry", "environment", "ifname", "netns", "own", "path")
 
     def __init__(
         self,
@@ -68,6 +75,7 @@ class Call:
         path: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
         own: bool = False,
+        entry: Entry | None = None,
     ) -> None:
         self.command: Final = command
         self.container: Final = container
@@ -77,6 +85,13 @@ class Call:
         self.path: Final = path
         self.environment: Final = environment or {}
         self.own: Final = own
+        self.entry: Final = entry
+
+    def begin(self) -> None:
+        """An ADD says it before it makes the first thing that a DEL would take away, and after it has seen that this attachment
+        is no other ADD's: from here on it is undone when it is cut off."""
+        if self.entry is not None:
+            self.entry.begin()
 
     @property
     def may_be_home(self) -> bool:
@@ -95,10 +110,11 @@ class Call:
             path=self.path,
             environment=environment,
             own=self.own if own is None else own,
+            entry=self.entry,
         )
 
 
-def parse_call(variables: Mapping[str, str]) -> Call:
+def parse_call(variables: Mapping[str, str], entry: Entry | None = None) -> Call:
     """The call that the CNI_* variables spell; CniError names the variable that is missing or malformed."""
     command = variables.get("CNI_COMMAND", "")
     required = _REQUIRED.get(command)
@@ -120,6 +136,7 @@ def parse_call(variables: Mapping[str, str]) -> Call:
         args=parse_args(variables.get("CNI_ARGS", "")) if command != "DEL" else {},  # nothing keeps a pod from going
         path=tuple(filter(None, variables.get("CNI_PATH", "").split(":"))),
         environment=variables,
+        entry=entry,
     )
 
 

@@ -2,7 +2,8 @@
 
 The plugin is looked for along CNI_PATH, as the specification has it. Where what is found is this very program (one file under
 many names, so: the same file as the ``wherry-cni`` beside it), its function is called instead of a process started. Anything
-else is started with the whole configuration and the whole environment; what it says on stderr passes through.
+else is started with the whole configuration and the whole environment; what it says on stderr passes through. It holds the
+call's place among those under way as long as it runs: the DEL of a worker that died comes after it.
 
 ``Call.own`` skips the search: wherry-cni is bridge and host-local in one, whatever else is installed.
 """
@@ -113,7 +114,9 @@ def _is_ours(program: str) -> bool:
 def _run(kind: str, program: str, call: Call, config: Mapping[str, Json]) -> bytes:
     from linux import spawn
 
-    ended = spawn.run([program], encode(config).encode(), timeout=PATIENCE, environment=call.environment)
+    call.begin()
+    kept = (call.entry.descriptor,) if call.entry is not None else ()
+    ended = spawn.run([program], encode(config).encode(), timeout=PATIENCE, environment=call.environment, kept=kept)
     if ended.stderr:
         os.write(2, ended.stderr)
     if ended.status == 0:

@@ -5,10 +5,14 @@ before the ADD's first step until its result is with the runtime (or the ADD was
 that does the work. So:
 
     locked                    somebody is at it: the same container's next ADD or DEL waits
+    not locked, "B" in front  its worker died before it had made anything: the file goes
     not locked, "W" in front  its worker died in the middle: DEL, then the file goes
     not locked, "D" in front  the ADD was done and answered, and never undone: the file goes
 
-An empty or torn file is a worker that died before it began.
+A second ADD of a container that is attached already never comes past "B" (``begin``, which plugins call when they have looked):
+its death must not take the first one's work away. An empty or torn file is a worker that died before it began. Programs that
+a plugin hands on to inherit the open file: while one of a dead worker's still runs, it counts as locked.
+
 The rest of the file is the call as it came (cni.wire), so that undoing it needs nothing else. The dead are looked for by
 the agent at its start and once a minute, by GC, and by each stand-alone ADD. The directory is on a tmpfs: a reboot ends every
 half-done ADD by itself, but for its address, which the runtime's DEL or GC frees. Calls of another network namespace are not
@@ -37,30 +41,34 @@ if TYPE_CHECKING:
 
     from cni.codec import Json
 
-    Answer = Callable[[str, Mapping[str, str], bytes], tuple[bytes, int]]
+    Answer = Callable[[str, Mapping[str, str], bytes, "Entry | None"], tuple[bytes, int]]
 
 RUN = "/run/wherry/cni"
 PATIENCE = 20.0  # seconds
 _FORGOTTEN = 3600.0  # seconds
 
-_WORKING, _DONE = b"W", b"D"
-_MARKS = 2  # bytes before the request: the state, and how often undoing it has failed
-_ATTEMPTS = 9
+_BEGUN, _WORKING, _DONE = b"B", b"W", b"D"
+_MARKS = 2  # bytes before the request: the state, and how often undoing it was tried
+_ATTEMPTS = 10
 
 
 class Entry:
     """An ADD under way, or what is left of one; the lock on it is ours."""
 
-    __slots__ = ("_descriptor", "_path", "ended")
+    __slots__ = ("_path", "descriptor", "ended")
 
     def __init__(self, path: str, descriptor: int) -> None:
         self._path: Final = path
-        self._descriptor: Final = descriptor
+        self.descriptor: Final = descriptor
         self.ended = False
+
+    def begin(self) -> None:
+        """From here on a DEL is needed to undo it."""
+        os.pwrite(self.descriptor, _WORKING, 0)
 
     def done(self) -> None:
         """From here on only he undoes it who knows that the answer did not arrive."""
-        os.pwrite(self._descriptor, _DONE, 0)
+        os.pwrite(self.descriptor, _DONE, 0)
 
     def end(self) -> None:
         """Nothing is under way any more."""
@@ -72,33 +80,46 @@ class Entry:
 
     def leave(self) -> None:
         """As it is, for the next who comes."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def undo(self, answer: Answer) -> str:
         """DELs what the ADD made, as far as it got; a sentence on it. What cannot be undone now stays to be tried again."""
-        content = os.pread(self._descriptor, wire.LONGEST, 0)
+        content = os.pread(self.descriptor, wire.LONGEST, 0)
+        if content[:1] == _BEGUN:
+            self.end()
+            return ""
         try:
             kind, environment, stdin = wire.parse(content[_MARKS + wire.HEADER :])
         except ValueError:
             self.end()
             return ""
         what = f"{kind} {environment.get('CNI_CONTAINERID', '')} {environment.get('CNI_IFNAME', '')}"
-        said, status = answer(kind, {**environment, "CNI_COMMAND": "DEL"}, stdin)
-        if not status:
-            self.end()
-            return f"a half-done ADD is undone: {what}"
-        failures = content[1] - ord("0") + 1
-        why = said.decode("utf-8", "replace").strip()
-        if failures > _ATTEMPTS:
+        tried = content[1] - ord("0") + 1
+        why = "each time it was cut off"
+        if tried <= _ATTEMPTS:
+            os.pwrite(self.descriptor, _WORKING + bytes([ord("0") + tried]), 0)  # before: being killed in it counts
+            said, status = answer(kind, {**environment, "CNI_COMMAND": "DEL"}, stdin, self)
+            if not status:
+                self.end()
+                return f"a half-done ADD is undone: {what}"
+            why = said.decode("utf-8", "replace").strip()
+        if tried >= _ATTEMPTS:
             self.end()
             return f"a half-done ADD cannot be undone and is given up: {what}: {why}"
-        os.pwrite(self._descriptor, _WORKING + bytes([ord("0") + failures]), 0)
         self.leave()
         return f"a half-done ADD cannot be undone yet: {what}: {why}"
 
+    def rests(self, seconds: float) -> bool:
+        """Whether undoing it was tried less than so many seconds ago."""
+        return (
+            seconds > 0
+            and os.pread(self.descriptor, 1, 1) > b"0"
+            and time.time() - os.fstat(self.descriptor).st_mtime < seconds
+        )
+
     def settle(self, answer: Answer) -> str:
         """``undo`` for what its worker left undone; forgets what was done."""
-        if os.pread(self._descriptor, 1, 0) == _WORKING:
+        if os.pread(self.descriptor, 1, 0) == _WORKING:
             return self.undo(answer)
         self.end()
         return ""
@@ -118,9 +139,9 @@ def carry_out(
                 return *_delete(directory, answer, kind, environment, stdin), None
             case "GC":
                 sweep(run, answer)
-                return *answer(kind, environment, _with_living(stdin, directory)), None
+                return *answer(kind, environment, _with_living(stdin, directory), None), None
             case _:
-                return *answer(kind, environment, stdin), None
+                return *answer(kind, environment, stdin, None), None
     except CniError as error:
         return *refusal(error, stdin), None
     except OSError as error:
@@ -134,8 +155,9 @@ def undo_lost(run: str, answer: Answer, kind: str, environment: Mapping[str, str
         entry.undo(answer)
 
 
-def sweep(run: str, answer: Answer, limit: int = 1 << 20) -> list[str]:
-    """Undoes what dead workers left, looking at so many entries; a sentence for each."""
+def sweep(run: str, answer: Answer, limit: int = 1 << 20, rest: float = 0.0) -> list[str]:
+    """Undoes what dead workers left, looking at so many entries; a sentence for each. What was tried in vain is left alone for
+    `rest` seconds."""
     directory = f"{run}/journal"
     try:
         names = os.listdir(directory)
@@ -148,7 +170,9 @@ def sweep(run: str, answer: Answer, limit: int = 1 << 20) -> list[str]:
         ours = name.startswith(home)
         if ours or _is_forgotten(path):
             entry = _present(path, wait=False)
-            if entry is not None and ours:
+            if entry is not None and ours and entry.rests(rest):
+                entry.leave()
+            elif entry is not None and ours:
                 told.append(entry.settle(answer))
             elif entry is not None:
                 entry.end()
@@ -173,7 +197,9 @@ def _add(
     entry = _begun(directory, answer, kind, environment, stdin)
     status = 1
     try:
-        said, status = answer(kind, environment, stdin)
+        said, status = answer(kind, environment, stdin, entry)
+        if not status:
+            entry.begin()
     finally:
         if status:  # it has undone itself
             entry.end()
@@ -187,7 +213,7 @@ def _delete(
         entry = _present(_path(directory, kind, environment))
     except OSError:  # a journal that cannot be read keeps no pod
         entry = None
-    said, status = answer(kind, environment, stdin)
+    said, status = answer(kind, environment, stdin, entry)
     if entry is not None:
         if status:
             entry.leave()
@@ -200,7 +226,7 @@ def _begun(directory: str, answer: Answer, kind: str, environment: Mapping[str, 
     """A new entry, locked and written; what another ADD of the same left is undone first."""
     os.makedirs(directory, 0o700, exist_ok=True)
     path = _path(directory, kind, environment)
-    content = _WORKING + b"0" + wire.request(kind, environment, stdin)
+    content = _BEGUN + b"0" + wire.request(kind, environment, stdin)
     while True:
         left = _present(path)
         if left is not None:

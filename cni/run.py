@@ -31,18 +31,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cni.call import Call
+    from cni.call import Call, Entry
     from cni.codec import Json
 
 _SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
 
 
-def answer(kind: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+def answer(kind: str, environment: Mapping[str, str], stdin: bytes, entry: Entry | None = None) -> tuple[bytes, int]:
     """(stdout, exit status) of the plugin ``kind``, called with these CNI_* variables and this configuration."""
     said: dict[str, Json] | None
     command = environment.get("CNI_COMMAND", "")
     try:
-        said, status = _answer(kind, command, environment, stdin), 0
+        said, status = _answer(kind, command, environment, stdin, entry), 0
     except CniError as error:
         said, status = error.as_json(_spoken_version(stdin)), 1
     except OSError as error:
@@ -57,7 +57,9 @@ def answer(kind: str, environment: Mapping[str, str], stdin: bytes) -> tuple[byt
     return (encode(said) + "\n").encode() if said is not None else b"", status
 
 
-def _answer(kind: str, command: str, environment: Mapping[str, str], stdin: bytes) -> dict[str, Json] | None:
+def _answer(
+    kind: str, command: str, environment: Mapping[str, str], stdin: bytes, entry: Entry | None
+) -> dict[str, Json] | None:
     if command == "VERSION":
         return {"cniVersion": _version(stdin) or NEWEST, "supportedVersions": VERSIONS}
     from cni.plugins import NAMES, named
@@ -65,7 +67,7 @@ def _answer(kind: str, command: str, environment: Mapping[str, str], stdin: byte
     plugin = named(kind)
     if plugin is None:
         raise CniError(INVALID_ENVIRONMENT, f"{kind!r} is no plugin: start this program as {', '.join(NAMES)}")
-    call = parse_call(environment)
+    call = parse_call(environment, entry)
     config = _config(command, stdin)
     match command:
         case "ADD":

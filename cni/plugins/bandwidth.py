@@ -59,6 +59,7 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
         return result
     with Socket() as host, Traffic() as traffic:
         port = _host_end(call, host, result)
+        call.begin()
         if ingress is not None:
             traffic.limit(port.index, ingress)
         if egress is None:

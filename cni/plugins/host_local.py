@@ -42,6 +42,7 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
                 ALREADY_ATTACHED,
                 f"container {call.container} holds {unpacked(held[0])} on {call.ifname} already: DEL comes first",
             )
+        call.begin()
         try:
             given = [_give(ledger, call, place, each, requested) for place, each in enumerate(sets)]
             _refuse_rest(requested)

@@ -42,6 +42,7 @@ def add(call: Call, config: Mapping[str, Json]) -> Result:
         raise CniError(INVALID_CONFIGURATION, "portmap needs prevResult: chain it behind a plugin that gives addresses")
     for pod in pods(result, call.ifname).values() if wish.ports else ():
         if wish.of(pod.family):
+            call.begin()
             if pod.family == 4 and wish.snat:
                 _route_localnet(pod)
             with Host(call.environment) as host:
@@ -138,7 +139,8 @@ def _route_localnet(pod: Pod) -> None:
     from linux.rtnetlink import Socket, packed
 
     with Socket() as host:
-        link = host.link_at(host.route_to(packed(pod.address))[0])
+        index, _ = host.route_to(packed(pod.address))
+        link = host.link_at(index) if index else None
     if link is None:
         return  # nothing leads to the pod from here: then nothing local does either
     with open(f"{_CONF}/{link.name}/route_localnet", "rb+", buffering=0) as switch:

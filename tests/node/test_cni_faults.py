@@ -107,6 +107,17 @@ def test_an_add_after_a_killed_add_needs_only_the_del(host: CniHost, netns: Spac
     assert host.check("victim", pod, said) == (0, {})
 
 
+def test_a_second_add_that_is_killed_takes_nothing_of_the_first(host: CniHost, netns: Spaces) -> None:
+    pod, chance = netns("pod"), random.Random(22)
+    said = host.add("victim", pod)
+    valid = {"cni.dev/valid-attachments": [{"containerID": "victim", "ifname": "eth0"}]}
+    for _ in range(max(ROUNDS // 4, 15)):
+        killed(host, "ADD", pod, chance.uniform(0, 0.05))
+        assert host.call("GC", "", "", host.config(cniVersion="1.1.0", **valid)) == (0, {})
+        assert host.check("victim", pod, said) == (0, {})
+    assert host.calls_under_way() == []
+
+
 def test_a_reservation_that_go_left_half_written_is_not_lost(host: CniHost, netns: Spaces) -> None:
     host.ledger.mkdir(parents=True)
     (host.ledger / "10.77.1.2").touch()

@@ -1,6 +1,7 @@
 """The resident half: what it answers, whom it serves, and that one hung call is nobody else's."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -157,7 +158,7 @@ class Hung:
         self.go_on = threading.Event()
         self.calls: list[str] = []
 
-    def __call__(self, kind: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    def __call__(self, kind: str, environment: Mapping[str, str], stdin: bytes, *_: object) -> tuple[bytes, int]:
         self.calls.append(f"{environment['CNI_COMMAND']} {environment['CNI_CONTAINERID']}")
         if environment["CNI_CONTAINERID"].startswith("hung") and environment["CNI_COMMAND"] == "ADD":
             assert self.go_on.wait(PATIENCE)
@@ -296,19 +297,43 @@ def test_workers_are_as_many_as_are_wanted() -> None:
     assert len([each for each in threading.enumerate() if each.name.startswith("cni-")]) >= 1
 
 
-def test_what_a_dead_agent_left_is_undone_before_the_next_one_listens(tmp_path: Path) -> None:
+def killed_in_an_add(home: Path) -> None:
+    """Leaves the journal of a process that died in the middle."""
     script = f"""
 import os
 from cni import journal
-journal.carry_out({f"{tmp_path}/run"!r}, lambda *_: os._exit(9), "wherry-cni",
-    { ({**CALL, "CNI_COMMAND": "ADD"})!r}, {json.dumps({**CONFIG, "dataDir": str(tmp_path)}).encode()!r})
+journal.carry_out({f"{home}/run"!r}, lambda *given: (given[3].begin(), os._exit(9)), "wherry-cni",
+    { ({**CALL, "CNI_COMMAND": "ADD"})!r}, {json.dumps({**CONFIG, "dataDir": str(home)}).encode()!r})
 """
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=PATIENCE).returncode == 9
+
+
+def test_what_a_dead_agent_left_is_undone_by_the_next_one(tmp_path: Path) -> None:
+    killed_in_an_add(tmp_path)
     (tmp_path / "pods").mkdir()
     (tmp_path / "pods" / "10.1.1.7").write_bytes(b"c0ffee\r\neth0")
     process = started(tmp_path)
+    until(lambda: not os.listdir(tmp_path / "run/journal"), "it is undone")
     process.terminate()
     assert process.wait(PATIENCE) == 0
     assert "a half-done ADD is undone: wherry-cni c0ffee eth0" in (tmp_path / "agent.log").read_text()
     assert not (tmp_path / "pods" / "10.1.1.7").exists()
     assert journal.sweep(f"{tmp_path}/run", Hung()) == []
+
+
+def test_an_undoing_that_hangs_keeps_no_door_closed(tmp_path: Path) -> None:
+    """Go's host-local holds the lock of the dead one's network, and hangs."""
+    killed_in_an_add(tmp_path)
+    (tmp_path / "pods").mkdir()
+    (tmp_path / "pods" / "10.1.1.7").write_bytes(b"c0ffee\r\neth0")
+    with (tmp_path / "pods" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        program = launcher.write_plugins(tmp_path / "bin", socket=f"{tmp_path}/cni.sock", run=f"{tmp_path}/run")
+        alone = tmp_path / "bin" / launcher.ALONE
+        assert call(alone, "ADD", CNI_CONTAINERID="other")[1]["code"] == 3, "nor any stand-alone ADD"
+        process = started(tmp_path)
+        assert call(program, "ADD", CNI_CONTAINERID="other")[1]["code"] == 3, "not 11"
+    until(lambda: not os.listdir(tmp_path / "run/journal"), "it is undone")
+    assert not (tmp_path / "pods" / "10.1.1.7").exists()
+    process.terminate()
+    assert process.wait(PATIENCE) == 0

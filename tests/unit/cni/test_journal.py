@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,19 +29,24 @@ class Plugin:
         self.stdin = b""
         self.broken = False
 
-    def __call__(self, kind: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    def __call__(self, kind: str, environment: Mapping[str, str], stdin: bytes, *_: object) -> tuple[bytes, int]:
         self.calls.append((environment["CNI_COMMAND"], environment["CNI_CONTAINERID"]))
         self.stdin = stdin
         return (b'{"code":5}', 1) if self.broken else (b"{}", 0)
 
 
-def killed_add(run: Path, container: str = "c1", *, done: bool = False) -> None:
+def killed_add(run: Path, container: str = "c1", *, begun: bool = True, done: bool = False) -> None:
     """The journal of a process that died in an ADD, or after it."""
     script = f"""
 import os
 from cni import journal
-entry = journal.carry_out({str(run)!r}, lambda *_: {"(b'', 0)" if done else "os._exit(9)"}, "bridge",
-    {variables("ADD", container)!r}, {STDIN!r})[2]
+def answer(kind, environment, stdin, entry):
+    if {begun}:
+        entry.begin()
+    if not {done}:
+        os._exit(9)
+    return b"", 0
+entry = journal.carry_out({str(run)!r}, answer, "bridge", {variables("ADD", container)!r}, {STDIN!r})[2]
 entry.done()
 os._exit(9)
 """
@@ -83,6 +89,62 @@ def test_what_a_killed_worker_left_is_undone_with_its_own_call(tmp_path: Path) -
     assert (plugin.calls, plugin.stdin) == ([("DEL", "c1")], STDIN)
     assert journal.sweep(str(tmp_path), plugin) == []
     assert entries(tmp_path) == 0
+
+
+def test_what_had_made_nothing_is_not_undone(tmp_path: Path) -> None:
+    """It may be a second ADD of a container that is attached, and a DEL would take the first one's work away."""
+    killed_add(tmp_path, begun=False)
+    plugin = Plugin()
+    assert journal.sweep(str(tmp_path), plugin) == []
+    assert (plugin.calls, entries(tmp_path)) == ([], 0)
+
+
+def test_being_killed_while_undoing_is_an_attempt(tmp_path: Path) -> None:
+    killed_add(tmp_path)
+    script = f"import os\nfrom cni import journal\njournal.sweep({str(tmp_path)!r}, lambda *_: os._exit(9))"
+    for _ in range(10):
+        assert subprocess.run([sys.executable, "-c", script], check=False, timeout=30).returncode == 9
+    plugin = Plugin()
+    told = journal.sweep(str(tmp_path), plugin)
+    assert told == ["a half-done ADD cannot be undone and is given up: bridge c1 eth0: each time it was cut off"]
+    assert (plugin.calls, entries(tmp_path)) == ([], 0)
+
+
+def test_what_was_tried_in_vain_rests_where_a_pod_waits(tmp_path: Path) -> None:
+    killed_add(tmp_path)
+    plugin = Plugin()
+    plugin.broken = True
+    for _ in range(3):
+        journal.sweep(str(tmp_path), plugin, rest=60.0)
+    assert (plugin.calls, entries(tmp_path)) == ([("DEL", "c1")], 1)
+    journal.sweep(str(tmp_path), plugin)
+    assert len(plugin.calls) == 2
+
+
+def test_a_program_that_outlives_its_worker_is_waited_for(tmp_path: Path) -> None:
+    """It would reserve an address after the DEL that frees it."""
+    script = f"""
+import os
+from cni import journal
+def answer(kind, environment, stdin, entry):
+    entry.begin()
+    if not os.fork():
+        os.read(0, 1)
+    os._exit(9)
+journal.carry_out({str(tmp_path)!r}, answer, "bridge", {variables("ADD")!r}, {STDIN!r})
+"""
+    worker = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    assert worker.wait(30) == 9
+    plugin = Plugin()
+    assert journal.sweep(str(tmp_path), plugin) == []
+    assert plugin.calls == []
+    assert worker.stdin is not None
+    worker.stdin.close()
+    deadline = time.monotonic() + 30
+    while not journal.sweep(str(tmp_path), plugin):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert (plugin.calls, entries(tmp_path)) == ([("DEL", "c1")], 0)
 
 
 def test_what_was_done_is_not_undone(tmp_path: Path) -> None:
@@ -153,13 +215,13 @@ def test_a_del_waits_for_the_add_of_its_container(tmp_path: Path) -> None:
     order: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(kind: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    def slow(*_: object) -> tuple[bytes, int]:
         begun.set()
         assert go_on.wait(20)
         order.append("ADD")
         return b"{}", 1
 
-    def delete(kind: str, environment: Mapping[str, str], stdin: bytes) -> tuple[bytes, int]:
+    def delete(*_: object) -> tuple[bytes, int]:
         order.append("DEL")
         return b"", 0
 
