@@ -1,6 +1,7 @@
 """What is in etcd, kept as it is there: one list and one watch over `<prefix>/config` and `<prefix>/subnets/`.
 
-A watch that has fallen behind etcd's compaction is begun again with a list. While etcd is away what was read last stays. A list
+A watch that has fallen behind etcd's compaction is begun again with a list. An etcd that was restored from a snapshot, or made
+anew, has gone back in its revisions: what a list then says counts. While etcd is away what was read last stays. A list
 may be asked for at any time (before a subnet is taken); what the watch tells afterwards of the time before that list is old
 and passed over.
 
@@ -99,9 +100,13 @@ class EtcdView:
 
     async def read(self) -> int:
         """Read everything; the revision at which it was so. Raises Away, Refused."""
+        known = self._listed
         answer = await self._etcd.range(*self._span())
         if answer.header.revision < self._listed:
-            return self._listed  # asked earlier, answered later than another list
+            if self._listed != known:
+                return self._listed  # another list was asked meanwhile, and answered before this one
+            words = "etcd is at revision %d, and was at %d: it was restored or made anew, and what is there now counts"
+            log.warning(words, answer.header.revision, known)
         before, self.entries = self.entries, {}
         for kv in answer.kvs:
             self._take(kv)

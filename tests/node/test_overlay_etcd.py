@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import shutil
 import signal
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -328,6 +329,32 @@ async def test_a_start_without_etcd_goes_on_from_what_was_known(
             await one.until(lambda: one.subnets._view.trouble == "")
             assert subnet(await one.own(offer(11))) == subnet(own)
             assert (await one.announced(await one.own(offer(11)))).until
+
+
+async def test_an_etcd_made_anew_is_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its revisions begin again: what it says is no news of long ago. As after `etcdctl snapshot restore`."""
+    requires("etcd", "etcdctl")
+    with running(tmp_path) as server:
+        ctl = Etcdctl(server)
+        ctl.config()
+        for number in range(20):
+            ctl.put("noise", str(number))
+        async with manager(server.url) as one:
+            own = await one.own(offer(11))
+            await one.announced(own)
+            server.kill()
+            shutil.rmtree(server.data)
+            server.start()
+            ctl.config()
+            async with manager(server.url) as two:
+                other = await two.own(offer(12))
+                await one.until(lambda: list(one.peers()) == [str(subnet(other))])
+                assert "it was restored or made anew" in caplog.text
+                again = await one.own(offer(11))
+                assert subnet(again) == subnet(own) or subnet(own) == subnet(other)
+                assert (await one.announced(again)).until
+                await two.until(lambda: list(two.peers()) == [str(subnet(again))])
+            assert len(ctl.subnets()) == 2
 
 
 async def test_who_only_looks_takes_nothing(ctl: Etcdctl) -> None:
