@@ -22,6 +22,7 @@ from kube.settings import Duration, Option
 from overlay import flags
 
 _LEASE_MINUTES = 24 * 60
+_PLAIN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s/:]+):\d+")
 _PREFIX = re.compile(r"/\w+([./-]\w+)*")
 
 
@@ -164,7 +165,14 @@ def load(argv: Sequence[str]) -> Config:
         raise UsageError(
             "--kubeconfig and --etcd-endpoints name two registries: say which by --kube-subnet-mgr=true or =false"
         )
-    return config if config.cleanup else _checked(config)
+    return config if config.cleanup else _checked(_with_schemes(config))
+
+
+def _with_schemes(config: Config) -> Config:
+    """etcd's own clients take `host:port` too; encrypted where there are certificates to do it with."""
+    scheme = "https" if config.etcd_cafile or config.etcd_certfile else "http"
+    endpoints = tuple(f"{scheme}://{one}" if _PLAIN.fullmatch(one) else one for one in config.etcd_endpoints)
+    return msgspec.structs.replace(config, etcd_endpoints=endpoints)
 
 
 def _checked(config: Config) -> Config:

@@ -101,6 +101,8 @@ class Overlay:
             with Inotify(asyncio.get_running_loop(), lambda: self._wake("lease")) as self._files:
                 while True:
                     net = await self._network()
+                    for words in net.notes:
+                        log.info("net-conf.json: %s", words)
                     try:
                         await self._keep(net)
                     except* _NetworkChanged:

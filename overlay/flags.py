@@ -2,6 +2,7 @@
 
 Go's flag package takes one dash or two (`-iface`, `--iface`) and true as `t`, `T` or `1`. Each flag can also be given as a
 variable FLANNELD_<NAME>, in capitals and with underscores; the command line wins over it, and it wins over --config.
+An empty variable says nothing, as flannel has it: environment files have such lines.
 A variable of that shape that names no flag is none of ours: Kubernetes itself puts FLANNELD_SERVICE_HOST and its like into
 the environment of every Pod beside a Service `flanneld`.
 """
@@ -71,5 +72,5 @@ def from_environment(environment: Mapping[str, str], flags: Collection[str], giv
     there = {arg.partition("=")[0] for arg in given}
     for flag in (*sorted(flags), *SAME):
         name = ENVIRONMENT + flag.removeprefix("--").replace("-", "_").upper()
-        if name in environment and SAME.get(flag, flag) not in there:
+        if environment.get(name) and SAME.get(flag, flag) not in there:
             yield f"{flag}={environment[name]}"

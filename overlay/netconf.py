@@ -5,14 +5,16 @@
      "Backend": {"Type": "vxlan", "VNI": 1, "DirectRouting": true}}
 
 What flannel leaves to chance is refused here in words: a key that nobody knows, a number out of its range, a subnet that does
-not fit. A file without a Backend means vxlan (flannel's code says udp there, its documentation vxlan). Pure.
+not fit. What it takes is taken: keys and types in any case (Go reads JSON so), a range by any of its addresses, the keys that
+its nodes with Windows read from the same document; `Network.notes` tells of the last two. A file without a Backend means vxlan
+(flannel's code says udp there, its documentation vxlan). Pure.
 """
 
 import binascii
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
 from typing import Any, Final
 
 import msgspec
@@ -88,7 +90,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Of a family that is not enabled the range is None."""
+    """Of a family that is not enabled the range is None. `notes`: what of the document is not as its author may think."""
 
     ipv4: IPv4Network | None
     ipv6: IPv6Network | None = None
@@ -96,6 +98,7 @@ class Network:
     nftables: bool = False
     sizes: Sizes = Sizes()
     sizes_v6: Sizes = Sizes()
+    notes: tuple[str, ...] = ()
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -159,37 +162,49 @@ BACKEND_KEYS = {
     Backend.HOST_GW: set[str](),
     Backend.WIREGUARD: {"ListenPort", "ListenPortV6", "Mode", "PSK", "PersistentKeepaliveInterval", "MTU"},
 }
-_ELSEWHERE = {
-    "MacPrefix": "flannel reads it on Windows alone; a MAC address here is random and kept",
-    "Name": "flannel reads it on Windows alone; devices here are flannel.<VNI>, flannel-v6.<VNI>, flannel-wg and flannel-wg-v6",
-    "DNSServerList": "flannel reads it on Windows alone",
-}
+_WINDOWS = ("MacPrefix", "Name", "DNSServerList")
+"""Keys of a Backend that flannel reads on Windows alone."""
 
 
-def _network(document: dict[str, Any]) -> Network:
-    _known(document, KEYS, "")
+def _network(said: dict[str, Any]) -> Network:
+    document = _known(said, KEYS, "")
     four, six = _flag(document, "EnableIPv4", default=True), _flag(document, "EnableIPv6", default=False)
     if not four and not six:
         raise Unfit("EnableIPv4, EnableIPv6: both families are switched off; enable one")
     ipv4 = _range(document, "Network", IPv4Network, "10.244.0.0/16") if four else None
     ipv6 = _range(document, "IPv6Network", IPv6Network, "fd00:244::/48") if six else None
+    backend, passed_over = _backend(document.get("Backend"), Family.V6 if six else Family.V4)
+    masked = [
+        f"{key}: {document[key]} is read as {found}"
+        for key, found in (("Network", ipv4), ("IPv6Network", ipv6))
+        if found is not None and int(found.network_address) != int(ip_interface(str(document[key])).ip)
+    ]
     return Network(
         ipv4=ipv4,
         ipv6=ipv6,
-        backend=_backend(document.get("Backend"), Family.V6 if six else Family.V4),
+        backend=backend,
         nftables=_flag(document, "EnableNFTables", default=False),
         sizes=_sizes(document, "", 4),
         sizes_v6=_sizes(document, "IPv6", 6),
+        notes=(
+            *masked,
+            *(f"Backend.{key}: flannel reads it on Windows alone; it has no effect here" for key in passed_over),
+        ),
     )
 
 
-def _backend(value: Any, family: Family) -> BackendSettings:
-    if value is None:
-        return VxlanSettings()
-    if not isinstance(value, dict):
-        raise Unfit(f'Backend: expected an object such as {{"Type": "vxlan"}}, found {value!r}')
-    kind = _backend_type(value.get("Type"))
-    _known(value, {"Type", *BACKEND_KEYS[kind]}, "Backend.")
+def _backend(said: Any, family: Family) -> tuple[BackendSettings, Sequence[str]]:
+    """And the keys that are Windows' alone."""
+    if said is None:
+        return VxlanSettings(), ()
+    if not isinstance(said, dict):
+        raise Unfit(f'Backend: expected an object such as {{"Type": "vxlan"}}, found {said!r}')
+    kind = _backend_type(next((value for key, value in said.items() if key.lower() == "type"), None))
+    found = _known(said, {"Type", *BACKEND_KEYS[kind]}, "Backend.", beside=_WINDOWS)
+    return _settings(kind, found, family), [key for key in _WINDOWS if key in found]
+
+
+def _settings(kind: Backend, value: dict[str, Any], family: Family) -> BackendSettings:
     match kind:
         case Backend.VXLAN:
             return VxlanSettings(
@@ -208,7 +223,7 @@ def _backend(value: Any, family: Family) -> BackendSettings:
 
 def _backend_type(value: Any) -> Backend:
     try:
-        return Backend(value)
+        return Backend(str(value).lower())
     except ValueError:
         near = difflib.get_close_matches(str(value).lower(), list(Backend), 1)
         hint = f"did you mean {near[0]}?" if near else f"the backends here are {', '.join(Backend)}"
@@ -237,20 +252,25 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _known(document: Mapping[str, Any], keys: set[str], prefix: str) -> None:
-    for key in document:
-        if key in keys:
-            continue
-        if key in _ELSEWHERE:
-            raise Unfit(f"{prefix}{key}: {_ELSEWHERE[key]}; remove it")
-        near = difflib.get_close_matches(key, sorted(keys), 1)
-        hint = f"did you mean {prefix}{near[0]}?" if near else f"the keys here are {', '.join(sorted(keys))}"
-        raise Unfit(f"{prefix}{key}: unknown key; {hint}")
+def _known(said: Mapping[str, Any], keys: set[str], prefix: str, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """The document with its keys as they are spelt here; those `beside` are taken too, and never suggested."""
+    spelt = {key.lower(): key for key in (*keys, *beside)}
+    found: dict[str, Any] = {}
+    for key, value in said.items():
+        name = spelt.get(key.lower())
+        if name is None:
+            near = difflib.get_close_matches(key, sorted(keys), 1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"the keys here are {', '.join(sorted(keys))}"
+            raise Unfit(f"{prefix}{key}: unknown key; {hint}")
+        if name in found:
+            raise Unfit(f"{prefix}{name}: it is there twice, once spelt {key}; remove one")
+        found[name] = value
+    return found
 
 
 def _range(document: Mapping[str, Any], key: str, kind: type[Any], example: str) -> Any:
     try:
-        return kind(str(document.get(key) or ""))
+        return kind(str(document.get(key) or ""), strict=False)
     except ValueError as error:
         raise Unfit(f"{key}: {error}; give the range of all pods, e.g. {example}") from error
 

@@ -116,7 +116,7 @@ def test_the_door_of_health_and_metrics(argv: list[str], door: str) -> None:
         (["-charon-executable-path=/x"], "--charon-executable-path: .*use the backend wireguard"),
         (["-listen=:8888"], "--listen: .*remove it"),
         (["--kubeconfig=k", "--etcd-endpoints=http://a:1"], "two registries: say which by --kube-subnet-mgr"),
-        (["--etcd-endpoints=a:2379"], "--etcd-endpoints: 'a:2379' is not http://"),
+        (["--etcd-endpoints=unix:///a"], "--etcd-endpoints: 'unix:///a' is not http://"),
         (["--etcd-prefix=net"], "--etcd-prefix: 'net' is not a path"),
         (["--etcd-keyfile=k"], "--etcd-certfile and --etcd-keyfile belong together"),
         (["--etcd-username=u"], "--etcd-username and --etcd-password belong together"),
@@ -128,6 +128,25 @@ def test_flags_are_refused_in_words(argv: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words) as refusal:
         config.load(argv)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "endpoints"),
+    [
+        ([], ("http://a:2379", "http://[fd00::1]:2379", "https://b:2379")),
+        (["--etcd-cafile=ca"], ("https://a:2379", "https://[fd00::1]:2379", "https://b:2379")),
+    ],
+)
+def test_an_endpoint_without_a_scheme_is_encrypted_where_there_are_certificates(
+    more: list[str], endpoints: tuple[str, ...]
+) -> None:
+    assert config.load(["-etcd-endpoints=a:2379,[fd00::1]:2379,https://b:2379", *more]).etcd_endpoints == endpoints
+
+
+def test_an_empty_variable_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IP_MASQ", "HEALTHZ_PORT", "IFACE", "KUBECONFIG_FILE"):
+        monkeypatch.setenv(f"FLANNELD_{name}", "")
+    assert config.load([]) == config.Config()
 
 
 def test_cleaning_up_needs_nothing_else() -> None:
