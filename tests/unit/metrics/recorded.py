@@ -21,8 +21,13 @@ _V1 = {
         "memory.max_usage_in_bytes": "20971520\n",
         "memory.failcnt": "7\n",
         "memory.limit_in_bytes": "67108864\n",
+        "memory.memsw.limit_in_bytes": "134217728\n",
+        "memory.soft_limit_in_bytes": "9223372036854771712\n",
+        "memory.kmem.usage_in_bytes": "65536\n",
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
         "memory.stat": (
-            "cache 1\nrss 2\ntotal_cache 4194304\ntotal_rss 5242880\ntotal_mapped_file 1048576\ntotal_pgfault 300\n"
+            "cache 1\nrss 2\npgfault 200\npgmajfault 2\n"
+            "total_cache 4194304\ntotal_rss 5242880\ntotal_mapped_file 1048576\ntotal_pgfault 300\n"
             "total_pgmajfault 3\ntotal_inactive_file 2097152\ntotal_active_file 2097152\ntotal_swap 0\n"
         ),
         "cgroup.procs": "1\n",
@@ -43,9 +48,22 @@ _V2 = {
     "memory.current": "10485760\n",
     "memory.peak": "20971520\n",
     "memory.max": "67108864\n",
+    "memory.min": "0\n",
     "memory.swap.current": "0\n",
+    "memory.swap.max": "max\n",
+    "memory.events": "low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\n",
     "memory.stat": (
         "anon 5242880\nfile 4194304\nfile_mapped 1048576\ninactive_file 2097152\nactive_file 2097152\npgfault 300\npgmajfault 3\n"
+        "kernel 65536\n"
+    ),
+    "cpu.pressure": (
+        "some avg10=1.50 avg60=0.50 avg300=0.10 total=1500000\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=250000\n"
+    ),
+    "memory.pressure": (
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=2000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1000\n"
+    ),
+    "io.pressure": (
+        "some avg10=0.00 avg60=0.00 avg300=0.00 total=40\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
     ),
     "io.stat": "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n",
     "pids.current": "3\n",

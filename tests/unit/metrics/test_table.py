@@ -5,6 +5,7 @@ beside the six that every container's series carries (machine's have three of th
 """
 
 import re
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -156,3 +157,18 @@ def test_help_is_one_line_that_needs_no_escape() -> None:
 def test_what_is_not_collected_is_not_what_is() -> None:
     assert not {name for name, *_ in TABLE} & set(ABSENT)
     assert {group for _, _, group, _, _ in TABLE if group} == COLLECTED < GROUPS
+
+
+def test_the_documentation_has_each() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    for name, kind, group, labels, mixin in rows(CONTAINERS, "", set()):
+        mark = " *" if mixin else ""
+        extra = set(labels)
+        row = next(
+            (line for line in text.splitlines() if line.startswith(f"| `{name}`{mark} | {kind[0].upper()} | ")), ""
+        )
+        assert row, name
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert (cells[2], set(cells[3].split())) == (group, extra), name
+    for name, *_ in rows(OTHERS, "", set()):
+        assert f"`{name}`" in text, name
