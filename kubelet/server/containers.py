@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from functools import lru_cache
 
 import msgspec
 from aiohttp import web
 
 from kube import serving
+from kube.errors import UsageError
 from kubelet.runtime import (
     CONTAINER_NAME,
     POD_NAME,
     POD_NAMESPACE,
     POD_UID,
+    FsUsage,
     PodRecord,
     Runtime,
     RuntimeRefused,
     RuntimeUnavailable,
 )
 from kubelet.server import resource
-from kubelet.server.summary import Site, Summary
+from kubelet.server.summary import BRIEF, WHOLE, Site, Summary
 from metrics import exposition
-from metrics.collector import Collector, Identity, identity
+from metrics.collector import Collector, Identity, Walks, identity
 
 Handler = serving.Handler
 
 _PATIENCE = 5.0  # seconds for the runtime to say where its images are
+_SELECTIONS = 4  # of families that are asked for in turn; each keeps its rendered lines
 
 
 def identities(records: Iterable[PodRecord], pause_image: str) -> dict[str, Identity]:
@@ -45,40 +50,51 @@ def identities(records: Iterable[PodRecord], pause_image: str) -> dict[str, Iden
 
 
 def container_pages(
-    records: Callable[[], Iterable[PodRecord]], runtime: Runtime, site: Site, pause_image: str
+    stack: AsyncExitStack,
+    records: Callable[[], Iterable[PodRecord]],
+    runtime: Runtime,
+    site: Site,
+    pause_image: str,
 ) -> dict[str, Handler]:
-    """The containers of `records`, read from the tree below the site's cgroup root."""
-    collector = Collector(lambda: identities(records(), pause_image), site.cgroup_root)
+    """The containers of `records`, read from the tree below the site's cgroup root, on files that the stack closes."""
+    walks = Walks(abs(site.volume_period) or 60.0)
+    collector = Collector(lambda: identities(records(), pause_image), site.cgroup_root, walks=walks)
+    stack.callback(collector.close)
     root = "/" + site.cgroup_root.strip("/")
-    summary = Summary(site)
+    summary = Summary(site, walks)
+    rendered = lru_cache(_SELECTIONS)(lambda words: exposition.Page(exposition.select(words)))
 
-    def page(render: Callable[[], str]) -> Handler:
-        async def answer(_request: web.Request) -> web.Response:
-            text = await asyncio.to_thread(render)
-            return web.Response(body=text.encode(), headers={"Content-Type": exposition.CONTENT_TYPE})
+    async def cadvisor(request: web.Request) -> web.Response:
+        """The mixin's families, or those that `?metrics=` names, as the flag --metrics of the stand-alone daemon does."""
+        words = ",".join(request.query.getall("metrics", [])) or "mixin"
+        try:
+            page = rendered(tuple(words.split(",")))
+        except UsageError as error:
+            return web.Response(status=400, text=str(error))
+        modern = exposition.openmetrics(request.headers.get("Accept", ""))
+        text = await asyncio.to_thread(lambda: page.whole(collector.snapshot(page.parts), modern))
+        return web.Response(body=text, headers={"Content-Type": exposition.content_type(modern)})
 
-        return answer
+    async def usage(_request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(lambda: resource.page(collector.snapshot(resource.PARTS), root))
+        return web.Response(body=text.encode(), headers={"Content-Type": exposition.content_type()})
 
     async def stats(request: web.Request) -> web.Response:
         brief = request.query.get("only_cpu_and_memory", "").lower() in ("1", "true")
-        image_fs = "" if brief else await _image_fs(runtime)
+        images = None if brief else await _images(runtime)
 
         def make() -> bytes:
-            document = summary.make(collector.snapshot(), records(), image_fs, brief=brief)
-            return msgspec.json.encode(document)
+            snapshot = collector.snapshot(BRIEF if brief else WHOLE)
+            return msgspec.json.encode(summary.make(snapshot, records(), images, brief=brief))
 
         return web.Response(body=await asyncio.to_thread(make), content_type="application/json")
 
-    return {
-        "/metrics/cadvisor": page(lambda: exposition.cadvisor(collector.snapshot())),
-        "/metrics/resource": page(lambda: resource.page(collector.snapshot(resource.PARTS), root)),
-        "/stats/summary": stats,
-    }
+    return {"/metrics/cadvisor": cadvisor, "/metrics/resource": usage, "/stats/summary": stats}
 
 
-async def _image_fs(runtime: Runtime) -> str:
+async def _images(runtime: Runtime) -> FsUsage | None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            return (await runtime.image_fs()).mountpoint
+            return await runtime.image_fs()
     except (RuntimeUnavailable, RuntimeRefused, TimeoutError):
-        return ""  # the rest of the page is worth having
+        return None  # the rest of the page is worth having

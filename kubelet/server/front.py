@@ -60,6 +60,7 @@ def log_goes_out() -> str | None:
 
 
 def pages(
+    stack: AsyncExitStack,
     config: Config,
     node: str,
     runtime: Runtime,
@@ -82,7 +83,7 @@ def pages(
             "/metrics": serving.metrics(metrics.registry),
             "/metrics/probes": serving.metrics(probes),
             "/metrics/slis": serving.metrics(slis.registry(checks)),
-            **container_pages(records, runtime, site, config.pod_infra_container_image),
+            **container_pages(stack, records, runtime, site, config.pod_infra_container_image),
             "/configz": serving.json(lambda: {"kubeletconfig": shown(config)}),
         },
         log_directory=os.path.dirname(config.pod_logs_dir.rstrip("/")) if config.enable_system_log_handler else "",

@@ -12,7 +12,6 @@ from metrics.collector import Part, Sample, Snapshot
 from metrics.exposition import escaped
 
 PARTS: Final = frozenset({Part.CPU, Part.MEMORY})
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Row = tuple[Sample, str]  # with its labels, rendered
 
@@ -33,7 +32,7 @@ def swap_limit(limits: Limits) -> int | None:
     """Bytes of swap alone; None is no limit."""
     if limits.swap_bytes is None:
         return None
-    return max(0, limits.swap_bytes - (limits.memory_bytes or 0))
+    return max(0, limits.swap_bytes - (limits.memory_bytes or 0)) if limits.swap_with_memory else limits.swap_bytes
 
 
 class Family(NamedTuple):

@@ -1,29 +1,31 @@
-"""/stats/summary: what the node, its pods and their containers use, as one document (upstream: pkg/kubelet/server/stats).
+"""/stats/summary: what the node, its pods and their containers use, as one document (upstream: pkg/kubelet/server/stats, and
+k8s.io/kubelet/pkg/apis/stats/v1alpha1 for its names).
 
-CPU and memory come from the cgroup tree, networks from the pods' namespaces, filesystems from statfs. A rate
+CPU, memory, swap and pressure come from the cgroup tree, networks from the pods' namespaces, the rest from `disks`. A rate
 (usageNanoCores) needs two looks: it is there from the second question on, over at least ten seconds where questions come
-faster. What a volume on disk holds is counted by walking it, at most each volumeStatsAggPeriod, and only while somebody
-asks. What a container has written into its root filesystem is not told: runtimes need a second for each to find out.
+faster. What the kernel does not say (pressure on version 1) is left out.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import psutil
 
-from kubelet.containerlogs import loglinks
-from kubelet.runtime import ContainerState, PodRecord
-from metrics.collector import Interface, Sample, Snapshot
+from kubelet.runtime import ContainerRecord, ContainerState, FsUsage, PodRecord
+from kubelet.server.disks import Disks, filesystem, moment, part_of
+from kubelet.server.resource import swap_limit
+from linux.cgroup.usage import Stall
+from metrics.collector import Interface, Part, Sample, Snapshot, Walks
 
 Json = dict[str, Any]
+
+BRIEF: Final = frozenset({Part.CPU, Part.MEMORY, Part.PRESSURE})
+WHOLE: Final = BRIEF | {Part.NETWORK, Part.PIDS, Part.LAYERS}
 
 _RATE_OVER: Final = 10.0
 _POD: Final = re.compile(r"pod([0-9a-f_-]{32,36})(?:\.slice)?$")
@@ -38,10 +40,6 @@ class Site:
     root_dir: str
     pod_logs_dir: str
     volume_period: float = 60.0  # volumeStatsAggPeriod; 0 is upstream's minute, negative is never
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Rates:
@@ -70,141 +68,93 @@ class Rates:
         return rate
 
 
-class Volumes:
-    """Bytes and inodes of directories, counted now and then. Blocking."""
-
-    def __init__(self, period: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._period = period or 60.0
-        self._clock = clock
-        self._known: dict[str, tuple[float, tuple[int, int]]] = {}
-
-    def used(self, path: str) -> tuple[int, int] | None:
-        """None where nobody wants it counted."""
-        if self._period < 0:
-            return None
-        now = self._clock()
-        at, found = self._known.get(path, (float("-inf"), (0, 0)))
-        if now - at >= self._period:
-            found = disk_usage(path)
-            self._known = {name: each for name, each in self._known.items() if now - each[0] < 10 * self._period}
-            self._known[path] = (now, found)
-        return found
-
-
-def disk_usage(path: str) -> tuple[int, int]:
-    """Bytes and inodes below a directory on its own filesystem, as du counts them."""
-    try:
-        top = os.lstat(path)
-    except OSError:
-        return (0, 0)
-    size, seen, pending = top.st_blocks * 512, {top.st_ino}, [path]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_dev != top.st_dev or status.st_ino in seen:
-                        continue
-                    seen.add(status.st_ino)
-                    size += status.st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-        except OSError:  # gone meanwhile, or not ours to read
-            continue
-    return size, len(seen)
-
-
-def filesystem(path: str, when: str) -> Json:
-    """Of the filesystem that holds `path`; {} when there is none."""
-    try:
-        found = os.statvfs(path)
-    except OSError:
-        return {}
-    return {
-        "time": when,
-        "availableBytes": found.f_bavail * found.f_frsize,
-        "capacityBytes": found.f_blocks * found.f_frsize,
-        "usedBytes": (found.f_blocks - found.f_bfree) * found.f_frsize,
-        "inodesFree": found.f_ffree,
-        "inodes": found.f_files,
-        "inodesUsed": found.f_files - found.f_ffree,
-    }
-
-
-def _with_used(whole: Json, used: tuple[int, int] | None) -> Json:
-    if not whole or used is None:
-        return {key: value for key, value in whole.items() if key not in ("usedBytes", "inodesUsed")}
-    return {**whole, "usedBytes": used[0], "inodesUsed": used[1]}
-
-
 class Summary:
     """Makes the document. `make` blocks (call it in a thread)."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, walks: Walks) -> None:
         self._site = site
         self._rates = Rates()
-        self._volumes = Volumes(site.volume_period)
+        self._disks = Disks(site.root_dir, site.pod_logs_dir, walks if site.volume_period >= 0 else None)
 
-    def make(self, snapshot: Snapshot, records: Iterable[PodRecord], image_fs: str, *, brief: bool) -> Json:
-        """`image_fs` is a path on the images' filesystem, "" when the runtime does not say; `brief` is
-        only_cpu_and_memory."""
-        page = _Page(self._site, snapshot, self._rates.look(snapshot), self._volumes, brief)
-        return {"node": page.node(image_fs), "pods": list(page.pods(list(records)))}
+    def make(self, snapshot: Snapshot, records: Iterable[PodRecord], images: FsUsage | None, *, brief: bool) -> Json:
+        """`images` is None when the runtime does not say where they are; `brief` is only_cpu_and_memory."""
+        page = _Page(self._site, snapshot, self._rates.look(snapshot), self._disks, images, brief)
+        return {"node": page.node(), "pods": list(page.pods(list(records)))}
 
 
 class _Page:
     def __init__(
-        self, site: Site, snapshot: Snapshot, rate: Callable[[Sample], int | None], volumes: Volumes, brief: bool
+        self,
+        site: Site,
+        snapshot: Snapshot,
+        rate: Callable[[Sample], int | None],
+        disks: Disks,
+        images: FsUsage | None,
+        brief: bool,
     ) -> None:
         self._site = site
         self._snapshot = snapshot
         self._rate = rate
-        self._volumes = volumes
+        self._disks = disks
+        self._images = images
         self._brief = brief
-        self._when = _moment(snapshot.when)
+        self._when = moment(snapshot.when)
+        self._images_on = filesystem(images.mountpoint, self._when) if images is not None else {}
 
-    def _usage(self, sample: Sample, capacity: int | None = None) -> Json:
-        """cpu, memory and swap of one cgroup."""
-        cpu, memory, found = sample.usage.cpu, sample.usage.memory, Json()
+    def _usage(self, sample: Sample, memory: int | None = None, swap: int | None = None) -> Json:
+        """One cgroup's; `memory` and `swap` are what there is where it has no limit."""
+        cpu, used, pressure, found = sample.usage.cpu, sample.usage.memory, sample.usage.pressure, Json()
         if cpu is not None:
             rate = self._rate(sample)
             found["cpu"] = {
                 "time": self._when,
                 **({"usageNanoCores": rate} if rate is not None else {}),
                 "usageCoreNanoSeconds": cpu.usage_ns,
+                **_psi(pressure.cpu if pressure else None),
             }
-        if memory is not None:
-            limit = sample.usage.limits.memory_bytes or capacity
+        if used is not None:
+            limit = sample.usage.limits.memory_bytes or memory
             found["memory"] = {
                 "time": self._when,
-                **({"availableBytes": max(0, limit - memory.working_set)} if limit else {}),
-                "usageBytes": memory.usage,
-                "workingSetBytes": memory.working_set,
-                "rssBytes": memory.rss,
-                "pageFaults": memory.page_faults,
-                "majorPageFaults": memory.major_page_faults,
+                **({"availableBytes": max(0, limit - used.working_set)} if limit else {}),
+                "usageBytes": used.usage,
+                "workingSetBytes": used.working_set,
+                "rssBytes": used.rss,
+                "pageFaults": used.page_faults,
+                "majorPageFaults": used.major_page_faults,
+                **_psi(pressure.memory if pressure else None),
             }
-            found["swap"] = {"time": self._when, "swapUsageBytes": memory.swap}
+            own = swap_limit(sample.usage.limits)
+            limit = own if own is not None else swap
+            found["swap"] = {
+                "time": self._when,
+                **({"swapAvailableBytes": max(0, limit - used.swap)} if limit is not None else {}),
+                "swapUsageBytes": used.swap,
+            }
+        if pressure is not None and pressure.io is not None and not self._brief:
+            found["io"] = {"time": self._when, **_psi(pressure.io)}
         return found
 
-    def node(self, image_fs: str) -> Json:
+    def node(self) -> Json:
         machine, root = self._snapshot.machine, "/" + self._site.cgroup_root.strip("/")
-        found: Json = {"nodeName": self._site.node, "startTime": _moment(psutil.boot_time())}
+        found: Json = {"nodeName": self._site.node, "startTime": moment(psutil.boot_time())}
         for sample in self._snapshot.samples:
             if sample.path == root:
-                found |= self._usage(sample, machine.memory_bytes)
+                found |= self._usage(sample, machine.memory_bytes, machine.swap_bytes)
+        pods = {f"{root.rstrip('/')}/kubepods", f"{root.rstrip('/')}/kubepods.slice"}
         found["systemContainers"] = [
             {"name": "pods", "startTime": found["startTime"], **self._usage(sample)}
             for sample in self._snapshot.samples
-            if sample.path == f"{root.rstrip('/')}/kubepods"
+            if sample.path in pods
         ]
         if self._brief:
             return found
         found["network"] = self._network(_own_interfaces())
         found["fs"] = filesystem(self._site.root_dir, self._when)
-        if image_fs:
-            whole = filesystem(image_fs, self._when)
-            found["runtime"] = {"imageFs": whole, "containerFs": whole}
+        if self._images is not None and self._images_on:
+            used = {"usedBytes": self._images.used_bytes, "inodesUsed": self._images.inodes_used}
+            told = {name: amount for name, amount in used.items() if amount}
+            found["runtime"] = {"imageFs": self._images_on | told, "containerFs": self._images_on}
         found["rlimit"] = {"time": self._when, **_processes()}
         return found
 
@@ -238,72 +188,49 @@ class _Page:
             started = min((s.created_at.timestamp() for s in record.sandboxes), default=self._snapshot.when)
             found: Json = {
                 "podRef": {"name": identity.name, "namespace": identity.namespace, "uid": identity.uid},
-                "startTime": _moment(started),
-                "containers": [
-                    {
-                        "name": each.name,
-                        "startTime": _moment(each.created_at.timestamp()),
-                        **(self._usage(by_container[each.id]) if each.id in by_container else {}),
-                        **({} if self._brief else {"logs": self._logs(record, each.name, each.attempt)}),
-                    }
-                    for each in running
-                ],
+                "startTime": moment(started),
+                "containers": [self._container(record, each, by_container.get(each.id)) for each in running],
                 **(self._usage(sample) if sample is not None else {}),
             }
             if not self._brief:
                 self._add_rest(found, record, sample)
             yield found
 
+    def _container(self, record: PodRecord, container: ContainerRecord, sample: Sample | None) -> Json:
+        found: Json = {"name": container.name, "startTime": moment(container.created_at.timestamp())}
+        if sample is not None:
+            found |= self._usage(sample)
+        if not self._brief:
+            rootfs = part_of(self._images_on, sample.layer if sample is not None else None)
+            found |= {"rootfs": rootfs} if rootfs else {}
+            found["logs"] = self._disks.logs(record.pod, container.name, container.attempt, self._snapshot.when)
+        return found
+
     def _add_rest(self, found: Json, record: PodRecord, sample: Sample | None) -> None:
         if sample is not None:
-            found["network"] = self._network(sample.interfaces)
+            if sample.interfaces:  # a pod on the node's network has none of its own
+                found["network"] = self._network(sample.interfaces)
             if sample.usage.pids is not None:
                 found["process_stats"] = {"process_count": sample.usage.pids}
-        volumes = list(self._pod_volumes(record.pod.uid))
-        found["volume"] = [volume for volume, _ in volumes]
-        counted = [volume for volume, on_disk in volumes if on_disk]
-        counted += [each["logs"] for each in found["containers"]]
-        used = tuple(sum(each.get(key, 0) for each in counted) for key in ("usedBytes", "inodesUsed"))
-        found["ephemeral-storage"] = _with_used(filesystem(self._site.root_dir, self._when), (used[0], used[1]))
-
-    def _logs(self, record: PodRecord, container: str, attempt: int) -> Json:
-        pod, root = record.pod, self._site.pod_logs_dir.rstrip("/")
-        log = f"{root}/{pod.namespace}_{pod.name}_{pod.uid}/{container}/{attempt}.log"
-        size = count = 0
-        for path in (log, *loglinks.rotated(log)):
-            try:
-                size += os.stat(path).st_size
-            except OSError:
-                continue
-            count += 1
-        return _with_used(filesystem(self._site.pod_logs_dir, self._when), (size, count))
-
-    def _pod_volumes(self, uid: str) -> Iterator[tuple[Json, bool]]:
-        """Each volume of a pod, and whether it is on the node's own disk."""
-        base = os.path.join(self._site.root_dir, "pods", uid, "volumes")
-        disk = _device(base)
-        for plugin in _names(base):
-            for name in _names(os.path.join(base, plugin)):
-                path = os.path.join(base, plugin, name)
-                whole = filesystem(path, self._when)
-                if _device(path) != disk:  # a filesystem of its own: it knows what it holds
-                    yield {"name": name, **whole}, False
-                else:
-                    yield {"name": name, **_with_used(whole, self._volumes.used(path))}, True
+        volumes = list(self._disks.volumes(record.pod.uid, self._when))
+        if volumes:
+            found["volume"] = [volume for volume, _ in volumes]
+        parts = [volume for volume, on_disk in volumes if on_disk]
+        parts += [each[name] for each in found["containers"] for name in ("rootfs", "logs") if name in each]
+        whole = filesystem(self._site.root_dir, self._when)
+        if whole:
+            used = {name: sum(each.get(name, 0) for each in parts) for name in ("usedBytes", "inodesUsed")}
+            found["ephemeral-storage"] = whole | used
 
 
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except OSError:
-        return []
-
-
-def _device(path: str) -> int:
-    try:
-        return os.stat(path).st_dev
-    except OSError:
-        return -1
+def _psi(stall: Stall | None) -> Json:
+    """Totals in microseconds, averages in per cent."""
+    if stall is None:
+        return {}
+    full = (stall.full_us, stall.full_avg10, stall.full_avg60, stall.full_avg300)
+    some = (stall.some_us, stall.some_avg10, stall.some_avg60, stall.some_avg300)
+    names = ("total", "avg10", "avg60", "avg300")
+    return {"psi": {"full": dict(zip(names, full, strict=True)), "some": dict(zip(names, some, strict=True))}}
 
 
 def _own_interfaces() -> list[Interface]:

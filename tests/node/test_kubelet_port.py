@@ -47,12 +47,14 @@ requires("root", "docker", "nsenter")
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
 PAYLOAD = random.Random(7).randbytes(10_000_000)
 READ_ONLY = free_port()
+BLOB = 1 << 20
 SETTINGS = {
     "containerLogMaxSize": "32Ki",
     "containerLogMaxFiles": 3,
     "containerLogMonitorInterval": "100ms",
     "readOnlyPort": READ_ONLY,
     "enableSystemLogQuery": True,
+    "volumeStatsAggPeriod": "100ms",
 }
 BURST = "for i in 1 2 3 4 5 6 7 8 9 10; do n=$((n+1)); echo line $n; done"
 TALK = f"n=0; while test ! -e /tmp/end; do {BURST}; busybox sleep 0.01; done; echo end"
@@ -261,6 +263,7 @@ SERIES = (
     "kubelet_pleg_relist_interval_seconds_count", "kubelet_pod_worker_duration_seconds_count",
     "kubelet_pod_start_duration_seconds_count", "kubelet_runtime_operations_total",
     "kubelet_runtime_operations_duration_seconds_count", "kubelet_cgroup_manager_duration_seconds_count",
+    "storage_operation_duration_seconds_count",
     "kubelet_http_requests_total", "kubelet_desired_pods", "kubelet_active_pods", "rest_client_requests_total",
     "process_resident_memory_bytes", "process_cpu_seconds_total",
 )  # fmt: skip
@@ -281,8 +284,13 @@ async def _pages(world: World, us: Client) -> None:
     assert {"run_podsandbox", "create_container", "start_container"} <= operations, operations
     cadvisor = await us.text("/metrics/cadvisor")
     assert re.search(r'container_cpu_usage_seconds_total{container="a".*pod="p"', cadvisor)
+    assert "container_oom_events_total" not in cadvisor
+    assert "container_oom_events_total{" in await us.text("/metrics/cadvisor?metrics=container_oom_events_total")
+    status, text = await us.get("/metrics/cadvisor?metrics=none_such")
+    assert (status, "none_such" in text) == (400, True)
     resource = await us.text("/metrics/resource")
     assert re.search(r'container_memory_working_set_bytes{container="a",namespace="default",pod="p"} \d', resource)
+    assert resource.endswith("\nresource_scrape_error 0\n")
     assert "prober_probe_total{" in await us.text("/metrics/probes")
     assert 'kubernetes_healthcheck{name="syncloop",type="healthz"} 1.0' in await us.text("/metrics/slis")
     summary = await us.json("/stats/summary")
@@ -294,21 +302,61 @@ async def _pages(world: World, us: Client) -> None:
     assert pod["memory"]["workingSetBytes"] > 0
     assert [each["name"] for each in pod["volume"]] == ["cache"]
     assert pod["network"]["interfaces"][0]["name"] == "eth0"
+    brief = await us.json("/stats/summary?only_cpu_and_memory=true")
+    assert set(brief["pods"][0]["containers"][0]) == {"name", "startTime", "cpu", "memory", "swap"}
     assert '<a href="logs/">' in await us.text("/logs/")
     assert "task " in await us.text("/debug/pprof/goroutine")
     async with us.session.put(f"{us.url}/debug/flags/v", data="4") as answer:
         assert await answer.text() == "successfully set klog.logging.verbosity to 4"
 
 
+async def _counted(us: Client) -> None:
+    """What walks over the node's disk find, after a while; and a rate of CPU, by the second look."""
+
+    def short(pod: dict[str, Any]) -> list[str]:
+        (app,) = pod["containers"]
+        parts = {"volume": pod["volume"][0], "rootfs": app["rootfs"], "ephemeral-storage": pod["ephemeral-storage"]}
+        found = [name for name, part in parts.items() if part.get("usedBytes", 0) < BLOB]
+        return found + [name for name, part in (("pod", pod), ("app", app)) if "usageNanoCores" not in part["cpu"]]
+
+    async with asyncio.timeout(30):
+        while lacking := short((await us.json("/stats/summary"))["pods"][0]):
+            assert set(lacking) <= {"volume", "rootfs", "ephemeral-storage", "pod", "app"}
+            await asyncio.sleep(0.1)
+
+
+CPU = re.compile(
+    r'^container_cpu_usage_seconds_total{container="a",namespace="default",pod="p"} (\S+) (\d+)$', re.MULTILINE
+)
+
+
+async def _rate(us: Client) -> None:
+    """As metrics-server does: a counter over the time between two times that differ."""
+
+    async def look() -> tuple[float, int]:
+        match = CPU.search(await us.text("/metrics/resource"))
+        assert match is not None
+        return float(match[1]), int(match[2])
+
+    used, when = await look()
+    async with asyncio.timeout(30):
+        while (later := await look())[1] == when:
+            await asyncio.sleep(0.1)
+    assert 0 <= (later[0] - used) / ((later[1] - when) / 1000) < 64
+
+
 def test_pages(run: Run) -> None:
     async def test(world: World) -> None:
         probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
         mounts = [{"name": "cache", "mountPath": "/cache"}]
-        app = container("a", SHELL, readinessProbe=probe, volumeMounts=mounts)
+        write = f"for at in /blob /cache/blob; do busybox head -c {BLOB} /dev/zero > $at; done"
+        app = container("a", f"{write}; {SHELL}", readinessProbe=probe, volumeMounts=mounts)
         await world.create("p", [app], volumes=[{"name": "cache", "emptyDir": {}}])
         await world.until("p", ready, "ready")
         async with client(world, "system:masters") as us:
             await _pages(world, us)
+            await _counted(us)
+            await _rate(us)
         await _who_gets_in(world)
 
     run(test)

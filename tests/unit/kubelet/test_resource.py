@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kubelet.server import resource
 from linux.cgroup.tree import Hierarchies
+from linux.cgroup.usage import Limits
 from metrics.collector import Collector, Identity, Snapshot, identity
 from tests.unit.metrics import recorded
 
@@ -63,19 +64,21 @@ def test_names_types_labels_and_times(trees: Hierarchies) -> None:
     assert len(families["container_cpu_usage_seconds"].samples) == 1  # the sandbox is in no container's row
 
 
-def test_a_limit_of_swap_is_told_without_the_memory_that_version_1_counts_in(trees: Hierarchies) -> None:
+@pytest.mark.parametrize(("with_memory", "told"), [(True, 30), (False, 130)])
+def test_a_limit_of_swap_is_told_without_the_memory_that_version_1_counts_in(
+    trees: Hierarchies, with_memory: bool, told: int
+) -> None:
     seen = snapshot(trees)
+    limits = Limits(memory_bytes=100, swap_bytes=130, swap_with_memory=with_memory)
     rows = tuple(
         msgspec.structs.replace(
             each,
-            usage=msgspec.structs.replace(
-                each.usage, limits=msgspec.structs.replace(each.usage.limits, memory_bytes=100, swap_bytes=130)
-            ),
+            usage=msgspec.structs.replace(each.usage, limits=limits),
         )
         for each in seen.samples
     )
     text = resource.page(Snapshot(seen.when, seen.machine, rows, failed=True), "/")
-    assert f"container_swap_limit_bytes{OF_CONTAINER} 30 " in text
+    assert f"container_swap_limit_bytes{OF_CONTAINER} {told} " in text
     assert text.endswith("\nresource_scrape_error 1\n")
 
 
