@@ -34,7 +34,7 @@ function draw(tag, attributes = {}, text = null) {
 const missing = (value) => value === null || value === undefined;
 
 function digits(value) {
-  if (value === 0) return "0";
+  if (Number.isInteger(value)) return String(value);
   return value >= 99.95 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2);
 }
 
@@ -51,11 +51,11 @@ const cores = (value) => (missing(value) ? "–" : value > 0 && value < 0.9995 ?
 const share = (value) => (missing(value) ? "–" : `${value > 0 && value < 0.0995 ? (value * 100).toFixed(1) : Math.round(value * 100)} %`);
 const count = (value) => (missing(value) ? "–" : value.toLocaleString("en"));
 
-function age(seconds) {
+function age(seconds, whole = true) {
   const steps = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
   const at = Math.max(0, steps.findIndex(([size]) => seconds >= size));
   const [size, unit] = seconds < 1 ? [1, "s"] : steps[at];
-  const rest = at < 2 && seconds >= 3600 ? Math.floor((seconds % size) / steps[at + 1][0]) : 0;
+  const rest = at < 3 && seconds >= (whole ? 3600 : 60) ? Math.floor((seconds % size) / steps[at + 1][0]) : 0;
   return `${Math.floor(seconds / size)} ${unit}${rest ? ` ${rest} ${steps[at + 1][1]}` : ""}`;
 }
 
@@ -81,6 +81,7 @@ function put(answer) {
     state.machine = answer.machine;
     state.at = Object.fromEntries(answer.shown.map((name, at) => [name, at]));
     state.tag = answer.groups;
+    for (const group of state.groups) group.within = podAbove(group.path);
     for (const path of state.recent.keys()) if (!state.byPath.has(path)) state.recent.delete(path);
   }
   state.systems = answer.filesystems;
@@ -119,8 +120,15 @@ function rootPath() {
 // A container in a pod has the pod's network.
 function networkOf(group) {
   if (!missing(now(group.path, "rx"))) return group;
-  const pod = state.groups.find((other) => other.kind === "pod" && group.path.startsWith(`${other.path}/`));
-  return pod || group;
+  return group.within || group;
+}
+
+function podAbove(path) {
+  for (let up = path.slice(0, path.lastIndexOf("/")); up; up = up.slice(0, up.lastIndexOf("/"))) {
+    const above = state.byPath.get(up);
+    if (above && above.kind === "pod") return above;
+  }
+  return null;
 }
 
 async function look() {
@@ -244,8 +252,12 @@ function paint(plot, group, moments, columns, begin, end) {
   }
   if (state.hover) parts.push(draw("line", { class: "at", x1: x(chosen[0]), x2: x(chosen[0]), y1: head, y2: bottom }));
   parts.push(draw("text", { x: 2, y: y(top) + 11 }, plot.format(top)), draw("text", { x: 2, y: y(top / 2) - 3 }, plot.format(top / 2)));
-  const ago = state.hover ? `${age(Math.max(0, end - chosen[0]))} ago` : "now";
-  parts.push(draw("text", { x: 0, y: height - 3 }, `${age(state.span)} ago`), draw("text", { x: width, y: height - 3, "text-anchor": "end" }, ago));
+  if (state.hover) {
+    const at = Math.min(width - 36, Math.max(36, x(chosen[0])));
+    parts.push(draw("text", { x: at, y: height - 3, "text-anchor": "middle" }, `${age(Math.max(0, end - chosen[0]), false)} ago`));
+  } else {
+    parts.push(draw("text", { x: 0, y: height - 3 }, `${age(state.span)} ago`), draw("text", { x: width, y: height - 3, "text-anchor": "end" }, "now"));
+  }
   plot.picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
   plot.picture.setAttribute("aria-label", `${plot.title} of ${titleOf(group)}: ${spoken.join(", ")}${plot.limit.textContent ? `; ${plot.limit.textContent}` : ""}`);
   plot.picture.replaceChildren(...parts);
@@ -288,7 +300,7 @@ function tree() {
     const key = `${group.namespace}\n${group.pod}`;
     if (!spaces.has(key)) spaces.set(key, { own: null, inside: [] });
     if (group.kind === "pod") spaces.get(key).own = group;
-    else spaces.get(key).inside.push(group);
+    else if (group.kind !== "sandbox") spaces.get(key).inside.push(group); // nobody looks at a pause
   }
   const pods = [];
   let space = null;
@@ -381,11 +393,11 @@ function table(again = false) {
     if (head.dataset.key === state.sort.key) head.setAttribute("aria-sort", state.sort.down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
-  const drawn = wanted.slice(0, ROWS);
-  const order = drawn.map((group) => group.path);
+  const top = wanted.slice(0, ROWS);
+  const order = top.map((group) => group.path);
   for (const path of [...lines.keys()]) if (!order.includes(path)) { lines.get(path).remove(); lines.delete(path); }
   const settled = !again && body.matches(":hover, :focus-within"); // rows do not jump away from under a pointer
-  for (const group of drawn) fill(group);
+  for (const group of top) fill(group);
   const shown = [...body.rows].map((line) => line.dataset.path);
   if (!settled || shown.length !== order.length) {
     if (shown.join("\n") !== order.join("\n")) body.append(...order.map((path) => lines.get(path)));
@@ -433,6 +445,15 @@ function spark(path, name, limit) {
 
 // ---- the head of the page
 
+// What stays the same stays in the page, so that it can be selected and copied.
+const drawn = new Map();
+function changed(name, value) {
+  const text = JSON.stringify(value);
+  if (drawn.get(name) === text) return false;
+  drawn.set(name, text);
+  return true;
+}
+
 function facts() {
   const machine = state.machine;
   const group = state.byPath.get(state.selected) || state.seen;
@@ -448,14 +469,15 @@ function facts() {
   const pids = now(group.path, "pids");
   const swap = now(group.path, "swap");
   const found = [
-    ["Image", group.kind === "pod" ? "" : group.image], ["Runtime", group.kind === "root" ? machine.runtime : group.runtime], ["Name", group.container && group.name !== group.container ? group.name : ""],
+    ["Image", group.kind === "pod" ? "" : group.image], ["Runtime", group.kind === "root" ? machine.runtime : group.runtime], ["Name", group.container && group.name !== group.id ? group.name : ""],
     ["Running for", group.started && group.kind !== "root" ? age(state.clock - group.started) : ""], ["Tasks", missing(pids) ? "" : `${count(pids)}${group.pids_limit ? ` of ${count(group.pids_limit)}` : ""}`],
     ["CPU shares", group.cpu_shares && group.kind !== "root" ? count(group.cpu_shares) : ""], ["Swap", swap ? bytes(swap) : ""],
     ["Network", group.interfaces.length > 4 ? `${group.interfaces.length} interfaces` : group.interfaces.join(", ")], ["OOM kills", kills ? count(kills) : "", "hot"], ["Cgroup", group.path],
   ];
-  $("facts").replaceChildren(...found.filter(([, value]) => value).map(([name, value, kind]) => make("div", {}, make("dt", {}, name), make("dd", kind ? { class: kind } : {}, value))));
+  const told = found.filter(([, value]) => value);
+  if (changed("facts", told)) $("facts").replaceChildren(...told.map(([name, value, kind]) => make("div", {}, make("dt", {}, name), make("dd", { title: value, class: kind || "" }, value))));
   $("disks").hidden = group.kind !== "root" || !state.systems.length;
-  $("systems").replaceChildren(...state.systems.map(([device, mounted, used, total]) => {
+  if (changed("systems", state.systems)) $("systems").replaceChildren(...state.systems.map(([device, mounted, used, total]) => {
     const bar = make("progress", { max: "1", "aria-label": `${mounted || device}: used`, ...(used > 0.9 * total ? { class: "hot" } : {}) });
     bar.value = total ? used / total : 0;
     return make("div", {}, make("p", {}, make("span", {}, mounted || device), make("span", { class: "quiet" }, `${bytes(used)} of ${bytes(total)}`)), bar);
@@ -488,7 +510,8 @@ function everything() {
 // ---- where one is
 
 function arrive() {
-  const rest = decodeURIComponent(location.pathname.slice(root.length));
+  let rest = location.pathname.slice(root.length);
+  try { rest = decodeURIComponent(rest); } catch { /* not a path of ours; as it is */ }
   state.docker = rest.startsWith("/docker");
   const name = rest.replace(/^\/(containers|docker)/, "").replace(/\/$/, "") || "/";
   const known = state.docker && name !== "/" ? state.groups.find((group) => group.runtime === "docker" && (`/${group.name}` === name || (name.length > 8 && `/${group.id}`.startsWith(name)))) : null;
