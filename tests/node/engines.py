@@ -155,7 +155,9 @@ class ContainerdEngine:
         """The plugins first: containerd loads a configuration when it sees it."""
         network(folder)
         for plugin in (folder / "bin").iterdir():
-            shutil.copy(plugin, self.found.folder / "bin" / plugin.name)
+            place = self.found.folder / "bin" / plugin.name
+            place.unlink(missing_ok=True)  # a link to the distribution's loopback is not to be written through
+            shutil.copy(plugin, place)
         for conf in (folder / "net.d").iterdir():
             shutil.copy(conf, self.found.folder / "net.d" / conf.name)
 
