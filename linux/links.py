@@ -41,6 +41,7 @@ _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _NUMBER = struct.Struct("=I")
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
+_TEMPORARY, _OPTIMISTIC, _FAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x04, 0x08, 0x20, 0x40
 _LINK_SCOPE = 253
 
 _VNI, _UNDERLAY, _LOCAL, _LEARNING, _PORT, _LOCAL6, _GBP = 1, 3, 4, 7, 15, 17, 23  # IFLA_VXLAN_*
@@ -76,6 +77,12 @@ class Address:
     interface: IPv4Interface | IPv6Interface
     host_only: bool
     """Scope host or link: not for others to send to."""
+    untried: bool = False
+    """IPv6 has not found out yet whether nobody else has it."""
+    failed: bool = False
+    """Somebody else has it."""
+    passing: bool = False
+    """It is not to be used for anything new, or was made for a while (IPv6's temporary ones)."""
 
 
 def vxlan(data: bytes) -> Vxlan:
@@ -146,11 +153,20 @@ def _packed(device: int, address: IPv4Interface | IPv6Interface) -> bytes:
 
 
 def _address(body: bytes) -> Address:
-    _, length, _, scope, device = _ADDRESS.unpack_from(body)
+    family, length, flags, scope, device = _ADDRESS.unpack_from(body)
     found = attributes(body, _ADDRESS.size)
     packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
     interface = IPv4Interface((packed, length)) if len(packed) == 4 else IPv6Interface((packed, length))
-    return Address(device, interface, host_only=scope >= _LINK_SCOPE)
+    flags = _number(found.get(_IFA_FLAGS)) or flags
+    six = family == AF[Family.V6]  # of IPv4 the first means that it is not the first one of its network
+    return Address(
+        device,
+        interface,
+        host_only=scope >= _LINK_SCOPE,
+        untried=six and bool(flags & _TENTATIVE) and not flags & _OPTIMISTIC,
+        failed=six and bool(flags & _FAILED),
+        passing=bool(flags & (_DEPRECATED | _TEMPORARY if six else _DEPRECATED)),
+    )
 
 
 def _number(data: bytes | None) -> int:

@@ -108,9 +108,17 @@ class Situation:
         if not self._registry and not named and config.reach is None:
             # Asked once: a name server that is away must not keep a route from being mended.
             self._registry = await underlay.addresses_of(self._subnets.peer)
-        hints = self._subnets.hints() if all(one.is_loopback for one in self._registry) else ()
         pods = tuple(span for family in self._net.families if (span := self._net.pods(family)) is not None)
-        return Choice(config.iface, config.iface_regex, public, config.reach, self._registry, tuple(hints), pods)
+        return Choice(
+            config.iface,
+            config.iface_regex,
+            public,
+            config.reach,
+            self._registry,
+            service=config.kube and not config.kubeconfig and not config.kube_api_url,
+            hints=tuple(self._subnets.hints()),
+            pods=pods,
+        )
 
     def _last(self, ip: Conversation) -> dict[Family, Address]:
         """The addresses that were taken last; at a start those that the devices come from that are there."""

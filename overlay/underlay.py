@@ -2,9 +2,12 @@
 
 In this order: the interfaces named by --iface (name or address) and --iface-regex, of several the first that has an address of
 the family; the one that has the public IP somebody named; the one with the route to --iface-can-reach; the one with the
-route to the registry. A registry on this very machine is reached through loopback: then it is the interface that has the
-registry's address or, when that is loopback's own, one of those that the registry says are this node's, else the one
-with the default route.
+route to the registry.
+
+A registry on this very machine is reached through loopback, and its address may be one that moves between machines: then it is
+the address that was taken last, one of those that the registry says are this node's, the interface's that has the
+registry's address, or of the one with the default route. To a registry behind a Service's address no route says anything: what
+the registry says is this node's comes first.
 
 The interface with the route to the registry is the right one on machines that all have the same NAT as their first
 interface (Vagrant): nobody reaches another through that, though it has the default route. A family in which the registry
@@ -33,14 +36,16 @@ _OTHER = {Family.V4: Family.V6, Family.V6: Family.V4}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What says which interface it is. `registry` are the addresses of the API server or of etcd. Addresses in the network
-    of the `pods` are nobody's underlay; the address that was taken `last` stays while it is there."""
+    """What says which interface it is. `registry` are the addresses of the API server or of etcd, of a Service if `service`;
+    `hints` those that the registry has for this node. Addresses in the network of the `pods` are taken where there are no
+    others; the address that was taken `last` stays while it is there."""
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     public: tuple[Address, ...] = ()
     reach: Address | None = None
     registry: tuple[Address, ...] = ()
+    service: bool = False
     hints: tuple[Address, ...] = ()
     pods: tuple[Range, ...] = ()
     last: Mapping[Family, Address] = field(default_factory=dict)
@@ -117,24 +122,45 @@ def _matching(ip: Conversation, pattern: re.Pattern[str]) -> Iterator[tuple[link
 def _towards_registry(ip: Conversation, family: Family, choice: Choice) -> Underlay:
     mine = [address for address in choice.registry if address.version == family]
     others = [address for address in choice.registry if address.version != family]
+    if choice.service and (found := _hinted(ip, family, choice)):
+        return found
     trouble: NotYet | None = None
     for address in (*mine, *others):
         if address.is_loopback:
             continue
         try:
-            return _towards(ip, family, choice, address, f"the registry {address}")
+            return _here(ip, family, choice, address) or _towards(
+                ip, family, choice, address, f"the registry {address}"
+            )
         except NotYet as error:
             trouble = trouble or error
     if trouble is not None:
         raise trouble
-    for hint in sorted(choice.hints, key=lambda one: one.version != family):
-        if holder := _holder(ip, hint):
-            return _with_address(ip, holder, family, choice, hint)
+    if found := _hinted(ip, family, choice):
+        return found
     words = "anywhere (the registry is on loopback; --iface names the interface)"
     try:
         return _towards(ip, family, choice, _ANYWHERE[family], words)
     except NotYet:
         return _towards(ip, family, choice, _ANYWHERE[_OTHER[family]], words)
+
+
+def _hinted(ip: Conversation, family: Family, choice: Choice) -> Underlay | None:
+    for hint in sorted(choice.hints, key=lambda one: one.version != family):
+        if holder := _holder(ip, hint):
+            return _with_address(ip, holder, family, choice, hint)
+    return None
+
+
+def _here(ip: Conversation, family: Family, choice: Choice, registry: Address) -> Underlay | None:
+    """For a registry that is on this machine now, perhaps for a while."""
+    path = routes.path_to(ip, registry)
+    if path is None or not path.local:
+        return None
+    last = choice.last.get(family)
+    if last is not None and (holder := _holder(ip, last)):
+        return _with_address(ip, holder, family, choice, last)
+    return _hinted(ip, family, choice)
 
 
 def _towards(ip: Conversation, family: Family, choice: Choice, target: Address, what: str) -> Underlay:
@@ -163,22 +189,32 @@ def _holder(ip: Conversation, address: Address) -> links.Link | None:
 
 
 def _with_address(ip: Conversation, link: links.Link, family: Family, choice: Choice, best: Address | None) -> Underlay:
-    """The interface with the address `best` if that is of the family, else with the one it had last, else with its own first
-    one that others may reach."""
+    """The interface with the address `best` if that is of the family and will stay, else with the one it had last, else with
+    its own first one that others may reach."""
     if link.alias == DEVICE_ALIAS:
         raise NotYet(f"{link.name} is the overlay itself, and cannot carry it: name another interface with --iface")
-    usable = [
-        one.interface.ip
-        for one in links.addresses(ip, link.index, family)
-        if not one.host_only and _reachable(one.interface.ip, choice)
-    ]
     last = choice.last.get(family)
-    if best is not None and best.version == family and _reachable(best, choice):
-        return Underlay(link.index, link.name, best, link.mtu)
-    if not usable:
+    there = links.addresses(ip, link.index, family)
+    usable = [
+        one
+        for one in there
+        if not (one.host_only or one.failed or one.interface.is_link_local)
+        and (not one.untried or one.interface.ip == last)
+    ]
+    usable = [one for one in usable if not _of_pods(one.interface.ip, choice)] or [
+        one for one in usable if one.interface.network.prefixlen < one.interface.max_prefixlen
+    ]
+    usable.sort(key=lambda one: one.passing)
+    found = [one.interface.ip for one in usable]
+    if best is not None and best.version == family and not best.is_link_local:
+        known = next((one for one in there if one.interface.ip == best), None)
+        if (known in usable and not known.passing) if known else not _of_pods(best, choice):
+            return Underlay(link.index, link.name, best, link.mtu)
+    if not found:
         raise NotYet(f"interface {link.name} has no IPv{int(family)} address that other nodes could reach")
-    return Underlay(link.index, link.name, last if last in usable and last is not None else usable[0], link.mtu)
+    return Underlay(link.index, link.name, last if last in found and last is not None else found[0], link.mtu)
 
 
-def _reachable(address: Address, choice: Choice) -> bool:
-    return not address.is_link_local and not any(address in pods for pods in choice.pods)
+def _of_pods(address: Address, choice: Choice) -> bool:
+    """Such an address is taken only where there is no other: a Network as wide as 10.0.0.0/8 may have the nodes in it, too."""
+    return any(address in pods for pods in choice.pods)

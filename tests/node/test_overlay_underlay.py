@@ -145,6 +145,51 @@ def test_an_address_that_comes_beside_the_first_changes_nothing(machine: Machine
     assert str(machine.find(replace(choice, last={V6: before.address}), V6).address) == "fd00:56::99"
 
 
+def test_a_network_as_wide_as_the_nodes_own_may_have_them_in_it(machine: Machine) -> None:
+    """flannel's README: Network 10.0.0.0/8, of which subnets are handed out from 10.10.0.0 on."""
+    assert machine.found(Choice(names=("eth0",), pods=(ip_network("10.0.0.0/8"),))) == ("eth0", "10.0.2.15")
+    machine.run("ip", "addr", "add", "172.16.0.9/24", "dev", "eth0")
+    assert machine.found(Choice(names=("eth0",), pods=(ip_network("10.0.0.0/8"),))) == ("eth0", "172.16.0.9")
+
+
+def test_an_api_servers_address_that_moves_between_machines_is_no_nodes(machine: Machine) -> None:
+    """keepalived's or kube-vip's: it comes here, and goes again."""
+    choice = Choice(registry=at("192.168.56.100"))
+    before = machine.find(choice)
+    machine.run("ip", "addr", "add", "192.168.56.100/32", "dev", "eth1")
+    assert machine.find(replace(choice, last={V4: before.address})) == before
+    assert machine.find(replace(choice, hints=at("192.168.56.11"))) == before, "at a first start"
+    machine.run("ip", "addr", "del", "192.168.56.100/32", "dev", "eth1")
+    assert machine.find(replace(choice, last={V4: before.address})) == before
+
+
+def test_a_services_address_says_nothing_of_the_way(machine: Machine) -> None:
+    """In a Pod with a service account: the default route leads to 10.96.0.1 as to everything; the Node has an InternalIP. With
+    kube-proxy in its ipvs mode each node has 10.96.0.1 itself."""
+    choice = Choice(registry=at("10.96.0.1"), service=True, hints=at("192.168.56.11"))
+    assert machine.found(choice) == ("eth1", "192.168.56.11")
+    assert machine.found(choice, V6) == ("eth1", "fd00:56::11")
+    assert machine.found(replace(choice, hints=())) == ("eth0", "10.0.2.15"), "there is nothing else to go by"
+    machine.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
+    machine.run("ip", "addr", "add", "10.96.0.1/32", "dev", "kube-ipvs0")
+    assert machine.found(choice) == ("eth1", "192.168.56.11")
+
+
+def test_an_ipv6_address_that_will_not_stay_is_not_announced(machine: Machine) -> None:
+    """The kernel lists the newest first: one that is being given up, one that is for a while, one that somebody else has."""
+    choice = Choice(names=("eth1",))
+    machine.run(
+        "ip", "addr", "add", "fd00:56::dead/64", "dev", "eth1", "nodad", "preferred_lft", "0", "valid_lft", "999"
+    )
+    assert machine.found(choice, V6) == ("eth1", "fd00:56::11")
+    machine.run("ip", "link", "set", "far1", "down")  # nobody is asked: the address stays untried
+    machine.run("ip", "addr", "add", "fd00:56::bad/64", "dev", "eth1")
+    assert machine.found(choice, V6) == ("eth1", "fd00:56::11")
+    machine.run("ip", "addr", "del", "fd00:56::11/64", "dev", "eth1")
+    assert machine.found(choice, V6) == ("eth1", "fd00:56::dead"), "there is no other"
+    assert machine.found(replace(choice, last={V6: ip_address("fd00:56::bad")}), V6) == ("eth1", "fd00:56::bad")
+
+
 @contextlib.contextmanager
 def _connection(source: str) -> Iterator[tuple[socket.socket, socket.socket]]:
     with socket.socket() as server:
