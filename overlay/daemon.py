@@ -4,7 +4,7 @@
     device      claims + kernel -> wish -> plan -> kernel, one for each tunnel    (`upkeep`)
     lease       what the tunnels turned out to be -> subnet.env, READY, and our claim in the registry
     rules       --ip-masq, --iptables-forward-rules: masquerading and forwarding      (`masquerade`)
-    sysctl      forwarding, one for each family as the rules
+    sysctl      forwarding and the like, one for each family as the rules
 
 They are several so that a registry that refuses a write, or an iptables lock that is held, cannot keep a deleted route from
 coming back. Nothing is done before the first list of claims is in; when the registry goes away later, what was known stays,
@@ -146,11 +146,13 @@ class Overlay:
         loops["lease"] = partial(self._sync_lease, net), resync
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             for family, name in _RULES.items():
-                router = Router(family, self._config, net, situation, self._series, partial(self._wake, name))
+                devices = [tunnel.name for tunnel in tunnels if tunnel.name and family in tunnel.families]
+                touched = partial(self._wake, name)
+                router = Router(family, self._config, net, devices, situation, self._series, touched)
                 await stack.enter_async_context(router)
                 loops[name] = router.rules, self._config.iptables_resync if router.pods else _SELDOM
                 if router.pods:
-                    loops[_SETTINGS[family]] = router.settings, resync
+                    loops[_SETTINGS[family]] = partial(self._sync_settings, router), resync
             self._begin(net, loops)
             await _sweep(net, tunnels)
             group.create_task(checksums.run(), name="checksum")
@@ -230,10 +232,17 @@ class Overlay:
         before = upkeep.tried, upkeep.told
         try:
             if await upkeep.sync():
-                self._wake(upkeep.name)
+                self._wake(upkeep.name, *_SETTINGS.values())
+        except (Retry, OSError):
+            self._wake(*_SETTINGS.values())  # with IPv6 switched off on it a device takes no address
+            raise
         finally:
             if before != (upkeep.tried, upkeep.told):
                 self._wake("lease")
+
+    async def _sync_settings(self, router: Router) -> None:
+        if await router.settings():
+            self._wake(*(upkeep.name for upkeep in self._upkeeps))
 
     async def _sync_lease(self, net: Network) -> float | None:
         done = [upkeep.done for upkeep in self._upkeeps if upkeep.done]

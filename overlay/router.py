@@ -1,13 +1,13 @@
 """This node as a router of its pods, in one family: the kernel's forwarding, and the rules of masquerading and forwarding."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import ip_network
 from types import TracebackType
 from typing import Self
 
 from linux.iptables.rules import Family
-from overlay import sysctls
+from overlay import sysctls, wish
 from overlay.config import Config
 from overlay.masquerade import Masquerade, Rules
 from overlay.model import NotYet, Range
@@ -31,13 +31,14 @@ def rules_of(config: Config, pods: Range, subnet: Range) -> Rules:
 
 
 class Router:
-    """A context; `touched` is called when somebody else has changed rules of ours."""
+    """A context; `devices` are our tunnels' in this family; `touched` is called when somebody else has changed rules of ours."""
 
     def __init__(
         self,
         family: Family,
         config: Config,
         net: Network,
+        devices: Collection[str],
         situation: Situation,
         series: Series,
         touched: Callable[[], None],
@@ -45,6 +46,7 @@ class Router:
         self.family, self.pods = family, net.pods(family)
         self._config, self._situation, self._series = config, situation, series
         self._masquerade = Masquerade(family, nftables=net.nftables, touched=touched)
+        self._devices, self._direct = devices, wish.asks_direct(net)
         self._settled = False
 
     async def __aenter__(self) -> Self:
@@ -56,18 +58,22 @@ class Router:
     ) -> None:
         await self._masquerade.__aexit__(kind, error, trace)
 
-    async def settings(self) -> None:
-        """Raises NotYet, OSError."""
+    async def settings(self) -> bool:
+        """Whether anything was written. Raises NotYet, OSError."""
         base = self._situation.now.bases.get(self.family)
         if base is None:
             raise NotYet(self._situation.now.missing[self.family])
-        for words in sysctls.ensure([self.family], [base.name]):
+        entries = [*self._devices, base.name] if self._direct else self._devices
+        done = sysctls.ensure([self.family], [base.name], entries=entries)
+        for words in done:
             if self._settled:
                 log.warning("drift repaired: set %s", words)
                 self._series.drift.labels("sysctl").inc()
             else:
                 log.info("set %s", words)
-        self._settled = True
+        # A device that comes after the first look brings what conf.default says, and nobody has changed that.
+        self._settled = self._settled or sysctls.all_there(self.family, entries)
+        return bool(done)
 
     async def rules(self) -> None:
         """Raises NotYet, Retry."""

@@ -345,6 +345,13 @@ def forwarding_switched_off(t: Target) -> None:
     t.node.space.run("sysctl", "-qw", f"{name}=0")
 
 
+@breaks("sysctl")
+def the_devices_own_switch_turned(t: Target) -> None:
+    """IPv4: what comes in over it is not forwarded. IPv6: its addresses and routes go, and it takes no others."""
+    parameter = "forwarding=0" if t.version == 4 else "disable_ipv6=1"
+    t.node.space.run("sysctl", "-qw", f"net/ipv{t.version}/conf/{t.device}/{parameter}")
+
+
 @breaks("lease", 4)
 def own_lease_annotated_wrongly(t: Target) -> None:
     t.world.annotate("node1", public_ip="10.200.0.99", backend_data='{"VNI":1,"VtepMAC":"02:98:98:98:98:98"}')

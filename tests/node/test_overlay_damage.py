@@ -24,6 +24,10 @@ VERSIONS = (4, 6)
 PROMISE = 1.0
 """Seconds without an answer, at most."""
 TRIES = 3
+SETTINGS = (
+    *("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"),
+    *("net/ipv4/conf/flannel.1/forwarding", "net/ipv6/conf/flannel-v6.1/disable_ipv6"),
+)
 LATE = 15.0
 """Seconds after which a repair is not late but missing."""
 
@@ -53,7 +57,7 @@ def state(node: OverlayNode) -> dict[str, Any]:
         **node.both(),
         "rules": node.rules(),
         "subnet.env": node.subnet_env(),
-        "sysctls": node.space.run("sysctl", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"),
+        "sysctls": node.space.run("sysctl", *SETTINGS, check=False),  # a device may be away just now
     }
 
 
@@ -110,6 +114,24 @@ def test_it_heals(
     for there in world.versions:
         assert one.reaches(two, version=there)
         assert two.reaches(one, version=there)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_hardened_node_on_which_new_devices_do_not_forward(world: World, right: dict[str, Any], version: int) -> None:
+    one = world.nodes[0]
+    parameter, harmless = ("forwarding", 1) if version == 4 else ("disable_ipv6", 0)
+    default = f"net/ipv{version}/conf/default/{parameter}"
+
+    def make_anew() -> None:
+        one.space.run("ip", "link", "del", Target(world, version).device)
+        until_equal(lambda: state(one), right, "the device and its settings", LATE, one.text)
+
+    one.space.run("sysctl", "-qw", f"{default}={1 - harmless}")
+    try:
+        assert min(noticed(world, version, make_anew) for _ in range(TRIES)) <= PROMISE
+    finally:
+        one.space.run("sysctl", "-qw", f"{default}={harmless}")
+    until(lambda: one.get("/readyz") == "ok", "all is well", LATE, lambda: one.get("/readyz"))
 
 
 @pytest.mark.timeout(1800)  # `make soak`

@@ -43,6 +43,23 @@ def test_router_advertisements_are_kept_before_forwarding_would_end_them(root: P
     assert sysctls.ensure([Family.V6], underlays, root) == []
 
 
+def test_what_comes_in_over_a_device_is_forwarded_and_the_device_takes_addresses(root: Path) -> None:
+    devices = {"net.ipv4.conf.flannel/1.forwarding": "0", "net.ipv6.conf.flannel-v6/1.disable_ipv6": "1"}
+    for name, value in devices.items():
+        path = sysctl.path_of(name, root)
+        path.parent.mkdir(parents=True)
+        path.write_text(value + "\n")
+    assert sysctls.ensure([Family.V4], [], root, entries=["flannel.1", "gone"]) == [
+        "net.ipv4.ip_forward=1 (it was 0)",
+        "net.ipv4.conf.flannel/1.forwarding=1 (it was 0)",
+    ]
+    assert sysctls.ensure([Family.V6], [], root, entries=["flannel-v6.1"])[1:] == [
+        "net.ipv6.conf.flannel-v6/1.disable_ipv6=0 (it was 1)"
+    ]
+    assert sysctls.all_there(Family.V4, ["flannel.1"], root)
+    assert not sysctls.all_there(Family.V4, ["flannel.1", "gone"], root)
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="ip_forward"):
         sysctls.ensure([Family.V4], [], tmp_path)
