@@ -200,19 +200,21 @@ async def _report(config: Config) -> Report:
 
 @contextlib.asynccontextmanager
 async def _read(subnets: Subnets) -> AsyncIterator[None]:
-    """While the registry is being read; it has answered. Raises UsageError."""
-    async with asyncio.TaskGroup() as group:
-        reading = group.create_task(subnets.run(lambda: None))
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await subnets.synced.wait()
-        except TimeoutError as error:
-            reading.cancel()
-            raise UsageError(f"the registry at {subnets.where} did not answer within {_PATIENCE:g} s") from error
-        try:
+    """While the registry is being read; it has answered. Raises UsageError; what is raised meanwhile comes out as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(subnets.run(lambda: None))
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await subnets.synced.wait()
+            except TimeoutError as error:
+                raise UsageError(f"the registry at {subnets.where} did not answer within {_PATIENCE:g} s") from error
             yield
-        finally:
             reading.cancel()
+    except ExceptionGroup as error:
+        if len(error.exceptions) > 1:
+            raise
+        raise error.exceptions[0] from None
 
 
 async def _looked(situation: Situation) -> str:

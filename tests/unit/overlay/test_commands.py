@@ -1,13 +1,19 @@
 """`wherry overlay`: whose flags are whose, and the configuration that a running daemon tells."""
 
+import asyncio
 import json
+from collections.abc import Callable
+from typing import Never
 
 import pytest
 
 from kube import settings
-from kube.errors import UsageError
-from overlay.commands import configured, main, parted
+from kube.errors import Retry, UsageError
+from overlay import commands
+from overlay.commands import _read, configured, main, parted
 from overlay.config import load
+from overlay.model import NotYet
+from overlay.registry.etcd import EtcdSubnets
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,35 @@ def test_help_says_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None
         main(["show", "--help"])
     assert left.value.code == 0
     assert "exit status: 0 all as wanted" in capsys.readouterr().out
+
+
+class Silent(EtcdSubnets):
+    """A registry that says nothing more than it has said."""
+
+    def __init__(self, *, answered: bool) -> None:
+        self.synced = asyncio.Event()
+        if answered:
+            self.synced.set()
+
+    @property
+    def where(self) -> str:
+        return "nowhere"
+
+    async def run(self, changed: Callable[[], None]) -> Never:
+        while True:
+            await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize("error", [NotYet("no config yet"), UsageError("config: Network: ..."), Retry("busy")], ids=str)
+async def test_what_is_missing_comes_out_as_it_is_and_not_in_a_group(error: Exception) -> None:
+    """`main` has words for these; a group of one would be a traceback."""
+    with pytest.raises(type(error), match=str(error)):
+        async with _read(Silent(answered=True)):
+            raise error
+
+
+async def test_a_registry_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_PATIENCE", 0.01)
+    with pytest.raises(UsageError, match="nowhere did not answer"):
+        async with _read(Silent(answered=False)):
+            pass
