@@ -15,7 +15,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from kube import serving, settings
 from kube.errors import UsageError
-from metrics import exposition, observe
+from metrics import exposition, history, observe, page, rest
 from metrics.collector import Collector
 from metrics.config import CONTAINERD, CRIO, Config
 from metrics.identities import Source, Sources
@@ -78,7 +78,7 @@ def _raise_limit() -> None:
 
 
 def metrics(
-    collector: Collector, page: exposition.Page, registry: CollectorRegistry, thread: Executor
+    collector: Collector, shown: exposition.Page, registry: CollectorRegistry, thread: Executor
 ) -> serving.Handler:
     """The page of metrics, and behind it those of the daemon itself. Read, written and packed in the one `thread`: whoever comes
     meanwhile waits for it and shares what it finds."""
@@ -91,8 +91,8 @@ def metrics(
 
     def write(wants_openmetrics: bool, packed: bool) -> bytes:
         started = time.perf_counter()
-        snapshot = collector.snapshot(page.parts)
-        text = page.text(snapshot, wants_openmetrics)
+        snapshot = collector.snapshot(shown.parts)
+        text = shown.text(snapshot, wants_openmetrics)
         took = time.perf_counter() - started
         duration.observe(took)
         log.debug("read %d groups in %.1f ms", len(snapshot.samples), took * 1e3)
@@ -123,25 +123,32 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         _path("--url_base_prefix", config.url_base_prefix),
         _path("--prometheus_endpoint", config.prometheus_endpoint),
     )
-    page, by_name = _page(config), _sources(config)
+    shown, by_name = _page(config), _sources(config)
     _raise_limit()
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     sources = Sources(by_name.values())
     collector = _collector(config, sources)
+    sampler = history.Sampler(
+        collector.snapshot, duration=config.storage_duration, interval=config.housekeeping_interval
+    )
     thread = ThreadPoolExecutor(1, "metrics-scrape")
+    api = rest.routes(collector.snapshot, sampler)
     routes = {
-        endpoint or "/metrics": metrics(collector, page, registry, thread),
+        endpoint or "/metrics": metrics(collector, shown, registry, thread),
         "/healthz": serving.health({"ping": lambda: None}),
         "/readyz": serving.health({name: _check(source) for name, source in by_name.items()}),
         "/configz": serving.json(lambda: settings.render(config)),
+        **api,
+        **page.routes(collector.snapshot, sampler, prefix),
     }
     try:
         await asyncio.to_thread(sources)  # /readyz and the log know from the start who answers
         served = {f"{prefix}{path}": handler for path, handler in routes.items()}
-        async with serving.serve(config.listen_ip, config.port, served, flag="--port"):
+        posts = {f"{prefix}{path}": handler for path, handler in api.items()}
+        async with serving.serve(config.listen_ip, config.port, served, posts=posts, flag="--port"):
             ready()
-            await asyncio.get_running_loop().create_future()
+            await sampler.run()
     finally:
         thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(collector.close)

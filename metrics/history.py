@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kube.errors import UsageError
 from metrics.model import Part, Sample, Snapshot
 
 COLUMNS = (
@@ -40,6 +41,7 @@ SHORTEST = 120.0
 """Seconds that are kept when only a page asks: cAdvisor's two minutes."""
 LONGEST = 86400.0
 LEASE = 15.0
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.1, 3600.0
 
 PARTS = frozenset({Part.CPU, Part.CPU_SPLIT, Part.MEMORY, Part.OOM, Part.IO, Part.NETWORK, Part.PIDS, Part.PRESSURE})
 """What a frame holds of a snapshot."""
@@ -162,13 +164,19 @@ def row(sample: Sample) -> Sequence[int]:
 
 
 class Sampler:
-    """Fills a history, one frame each `interval` seconds, while somebody wants it. `read` blocks: it has a thread's time."""
+    """Fills a history, one frame each `interval` seconds, while somebody wants it. `read` blocks: it has a thread's time.
+
+    Raises UsageError for a duration or an interval that makes no sense."""
 
     def __init__(
         self, read: Callable[[frozenset[Part]], Snapshot], *, duration: float = 0.0, interval: float = 1.0
     ) -> None:
+        if not 0 <= duration <= LONGEST:
+            raise UsageError(f"--storage_duration: {duration:g} s is not between 0 (only while a page is open) and 24h")
+        if not SHORTEST_INTERVAL <= interval <= LONGEST_INTERVAL:
+            raise UsageError(f"--housekeeping_interval: {interval:g} s is not between 100ms and 1h")
         self.history = History(duration)
-        self.interval = max(interval, 0.1)
+        self.interval = interval
         self._always = duration > 0
         self._read = read
         self._until = 0.0

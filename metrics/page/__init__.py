@@ -8,7 +8,7 @@ for machines.
 import asyncio
 import html
 from collections.abc import Callable
-from importlib.resources import files
+from pathlib import Path
 
 import orjson
 from aiohttp import web
@@ -28,6 +28,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_FOLDER = Path(__file__).parent
 _ASSETS = (("page.js", "text/javascript"), ("page.css", "text/css"))
 _WANTED = PARTS | {Part.FILESYSTEMS}
 
@@ -35,8 +36,7 @@ _WANTED = PARTS | {Part.FILESYSTEMS}
 def routes(read: Callable[[frozenset[Part]], Snapshot], sampler: Sampler, prefix: str = "") -> dict[str, Handler]:
     """By path, to be served below `prefix`. A poll of the feed keeps the sampler going."""
     root = html.escape("/" + prefix.strip("/") if prefix.strip("/") else "", quote=True)
-    folder = files("metrics.page")
-    shell = folder.joinpath("page.html").read_text().replace("{{root}}", root)
+    shell = _FOLDER.joinpath("page.html").read_text().replace("{{root}}", root)
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=shell, content_type="text/html", headers=_HEADERS)
@@ -45,7 +45,7 @@ def routes(read: Callable[[frozenset[Part]], Snapshot], sampler: Sampler, prefix
         return web.Response(status=302, headers={"Location": f"{root}/containers/"})
 
     def asset(name: str, kind: str) -> Handler:
-        content = folder.joinpath(name).read_text()
+        content = _FOLDER.joinpath(name).read_text()
 
         async def answer(_request: web.Request) -> web.Response:
             return web.Response(text=content, content_type=kind, headers=_HEADERS)

@@ -6,12 +6,12 @@ are asked for and as there are. The reading goes into the history too, so that w
 
 import asyncio
 from collections.abc import Callable, Mapping
-from importlib.metadata import version as installed
 
 import orjson
 from aiohttp import web
 
 from kube.serving import Handler
+from kube.version import WHERRY
 from metrics.history import PARTS, Sampler, row
 from metrics.model import Part, Sample, Snapshot
 from metrics.rest import v1, v2
@@ -96,9 +96,9 @@ class _View:
     def second(self, asked: str, name: str, version: str) -> object:
         match asked:
             case "version":
-                return installed("wherry")
+                return WHERRY
             case "attributes":
-                return v2.attributes(self._snapshot, installed("wherry"))
+                return v2.attributes(self._snapshot, WHERRY)
             case "machine":
                 return v1.machine(self._snapshot)
             case "storage":

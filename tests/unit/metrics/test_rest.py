@@ -14,8 +14,6 @@ from metrics.history import PARTS, Sampler
 from metrics.rest import v2
 from tests.metrics_world import HOSTILE, MIB, World
 
-Ask = Any
-
 
 class Api:
     def __init__(self, url: str, session: aiohttp.ClientSession, world: World, sampler: Sampler) -> None:
@@ -23,8 +21,8 @@ class Api:
         self._url, self._session = url, session
 
     async def text(self, path: str, body: object = None) -> tuple[int, str]:
-        how = self._session.get if body is None else self._session.post
-        async with how(f"{self._url}{path}", **({} if body is None else {"data": json.dumps(body)})) as answer:
+        data = None if body is None else json.dumps(body)
+        async with self._session.request("POST" if data else "GET", f"{self._url}{path}", data=data) as answer:
             return answer.status, await answer.text()
 
     async def get(self, path: str, body: object = None) -> Any:
