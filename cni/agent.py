@@ -7,7 +7,7 @@ the stand-alone program runs (cni.run), in a thread, because a network namespace
                                                                                  no thanks: DEL
 
 It serves root's calls from its own network and mount namespaces only: in another one a bridge's name means another bridge, and
-a path another file. Such a shim is sent away, and works alone.
+a path another file. Such a shim is sent away, and works alone; so is one whose CNI_PATH begins in its working directory.
 
 A worker that hangs (a delegated program, a lock that somebody else does not give back) takes nobody else along: workers that
 are slow do not count when the next one is wanted. A call that takes longer than a runtime's patience is answered with code
@@ -39,7 +39,7 @@ from linux.netns import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Final
 
 PATIENCE = 45.0
@@ -150,7 +150,7 @@ class Agent:
             try:
                 call.line.settimeout(_READING)
                 kind, environment, stdin = wire.parse(_received(call.line))
-                reason = self._refusal(call.line)
+                reason = self._refusal(call.line, environment)
                 if reason:
                     call.line.sendall(wire.reply(wire.ALONE, reason.encode()))
                     return
@@ -177,10 +177,13 @@ class Agent:
         except OSError:
             return False
 
-    def _refusal(self, line: socket.socket) -> str:
+    def _refusal(self, line: socket.socket, environment: Mapping[str, str]) -> str:
         """Why the caller has to do it itself; "" when it is one of ours."""
         if self._ending:
             return wire.AWAY
+        paths = [*environment.get("CNI_PATH", "").split(":"), environment.get("CNI_NETNS", "")]
+        if not all(path.startswith("/") for path in paths if path):
+            return wire.ELSEWHERE
         process, user, _ = _PEER.unpack(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         try:
             ours = user in {0, os.geteuid()} and _namespaces(str(process)) == self._home

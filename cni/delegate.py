@@ -1,9 +1,9 @@
 """Handing a call on to another plugin: an ``ipam.type``, flannel's delegate.
 
 The plugin is looked for along CNI_PATH, as the specification has it. Where what is found is this very program (one file under
-many names, so: the same file as the ``wherry-cni`` beside it), its function is called instead of a process started. Anything
-else is started with the whole configuration and the whole environment; what it says on stderr passes through. It holds the
-call's place among those under way as long as it runs: the DEL of a worker that died comes after it.
+many names, so: the same file as the ``wherry-cni`` beside it, links followed), its function is called instead of a process
+started. Anything else is started with the whole configuration and the whole environment; what it says on stderr passes through.
+It holds the call's place among those under way as long as it runs: the DEL of a worker that died comes after it.
 
 ``Call.own`` skips the search: wherry-cni is bridge and host-local in one, whatever else is installed.
 """
@@ -106,6 +106,7 @@ def _find(kind: str, call: Call) -> Plugin | str:
 
 def _is_ours(program: str) -> bool:
     try:
+        program = os.path.realpath(program)
         return os.path.samefile(program, os.path.join(os.path.dirname(program), MAIN))
     except OSError:
         return False

@@ -7,9 +7,11 @@ would keep other processes out. Inside a session one thread works at a time, exc
 millisecond to ten) is done side by side: the file system commits many in the time of one.
 
 A new session looks whether another process has written meanwhile. The directory's time of change says no at once if it
-is what it was and was old when it was looked at: file systems before Linux 6.13 stamp with the time of the last tick, so two
-changes within a few milliseconds can bear one stamp. Otherwise names and inode numbers are compared and only what is new is
-read. What that can still miss (a file replaced within a tick under its own number) does no harm: see cni.store.
+is what we left it at. File systems before Linux 6.13 stamp with the time of the last tick, so two changes within a few
+milliseconds can bear one stamp: what we have changed just now we date back ourselves, to a time that no later change can
+bear. Where that does not stick (whole seconds are kept), and where the time differs, names and inode numbers are compared and
+only what is new is read. What that can still miss (a file replaced within a tick under its own number) does no harm: see
+cni.store.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _DRAFT = ".reserving."
 _SESSION = 0.05  # seconds
 _TICK = 20_000_000  # nanoseconds: no kernel's tick is longer than 10 ms
+_BACK = 1_000_000_000
+_NEVER = -1  # a time that no directory has
 
 
 class Shelf:
@@ -109,7 +113,7 @@ class Shelf:
             self._users -= 1
             last = not self._users
             if last:
-                self._stamp = self._read_stamp()
+                self._stamp = self._stamped()
                 os.close(self._lock)
         self._mutex.release()
         if last:
@@ -136,8 +140,8 @@ class Shelf:
 
     def _refresh(self) -> None:
         now = self._read_stamp()
-        if not self._doubted and now == self._stamp and time.time_ns() - now[1] > _TICK:
-            return  # as it was left, and it had not just been left
+        if not self._doubted and now == self._stamp:
+            return
         if self._doubted or now[0] != self._stamp[0]:
             self._known = {}
         self._doubted = False
@@ -175,6 +179,18 @@ class Shelf:
         except FileNotFoundError:  # removed under our hands: the next session makes it anew
             return 0, 0
         return status.st_ino, status.st_mtime_ns
+
+    def _stamped(self) -> tuple[int, int]:
+        """The directory's stamp, made one that the next change, however soon it comes, does not leave as it is."""
+        inode, when = self._read_stamp()
+        back = time.time_ns() - _BACK
+        if not inode or when < back + _BACK - _TICK:
+            return inode, when
+        try:
+            os.utime(self.directory, ns=(back, back))
+        except OSError:
+            return inode, _NEVER
+        return inode, back if self._read_stamp() == (inode, back) else _NEVER
 
     # --- files -----------------------------------------------------------------------------------------------
 

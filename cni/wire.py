@@ -22,7 +22,7 @@ ALONE = 256
 LONGEST = 16 << 20  # bytes of a request: more than any environment and configuration together
 
 AWAY, ELSEWHERE, LOST = "away", "elsewhere", "lost"
-"""Why a shim works alone: nobody listens (or is about to end); the agent serves other namespaces than the caller's; it was
+"""Why a shim works alone: nobody listens (or is about to end); the agent sees other files or links than the caller; it was
 listening, and went in the middle of the call."""
 
 

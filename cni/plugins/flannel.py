@@ -15,11 +15,13 @@ so that flannel's plugin and this one can follow each other.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from cni import delegate
 from cni.codec import decode, encode
 from cni.config import SUBNET_FILE, invalid, mapping, path, text
+from cni.model import SubnetEnv
 from cni.plugins.wherry import read_subnet_file
 from cni.spec import (
     INVALID_CONFIGURATION,
@@ -39,7 +41,11 @@ if TYPE_CHECKING:
     from cni.spec import Result
 
 DATA_DIR = "/var/lib/cni/flannel"
+_DRAFT = ".new"
 _FIRST = "eth0"
+_NOTHING = SubnetEnv(
+    (), (), 0, None
+)  # subnet.env of an overlay that says nothing: then we masquerade, and may have before
 _WHOSE = "cni.dev/ifname"  # in a kept file: the interface; flannel's own plugin does not say
 
 
@@ -81,10 +87,11 @@ def status(call: Call, config: Mapping[str, Json]) -> None:
 
 
 def gc(call: Call, config: Mapping[str, Json]) -> None:
-    """The delegate's garbage, then the kept files of what is attached no more."""
+    """The delegate's garbage, then the kept files of what is attached no more. What subnet.env says is no matter: it may be gone,
+    and what is kept from before is garbage all the same."""
     valid = valid_attachments(config)
     passed_on = {key: value for key, value in config.items() if key.startswith("cni.dev/")}
-    asked = {**rendered(config), **passed_on}
+    asked = {**rendered(config, _NOTHING), **passed_on}
     delegate.gc(_type(asked), call, asked)
     folder = path(config, "dataDir", DATA_DIR)
     keep = {_name(container, ifname) for container, ifname in valid} | {container for container, _ in valid}
@@ -93,16 +100,18 @@ def gc(call: Call, config: Mapping[str, Json]) -> None:
     except FileNotFoundError:
         return
     for name in names:
-        if name in keep or name.endswith(".new"):
+        if name.removesuffix(_DRAFT) in keep:
             continue
-        kept = _read(f"{folder}/{name}")
-        if kept is None or kept.get("name") == config["name"]:  # another network's attachments are not ours to judge
+        kept = _read(f"{folder}/{name}") or {}
+        if (
+            name.endswith(_DRAFT) or kept.get("name") == config["name"]
+        ):  # what is another's, or nobody knows whose, stays
             _remove(f"{folder}/{name}")
 
 
-def rendered(config: Mapping[str, Json]) -> dict[str, Json]:
+def rendered(config: Mapping[str, Json], env: SubnetEnv | None = None) -> dict[str, Json]:
     """What the delegate is asked."""
-    env = read_subnet_file(path(config, "subnetFile", SUBNET_FILE))
+    env = env or read_subnet_file(path(config, "subnetFile", SUBNET_FILE))
     asked = dict(mapping(config, "delegate"))
     for key in ("name", "ipam"):
         if key in asked:
@@ -168,14 +177,19 @@ def _read(name: str) -> dict[str, Json] | None:
 def _keep(name: str, asked: Mapping[str, Json]) -> None:
     folder = os.path.dirname(name)
     os.makedirs(folder, 0o700, exist_ok=True)
-    draft = f"{name}.new"
+    draft, content = f"{name}{_DRAFT}", encode(asked).encode()
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, encode(asked).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(draft, name)
+        try:
+            if os.write(descriptor, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), draft)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(draft, name)
+    except BaseException:
+        _remove(draft)
+        raise
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

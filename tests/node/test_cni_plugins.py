@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,45 @@ def test_what_was_asked_is_kept_until_the_delegates_del_succeeded(
     assert (kept(flannel), len(host.held())) == (["c1"], 2)
     assert flannel.call("DEL", "c1", pod.path) == (0, {})
     assert (kept(flannel), host.held()) == ([], {})
+
+
+def test_gc_needs_no_overlay_and_takes_only_its_own(flannel: Plugin, host: CniHost, netns: Spaces) -> None:
+    flannel.add("c1", netns("pod"))
+    folder = Path(str(flannel.config["dataDir"]))
+    (folder / "c2.new").write_text('{"name": "po')  # the draft of an ADD that was killed
+    (folder / "other").write_text('{"name": "oth')  # flannel's own plugin is writing it
+    (folder / "README").write_text("whose this is")
+    Path(str(flannel.config["subnetFile"])).unlink()
+    assert flannel.call("GC", **flannel.valid("c1")) == (0, {})
+    assert kept(flannel) == ["README", "c1", "other"]
+    assert flannel.call("GC", **flannel.valid()) == (0, {})
+    assert (kept(flannel), host.held(), host.links()) == (["README", "other"], {}, {"cni0"})
+
+
+def test_a_disk_that_takes_half_of_what_is_kept_refuses_the_add(flannel: Plugin, host: CniHost, netns: Spaces) -> None:
+    folder, pod = Path(str(flannel.config["dataDir"])), netns("pod")
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)], check=True)
+    try:
+        (folder / "filler").write_bytes(b"x" * 4096 * 3)
+        delegate = {**flannel.config["delegate"], "padding": "y" * 5000}
+        status, said = flannel.call("ADD", "c1", pod.path, delegate=delegate)
+        assert (status, said["code"]) == (1, 5)
+        assert "No space left" in said["msg"]
+        assert (kept(flannel), host.held(), link_names(pod)) == (["filler"], {}, ["lo"])
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_paths_that_begin_in_the_callers_directory(
+    host: CniHost, netns: Spaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`CNI_PATH=./bin cnitool add`, as its own documentation has it: the agent stands elsewhere."""
+    monkeypatch.chdir(host.bin.parent)
+    pod, bridge = netns("pod"), Plugin(host)
+    assert bridge.call("ADD", "c1", pod.path, {"CNI_PATH": f"./{host.bin.name}"})[0] == 0
+    assert bridge.call("DEL", "c1", pod.path, {"CNI_PATH": host.bin.name}) == (0, {})
+    assert host.held() == {}
 
 
 def test_what_flannels_own_plugin_kept_is_understood(flannel: Plugin, host: CniHost, netns: Spaces) -> None:

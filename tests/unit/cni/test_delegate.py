@@ -86,6 +86,10 @@ def test_our_own_program_is_called_and_not_started(tmp_path: Path) -> None:
     assert calls(theirs.parent) == ["DEL inherited"], "the first on the path counts, whoever's it is"
     delegate.delete("host-local", call(tmp_path / "theirs", command="DEL", own=True), config)
     assert calls(theirs.parent) == ["DEL inherited"], "unless our own is meant"
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "host-local").symlink_to(tmp_path / "ours" / "host-local")
+    delegate.delete("host-local", call(tmp_path / "links", command="DEL"), config)
+    assert not (tmp_path / "ours" / "calls").exists(), "a link to it from among others' plugins"
 
 
 def test_one_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,31 @@ def test_a_disk_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     assert sorted(os.listdir(tmp_path)) == ["10.1.1.2", "last_reserved_ip.0", "lock"]
     assert store.held(str(tmp_path), "c2", "eth0") == []
     assert reserve(tmp_path, "c2") is not None
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["ticks", "whole seconds"])
+def test_another_writer_in_the_same_tick_is_seen(tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He waited for the lock, and the file system gives his change the time that ours has."""
+    utime = os.utime
+    if whole:
+        monkeypatch.setattr(os, "utime", lambda path, ns: utime(path, ns=(ns[0], ns[1] // 10**9 * 10**9)))
+    with store.Ledger(str(tmp_path)) as ledger:
+        ledger.reserve(HOSTS[0], "c1", "eth0")
+        tick = tmp_path.stat().st_mtime_ns
+    left = tmp_path.stat().st_mtime_ns
+    (tmp_path / unpacked(HOSTS[1])).write_bytes(b"go\r\neth0")
+    utime(tmp_path, ns=(left, left) if whole else (tick, tick))
+    while time.time_ns() - tick < 30_000_000:
+        pass
+    with store.Ledger(str(tmp_path)) as ledger:
+        assert set(ledger.holders()) == {HOSTS[0], HOSTS[1]}
+    assert store.release(str(tmp_path), "go", "eth0") == [HOSTS[1]]
+    assert not (tmp_path / unpacked(HOSTS[1])).exists()
+
+
+def test_a_ledger_that_nobody_else_writes_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve(tmp_path, "c1")
+    monkeypatch.setattr(os, "scandir", None)
+    for container in ("c2", "c3"):
+        reserve(tmp_path, container)
+    assert store.release(str(tmp_path), "c2", "eth0") == [HOSTS[1]]
