@@ -64,6 +64,30 @@ def test_describe(demo: Lab, program: str) -> None:
     )
 
 
+def test_top(demo: Lab, program: str) -> None:
+    """With nothing installed for it: the API server reads the kubelets' figures."""
+
+    def rows(*words: str) -> list[list[str]]:
+        return [line.split() for line in demo.kubectl("top", *words, "--no-headers", program=program).splitlines()]
+
+    until(lambda: rows("nodes"), lambda found: len(found) == 3, seconds=30)
+    for name, cpu, share, memory, *_ in rows("nodes"):
+        assert name.startswith("node")
+        assert re.fullmatch(r"\d+m", cpu)
+        assert re.fullmatch(r"\d+%", share)
+        assert re.fullmatch(r"\d+Mi", memory)
+    raw = json.loads(demo.kubectl("get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes", program=program))
+    assert all(node["usage"]["memory"] != "0" for node in raw["items"]), raw
+    names = {pod["metadata"]["name"] for pod in demo.pods("app=hello")}
+    until(lambda: {row[0] for row in rows("pods", "-l", "app=hello")}, lambda found: found == names, seconds=30)
+    containers = rows("pods", "--containers", "-l", "app=hello")
+    assert {row[0] for row in containers} == names
+    assert all(re.fullmatch(r"\d+m", cpu) and re.fullmatch(r"\d+Mi", memory) for _, _, cpu, memory in containers)
+    table = demo.kubectl("get", "nodes.metrics.k8s.io", program=program).splitlines()
+    assert table[0].split() == ["NAME", "CPU", "MEMORY", "WINDOW"]
+    assert sorted(line.split()[0] for line in table[1:]) == ["node1", "node2", "node3"]
+
+
 def test_apply_logs_and_delete(demo: Lab, program: str) -> None:
     name = f"k{version(program)}"
     manifest = POD.format(name=name)
