@@ -28,7 +28,7 @@ from linux.inotify import Inotify
 from linux.iptables.rules import Family
 from linux.netlink import Conversation
 from linux.route_monitor import Monitor, Notice
-from overlay import cleanup, drift, observe, plan, wish
+from overlay import cleanup, drift, observe, plan, sole, wish
 from overlay.announcement import Announcement
 from overlay.apply import apply
 from overlay.checksum import Checksums
@@ -62,10 +62,11 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     if not effective(Capability.NET_ADMIN):
         raise UsageError("links and routes need CAP_NET_ADMIN: run as root (sudo)")
     if config.cleanup:
+        sole.refuse()
         await cleanup.run(config)
         return
     registry = CollectorRegistry()
-    async with opened(config) as subnets:
+    async with sole.held(), opened(config) as subnets:
         node = Overlay(config, subnets, ready, Series(registry))
         async with _served(config, node, registry):
             await node.run()

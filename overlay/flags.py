@@ -37,8 +37,8 @@ GONE = {
     "--remote-keyfile": "flannel's client and server mode is gone, there and here; each node reads the registry itself",
     "--remote-certfile": "flannel's client and server mode is gone, there and here; each node reads the registry itself",
     "--remote-cafile": "flannel's client and server mode is gone, there and here; each node reads the registry itself",
-    "--networks": "several networks in one daemon are gone, there and here; run one daemon for each",
-    "--watch-networks": "several networks in one daemon are gone, there and here; run one daemon for each",
+    "--networks": "several networks on one node are gone, there and here; give all pods one Network",
+    "--watch-networks": "several networks on one node are gone, there and here; give all pods one Network",
 }
 
 

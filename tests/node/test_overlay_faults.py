@@ -149,6 +149,23 @@ def test_clean_up_leaves_nothing_and_may_be_repeated(world: World) -> None:
     until(lambda: one.reaches(two), "it can start again")
 
 
+def test_a_node_has_one_daemon_and_no_clean_up_beside_it(world: World) -> None:
+    one, two = world.start_daemons("--ip-masq").nodes
+    before, rules, logged = one.both(), one.rules(), len(one.text())
+    for more in (["--cleanup"], [f"--subnet-file={one.home / 'other.env'}", "--healthz-bind-address=0"]):
+        said = one.home / "second.log"
+        second = one.space.start(one.argv(*more), said)
+        assert second.wait(timeout=30) == 2, said.read_text()
+        assert f"process {one.daemon and one.daemon.pid}) keeps this network namespace already" in said.read_text()
+        said.unlink()
+    assert (one.both(), one.rules()) == (before, rules)
+    assert "drift repaired" not in one.text()[logged:]
+    one.stop(signal.SIGKILL)
+    one.start("--ip-masq")
+    one.ready()
+    assert one.reaches(two)
+
+
 def test_masquerading(world: World) -> None:
     """A pod's packet to the world bears its node's address; between pods none is changed; what is flushed comes back."""
     one, two = world.nodes
