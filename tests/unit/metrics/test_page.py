@@ -46,8 +46,9 @@ def test_rates_are_between_moments_and_of_those_who_were_there() -> None:
 
 def test_only_what_is_new_and_the_list_only_when_it_changed() -> None:
     kept = History(120)
-    for when, used in ((10.0, 0), (11.0, 250_000_000), (12.0, 100)):
-        kept.add(newest := snapshot(when, a=used))
+    newest = snapshot(12.0, a=100)
+    for one in (snapshot(10.0, a=0), snapshot(11.0, a=250_000_000), newest):
+        kept.add(one)
     first = feed.delta(newest, kept, since=0.0, known="", interval=1.0)
     again = feed.delta(newest, kept, since=10.0, known=first["groups"], interval=1.0)
     assert "list" in first
