@@ -3,21 +3,26 @@
     prerouting, output (dstnat)   -> hostip_hostports; if the destination is the node's own: -> hostports
     hostip_hostports, hostports   rules of the containers, the newest first: mark what needs it, then dnat
     masquerading (srcnat)         rules of the containers: what is marked and goes to the pod
-    attachments                   on no hook: a note for each container, of which network it is (the reference has none)
+    attachments                   on no hook: a note for each container of a network, with its address there
 
 Each rule carries its container's name as comment, which is how it is found again, ours and the reference's alike: the two can
-follow each other. Two of the reference's wounds are not copied: its prerouting redirects also what only passes through the
-node to that port elsewhere, and a neighbour on the pod's bridge, whose answers would come straight from the pod, is not
-masqueraded.
+follow each other. Three of the reference's wounds are not copied: a container that is in two networks loses one's ports by the
+ADD or DEL of the other (what another network's note names is let alone here); its prerouting redirects also what only passes
+through the node to that port elsewhere; and a neighbour on the pod's bridge, whose answers would come straight from the pod,
+is not masqueraded.
 
 A call reads the table and writes one transaction, which replaces what the container had.
 """
 
 from __future__ import annotations
 
+import itertools
+
 from cni.codec import decode
 from cni.digest import digest
+from cni.hostports.rule import DNAT, MARK, MASQUERADE, NOTE, Rule, jumps, read
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
+from linux.rtnetlink import packed, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,18 +46,6 @@ _ATTEMPTS = 5
 _LONGEST = 100  # of 127 characters that a comment can have; "attachments" has 17 more
 
 
-class Found:
-    """A rule in the kernel: where, its number, its comment, and where it sends packets to ("10.244.1.7:80")."""
-
-    __slots__ = ("chain", "comment", "handle", "target")
-
-    def __init__(self, said: Mapping[str, Json]) -> None:
-        self.chain: Final = str(said.get("chain"))
-        self.handle: Final = said.get("handle")
-        self.comment: Final = str(said.get("comment", ""))
-        self.target: Final = _target(said.get("expr"))
-
-
 class Table:
     """One family's table in the thread's network namespace. CniError when nft is not installed."""
 
@@ -69,8 +62,16 @@ class Table:
         self._nft: Final = program
         self._host: Final = host
 
-    def rules(self) -> list[Found]:
-        """The containers' rules; none where there is no table."""
+    def rules(self) -> list[Rule]:
+        """The containers' rules, chain by chain in their order; none where there is no table."""
+        found = [rule for each in self.listed("rule") if (rule := read(each)).chain in _HELD]
+        for rule, behind in reversed(list(itertools.pairwise(found))):
+            if rule.action == MARK and (rule.chain, rule.comment) == (behind.chain, behind.comment):
+                rule.pod = behind.pod
+        return found
+
+    def listed(self, kind: str) -> list[Mapping[str, Json]]:
+        """What the table has of this kind ("rule", "chain"), as nft lists it."""
         ended = self._run("-j", "-a", "list", "table", *self.name.split())
         if ended.status:
             if b"No such file" in ended.stderr:
@@ -81,10 +82,8 @@ class Table:
         except ValueError as error:
             raise CniError(IO_FAILURE, f"nft's list of the table {self.name}: {error}") from None
         listed = said.get("nftables") if isinstance(said, dict) else None
-        rules = (
-            [each.get("rule") for each in listed or () if isinstance(each, dict)] if isinstance(listed, list) else []
-        )
-        return [found for rule in rules if isinstance(rule, dict) and (found := Found(rule)).chain in _HELD]
+        found = [each.get(kind) for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        return [each for each in found if isinstance(each, dict)]
 
     def write(self, lines: Iterable[str]) -> str:
         """One transaction; "" or why it was refused, and then nothing of it was done."""
@@ -122,66 +121,83 @@ def structure(table: Table, wish: Wish) -> list[str]:
     return lines
 
 
-def rules_of(wish: Wish, pod: Pod) -> list[tuple[str, str, str]]:
-    """(chain, rule, where it sends packets to or "") of one container, in their order."""
+def rules_of(wish: Wish, pod: Pod) -> list[Rule]:
+    """Those of one container, in their order."""
     found = [rule for port in wish.of(pod.family) for rule in _rules_of(wish, pod, port)]
     if wish.snat and found:
-        ip = "ip6" if pod.family == 6 else "ip"
-        mark = f"{wish.mark:#x}"
-        rule = f"meta mark & {mark} == {mark} {ip} daddr {pod.address} masquerade"
-        found.append(("masquerading", rule, ""))
+        found.append(Rule("masquerading", MASQUERADE, destination=pod.address, mark=wish.mark))
     return found
 
 
-def _rules_of(wish: Wish, pod: Pod, port: Port) -> list[tuple[str, str, str]]:
-    ip = "ip6" if pod.family == 6 else "ip"
+def _rules_of(wish: Wish, pod: Pod, port: Port) -> list[Rule]:
     chain = "hostip_hostports" if port.address else "hostports"
-    head = (f"{ip} daddr {port.address} " if port.address else "") + f"{port.protocol} dport {port.host}"
-    target = f"[{pod.address}]:{port.pod}" if pod.family == 6 else f"{pod.address}:{port.pod}"
+    address = unpacked(packed(pod.address))  # spelt as nft spells it
+    target = f"[{address}]:{port.pod}" if pod.family == 6 else f"{address}:{port.pod}"
     sources: list[str] = []
     if wish.snat and wish.everything:
         sources = [""]
     elif wish.snat:
-        sources = [f"{ip} saddr {source} " for source in ([pod.range] if pod.family == 6 else [pod.range, "127.0.0.1"])]
-    mark = f"meta mark set meta mark | {wish.mark:#x}"
-    return [*((chain, f"{source}{head} {mark}", "") for source in sources), (chain, f"{head} dnat to {target}", target)]
+        sources = [pod.range] if pod.family == 6 else [pod.range, "127.0.0.1"]
+
+    def rule(action: str, source: str = "", mark: int = 0, target: str = "") -> Rule:
+        return Rule(
+            chain,
+            action,
+            source=source,
+            destination=port.address,
+            protocol=port.protocol,
+            port=port.host,
+            mark=mark,
+            target=target,
+        )
+
+    return [*(rule(MARK, source, wish.mark) for source in sources), rule(DNAT, target=target)]
 
 
 def forward(wish: Wish, pod: Pod, host: Host) -> None:
     """The pod's ports lead to it."""
-    table = Table(pod.family, host)
+    table, note = Table(pod.family, host), note_of(wish.network, wish.container)
     comment = comment_of(wish.container)
-    rules = rules_of(wish, pod)
     made = [
-        f'insert rule {table.name} {chain} {rule} comment "{comment}"' for chain, rule, _ in reversed(rules) if rules
+        f'insert rule {table.name} {rule.chain} {rule.text()} comment "{comment}"'
+        for rule in reversed(rules_of(wish, pod))
     ]
-    note = f'add rule {table.name} attachments continue comment "{note_of(wish.network, wish.container)}"'
+    noted = Rule("attachments", NOTE, destination=pod.address)
+    made.append(f'add rule {table.name} {noted.chain} {noted.text()} comment "{note}"')
     refusal = ""
     for _ in range(_ATTEMPTS):
-        gone = _removals(table, {comment, note_of(wish.network, wish.container)})
-        refusal = table.write([*structure(table, wish), *gone, *made, note])
+        refusal = table.write([*structure(table, wish), *_removals(table, {note}), *made])
         if not refusal:
             return
     raise CniError(IO_FAILURE, f"hostPort rules for container {wish.container}: {refusal}")
 
 
 def unforward(wish: Wish, family: int, pod: Pod | None, host: Host) -> bool:
-    """Removes the container's rules, whatever their addresses are; whether there was something to remove."""
+    """Removes what the container has of this network, whatever its addresses are; whether there was something to remove."""
     del pod
-    return _remove(Table(family, host), {comment_of(wish.container), note_of(wish.network, wish.container)})
+    return _remove(Table(family, host), {note_of(wish.network, wish.container)})
 
 
 def differences(wish: Wish, pod: Pod, host: Host) -> list[str]:
-    """The rules that are not there, in words."""
+    """The rules that are not there, in words: the container's, and the way that leads to them."""
     table = Table(pod.family, host)
-    rules = table.rules()
-    mine = [(each.chain, each.target) for each in rules if each.comment == comment_of(wish.container)]
+    mine = [rule.meaning for rule in table.rules() if rule.comment == comment_of(wish.container)]
     missing = []
-    for chain, rule, target in rules_of(wish, pod):
-        if (chain, target) in mine:
-            mine.remove((chain, target))
+    for rule in rules_of(wish, pod):
+        if rule.meaning in mine:
+            mine.remove(rule.meaning)
         else:
-            missing.append(f"table {table.name}: no rule in {chain}: {rule}")
+            missing.append(f"table {table.name}: no rule in {rule.chain}: {rule.text()}")
+    hooked = {each.get("name") for each in table.listed("chain") if each.get("hook")}
+    missing += [f"table {table.name}: no chain {chain} with a hook" for chain in _BASE if chain not in hooked]
+    shared = table.listed("rule")
+    for chain in ("prerouting", "output"):
+        reached = {target for each in shared if each.get("chain") == chain for target in jumps(each)}
+        missing += [
+            f"table {table.name}: no rule in {chain}: jump {target}"
+            for target in ("hostip_hostports", "hostports")
+            if target not in reached
+        ]
     return missing
 
 
@@ -190,12 +206,9 @@ def collect(network: str, containers: Iterable[str], family: int, host: Host) ->
     table = Table(family, host)
     valid = {note_of(network, container) for container in containers}
     head = f"{digest(network)[:16]} "
-    stale = {
-        each.comment
-        for each in table.rules()
-        if each.chain == "attachments" and each.comment.startswith(head) and each.comment not in valid
-    }
-    _remove(table, stale | {comment.removeprefix(head) for comment in stale})
+    noted = {rule.comment for rule in table.rules() if rule.chain == "attachments" and rule.comment.startswith(head)}
+    if noted - valid:
+        _remove(table, noted - valid)
 
 
 def obstacle(host: Host) -> str:
@@ -203,28 +216,27 @@ def obstacle(host: Host) -> str:
     return Table(4, host).usable()
 
 
-def _remove(table: Table, comments: set[str]) -> bool:
+def _remove(table: Table, notes: set[str]) -> bool:
     refusal = ""
     for _ in range(_ATTEMPTS):
-        gone = _removals(table, comments)
+        gone = _removals(table, notes)
         refusal = table.write(gone) if gone else ""
         if not refusal:
             return bool(gone)
     raise CniError(IO_FAILURE, f"removing hostPort rules: {refusal}")
 
 
-def _removals(table: Table, comments: set[str]) -> list[str]:
+def _removals(table: Table, notes: set[str]) -> list[str]:
+    """What takes away these notes and their containers' rules, but for addresses that another network's notes name."""
+    rules, containers = table.rules(), {note.partition(" ")[2] for note in notes}
+    kept = {
+        (rule.comment.partition(" ")[2], rule.pod)
+        for rule in rules
+        if rule.chain == "attachments" and rule.comment not in notes and rule.pod
+    }
     return [
-        f"delete rule {table.name} {each.chain} handle {each.handle}"
-        for each in table.rules()
-        if each.comment in comments
+        f"delete rule {table.name} {rule.chain} handle {rule.handle}"
+        for rule in rules
+        if rule.comment in notes
+        or (rule.chain != "attachments" and rule.comment in containers and (rule.comment, rule.pod) not in kept)
     ]
-
-
-def _target(expressions: Json) -> str:
-    for each in expressions if isinstance(expressions, list) else ():
-        said = each.get("dnat") if isinstance(each, dict) else None
-        if isinstance(said, dict):
-            address, port = said.get("addr"), said.get("port")
-            return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
-    return ""

@@ -315,6 +315,21 @@ def test_one_takes_back_what_the_other_masqueraded(sides: tuple[Side, Side]) -> 
         assert (found["iptables-save"], found["ip6tables-save"], adds.host.held()) == ([], [], {})
 
 
+def test_a_pod_that_no_route_leads_to_may_have_ports(sides: tuple[Side, Side]) -> None:
+    """On a bridge without a gateway's address and a node without a default route: nothing from 127.0.0.1 can come there."""
+    ports = {"portMappings": [{"hostPort": 18080, "containerPort": 80, "protocol": "tcp"}]}
+    told = []
+    for side in sides:
+        status, said = side.call("ADD", bridge(), {})
+        assert status == 0, said
+        keys = {"type": "portmap", "runtimeConfig": ports, "prevResult": said}
+        told.append((*side.call("ADD", keys, {})[:1], kernel(side.host.space, side.pod)["iptables-save"]))
+        assert side.call("DEL", keys, {}) == side.call("DEL", bridge(), {}) == (0, {})
+    assert told[0] == told[1]
+    assert told[0][0] == 0
+    assert told[0][1]
+
+
 def test_a_chain_may_be_of_both(sides: tuple[Side, Side]) -> None:
     """podman's own chain, every second plugin of it the other's; each hands on what the one before said."""
     requires("firewall", "tuning")

@@ -117,6 +117,70 @@ def test_check_names_what_is_missing(portmap: Portmap) -> None:
         assert portmap.call("CHECK", portmap.attached["c1"], netns=portmap.world.spaces[HERE].path) == (0, {})
 
 
+@pytest.mark.parametrize("portmap", ["nftables"], indirect=True)
+@pytest.mark.parametrize(
+    ("chain", "pattern", "instead", "said"),
+    [
+        (
+            "hostports",
+            r"dport 18080 dnat to \S+",
+            "tcp dport 1 dnat to {pod}:{port}",
+            "no rule in hostports: tcp dport",
+        ),
+        (
+            "hostports",
+            r"saddr 127\.0\.0\.1 .*",
+            "ip saddr 127.0.0.2 tcp dport 18080 continue",
+            "no rule in hostports: ip saddr",
+        ),
+        ("masquerading", r"masquerade", "ip daddr 192.0.2.1 masquerade", "no rule in masquerading: "),
+        ("prerouting", r"fib daddr .*", "drop", "no rule in prerouting: jump hostports"),
+        ("output", r"jump hostip_hostports", "continue", "no rule in output: jump hostip_hostports"),
+    ],
+)
+def test_check_compares_what_rules_say(portmap: Portmap, chain: str, pattern: str, instead: str, said: str) -> None:
+    portmap.add(HERE, port())
+    config, path, run = portmap.attached["c1"], portmap.world.spaces[HERE].path, portmap.world.node.run
+    assert portmap.call("CHECK", config, netns=path) == (0, {})
+    listed = run("nft", "-a", "list", "chain", "ip", "cni_hostport", chain).splitlines()
+    (line,) = [line for line in listed if re.search(pattern, line)]
+    comment = ' comment "c1"' if "comment" in line else ""
+    words = instead.format(pod=HERE, port=PORT) + comment
+    run("nft", "replace", "rule", "ip", "cni_hostport", chain, "handle", line.rpartition(" ")[2], words)
+    status, answer = portmap.call("CHECK", config, netns=path)
+    assert (status, answer["code"]) == (1, 103)
+    assert said in answer["msg"], answer
+
+
+def test_a_container_in_two_networks_has_the_ports_of_both(portmap: Portmap) -> None:
+    """What an ADD, a DEL or a GC does for one of them leaves the other's as they are."""
+    first = portmap.config(HERE, [port(18091), port(18092, hostIP=NODE)])
+    second = {**portmap.config(HERE_TOO, [port(18093)]), "name": "others"}
+    path = portmap.world.spaces[HERE].path
+
+    def there() -> list[str]:
+        rules = [rule for rule in portmap.of_containers() if "dnat" in rule.lower()]
+        return sorted({number for number in ("18091", "18092", "18093") if any(number in rule for rule in rules)})
+
+    for _ in range(2):
+        assert portmap.call("ADD", first, netns=path)[0] == portmap.call("ADD", second, netns=path)[0] == 0
+        assert there() == ["18091", "18092", "18093"]
+    for each in (first, second):
+        assert portmap.call("CHECK", each, netns=path) == (0, {})
+    assert portmap.call("DEL", second) == (0, {})
+    assert there() == ["18091", "18092"]
+    assert portmap.call("CHECK", first, netns=path) == (0, {})
+    assert portmap.call("ADD", second, netns=path)[0] == 0
+    assert portmap.call("GC", {**first, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}, container="") == (
+        0,
+        {},
+    )
+    assert there() == ["18093"]
+    assert portmap.call("CHECK", second, netns=path) == (0, {})
+    assert portmap.call("DEL", second) == (0, {})
+    assert portmap.of_containers() == []
+
+
 def test_gc_removes_what_no_attachment_names(portmap: Portmap) -> None:
     portmap.add(HERE, port(18091), container="kept")
     portmap.add(HERE, port(18092), container="lost")

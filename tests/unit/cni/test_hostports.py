@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cni.hostports import iptables, nftables
+from cni.hostports import iptables, nftables, rule
 from cni.hostports.mapping import Pod, Port, Wish, parse, pods
 from cni.spec import Address, CniError, Interface, Result
 
@@ -141,15 +141,51 @@ def test_words_of_the_author_stay_one_word() -> None:
 
 def test_nftables_says_the_same() -> None:
     wish = Wish("pods", "c1", [Port(80, 8080, "udp"), Port(81, 8081, "tcp", "fd00::1")])
-    assert nftables.rules_of(wish, Pod("fd00::7/64")) == [
-        ("hostports", "ip6 saddr fd00::7/64 udp dport 80 meta mark set meta mark | 0x2000", ""),
-        ("hostports", "udp dport 80 dnat to [fd00::7]:8080", "[fd00::7]:8080"),
-        (
-            "hostip_hostports",
-            "ip6 saddr fd00::7/64 ip6 daddr fd00::1 tcp dport 81 meta mark set meta mark | 0x2000",
-            "",
-        ),
-        ("hostip_hostports", "ip6 daddr fd00::1 tcp dport 81 dnat to [fd00::7]:8081", "[fd00::7]:8081"),
-        ("masquerading", "meta mark & 0x2000 == 0x2000 ip6 daddr fd00::7 masquerade", ""),
+    assert [(each.chain, each.text()) for each in nftables.rules_of(wish, Pod("fd00::7/64"))] == [
+        ("hostports", "ip6 saddr fd00::7/64 udp dport 80 meta mark set meta mark | 0x2000"),
+        ("hostports", "udp dport 80 dnat to [fd00::7]:8080"),
+        ("hostip_hostports", "ip6 saddr fd00::7/64 ip6 daddr fd00::1 tcp dport 81 meta mark set meta mark | 0x2000"),
+        ("hostip_hostports", "ip6 daddr fd00::1 tcp dport 81 dnat to [fd00::7]:8081"),
+        ("masquerading", "meta mark & 0x2000 == 0x2000 ip6 daddr fd00::7 masquerade"),
     ]
     assert nftables.rules_of(Wish("pods", "c1"), Pod("10.1.0.7/24")) == []
+
+
+def test_a_rule_of_nftables_is_known_again() -> None:
+    """As nft 1.0.6 lists it; and not with another port, source, mark, pod, or with a condition more."""
+    wish, pod = Wish("pods", "c1", [Port(8080, 80)]), Pod("10.77.1.2/24")
+
+    def match(protocol: str, field: str, right: Any, op: str = "==") -> dict[str, Any]:
+        return {"match": {"op": op, "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}
+
+    port, dnat = match("tcp", "dport", 8080), {"dnat": {"addr": "10.77.1.2", "port": 80}}
+    source = match("ip", "saddr", {"prefix": {"addr": "10.77.1.0", "len": 24}})
+    mark = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"|": [{"meta": {"key": "mark"}}, 8192]}}}
+    marked = {"match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, 8192]}, "right": 8192}}
+    pods_own, masquerade = match("ip", "daddr", "10.77.1.2"), {"masquerade": None}
+
+    def meaning(chain: str, *expressions: dict[str, Any]) -> tuple[str | int, ...]:
+        return rule.read({"chain": chain, "handle": 5, "comment": "c1", "expr": list(expressions)}).meaning
+
+    wanted = [each.meaning for each in nftables.rules_of(wish, pod)]
+    assert wanted == [
+        meaning("hostports", source, port, mark),
+        meaning("hostports", match("ip", "saddr", "127.0.0.1"), port, mark),
+        meaning("hostports", port, dnat),
+        meaning("masquerading", marked, pods_own, masquerade),
+    ]
+    other_mark = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"|": [{"meta": {"key": "mark"}}, 16384]}}}
+    for chain, expressions in (
+        ("hostports", [match("tcp", "dport", 1), dnat]),
+        ("hostports", [match("udp", "dport", 8080), dnat]),
+        ("hostports", [match("tcp", "dport", 8080, "!="), dnat]),
+        ("hostports", [port, {"dnat": {"addr": "10.77.1.3", "port": 80}}]),
+        ("hostports", [match("ip", "daddr", "192.0.2.1"), port, dnat]),
+        ("hostports", [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "x"}}, port, dnat]),
+        ("hostports", [source, port, other_mark]),
+        ("hostip_hostports", [port, dnat]),
+        ("masquerading", [pods_own, masquerade]),
+        ("masquerading", [marked, match("ip", "daddr", "10.77.1.3"), masquerade]),
+        ("masquerading", [marked, pods_own, {"drop": None}]),
+    ):
+        assert meaning(chain, *expressions) not in wanted, expressions
