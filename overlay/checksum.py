@@ -14,8 +14,8 @@ do, stock flannel's too. Computing them costs some throughput and works everywhe
 do by hand).
 
 A device is probed once, when it has its first peer, by a few packets and beside everything else. Made anew after a fault,
-it computes checksums from the first packet on. One that does at our start does so by an earlier start's finding, or by
-somebody's wish: it stays so.
+it computes checksums from the first packet on. One that does at our start does so by an earlier start's finding (or a probe
+that was cut short), or by somebody's wish: it stays so, since switching it on to ask would break what it may have mended.
 """
 
 import asyncio
@@ -92,7 +92,8 @@ class _Tunnel:
 
 
 class Checksums:
-    """`report(family, disabled)` is told whether a device computes its checksums because of the fault."""
+    """`report(family, disabled)` is told whether a device computes its checksums: because of the fault, or since an earlier
+    start or somebody has switched its offload off."""
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ class Series:
         )
         self.checksums = Gauge(
             "wherry_overlay_checksum_offload_disabled",
-            "1 where checksums in the tunnel are computed by the kernel, because the network card below gets them wrong",
+            "1 where the kernel computes the checksums in the tunnel: the network card gets them wrong, or somebody said so",
             ["ip_family"],
             registry=registry,
         )

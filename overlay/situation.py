@@ -107,7 +107,7 @@ class Situation:
         named = bool(config.iface or config.iface_regex)
         if not self._registry and not named and config.reach is None:
             # Asked once: a name server that is away must not keep a route from being mended.
-            self._registry = await underlay.addresses_of(self._subnets.peer)
+            self._registry = await underlay.addresses_of(self._subnets.peers)
         pods = tuple(span for family in self._net.families if (span := self._net.pods(family)) is not None)
         return Choice(
             config.iface,

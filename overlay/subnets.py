@@ -73,8 +73,8 @@ class Subnets(Protocol):
         ...
 
     @property
-    def peer(self) -> str:
-        """A URL or host of the registry; without other wishes the underlay is what leads there."""
+    def peers(self) -> tuple[str, ...]:
+        """URLs or hosts of the registry; without other wishes the underlay is what leads there."""
         ...
 
     async def run(self, changed: Callable[[], None]) -> Never:

@@ -17,7 +17,7 @@ has no address goes over the interface of the family in which it has.
 import asyncio
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
@@ -51,8 +51,21 @@ class Choice:
     last: Mapping[Family, Address] = field(default_factory=dict)
 
 
-async def addresses_of(server: str) -> tuple[Address, ...]:
-    """The registry's addresses, by name if need be; raises NotYet."""
+async def addresses_of(servers: Sequence[str]) -> tuple[Address, ...]:
+    """The registry's addresses, by name if need be, of those that can be found; raises NotYet when there is none."""
+    found: list[Address] = []
+    trouble: list[str] = []
+    for server in servers:
+        try:
+            found += await _addresses_of(server)
+        except NotYet as error:
+            trouble.append(str(error))
+    if not found:
+        raise NotYet("; ".join(trouble))
+    return tuple(dict.fromkeys(found))
+
+
+async def _addresses_of(server: str) -> tuple[Address, ...]:
     host = urlsplit(server).hostname or server
     try:
         return (ip_address(host),)
@@ -62,7 +75,7 @@ async def addresses_of(server: str) -> tuple[Address, ...]:
         found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise NotYet(f"cannot find the address of {server}: {error}") from error
-    return tuple(dict.fromkeys(ip_address(str(one[4][0]).partition("%")[0]) for one in found))
+    return tuple(ip_address(str(one[4][0]).partition("%")[0]) for one in found)
 
 
 def find(ip: Conversation, family: Family, choice: Choice) -> Underlay:

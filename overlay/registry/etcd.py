@@ -131,8 +131,8 @@ class EtcdSubnets:
         return f"etcd at {', '.join(self._endpoints)}, {self._view.prefix}"
 
     @property
-    def peer(self) -> str:
-        return self._endpoints[0]
+    def peers(self) -> tuple[str, ...]:
+        return self._endpoints
 
     # --- reading -----------------------------------------------------------------------------------------------
 

@@ -110,12 +110,13 @@ class KubeSubnets:
         return self._client.server
 
     @property
-    def peer(self) -> str:
-        return self._client.server
+    def peers(self) -> tuple[str, ...]:
+        return (self._client.server,)
 
     async def run(self, changed: Callable[[], None]) -> Never:
+        enough = asyncio.get_running_loop().time() + _PATIENCE
         if not self._name:
-            self._name = await self._find_name()
+            self._name = await self._find_name(enough)
 
         def wake(change: Change[Node]) -> None:
             if self._claim(change.key, change.old) != self._claim(change.key, change.new):
@@ -124,13 +125,14 @@ class KubeSubnets:
 
         self._nodes.subscribe(wake)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._begin(changed), name="memory")
+            group.create_task(self._begin(changed, enough), name="memory")
             await self._nodes.run()
 
-    async def _begin(self, changed: Callable[[], None]) -> None:
-        """Wait for the Nodes, and for them not for ever when it is known what they said last; then keep what they say."""
+    async def _begin(self, changed: Callable[[], None], enough: float) -> None:
+        """Wait for the Nodes, and only until the time is `enough` when it is known what they said last; then keep what they
+        say."""
         try:
-            async with asyncio.timeout(_PATIENCE if self._remembered else None):
+            async with asyncio.timeout_at(enough if self._remembered else None):
                 await self._nodes.synced.wait()
         except TimeoutError:
             if self._remembered is not None:
@@ -142,17 +144,17 @@ class KubeSubnets:
             await forever(self._keep, self._changes, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
 
     def _recall(self, file: Path) -> None:
-        nodes, age = memory.recall(file)
-        if not any(node.metadata.name == self._name for node in nodes):
+        found, age = memory.recall(file)
+        if not any(node.metadata.name == self._name for node in found.nodes):
             return
-        self._nodes.recall(nodes)
+        self._nodes.recall(found.nodes)
         words = "%s does not answer: going on from what %d Nodes said %.0f s ago (%s)"
-        log.warning(words, self.where, len(nodes), age, file)
+        log.warning(words, self.where, len(found.nodes), age, file)
         self.synced.set()
 
     async def _keep(self) -> None:
         if self._remembered is not None:
-            memory.keep(self._remembered, self._nodes.items(), self._prefix)
+            memory.keep(self._remembered, self._name, self._nodes.items(), self._prefix)
 
     async def network(self) -> Network:
         return self._net
@@ -279,21 +281,30 @@ class KubeSubnets:
         there = [(one.status, one.reason) for one in node.status.conditions if one.type == annotations.CONDITION]
         return found, there
 
-    async def _find_name(self) -> str:
-        """Of the Pod we are in, else the host's."""
+    async def _find_name(self, enough: float) -> str:
+        """Of the Pod we are in, else the host's. When the time is `enough`, what is remembered counts: it lies on this node."""
         name, namespace = self._pod
         if not name or not namespace:
             return socket.gethostname().lower()
+        known = memory.recall(self._remembered)[0].node if self._remembered else ""
+        try:
+            async with asyncio.timeout_at(enough if known else None):
+                return await self._ask_name(name, namespace)
+        except TimeoutError:
+            log.warning(
+                "%s does not say on which node Pod %s/%s is: it was %s last", self.where, namespace, name, known
+            )
+            return known
+
+    async def _ask_name(self, name: str, namespace: str) -> str:
         backoff, failures = Backoff(first=0.2, most=5.0), 0
         while True:
             try:
-                pod = await self._client.get(PODS, name, namespace)
+                return (await self._client.get(PODS, name, namespace)).spec.node_name
             except (ApiError, Retry) as error:
                 failures += 1
                 log.warning("cannot learn the node's name from Pod %s/%s: %s", namespace, name, error)
                 await asyncio.sleep(backoff.delay(failures))
-                continue
-            return pod.spec.node_name
 
 
 def _newer(written: Node, copy: Node) -> bool:

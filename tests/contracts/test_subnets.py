@@ -198,7 +198,8 @@ async def test_before_it_has_heard_anything_it_says_so(world: World) -> None:
         with pytest.raises(NotYet):
             await subnets.own(offer(1))
         assert subnets.where
-        assert "://" in subnets.peer
+        assert all("://" in peer for peer in subnets.peers)
+        assert subnets.peers
 
 
 async def test_what_one_announces_another_is_told(world: World) -> None:

@@ -152,6 +152,17 @@ def test_a_network_as_wide_as_the_nodes_own_may_have_them_in_it(machine: Machine
     assert machine.found(Choice(names=("eth0",), pods=(ip_network("10.0.0.0/8"),))) == ("eth0", "172.16.0.9")
 
 
+async def test_each_server_of_the_registry_counts(machine: Machine) -> None:
+    """On a machine with an etcd of its own the first endpoint is loopback's, and the others lead to the real network."""
+    assert await underlay.addresses_of(["http://127.0.0.1:2379", "https://[fd00:56::1]:2379", "192.168.56.12"]) == at(
+        "127.0.0.1", "fd00:56::1", "192.168.56.12"
+    )
+    assert await underlay.addresses_of(["https://nobody.invalid:2379", "https://192.168.56.12"]) == at("192.168.56.12")
+    with pytest.raises(NotYet, match=r"cannot find the address of https://nobody\.invalid"):
+        await underlay.addresses_of(["https://nobody.invalid:2379"])
+    assert machine.found(Choice(registry=at("127.0.0.1", "192.168.56.12"))) == ("eth1", "192.168.56.11")
+
+
 def test_an_api_servers_address_that_moves_between_machines_is_no_nodes(machine: Machine) -> None:
     """keepalived's or kube-vip's: it comes here, and goes again."""
     choice = Choice(registry=at("192.168.56.100"))
