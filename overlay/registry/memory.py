@@ -1,6 +1,7 @@
 """What the Nodes said last, kept beside subnet.env for a start while the API server is away.
 
-Only what a network is made of: names, podCIDRs, our annotations. It lies in /run, so that a machine that was switched off does
+Only what a network is made of: names, podCIDRs, our annotations; and which of them we are, for a Pod that would have to ask
+the API server who it is. It lies in /run, so that a machine that was switched off does
 not come back with a network of yesterday. The first list from the API server puts everything right.
 """
 
@@ -29,28 +30,38 @@ def leases(subnet_file: str) -> Path:
     return Path(subnet_file).with_name("leases.json")
 
 
-def keep(file: Path, nodes: Iterable[Node], prefix: str) -> None:
+class Remembered(msgspec.Struct, frozen=True):
+    """`node`: this node's name."""
+
+    node: str
+    nodes: tuple[Node, ...]
+
+
+NOTHING = Remembered("", ())
+
+
+def keep(file: Path, node: str, nodes: Iterable[Node], prefix: str) -> None:
     """In one step; what cannot be written is said and no more: it is a help, not a need."""
     fresh = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(msgspec.json.encode([_essence(node, prefix) for node in nodes]))
+        fresh.write_bytes(msgspec.json.encode(Remembered(node, tuple(_essence(one, prefix) for one in nodes))))
         fresh.replace(file)
     except OSError as error:
         log.warning("cannot keep what the Nodes say in %s: %s", file, error.strerror)
 
 
-def recall(file: Path) -> tuple[list[Node], float]:
-    """The Nodes, and how many seconds ago they were kept; nothing where there is no readable file."""
+def recall(file: Path) -> tuple[Remembered, float]:
+    """And how many seconds ago it was kept; NOTHING where there is no readable file."""
     try:
         with file.open("rb") as open_file:
             age = max(time.time() - os.fstat(open_file.fileno()).st_mtime, 0.0)
-            return decoded(open_file.read(), list[Node]), age
+            return decoded(open_file.read(), Remembered), age
     except FileNotFoundError:
-        return [], 0.0
+        return NOTHING, 0.0
     except (OSError, msgspec.DecodeError, UnicodeError) as error:
         log.warning("cannot read what the Nodes said in %s: %s", file, error)
-        return [], 0.0
+        return NOTHING, 0.0
 
 
 def remove(file: Path) -> bool:

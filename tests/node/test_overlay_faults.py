@@ -80,7 +80,9 @@ def test_what_changed_while_it_was_down_is_caught_up_with(world: World) -> None:
     assert one.drift("device") == 0, "what a start finds is no drift"
 
 
-def test_while_the_api_server_is_away_the_network_stays_and_is_still_mended(world: World) -> None:
+def test_while_the_api_server_is_away_the_network_stays_and_is_still_mended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = world.start_daemons().nodes
     right = one.kernel()
     kept = one.subnet_file.with_name("nodes.json")
@@ -100,6 +102,16 @@ def test_while_the_api_server_is_away_the_network_stays_and_is_still_mended(worl
     one.space.run("ip", "link", "del", "flannel.1")
     until_equal(one.kernel, right, "repair from what the Nodes said last", 20, one.text)
     assert "going on from what 2 Nodes said" in one.text()
+    assert one.reaches(two)
+    one.stop(signal.SIGKILL)
+    # As flannel's DaemonSet starts it: only the API server knows on which node a Pod is.
+    monkeypatch.setenv("POD_NAME", "kube-flannel-ds-x")
+    monkeypatch.setenv("POD_NAMESPACE", "kube-flannel")
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    one.space.run("ip", "link", "del", "flannel.1")
+    as_pod = [word for word in one.argv() if not word.startswith("--hostname-override")]
+    one.daemon = one.space.start(as_pod, one.log)
+    until_equal(one.kernel, right, "repair by a Pod that was node1 last", 20, one.text)
     assert one.reaches(two)
     world.start_server()
     one.ready()

@@ -92,11 +92,12 @@ def node(name: str) -> Node:
 
 def test_what_a_network_is_made_of_is_remembered(tmp_path: Path) -> None:
     file = tmp_path / "run" / "nodes.json"
-    memory.keep(file, [node("node1"), node("node2")], PREFIX)
+    memory.keep(file, "node2", [node("node1"), node("node2")], PREFIX)
     recalled, age = memory.recall(file)
-    assert [one.metadata.name for one in recalled] == ["node1", "node2"]
+    assert recalled.node == "node2"
+    assert [one.metadata.name for one in recalled.nodes] == ["node1", "node2"]
     assert 0 <= age < 60
-    first = recalled[0]
+    first = recalled.nodes[0]
     assert annotations.claim(first, PREFIX) == annotations.claim(node("node1"), PREFIX)
     assert first.metadata.annotations == {f"{PREFIX}public-ip": "10.0.0.1"}
     assert first.metadata.resource_version == "", "whatever the API server says is newer"
@@ -108,11 +109,11 @@ def test_what_a_network_is_made_of_is_remembered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[", '{"a": 1}', '[{"metadata": 7}]', '[{"x":' + "[" * 100_000])
 def test_a_memory_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "nodes.json"
-    assert memory.recall(file) == ([], 0.0)
+    assert memory.recall(file) == (memory.NOTHING, 0.0)
     file.write_text(text)
-    assert memory.recall(file) == ([], 0.0)
+    assert memory.recall(file) == (memory.NOTHING, 0.0)
 
 
 def test_a_memory_that_cannot_be_kept_harms_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    memory.keep(tmp_path / "file" / "nodes.json", [node("node1")], PREFIX)
+    memory.keep(tmp_path / "file" / "nodes.json", "node1", [node("node1")], PREFIX)
