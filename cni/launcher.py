@@ -2,7 +2,7 @@
 
 One program stands under every plugin's name, and asks the agent. Where a C compiler is at hand it is compiled from shim.c
 (a process that starts in a millisecond), else it is the same in Python (nine); either becomes `wherry-cni-alone` where there
-is no agent to ask. What differs from node to node, the socket's path, is written into the compiled file, so that one
+is no agent to ask. What differs from node to node, its path and the socket's, is written into the compiled file, so that one
 process compiles once for all nodes of a lab.
 
 The Python programs are scripts whose first line starts the interpreter bare (``-I -S``: no site-packages, no user
@@ -56,7 +56,7 @@ posix._exit(status)
 """
 _LONGEST_SHEBANG = 255
 _LONGEST_SOCKET = 107  # bytes: struct sockaddr_un
-_MARKS = {"socket": 108, "python": 1024}  # bytes reserved in shim.c
+_MARKS = {"socket": 108, "python": 1024, "program": 1024}  # bytes reserved in shim.c
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_SECONDS = 60.0
 
@@ -81,12 +81,12 @@ def write_plugins(
         raise ValueError(f"{socket} cannot be a socket: its path must fit {_LONGEST_SOCKET} bytes")
     folder = Path(bin_dir)
     head = _HEAD.format(python=interpreter, root=str(Path(__file__).resolve().parent.parent))
-    _write(folder / ALONE, (head + _ALONE.format(name=NAME, run=run)).encode(), 0o755)
+    alone = _write(folder / ALONE, (head + _ALONE.format(name=NAME, run=run)).encode(), 0o755)
     image = _compiled() if compiled else None
     program = (
         (head + _SHIM.format(socket=socket, run=run)).encode()
         if image is None
-        else _marked(image, socket=socket, python=interpreter)
+        else _marked(image, socket=socket, python=interpreter, program=str(alone.absolute()))
     )
     ours = _write(folder / NAME, program, 0o755)
     for name in NAMES:

@@ -2,7 +2,8 @@
  *
  * cni/shim.py does the same in the same words (cni/wire.py), four times slower. The launcher compiles this once, writes
  * paths into the compiled file, and links it to every plugin's name. It speaks no JSON: VERSION, whose answer is a constant
- * but for the caller's version, is all that it answers itself. The stand-alone program lies beside it.
+ * but for the caller's version, is all that it answers itself. The stand-alone program lies beside it; a copy among
+ * others' plugins knows its path.
  *
  * It must not leave a call unanswered: whatever goes wrong before the answer is in hand ends in `alone`.
  */
@@ -21,6 +22,7 @@
 /* The launcher finds these by their first words and writes paths over them. Volatile: they are not what they seem. */
 static const volatile char agent[108] = "@wherry:socket@";
 static const volatile char python[1024] = "@wherry:python@";
+static const volatile char program[1024] = "@wherry:program@";
 
 static const char *kind;
 
@@ -55,18 +57,23 @@ static struct bytes whole_stdin(void)
 static int alone(struct bytes stdin_, const char *reason)
 {
     static const char name[] = "/wherry-cni-alone";
-    char program[4096], *slash;
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - sizeof name);
-    program[length > 0 ? length : 0] = 0;
-    if ((slash = strrchr(program, '/')))
+    char beside[4096], *slash;
+    const char *other = beside;
+    ssize_t length = readlink("/proc/self/exe", beside, sizeof beside - sizeof name);
+    beside[length > 0 ? length : 0] = 0;
+    if ((slash = strrchr(beside, '/')))
         strcpy(slash, name);
+    if (access(other, R_OK))
+        other = (const char *)program;
     int file = memfd_create("stdin", 0);
-    if (!slash || file < 0 || (stdin_.length && write(file, stdin_.at, stdin_.length) != (ssize_t)stdin_.length) ||
+    if (file < 0 || (stdin_.length && write(file, stdin_.at, stdin_.length) != (ssize_t)stdin_.length) ||
         lseek(file, 0, SEEK_SET) < 0 || dup2(file, 0) < 0)
         return 1;
     setenv("WHERRY_CNI_AGENT", reason, 1);
-    execl((const char *)python, (const char *)python, "-IS", program, kind, (char *)NULL);
-    printf("{\"cniVersion\":\"1.0.0\",\"code\":5,\"msg\":\"cannot start %s: install Wherry again\"}\n", (const char *)python);
+    if (!access(other, R_OK))
+        execl((const char *)python, (const char *)python, "-IS", other, kind, (char *)NULL);
+    printf("{\"cniVersion\":\"1.0.0\",\"code\":5,\"msg\":\"cannot start %s %s: install Wherry again\"}\n",
+           (const char *)python, other);
     return 1;
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +181,19 @@ def test_a_version_that_is_none_breaks_nothing(program: Path, stdin: str, versio
     done = run(program, "VERSION", stdin)
     said = json.loads(done.stdout)
     assert version is None or said["cniVersion"] == version
+
+
+def test_a_copy_among_other_plugins_works_alone_too(program: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(program.parent / "host-local", tmp_path / "host-local"))
+    config = {**CONFIG, "type": "host-local", "ipam": {"type": "host-local", "dataDir": str(tmp_path)}}
+    assert run(copy, "DEL", config).returncode == 0
+    assert refused(run(copy, "ADD", config, CNI_IFNAME="a/b"))[1] == 4
+
+
+def test_a_shim_whose_other_half_is_gone_says_so(tmp_path: Path) -> None:
+    program = launcher.write_plugins(tmp_path / "bin", socket=f"{tmp_path}/none.sock", run=f"{tmp_path}/run")
+    if not launcher.is_compiled(program):
+        pytest.skip("there is no C compiler")
+    (program.parent / launcher.ALONE).unlink()
+    _, code, message = refused(run(program, "DEL"))
+    assert (code, message.endswith(f"{program.parent}/wherry-cni-alone: install Wherry again")) == (5, True)
