@@ -22,11 +22,11 @@ LEFT_BEHIND = 120  # about as many as a node has pods
 
 
 class Threads:
-    def __init__(self, *, timeout: float = TIMEOUT, left_behind: int = LEFT_BEHIND) -> None:
+    def __init__(self, *, timeout: float = TIMEOUT, left_behind: int = LEFT_BEHIND, name: str = "volumes") -> None:
         self._timeout = timeout
         self._most = left_behind
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._pool = ThreadPoolExecutor(AT_ONCE + left_behind, thread_name_prefix="volumes")
+        self._pool = ThreadPoolExecutor(AT_ONCE + left_behind, thread_name_prefix=name)
         self._left: dict[str, asyncio.Future[Any]] = {}  # whom nobody waits for any more, by what they do
 
     async def do(self, what: str, work: Callable[[], T]) -> T:

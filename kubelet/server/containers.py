@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from kube import serving
-from kube.errors import UsageError
+from kube.errors import Retry, UsageError
 from kubelet.runtime import (
     CONTAINER_NAME,
     POD_NAME,
@@ -25,12 +25,15 @@ from kubelet.runtime import (
 )
 from kubelet.server import resource
 from kubelet.server.summary import BRIEF, WHOLE, Site, Summary
+from kubelet.threads import Threads
 from metrics import exposition
 from metrics.collector import Collector, Identity, Walks, identity
 
 Handler = serving.Handler
 
-_PATIENCE = 5.0  # seconds for the runtime to say where its images are
+_PATIENCE = 30.0  # seconds
+_RUNTIME_PATIENCE = 5.0  # seconds for it to say where its images are
+_HANGING = 4  # calls
 _SELECTIONS = 4  # of families that are asked for in turn; each keeps its rendered lines
 
 
@@ -55,14 +58,27 @@ def container_pages(
     runtime: Runtime,
     site: Site,
     pause_image: str,
+    *,
+    patience: float = _PATIENCE,
 ) -> dict[str, Handler]:
-    """The containers of `records`, read from the tree below the site's cgroup root, on files that the stack closes."""
+    """The containers of `records`, read from the tree below the site's cgroup root, on files that the stack closes. What has
+    not been read within `patience` seconds is 503: a disk that hangs holds up these pages, in threads of their own, and
+    nothing else."""
     walks = Walks(abs(site.volume_period) or 60.0)
     collector = Collector(lambda: identities(records(), pause_image), site.cgroup_root, walks=walks)
     stack.callback(collector.close)
+    threads = Threads(timeout=patience, left_behind=_HANGING, name="figures")
+    stack.callback(threads.close)
     root = "/" + site.cgroup_root.strip("/")
     summary = Summary(site, walks)
     rendered = lru_cache(_SELECTIONS)(lambda words: exposition.Page(exposition.select(words)))
+
+    async def read(request: web.Request, kind: str, make: Callable[[], bytes]) -> web.Response:
+        try:
+            body = await threads.do(request.path, make)
+        except Retry as late:
+            return web.Response(status=503, text=str(late))
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def cadvisor(request: web.Request) -> web.Response:
         """The mixin's families, or those that `?metrics=` names, as the flag --metrics of the stand-alone daemon does."""
@@ -72,12 +88,15 @@ def container_pages(
         except UsageError as error:
             return web.Response(status=400, text=str(error))
         modern = exposition.openmetrics(request.headers.get("Accept", ""))
-        text = await asyncio.to_thread(lambda: page.whole(collector.snapshot(page.parts), modern))
-        return web.Response(body=text, headers={"Content-Type": exposition.content_type(modern)})
+        return await read(
+            request, exposition.content_type(modern), lambda: page.whole(collector.snapshot(page.parts), modern)
+        )
 
-    async def usage(_request: web.Request) -> web.Response:
-        text = await asyncio.to_thread(lambda: resource.page(collector.snapshot(resource.PARTS), root))
-        return web.Response(body=text.encode(), headers={"Content-Type": exposition.content_type()})
+    async def usage(request: web.Request) -> web.Response:
+        def make() -> bytes:
+            return resource.page(collector.snapshot(resource.PARTS), root).encode()
+
+        return await read(request, exposition.content_type(), make)
 
     async def stats(request: web.Request) -> web.Response:
         brief = request.query.get("only_cpu_and_memory", "").lower() in ("1", "true")
@@ -87,14 +106,14 @@ def container_pages(
             snapshot = collector.snapshot(BRIEF if brief else WHOLE)
             return msgspec.json.encode(summary.make(snapshot, records(), images, brief=brief))
 
-        return web.Response(body=await asyncio.to_thread(make), content_type="application/json")
+        return await read(request, "application/json", make)
 
     return {"/metrics/cadvisor": cadvisor, "/metrics/resource": usage, "/stats/summary": stats}
 
 
 async def _images(runtime: Runtime) -> FsUsage | None:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_RUNTIME_PATIENCE):
             return await runtime.image_fs()
     except (RuntimeUnavailable, RuntimeRefused, TimeoutError):
         return None  # the rest of the page is worth having

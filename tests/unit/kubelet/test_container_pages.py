@@ -1,0 +1,95 @@
+"""The pages of containers' figures over HTTP: who hangs up, who waits, what cannot be read in time, and what words mean."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from kubelet.runtime import PodRecord
+from kubelet.server.containers import container_pages
+from kubelet.server.summary import Site
+from tests.fakes.runtime import FakeRuntime
+
+
+class Gate:
+    """Records of pods, which nobody gets while it is shut."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+
+    def records(self) -> Iterable[PodRecord]:
+        assert self.open.wait(30)
+        return ()
+
+
+@asynccontextmanager
+async def serving(gate: Gate, folder: Path, patience: float = 30.0) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    site = Site(node="n", cgroup_root="/none-of-this-name", root_dir=str(folder), pod_logs_dir=str(folder))
+    async with AsyncExitStack() as stack:
+        pages = container_pages(stack, gate.records, FakeRuntime(), site, "pause:1", patience=patience)
+        application = web.Application()
+        for path, handler in pages.items():
+            application.router.add_get(path, handler)
+        async with TestServer(application) as server, aiohttp.ClientSession() as session:
+            try:
+                yield str(server.make_url("/")), session
+            finally:
+                gate.open.set()
+
+
+async def status(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
+    async with session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_twenty_at_once_and_one_that_hangs_up(tmp_path: Path) -> None:
+    gate = Gate()
+    async with serving(gate, tmp_path) as (url, session):
+        gate.open.clear()
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(status(session, f"{url}metrics/resource")) for _ in range(20)]
+            gone = group.create_task(status(session, f"{url}metrics/resource"))
+            await asyncio.wait({gone}, timeout=0.05)
+            gone.cancel()
+            gate.open.set()
+        assert {each.result()[0] for each in asked} == {200}
+        code, text = await status(session, f"{url}metrics/resource")
+        assert (code, text.splitlines()[-1]) == (200, "resource_scrape_error 0")
+
+
+async def test_what_cannot_be_read_in_time_is_said_and_comes_when_it_can(tmp_path: Path) -> None:
+    gate = Gate()
+    async with serving(gate, tmp_path, patience=0.2) as (url, session):
+        gate.open.clear()
+        code, text = await status(session, f"{url}metrics/resource")
+        assert (code, "not done within 0.2 s" in text) == (503, True)
+        gate.open.set()
+        async with asyncio.timeout(20):
+            while (await status(session, f"{url}metrics/resource"))[0] != 200:
+                pass
+
+
+async def test_which_families(tmp_path: Path) -> None:
+    async with serving(Gate(), tmp_path) as (url, session):
+        path = f"{url}metrics/cadvisor"
+        code, text = await status(session, path)
+        assert (code, "machine_memory_bytes" in text, "container_scrape_error 0" in text) == (200, True, True)
+        code, text = await status(session, f"{path}?metrics=no_such_family")
+        assert (code, "no_such_family" in text) == (400, True)
+        async with session.get(path, headers={"Accept": "application/openmetrics-text;version=1.0.0"}) as answer:
+            assert answer.content_type == "application/openmetrics-text"
+            assert (await answer.text()).endswith("# EOF\n")
+
+
+async def test_the_summary_is_there_without_any_pod(tmp_path: Path) -> None:
+    async with serving(Gate(), tmp_path) as (url, session):
+        async with session.get(f"{url}stats/summary") as answer:
+            found = await answer.json()
+        assert (found["node"]["nodeName"], found["pods"]) == ("n", [])
+        assert found["node"]["fs"]["capacityBytes"] > 0
