@@ -65,10 +65,13 @@ def _elsewhere(ip: Conversation, seen: Seen) -> dict[Address, str]:
     """Addresses of this node that pods cannot have, by those of the pods' bridge and the like; and the interfaces' names."""
     strays = {index for index, _ in seen.strays}
     others = (one for one in seen.addresses if one.device not in (OURS, *strays) and not one.leads_nowhere)
+    names: dict[int, str] = {}
     found: dict[Address, str] = {}
     for one in sorted(others, key=lambda one: (one.device, one.interface.version, one.interface.ip)):
-        link = links.link_at(ip, one.device)
-        found[one.interface.ip] = link.name if link is not None else interface_words(one.device)
+        if one.device not in names:
+            link = links.link_at(ip, one.device)
+            names[one.device] = link.name if link is not None else interface_words(one.device)
+        found[one.interface.ip] = names[one.device]
     return found
 
 

@@ -100,10 +100,10 @@ def wish(
             raise NotYet(_among_pods(lease, here[family].underlay.address, "this node"))
     refused = dict(standing.refused)
     peers: list[Lease] = []
-    for lease in standing.leases:
-        if lease.node in names:
-            continue
-        words = _unreachable(lease, net, here[lease.family])
+    theirs = [lease for lease in standing.leases if lease.node not in names]
+    taken = _taken_here(theirs, here)
+    for lease in theirs:
+        words = taken.get(lease) or _unreachable(lease, net, here[lease.family])
         if words:
             refused[lease.node] = words
         else:
@@ -118,16 +118,25 @@ def wish(
     return Wish(wanted, mtu, tuple(peers), refused)
 
 
+def _taken_here(leases: Iterable[Lease], here: Mapping[Family, Here]) -> dict[Lease, str]:
+    """Those in whose subnet other interfaces of this node have addresses, which may be thousands; and in words, which."""
+    spans = Spans((lease.subnet, lease) for lease in leases)
+    found: dict[Lease, str] = {}
+    for place in here.values():
+        for address, interface in place.elsewhere.items():
+            if lease := spans.at(address):
+                words = (
+                    f"node {lease.node}: subnet {lease.subnet} holds {address}, an address of this node's {interface}, which "
+                    f"would be cut off: give pods a Network that is not the nodes', or {interface} another address"
+                )
+                found.setdefault(lease, words)
+    return found
+
+
 def _unreachable(lease: Lease, net: Network, here: Here) -> str | None:
     """Why this node cannot reach a peer that others may."""
     if here.underlay.address in lease.subnet:
         return _among_pods(lease, here.underlay.address, "this node")
-    for address, interface in here.elsewhere.items():
-        if address in lease.subnet:
-            return (
-                f"node {lease.node}: subnet {lease.subnet} holds {address}, an address of this node's {interface}, which would "
-                f"be cut off: give pods a Network that is not the nodes', or {interface} another address"
-            )
     return host_gw.refusal(lease, here) if isinstance(net.backend, HostGwSettings) else None
 
 
