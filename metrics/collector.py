@@ -143,6 +143,7 @@ class Collector:
             filesystems=observe.filesystems() if more else (),
             devices=self._devices() if Part.IO in wanted or more or Part.LAYERS in wanted else {},
             disks=observe.disks() if more else {},
+            load=os.getloadavg(),
             failed=failed or bool(error),
             parts=wanted,
             runtime_version=version,

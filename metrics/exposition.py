@@ -22,13 +22,13 @@ from metrics.selection import FULL, MIXIN, Selection, select
 # What the kubelet needs to serve its own containers.
 __all__ = ["FULL", "MIXIN", "Labels", "Page", "Selection", "content_type", "escaped", "openmetrics", "select"]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _EOF = b"# EOF\n"
 
 
 def content_type(openmetrics: bool = False) -> str:
-    return _OPENMETRICS if openmetrics else CONTENT_TYPE
+    return _OPENMETRICS if openmetrics else _TEXT
 
 
 def openmetrics(accept: str) -> bool:
@@ -119,8 +119,3 @@ def _column(family: Family, column: Column, view: Rows, end: str) -> list[str]:
     if scale == 1:
         return [f"{name}{prefix.text}{v}{end}" for prefix, v in rows if v is not None]
     return [f"{name}{prefix.text}{v / scale:.6f}{end}" for prefix, v in rows if v is not None]
-
-
-def cadvisor(snapshot: Snapshot) -> str:
-    """All families, once."""
-    return Page(FULL).text(snapshot).decode()

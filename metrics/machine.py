@@ -19,7 +19,7 @@ class MachineFamily:
     kind: Kind
     help: str
     group: str
-    values: Callable[[Snapshot], Iterable[tuple[Pairs, int]]]
+    values: Callable[[Snapshot], Iterable[tuple[Pairs, float]]]
 
 
 def _labels(machine: Machine) -> Pairs:
@@ -31,18 +31,23 @@ def _labels(machine: Machine) -> Pairs:
 
 
 def _machine(name: str, help_text: str, value: Callable[[Machine], int]) -> MachineFamily:
-    def values(snapshot: Snapshot) -> Iterator[tuple[Pairs, int]]:
+    def values(snapshot: Snapshot) -> Iterator[tuple[Pairs, float]]:
         yield _labels(snapshot.machine), value(snapshot.machine)
 
     return MachineFamily(f"machine_{name}", "gauge", help_text, "", values)
 
 
-def _nodes(snapshot: Snapshot) -> Iterator[tuple[Pairs, int]]:
+def _nodes(snapshot: Snapshot) -> Iterator[tuple[Pairs, float]]:
     for node, size in sorted(snapshot.machine.nodes.items()):
         yield (*_labels(snapshot.machine), ("node_id", str(node))), size
 
 
-def _version(snapshot: Snapshot) -> Iterator[tuple[Pairs, int]]:
+def _load(snapshot: Snapshot) -> Iterator[tuple[Pairs, float]]:
+    for window, load in zip(("1m", "5m", "15m"), snapshot.load, strict=True):
+        yield (*_labels(snapshot.machine), ("window", window)), load
+
+
+def _version(snapshot: Snapshot) -> Iterator[tuple[Pairs, float]]:
     yield (
         (
             ("cadvisorRevision", ""),
@@ -74,6 +79,13 @@ MACHINE: tuple[MachineFamily, ...] = (
     _machine("cpu_cores", "Number of logical CPU cores.", lambda m: m.cores),
     _machine("cpu_physical_cores", "Number of physical CPU cores.", lambda m: m.physical_cores),
     _machine("cpu_sockets", "Number of CPU sockets.", lambda m: m.sockets),
+    MachineFamily(
+        "machine_load_average",
+        "gauge",
+        "Tasks that run or wait for a CPU or a disk, over the last 1, 5 and 15 minutes. Not one of cAdvisor's.",
+        "",
+        _load,
+    ),
     _machine("memory_bytes", "Amount of memory installed on the machine.", lambda m: m.memory_bytes),
     MachineFamily(
         "machine_node_memory_capacity_bytes",

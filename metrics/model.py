@@ -182,6 +182,8 @@ class Snapshot:
     """Block device names, such as /dev/vda, by major:minor."""
     disks: Mapping[str, Disk] = field(default_factory=dict)
     """By name, such as /dev/vda."""
+    load: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """The machine's, over 1, 5 and 15 minutes."""
     failed: bool = False
     parts: frozenset[Part] = EVERYTHING
     runtime_version: str = ""

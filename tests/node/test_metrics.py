@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics import exposition
 from metrics.collector import Collector
+from metrics.exposition import FULL, Page
 from metrics.identities.docker import DockerIdentities
 from tests.dockerd import Dockerd
 from tests.node.host import until
@@ -59,11 +59,12 @@ def scrape(dockerd: Dockerd, cgroup_parent: str) -> Iterator[Callable[[str], Fig
     """The pod's or a container's figures: `name` or `name{extra}` to value."""
     docker = DockerIdentities(dockerd.host, "metrics-test")
     collector = Collector(docker, cgroup_parent, fresh=-1.0)
+    page = Page(FULL)
     six = ("container", "id", "image", "name", "namespace", "pod")
 
     def figures(container: str) -> Figures:
         found: Figures = {}
-        for family in text_string_to_metric_families(exposition.cadvisor(collector.snapshot())):
+        for family in text_string_to_metric_families(page.text(collector.snapshot()).decode()):
             for sample in family.samples:
                 if sample.labels.get("pod") != "busy" or sample.labels["container"] != container:
                     continue

@@ -116,6 +116,7 @@ def snapshot(*, failed: bool = False) -> Snapshot:
         filesystems=(FileSystem("/dev/vda1", 10**10, 10**9, 10**6, 10**5),),
         devices={"254:0": "/dev/vda", "254:1": "/dev/vda1"},
         disks={"/dev/vda": Disk(10, 1, 80, 2500, 20, 2, 160, 5000, 1, 7500, 9000), "/dev/ram0": Disk(*[0] * 11)},
+        load=(0.5, 0.25, 0.125),
         failed=failed,
         runtime_version="29.0.1",
     )

@@ -8,10 +8,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from linux.cgroup.tree import Hierarchies
-from metrics import exposition
 from metrics.collector import Collector
+from metrics.exposition import FULL, Page
 from metrics.identities import identity
-from metrics.model import Identity
+from metrics.model import Identity, Snapshot
 from metrics.observe import parse_interfaces
 from tests.unit.metrics import recorded
 
@@ -28,6 +28,11 @@ KNOWN = {
 }
 
 Series = dict[tuple[str, str, tuple[tuple[str, str], ...]], float]
+
+
+def whole(snapshot: Snapshot) -> str:
+    """Its page with all families."""
+    return Page(FULL).text(snapshot).decode()
 
 
 def known() -> dict[str, Identity]:
@@ -53,7 +58,7 @@ def collector(request: pytest.FixtureRequest, tmp_path: Path) -> Collector:
 
 
 def test_values(collector: Collector) -> None:
-    found = series(exposition.cadvisor(collector.snapshot()))
+    found = series(whole(collector.snapshot()))
     expected = {
         ("container_cpu_usage_seconds_total", (("cpu", "total"),)): 2.5,
         ("container_cpu_user_seconds_total", ()): 1.5,
@@ -82,7 +87,7 @@ def test_values(collector: Collector) -> None:
 
 
 def test_labels(collector: Collector) -> None:
-    text = exposition.cadvisor(collector.snapshot())
+    text = whole(collector.snapshot())
     who = 'image="web:1",name="k8s_web_web-1_default_u_0",namespace="default",pod="web-1"'
     app = f'container="web",id="/{recorded.POD}/{recorded.APP}",{who}'
     assert f"container_memory_rss{{{app}}}" in text
@@ -106,7 +111,7 @@ def test_scrapes_within_a_second_share_one_reading(collector: Collector) -> None
 def test_label_values_are_escaped(tmp_path: Path) -> None:
     nasty = 'a "quoted"\nname\\' + "x" * 4096
     odd = {recorded.APP: identity(recorded.APP, nasty, nasty, {}, None)}
-    text = exposition.cadvisor(Collector(lambda: odd, "/", trees=recorded.version2(tmp_path)).snapshot())
+    text = whole(Collector(lambda: odd, "/", trees=recorded.version2(tmp_path)).snapshot())
     names = {s.labels["name"] for f in text_string_to_metric_families(text) for s in f.samples if s.labels.get("image")}
     assert names == {nasty}
 
@@ -145,7 +150,7 @@ def test_a_file_that_is_not_as_the_kernels_never_breaks_a_scrape(tmp_path: Path,
     trees = recorded.version2(tmp_path)
     (tmp_path / recorded.POD / recorded.APP / name).write_text(content)
     snapshot = Collector(known, "/", trees=trees).snapshot()
-    assert exposition.cadvisor(snapshot)
+    assert whole(snapshot)
     assert not snapshot.failed
 
 
@@ -155,7 +160,7 @@ def test_a_group_that_cannot_be_read_is_said_and_the_others_are_there(tmp_path: 
         (tmp_path / recorded.POD / recorded.APP / name).unlink()
     snapshot = Collector(known, "/", trees=trees).snapshot()
     assert snapshot.failed
-    assert "container_scrape_error 1" in exposition.cadvisor(snapshot)
+    assert "container_scrape_error 1" in whole(snapshot)
     assert [s for s in snapshot.samples if s.path.endswith(recorded.SANDBOX)]
 
 
@@ -164,8 +169,8 @@ def test_a_container_that_went_leaves_nothing_and_somebody_elses_is_no_error(tmp
     ours = Collector(lambda: {recorded.SANDBOX: KNOWN[recorded.SANDBOX]}, "/", trees=trees, fresh=0.0)
     assert not ours.snapshot().failed
     both = Collector(known, "/", trees=trees, fresh=-1.0)
-    assert recorded.APP in exposition.cadvisor(both.snapshot())
+    assert recorded.APP in whole(both.snapshot())
     shutil.rmtree(tmp_path / recorded.POD / recorded.APP)
     after = both.snapshot()
-    assert recorded.APP not in exposition.cadvisor(after)
+    assert recorded.APP not in whole(after)
     assert not after.failed

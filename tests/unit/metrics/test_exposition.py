@@ -81,6 +81,7 @@ def test_values_in_their_units() -> None:
     assert devices[samples.WEB, "/dev/vda", "254", "0", "Write"] == 8192
     assert series(text, "container_fs_write_seconds_total", "id", "device") == {("/", "/dev/vda"): 5.0}
     assert series(text, "machine_memory_bytes", "boot_id", "machine_id", "system_uuid") == {("b", "m", "s"): 2**33}
+    assert series(text, "machine_load_average", "window") == {("1m",): 0.5, ("5m",): 0.25, ("15m",): 0.125}
     assert series(text, "cadvisor_version_info", "dockerVersion", "kernelVersion") == {("29.0.1", "6.1.0"): 1}
 
 
