@@ -173,7 +173,13 @@ def _here(ip: Conversation, family: Family, choice: Choice, registry: Address) -
     last = choice.last.get(family)
     if last is not None and (holder := _holder(ip, last)):
         return _with_address(ip, holder, family, choice, last)
-    return _hinted(ip, family, choice)
+    if found := _hinted(ip, family, choice):
+        return found
+    alone = any(
+        one.interface.ip == registry and one.interface.network.prefixlen == one.interface.max_prefixlen
+        for one in links.all_addresses(ip, Family(registry.version))
+    )  # a /32 beside others is an address that moves
+    return _with_address(ip, holder, family, choice, None) if alone and (holder := _holder(ip, registry)) else None
 
 
 def _towards(ip: Conversation, family: Family, choice: Choice, target: Address, what: str) -> Underlay:
@@ -217,7 +223,7 @@ def _with_address(ip: Conversation, link: links.Link, family: Family, choice: Ch
     usable = [one for one in usable if not _of_pods(one.interface.ip, choice)] or [
         one for one in usable if one.interface.network.prefixlen < one.interface.max_prefixlen
     ]
-    usable.sort(key=lambda one: one.passing)
+    usable.sort(key=lambda one: (one.passing, one.interface.version == 4 and one.interface.network.prefixlen == 32))
     found = [one.interface.ip for one in usable]
     if best is not None and best.version == family and not best.is_link_local:
         known = next((one for one in there if one.interface.ip == best), None)
