@@ -1,7 +1,7 @@
 """The group's resources, `nodes` and `pods`: who is meant, and what is answered.
 
-A node without two points is left out, and so is a pod of which a container has none: half of a pod's use is no use to an
-autoscaler, which would take it for the whole.
+A node that is lost or has not two points is left out, and so is a pod of which a container has none: half of a pod's use is no
+use to an autoscaler, which would take it for the whole.
 """
 
 from __future__ import annotations
@@ -96,11 +96,20 @@ class UsageApi:
         found: dict[str, Kubelet] = {}
         for name in set(names):
             entry = self._nodes.get("", name)
+            node = entry.parse() if entry else None
+            if node is not None and _lost(node):
+                continue
             try:
-                found[name] = kubelet_at(name, entry.parse() if entry else None)
+                found[name] = kubelet_at(name, node)
             except StatusError as error:
                 log.debug("no metrics of node %s: %s", name, error)
         return found
+
+
+def _lost(node: Obj) -> bool:
+    """Whether the controllers have given up hearing of it: nobody is to wait for its kubelet."""
+    conditions = node.get("status", {}).get("conditions") or ()
+    return any(each.get("type") == "Ready" and each.get("status") == "Unknown" for each in conditions)
 
 
 def _by_pod(sample: Sample) -> dict[tuple[str, str], list[Name]]:

@@ -217,3 +217,17 @@ async def test_a_pod_of_which_a_container_says_nothing_is_left_out() -> None:
         kubelets.now += 30
         (pod,) = (await calls.get("/apis/metrics.k8s.io/v1beta1/pods")).json["items"]
         assert [each["name"] for each in pod["containers"]] == ["c"]
+
+
+async def test_nobody_waits_for_a_node_that_is_lost() -> None:
+    kubelets = Kubelets()
+    async with serving(samples=kubelets.samples()) as calls:
+        for name, ready in (("n1", "True"), ("n2", "Unknown")):
+            assert (await calls.post("/api/v1/nodes", {"metadata": {"name": name}})).code == 201
+            addresses = [{"type": "InternalIP", "address": f"10.0.0.{name[1]}"}]
+            conditions = [{"type": "Ready", "status": ready}]
+            status = {"status": {"addresses": addresses, "conditions": conditions}}
+            assert (await calls.patch(f"/api/v1/nodes/{name}/status", status)).code == 200
+        found = (await calls.get("/apis/metrics.k8s.io/v1beta1/nodes")).json
+        assert [node["metadata"]["name"] for node in found["items"]] == ["n1"]
+        assert set(kubelets.asked) == {"10.0.0.1"}

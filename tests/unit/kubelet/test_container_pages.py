@@ -1,6 +1,7 @@
 """The pages of containers' figures over HTTP: who hangs up, who waits, what cannot be read in time, and what words mean."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 
 from kubelet.runtime import PodRecord
 from kubelet.server.containers import container_pages
@@ -85,6 +88,36 @@ async def test_which_families(tmp_path: Path) -> None:
         async with session.get(path, headers={"Accept": "application/openmetrics-text;version=1.0.0"}) as answer:
             assert answer.content_type == "application/openmetrics-text"
             assert (await answer.text()).endswith("# EOF\n")
+
+
+PROMETHEUS = {  # as its scrapes say it, 2.42 and 3.x
+    "Accept": "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    "Accept-Encoding": "gzip",
+    "User-Agent": "Prometheus/2.42.0",
+    "X-Prometheus-Scrape-Timeout-Seconds": "10",
+}
+METRICS_SERVER = {"Accept-Encoding": "gzip", "User-Agent": "metrics-server/v0.0.0 (linux/amd64) kubernetes/$Format"}
+
+
+async def test_requests_as_they_come_from_others(tmp_path: Path) -> None:
+    async with serving(Gate(), tmp_path) as (url, session):
+        for path, headers in (
+            ("metrics/cadvisor", PROMETHEUS),
+            ("metrics/resource", PROMETHEUS),
+            ("metrics/resource", METRICS_SERVER),
+            ("stats/summary?only_cpu_and_memory=true", METRICS_SERVER),
+        ):
+            async with session.get(f"{url}{path}", headers=headers) as answer:
+                text = await answer.text()
+            assert answer.status == 200, text
+            match answer.content_type:
+                case "application/openmetrics-text":
+                    assert list(openmetrics(text))
+                case "text/plain":
+                    assert list(text_string_to_metric_families(text))
+                case kind:
+                    assert (kind, json.loads(text)["node"]["nodeName"]) == ("application/json", "n")
 
 
 async def test_the_summary_is_there_without_any_pod(tmp_path: Path) -> None:
