@@ -13,6 +13,7 @@ seconds; when the last page is gone, so are the frames.
 """
 
 import asyncio
+import re
 import time
 from array import array
 from collections import deque
@@ -43,8 +44,10 @@ LONGEST = 86400.0
 LEASE = 15.0
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.1, 3600.0
 
-PARTS = frozenset({Part.CPU, Part.CPU_SPLIT, Part.MEMORY, Part.OOM, Part.IO, Part.NETWORK, Part.PIDS, Part.PRESSURE})
-"""What a frame holds of a snapshot."""
+PARTS = frozenset(
+    {Part.CPU, Part.CPU_SPLIT, Part.MEMORY, Part.OOM, Part.IO, Part.NETWORK, Part.PIDS, Part.PRESSURE, Part.FILESYSTEMS}
+)
+"""What a frame holds of a snapshot; the machine's disks come with its file systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class History:
             rows = newest.rows
         values = array("q")
         for sample in snapshot.samples:
-            values.extend(row(sample))
+            values.extend(row(sample, snapshot))
         self._fine.append(Frame(snapshot.when, rows, values))
         self._bytes += len(values) * 8
         if len(self._fine) > FINE:
@@ -131,7 +134,7 @@ class History:
                 yield frame.when, found
 
 
-def row(sample: Sample) -> Sequence[int]:
+def row(sample: Sample, snapshot: Snapshot) -> Sequence[int]:
     usage, cpu, memory = sample.usage, sample.usage.cpu, sample.usage.memory
     io, networks, pressure = usage.io.values(), sample.interfaces, usage.pressure
     stalls = (pressure.cpu, pressure.memory, pressure.io) if pressure else (None, None, None)
@@ -153,14 +156,39 @@ def row(sample: Sample) -> Sequence[int]:
             *(sum(n.transmit_errors for n in networks), sum(n.transmit_dropped for n in networks)),
         )
     of_io = (
-        sum(d.read_bytes for d in io),
-        sum(d.write_bytes for d in io),
-        sum(d.reads for d in io),
-        sum(d.writes for d in io),
+        _disks(snapshot)
+        if sample.kind == "root" and snapshot.disks
+        else (
+            sum(d.read_bytes for d in io),
+            sum(d.write_bytes for d in io),
+            sum(d.reads for d in io),
+            sum(d.writes for d in io),
+        )
     )
     waits = [value for stall in stalls for value in ((stall.some_us, stall.full_us) if stall else (None, None))]
     numbers = (*of_cpu, *of_memory, *of_io, *of_network, *waits, usage.pids, usage.oom_kills)
     return [NONE if number is None else number for number in numbers]
+
+
+_PARTITION = re.compile(r"p?[0-9]+")
+_LAYERED = ("/dev/dm-", "/dev/loop", "/dev/md", "/dev/ram", "/dev/zram", "/dev/sr")
+_SECTOR = 512
+
+
+def _disks(snapshot: Snapshot) -> tuple[int, int, int, int]:
+    """Bytes and operations of the machine's disks, each counted once: no partitions, nothing that lies on other devices. The
+    root's own group counts on version 2 only, and there without what no group did."""
+    disks = snapshot.disks
+    whole = [
+        one
+        for name, one in disks.items()
+        if not name.startswith(_LAYERED)
+        and not any(
+            name.startswith(other) and _PARTITION.fullmatch(name, len(other)) for other in disks if other != name
+        )
+    ]
+    sizes = (sum(one.sectors_read for one in whole) * _SECTOR, sum(one.sectors_written for one in whole) * _SECTOR)
+    return (*sizes, sum(one.reads for one in whole), sum(one.writes for one in whole))
 
 
 class Sampler:
@@ -180,6 +208,7 @@ class Sampler:
         self._always = duration > 0
         self._read = read
         self._until = 0.0
+        self._latest: Snapshot | None = None
         self._wake = asyncio.Event()
 
     def lease(self) -> None:
@@ -190,11 +219,18 @@ class Sampler:
     def wanted(self) -> bool:
         return self._always or time.monotonic() < self._until
 
+    def latest(self) -> Snapshot | None:
+        """The newest frame's snapshot, if it is of now: who looks at the history need not read again."""
+        found = self._latest
+        return found if found is not None and time.time() - found.when < 2 * self.interval + 1.0 else None
+
     async def run(self) -> None:
         while True:
             if not self.wanted():
                 self.history.clear()
+                self._latest = None
                 self._wake.clear()
                 await self._wake.wait()
-            self.history.add(await asyncio.to_thread(self._read, PARTS))
+            self._latest = await asyncio.to_thread(self._read, PARTS)
+            self.history.add(self._latest)
             await asyncio.sleep(self.interval)

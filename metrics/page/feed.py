@@ -22,7 +22,7 @@ SHOWN = (
     *("cpu_some", "memory_some", "memory_full", "io_some", "io_full", "pids", "oom_kills"),
 )
 """Cores; share of periods throttled; bytes; bytes a second; shares of time; counts."""
-FIRST = 90
+FIRST = 61
 """Frames that a page that has just come gets of all groups; `past` has the rest of the one it looks at."""
 
 _AT = {name: at for at, name in enumerate(COLUMNS)}
@@ -69,21 +69,28 @@ def _rate(old: int, new: int, elapsed: float, unit: float) -> Number:
     return round(change) if unit == 1.0 else round(change, 5)
 
 
-def delta(snapshot: Snapshot, history: History, *, since: float, known: str, interval: float) -> dict[str, Any]:
-    frames = history.since(since, FIRST)
+def wanted(history: History, since: float) -> list[Frame | None]:
+    """The frames later than `since`, FIRST at most, behind the one before them (or None), from which rates are."""
+    new = history.since(since, FIRST)
+    before: list[Frame | None] = [*history.since(0.0, len(new) + 1)]
+    return before if len(before) > len(new) else [None, *new]
+
+
+def delta(
+    snapshot: Snapshot, frames: Sequence[Frame | None], *, known: str, keeps: float, interval: float
+) -> dict[str, Any]:
+    """`frames` as `wanted` has them. Values only, and of many groups long enough for a thread of its own."""
     groups = [_group(sample) for sample in snapshot.samples]
     tag = hashlib.blake2b(orjson.dumps(groups), digest_size=9).hexdigest()
-    before = history.since(0.0, len(frames) + 1)
-    pairs = itertools.pairwise(before) if len(before) > len(frames) else itertools.pairwise([None, *frames])
     order = [sample.path for sample in snapshot.samples]
     found: dict[str, Any] = {
         "when": snapshot.when,
         "interval": interval,
-        "keeps": history.duration,
+        "keeps": keeps,
         "failed": snapshot.failed,
         "groups": tag,
         "filesystems": [[one.device, one.mountpoint, one.used, one.total] for one in snapshot.filesystems],
-        "frames": [[new.when, _rows(old, new, order)] for old, new in pairs if new is not None],
+        "frames": [[new.when, _rows(old, new, order)] for old, new in itertools.pairwise(frames) if new],
     }
     if tag != known:
         found |= {"shown": SHOWN, "machine": _machine(snapshot), "list": groups}
@@ -99,9 +106,9 @@ def _rows(old: Frame | None, new: Frame, order: Sequence[str]) -> list[list[Numb
     return rows
 
 
-def past(history: History, path: str) -> dict[str, Any]:
+def past(frames: Sequence[Frame], path: str) -> dict[str, Any]:
     """All there is of one group."""
-    moments = list(history.of(path))
+    moments = [(frame.when, row) for frame in frames if (row := frame.row(path)) is not None]
     return {
         "path": path,
         "shown": SHOWN,

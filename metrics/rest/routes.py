@@ -136,7 +136,7 @@ class _View:
     def _moments(self, sample: Sample) -> v2.Moments:
         """The history's, and the one just read."""
         past = [(when, values) for when, values in self._history.of(sample.path) if when < self._snapshot.when]
-        return [*past, (self._snapshot.when, row(sample))]
+        return [*past, (self._snapshot.when, row(sample, self._snapshot))]
 
     def _stats(self, sample: Sample) -> list[Json]:
         moments = dict(self._moments(sample))

@@ -11,7 +11,7 @@ import pytest
 from linux.cgroup.usage import Cpu, Usage
 from metrics import history
 from metrics.history import COARSE, COLUMNS, FINE, NONE, ROW_BYTES, History, Sampler
-from metrics.model import Machine, Part, Sample, Snapshot
+from metrics.model import Disk, Machine, Part, Sample, Snapshot
 
 MACHINE = Machine(cores=1, physical_cores=1, memory_bytes=1, swap_bytes=0, kernel="", system="")
 
@@ -45,6 +45,20 @@ def test_what_the_kernel_does_not_say_is_not_zero() -> None:
     assert row[COLUMNS.index("cpu")] == 5_000_000_000
     assert row[COLUMNS.index("usage")] == row[COLUMNS.index("rx_bytes")] == NONE
     assert row[COLUMNS.index("pids")] == 3
+
+
+def test_the_machines_disks_are_counted_once() -> None:
+    def disk(sectors: int) -> Disk:
+        return Disk(*([sectors] * 11))
+
+    names = {"/dev/sda": 10, "/dev/sda1": 4, "/dev/sda2": 6, "/dev/nvme0n1": 5, "/dev/nvme0n1p1": 5, "/dev/dm-0": 6}
+    disks = {name: disk(sectors) for name, sectors in names.items()}
+    root = Sample("/", {}, Usage(cpu=None, memory=None, pids=None), kind="root")
+    kept = History(120)
+    kept.add(Snapshot(5.0, MACHINE, (root,), disks=disks))
+    (_, row), *_ = kept.of("/")
+    assert row[COLUMNS.index("read_bytes")] == 15 * 512
+    assert row[COLUMNS.index("writes")] == 15
 
 
 def test_old_moments_go_and_with_them_the_containers_that_went() -> None:

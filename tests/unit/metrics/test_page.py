@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from importlib.resources import files
+from typing import Any
 
 import aiohttp
 import pytest
@@ -24,6 +25,10 @@ def snapshot(when: float, **cpu: int) -> Snapshot:
     return Snapshot(when, MACHINE, tuple(samples))
 
 
+def delta(newest: Snapshot, kept: History, since: float, known: str) -> dict[str, Any]:
+    return feed.delta(newest, feed.wanted(kept, since), known=known, keeps=kept.duration, interval=1.0)
+
+
 def shown(row: object) -> dict[str, object]:
     assert isinstance(row, list)
     return dict(zip(feed.SHOWN, row, strict=True))
@@ -34,7 +39,7 @@ def test_rates_are_between_moments_and_of_those_who_were_there() -> None:
     kept.add(snapshot(10.0, a=1_000_000_000))
     second = snapshot(12.0, a=2_000_000_000, b=5)
     kept.add(second)
-    found = feed.delta(second, kept, since=0.0, known="", interval=1.0)
+    found = delta(second, kept, 0.0, "")
     (first, rows_before), (last, rows) = found["frames"]
     assert (first, last) == (10.0, 12.0)
     assert shown(rows_before[0])["cpu"] is None
@@ -49,14 +54,14 @@ def test_only_what_is_new_and_the_list_only_when_it_changed() -> None:
     newest = snapshot(12.0, a=100)
     for one in (snapshot(10.0, a=0), snapshot(11.0, a=250_000_000), newest):
         kept.add(one)
-    first = feed.delta(newest, kept, since=0.0, known="", interval=1.0)
-    again = feed.delta(newest, kept, since=10.0, known=first["groups"], interval=1.0)
+    first = delta(newest, kept, 0.0, "")
+    again = delta(newest, kept, 10.0, first["groups"])
     assert "list" in first
     assert "list" not in again
     assert [when for when, _ in again["frames"]] == [11.0, 12.0]
     assert shown(again["frames"][0][1][0])["cpu"] == 0.25, "the moment before is the server's to know"
     assert shown(again["frames"][1][1][0])["cpu"] is None, "a counter that started anew is no rate"
-    assert feed.delta(newest, kept, since=12.0, known=first["groups"], interval=1.0)["frames"] == []
+    assert delta(newest, kept, 12.0, first["groups"])["frames"] == []
 
 
 def test_throttling_is_a_share_of_the_periods_between() -> None:
