@@ -3,8 +3,9 @@
 ``import json`` costs as much as everything else the plugin does together, nearly all of it compiling the regular
 expressions of the pure-Python fallback. The C scanner and the C string escaper behind it need none of that. This module
 drives them directly, and steps aside for ``json`` where they are missing and where something is wrong, because ``json``
-says best what. Two deliberate strictnesses: a key given twice is refused (which of two subnets was meant?), and so are
-NaN and Infinity, which JSON does not have.
+says best what. Three deliberate strictnesses: a key given twice is refused (which of two subnets was meant?), and so are
+NaN and Infinity, which JSON does not have, and NUL and halves of surrogate pairs, which no name, path or address of the
+kernel's can have.
 """
 
 from __future__ import annotations
@@ -29,7 +30,24 @@ def decode(data: bytes) -> Json:
         return _decode_thoroughly(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    return value if end == len(text) else _decode_thoroughly(text)
+    value = value if end == len(text) else _decode_thoroughly(text)
+    if "\\u" in text:
+        _refuse_odd_characters(value)
+    return value
+
+
+def _refuse_odd_characters(value: Json) -> None:
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            if "\0" in each or any("\ud800" <= character <= "\udfff" for character in each):
+                raise ValueError(f"{each[:20]!r} has a character that nothing can have: NUL, or half a surrogate pair")
+        elif isinstance(each, dict):
+            waiting += each.keys()
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
 
 
 def encode(value: Json) -> str:

@@ -47,6 +47,9 @@ def answer(kind: str, environment: Mapping[str, str], stdin: bytes, entry: Entry
         said, status = error.as_json(_spoken_version(stdin)), 1
     except OSError as error:
         said, status = _translated(error, command).as_json(_spoken_version(stdin)), 1
+    except RecursionError:  # what decodes may yet be too deep to be told or handed on
+        words = "the network configuration on stdin is nested too deeply"
+        said, status = CniError(UNDECODABLE, words).as_json(_spoken_version(stdin)), 1
     except Exception as error:  # the one door: a runtime must be told, and the traceback be kept
         import sys
         import traceback

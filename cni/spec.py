@@ -356,8 +356,12 @@ def is_identifier(name: str) -> bool:
 
 
 def is_link_name(name: str) -> bool:
-    """The kernel's own rule (dev_valid_name), and no colon, which marks an alias."""
-    return 0 < len(name.encode()) <= 15 and name not in {".", ".."} and not any(c in "/:" or c.isspace() for c in name)
+    """The kernel's own rule (dev_valid_name), no colon, which marks an alias, and UTF-8, which the kernel does not ask for."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        return False
+    return 0 < length <= 15 and name not in {".", ".."} and not any(c in "/:" or c.isspace() for c in name)
 
 
 def _object(data: bytes, what: str) -> Mapping[str, Json]:

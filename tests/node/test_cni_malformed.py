@@ -74,6 +74,7 @@ JUNK = st.one_of(
     st.integers(-(2**70), 2**70),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=8),
+    st.sampled_from(["\0", "/a\0b", "\ud800", "/\udcff"]),
     st.sampled_from(["10.0.0.0/8", "fd00::1", "fd00::/64", "/", "..", "a/b", "0", "host-local", "bridge", "flannel"]),
     st.just([]),
     st.just({}),
@@ -119,8 +120,9 @@ def test_no_configuration_finds_a_bug(netns: Callable[[str], Netns], tmp_path: P
         damaged(),
         st.sampled_from(VERSIONS),
         st.sampled_from(["", "/run/netns/nowhere", host.path, str(tmp_path), pod.path, pod.path]),
+        st.sampled_from(["eth0", "eth0", "eth0", "e\udcff"]),
     )
-    def tried(kind: str, command: str, config: dict[str, Any], version: str, space: str) -> None:
+    def tried(kind: str, command: str, config: dict[str, Any], version: str, space: str, ifname: str) -> None:
         config["dataDir"] = str(tmp_path / "data")
         if isinstance(config.get("ipam"), dict):
             config["ipam"]["dataDir"] = str(tmp_path / "data")
@@ -130,7 +132,7 @@ def test_no_configuration_finds_a_bug(netns: Callable[[str], Netns], tmp_path: P
             "PATH": os.environ["PATH"],
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": "c0ffee",
-            "CNI_IFNAME": "eth0",
+            "CNI_IFNAME": ifname,
             "CNI_NETNS": space,
             "CNI_PATH": str(tmp_path),
         }

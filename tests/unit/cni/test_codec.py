@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from cni.codec import decode, encode
 
+TEXT = st.text(st.characters(exclude_characters="\0"))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
 
@@ -40,6 +41,8 @@ def test_what_others_write_is_read(value: object) -> None:
         (b'{"a": NaN}', "NaN is not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"\xff", "utf-8"),
+        (b'{"bridge": "\\ud800"}', "half a surrogate pair"),
+        (b'{"a": [{"\\u0000": 1}]}', "NUL"),
     ],
 )
 def test_what_is_no_json_is_refused_in_words(text: bytes, says: str) -> None:

@@ -57,6 +57,14 @@ def test_what_is_no_object_is_undecodable(data: bytes) -> None:
     assert (said["code"], status) == (6, 1)
 
 
+def test_what_is_nested_too_deeply_is_undecodable() -> None:
+    for depth in (700, 100_000):
+        data = json.dumps({**LEAST, "strange": 0}).replace('"strange": 0', '"strange": ' + "[" * depth + "]" * depth)
+        said, status = called("ADD", data.encode())
+        assert (said["code"], status) == (6, 1), depth
+        assert "nested too deeply" in said["msg"]
+
+
 def test_a_complaint_is_spelt_in_the_callers_version() -> None:
     assert called("ADD", {**LEAST, "cniVersion": "0.4.0"}, CNI_IFNAME="")[0]["cniVersion"] == "0.4.0"
     assert called("ADD", {**LEAST, "cniVersion": "7"}, CNI_IFNAME="")[0]["cniVersion"] == "1.1.0"
