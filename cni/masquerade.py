@@ -10,14 +10,15 @@ jumps for the container's address; in it the container's own network and multica
 By nftables: one rule for each address in chain masq_checks of table inet cni_plugins_masquerade, found again by the hash at
 the head of its comment. Without a word from the configuration: iptables where it is installed, else nftables.
 
-Removal reads POSTROUTING (or the chain) for what is the container's, and needs no address.
+Removal reads POSTROUTING (or the chain) for what is the container's, and needs no address; nor does it matter which of the two
+an ADD would take today.
 """
 
 from __future__ import annotations
 
 from cni.digest import digest
 from cni.model import parse_interface, subnet_of
-from cni.nat import Host, Tables
+from cni.nat import Host, Tables, is_nowhere
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
 from linux.rtnetlink import unpacked
 
@@ -59,45 +60,40 @@ def setup(call: Call, wanted: Bridge, found: Layout) -> None:
 def remove(call: Call, network: str, backend: str, families: Iterable[int] = (4, 6)) -> None:
     own, mark = _chain(call, network), _mark(network, call.ifname, call.container)
     with Host(call.environment) as host:
-        if _backend(host, backend) == "nftables":
-            _nft_remove(host, lambda comment: comment.startswith(mark))
-            return
-        for tables in _every(host, families):
-            _iptables_remove(tables, lambda chain, _: chain == own)
+        for each in _backends(host, backend):
+            if each == "nftables":
+                _nft_remove(host, lambda comment: comment.startswith(mark))
+                continue
+            found = [_iptables_remove(tables, lambda chain, _: chain == own) for tables in _every(host, families)]
+            if any(found):
+                return  # an ADD writes one of them
 
 
 def collect(call: Call, network: str, backend: str, valid: Iterable[tuple[str, str]]) -> None:
     """Removes the rules of this network that belong to none of the valid attachments."""
     valid = list(valid)
+    kept = tuple(_mark(network, ifname, container) for container, ifname in valid)
+    ours = _hash(network) + "-"
+    comments = {_comment(network, container) for container, _ in valid}
+    head = _comment(network, "")[:-1]
     with Host(call.environment) as host:
-        if _backend(host, backend) == "nftables":
-            kept = tuple(_mark(network, ifname, container) for container, ifname in valid)
-            ours = _hash(network) + "-"
-            _nft_remove(host, lambda comment: comment.startswith(ours) and not comment.startswith(kept))
-            return
-        comments = {_comment(network, container) for container, _ in valid}
-        head = _comment(network, "")[:-1]
-        for tables in _every(host, (4, 6)):
-            _iptables_remove(tables, lambda _, comment: comment.startswith(head) and comment not in comments)
+        for each in _backends(host, backend):
+            if each == "nftables":
+                _nft_remove(host, lambda comment: comment.startswith(ours) and not comment.startswith(kept))
+                continue
+            for tables in _every(host, (4, 6)):
+                _iptables_remove(tables, lambda _, comment: comment.startswith(head) and comment not in comments)
 
 
 def differences(call: Call, wanted: Bridge, previous: Result) -> list[str]:
     """What of the container's rules is missing, as sentences."""
     addresses, host = [parse_interface(each.address) for each in previous.of_container()], Host(call.environment)
-    if _backend(host, wanted.backend) == "nftables":
-        mark = _mark(wanted.network, call.ifname, call.container)
-        there = [rule for rule, comment, _ in _nft_rules(host) if comment.startswith(mark)]
-        return [
-            f"the rule that masquerades {unpacked(address)} is missing"
-            for address, _ in addresses
-            if not any(unpacked(address) in rule for rule in there)
-        ]
-    found = []
-    for family in sorted({_family(address) for address, _ in addresses}):
-        tables = Tables(family, host)
-        lines = [line for line in _rules(call, wanted.network, family, addresses) if line.startswith("-A")]
-        gone = [line for line in lines if tables.write([line.replace("-A", "-C", 1)])]
-        found += [f"the rule {line!r} of table nat is missing" for line in gone]
+    found: list[str] = []
+    for each in _backends(host, wanted.backend) or [_backend(host, wanted.backend)]:
+        missing = (_nft_missing if each == "nftables" else _iptables_missing)(host, call, wanted.network, addresses)
+        if not missing:
+            return []
+        found = found or missing  # of the one that an ADD would take
     return found
 
 
@@ -112,6 +108,12 @@ def status(call: Call, backend: str) -> None:
 
 def _backend(host: Host, asked: str) -> str:
     return asked or ("iptables" if host.find("iptables") else "nftables")
+
+
+def _backends(host: Host, asked: str) -> list[str]:
+    """Those in which an ADD may have written: what is not installed (any more) can be asked for nothing."""
+    programs = {"iptables": "iptables", "nftables": "nft"}
+    return [name for name, program in programs.items() if asked in ("", name) and host.find(program)]
 
 
 def _family(address: bytes) -> int:
@@ -149,8 +151,19 @@ def _rules(call: Call, network: str, family: int, addresses: Addresses) -> list[
     return lines
 
 
-def _iptables_remove(tables: Tables, doomed: Callable[[str, str], bool]) -> None:
-    """Removes the jumps from POSTROUTING for which `doomed`, of chain and comment, and the chains with them."""
+def _iptables_missing(host: Host, call: Call, network: str, addresses: Addresses) -> list[str]:
+    found = []
+    for family in sorted({_family(address) for address, _ in addresses}):
+        tables = Tables(family, host)
+        lines = [line for line in _rules(call, network, family, addresses) if line.startswith("-A")]
+        gone = [line for line in lines if tables.write([line.replace("-A", "-C", 1)])]
+        found += [f"the rule {line!r} of table nat is missing" for line in gone]
+    return found
+
+
+def _iptables_remove(tables: Tables, doomed: Callable[[str, str], bool]) -> bool:
+    """Removes the jumps from POSTROUTING for which `doomed`, of chain and comment, and the chains with them; whether there
+    were any."""
     found = []
     for rule in tables.rules("POSTROUTING") or ():
         _, _, chain = rule.rpartition(" -j ")
@@ -160,12 +173,13 @@ def _iptables_remove(tables: Tables, doomed: Callable[[str, str], bool]) -> None
             found.append((rule, chain))
     chains = list(dict.fromkeys(chain for _, chain in found))
     if not chains:
-        return
+        return False
     lines = [f"-D POSTROUTING {rule}" for rule, _ in found]
     lines += [f"-F {chain}" for chain in chains] + [f"-X {chain}" for chain in chains]
     refused = tables.write(lines)
     if refused and any((chain in rule) for rule in tables.rules("POSTROUTING") or () for chain in chains):
         raise CniError(IO_FAILURE, f"ipMasq: {refused}")
+    return True
 
 
 # --- nftables ------------------------------------------------------------------------------------------------
@@ -202,13 +216,23 @@ def _nft_setup(host: Host, call: Call, network: str, addresses: Addresses) -> No
         raise CniError(IO_FAILURE, f"ipMasq: {refused}")
 
 
+def _nft_missing(host: Host, call: Call, network: str, addresses: Addresses) -> list[str]:
+    mark = _mark(network, call.ifname, call.container)
+    there = [rule for rule, comment, _ in _nft_rules(host) if comment.startswith(mark)]
+    return [
+        f"the rule that masquerades {unpacked(address)} is missing"
+        for address, _ in addresses
+        if not any(f" {unpacked(address)} " in f"{rule} " for rule in there)
+    ]
+
+
 def _nft_rules(host: Host) -> list[tuple[str, str, str]]:
     """(rule, comment, handle) of every address that is masqueraded; none where the table is not there."""
     if host.find("nft") is None:
         return []  # without the command no rule can be, and nobody is kept from going
     refused, listed = _nft(host, f"list chain {_TABLE} {_CHECKS}", "--handle", "--numeric")
     if refused:
-        if "No such file or directory" in refused:
+        if is_nowhere(refused):
             return []
         raise CniError(IO_FAILURE, f"ipMasq: {refused}")
     found = []

@@ -49,6 +49,12 @@ class Host:
         return spawn.run(argv, text.encode(), timeout=timeout, environment=self._environment, kept=kept)
 
 
+def is_nowhere(refusal: str) -> bool:
+    """Whether nft refused to list a table because there is none, be it that the kernel has no nf_tables at all."""
+    unknown = "cache initialization failed" in refusal and "not permitted" not in refusal
+    return unknown or "No such file or directory" in refusal
+
+
 class Tables:
     """One family's nat table in the thread's network namespace. CniError when the commands are not installed."""
 

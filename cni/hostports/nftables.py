@@ -21,6 +21,7 @@ import itertools
 from cni.codec import decode
 from cni.digest import digest
 from cni.hostports.rule import DNAT, MARK, MASQUERADE, NOTE, Rule, jumps, read
+from cni.nat import is_nowhere
 from cni.spec import IO_FAILURE, NOT_AVAILABLE, CniError
 from linux.rtnetlink import packed, unpacked
 
@@ -74,7 +75,7 @@ class Table:
         """What the table has of this kind ("rule", "chain"), as nft lists it."""
         ended = self._run("-j", "-a", "list", "table", *self.name.split())
         if ended.status:
-            if b"No such file" in ended.stderr:
+            if is_nowhere(str(ended)):
                 return []
             raise CniError(IO_FAILURE, str(ended))
         try:

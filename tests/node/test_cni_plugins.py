@@ -12,7 +12,7 @@ import pytest
 from cni import plan
 from tests.conftest import Netns
 from tests.node.cni_host import CniHost, address_of, link_names, pings
-from tests.requirements import requires
+from tests.requirements import requires, tool
 
 Spaces = Callable[[str], Netns]
 V4, V6 = [{"subnet": "10.77.1.0/24"}], [{"subnet": "fd00:77:1::/64"}]
@@ -144,6 +144,33 @@ def test_masqueraded_packets_come_back(host: CniHost, netns: Spaces, backend: st
     assert (status, answer["code"]) == (1, 103)
     assert "is missing" in answer["msg"]
     assert not pings(pod, "192.0.2.2")
+
+
+def test_masquerading_by_what_an_add_would_not_take_any_more(host: CniHost, netns: Spaces, tmp_path: Path) -> None:
+    """iptables was installed in between: CHECK, DEL and GC find the rules where the ADD has written them."""
+    requires("nft", "iptables-save")
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    for name in ("nsenter", "nft"):
+        (folder / name).symlink_to(str(tool(name)))
+    bridge, pods = Plugin(host, isGateway=True, ipMasq=True), [netns("one"), netns("two")]
+    told = []
+    for number, pod in enumerate(pods):
+        status, said = bridge.call("ADD", f"c{number}", pod.path, {"PATH": str(folder)})
+        assert status == 0, said
+        told.append(said)
+
+    def rules() -> int:
+        listed = host.space.run("nft", "list", "ruleset")
+        return len([address for address in ("10.77.1.2", "10.77.1.3") if f"saddr {address} " in listed])
+
+    assert rules() == 2
+    assert bridge.call("CHECK", "c0", pods[0].path, prevResult=told[0]) == (0, {})
+    assert bridge.call("DEL", "c0", pods[0].path, prevResult=told[0]) == (0, {})
+    assert rules() == 1
+    keys = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
+    assert bridge.call("GC", **keys) == (0, {})
+    assert rules() == 0
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
