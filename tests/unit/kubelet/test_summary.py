@@ -211,7 +211,7 @@ def golden(version: int) -> dict[str, object]:
             "majorPageFaults": 3,
             **psi,
         },
-        "swap": {"swapUsageBytes": 0},
+        "swap": {**({"swapAvailableBytes": 64 << 20} if version == 1 else {}), "swapUsageBytes": 0},
         **({"io": psi} if psi else {}),
     }
 
