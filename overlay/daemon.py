@@ -144,7 +144,7 @@ class Overlay:
         loops: dict[str, tuple[_Sync, float]] = {"node": (partial(self._sync_node, situation, net), resync)}
         for upkeep in self._upkeeps:
             loops[upkeep.name] = partial(self._sync_tunnel, upkeep), resync
-        loops["lease"] = partial(self._sync_lease, net), resync
+        loops["lease"] = partial(self._sync_lease, net, situation), resync
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             for family, name in _RULES.items():
                 devices = [tunnel.name for tunnel in tunnels if tunnel.name and family in tunnel.families]
@@ -239,17 +239,19 @@ class Overlay:
             raise
         finally:
             if before != (upkeep.tried, upkeep.told):
+                if self._troubles.get("lease") is None:
+                    self._troubles["lease"] = "what has just come is not in subnet.env yet"
                 self._wake("lease")
 
     async def _sync_settings(self, router: Router) -> None:
         if await router.settings():
             self._wake(*(upkeep.name for upkeep in self._upkeeps))
 
-    async def _sync_lease(self, net: Network) -> float | None:
+    async def _sync_lease(self, net: Network, situation: Situation) -> float | None:
         done = [upkeep.done for upkeep in self._upkeeps if upkeep.done]
         if not done or not all(upkeep.tried for upkeep in self._upkeeps):
             raise NotYet(_UNTRIED)
-        return await self._announcement.make(net, done)
+        return await self._announcement.make(net, done, situation.now)
 
     def _watch(self, folder: Path) -> None:
         if self._files is not None:

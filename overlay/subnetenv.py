@@ -30,11 +30,24 @@ def render(networks: Mapping[Family, Range], subnets: Mapping[Family, Range], mt
 
 def read(path: Path) -> dict[Family, Range]:
     """The subnets that an earlier start wrote there; nothing where there is no readable file."""
+    return subnets(text_of(path))
+
+
+def text_of(path: Path) -> str:
+    """Empty where there is no readable file."""
     try:
-        lines = path.read_text().splitlines()
+        return path.read_text()
     except (OSError, UnicodeDecodeError):
-        return {}
-    said = dict(line.split("=", 1) for line in lines if "=" in line)
+        return ""
+
+
+def mtu(text: str) -> int | None:
+    value = _said(text).get("FLANNEL_MTU", "")
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def subnets(text: str) -> dict[Family, Range]:
+    said = _said(text)
     found: dict[Family, Range] = {}
     for family, prefix in _PREFIX.items():
         try:
@@ -44,6 +57,10 @@ def read(path: Path) -> dict[Family, Range]:
         if subnet.version == family:
             found[family] = subnet
     return found
+
+
+def _said(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 def differs(path: Path, text: str) -> bool:

@@ -76,6 +76,23 @@ def test_an_administrators_word_on_the_public_ip(world: World) -> None:
     until(lambda: one.reaches(two), "and taken back", LATE, two.text)
 
 
+def test_a_restart_while_a_familys_underlay_is_away(world: World) -> None:
+    """Pods that are made meanwhile have both families for life."""
+    one, two = world.start_daemons().nodes
+    text = one.subnet_file.read_text()
+    assert "FLANNEL_IPV6_SUBNET" in text
+    one.stop()
+    one.space.run("ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global")
+    one.start()
+    until(lambda: "lease failed" not in one.get("/readyz") and "device-v6 failed" in one.get("/readyz"), "IPv4", LATE)
+    assert one.reaches(two)
+    assert one.subnet_file.read_text() == text
+    one.configure()
+    one.ready()
+    assert one.subnet_file.read_text() == text
+    until(lambda: one.reaches(two, version=6), "IPv6 between pods", LATE, one.text)
+
+
 def test_another_backend_and_fewer_families_leave_nothing_of_the_former(world: World) -> None:
     conf = world.home / "net-conf.json"
     one, two = world.start_daemons("--ip-masq").nodes
