@@ -1,10 +1,15 @@
 """From a snapshot to text: whose labels, which formats, what is kept and what is not."""
 
+import re
 import subprocess
 import threading
+from functools import cache
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Timestamp
@@ -18,10 +23,15 @@ from tests.unit.metrics import samples
 Series = dict[tuple[str, ...], float]
 
 
+@cache
+def parsed(text: bytes) -> list[Metric]:
+    return list(text_string_to_metric_families(text.decode()))
+
+
 def series(text: bytes, name: str, *labels: str) -> Series:
     """Value by the values of `labels`. The parser gives a counter `_total` that lacks it."""
     found: Series = {}
-    for family in text_string_to_metric_families(text.decode()):
+    for family in parsed(text):
         for one in family.samples:
             if one.name == name:
                 key = tuple(one.labels.get(label, "") for label in labels)
@@ -263,3 +273,17 @@ def test_promtool_objects_to_upstreams_names_only() -> None:
     }
     clean = ["cadvisor_version_info", "container_fs_inodes_total", "container_memory_failcnt"]
     assert said(Page(select(["full"], deny=clean))) == set()
+
+
+@given(st.dictionaries(st.text(min_size=1), st.text()), st.text())
+@settings(max_examples=25, deadline=None)
+def test_any_label_and_any_value_can_be_read_again(own: dict[str, str], name: str) -> None:
+    who = msgspec.structs.replace(samples.WHO, labels=own)
+    snapshot = other(samples.snapshot(), 4, labels=samples.labels(samples.WEB, name), identity=who)
+    text = Page(labels=Labels(store=True)).whole(snapshot, openmetrics=True).decode()
+    rss = next(family for family in openmetrics_families(text) if family.name == "container_memory_rss")  # type: ignore[no-untyped-call]
+    found = next(one.labels for one in rss.samples if one.labels["id"] == samples.WEB)
+    assert found["name"] == name
+    labels = {key: value for key, value in found.items() if key.startswith("container_label_")}
+    assert set(labels.values()) <= set(own.values())
+    assert len(labels) == len({re.sub("[^a-zA-Z0-9_]", "_", key) for key in own})
