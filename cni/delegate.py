@@ -40,6 +40,7 @@ def add(kind: str, call: Call, config: Mapping[str, Json]) -> Result:
     found = _find(kind, call)
     if not isinstance(found, str):
         return found.add(call, config)
+    call.begin()
     try:
         return parse_result(_run(kind, found, call, config))
     except (CniError, OSError):
@@ -115,7 +116,6 @@ def _is_ours(program: str) -> bool:
 def _run(kind: str, program: str, call: Call, config: Mapping[str, Json]) -> bytes:
     from linux import spawn
 
-    call.begin()
     kept = (call.entry.descriptor,) if call.entry is not None else ()
     ended = spawn.run([program], encode(config).encode(), timeout=PATIENCE, environment=call.environment, kept=kept)
     if ended.stderr:
