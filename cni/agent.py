@@ -25,6 +25,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -211,9 +212,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
+        os.makedirs(f"{options.run_dir}/journal", 0o700, exist_ok=True)
+    except OSError as error:
+        _say(f"--run-dir {options.run_dir}: {error.filename}: {error.strerror}")
+        return 1
+    try:
         door = _door(options.socket)
     except OSError as error:
-        _say(f"--socket {options.socket}: {error.strerror or error}")
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"--socket {options.socket}: {where}{error.strerror or error}")
         return 1
     with door:
         return _serve(door, options.socket, options.run_dir, woken)
@@ -240,6 +247,9 @@ def _serve(door: socket.socket, path: str, run: str, woken: socket.socket) -> in
 def _door(path: str) -> socket.socket:
     """A socket that listens beside its place: it takes the place, and a dead agent's socket there, when all is ready."""
     os.makedirs(os.path.dirname(path) or ".", 0o755, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError("there is a file that is no socket: remove it, or name another place")
     with socket.socket(socket.AF_UNIX) as other, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         other.connect(path)
         raise OSError("another agent answers there: end it first, or name another socket")

@@ -55,7 +55,7 @@ sys.stderr.flush()
 posix._exit(status)
 """
 _LONGEST_SHEBANG = 255
-_LONGEST_SOCKET = 107  # bytes: struct sockaddr_un
+_LONGEST_SOCKET = 103  # bytes: struct sockaddr_un, and the agent begins with ".new" behind it
 _MARKS = {"socket": 108, "python": 1024, "program": 1024}  # bytes reserved in shim.c
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_SECONDS = 60.0

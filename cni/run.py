@@ -5,7 +5,8 @@ network namespace is a thread's own. Imports stand where they are needed: VERSIO
 more than the interpreter.
 
 Three fates of a failure. CniError is the answer as it stands. An OSError is the kernel's or the disk's no: 102 where the kernel
-refused a request about links, 5 otherwise. Anything else is a bug: code 999, and the traceback on stderr.
+refused a request about links, 5 otherwise. Anything else is a bug: code 999, and the traceback on stderr (which in
+the agent is its log).
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from cni.call import Call, Entry
     from cni.codec import Json
 
+_EARLIER = (None, "", "0.1.0", "0.2.0")
+"""Nobody can be attached by us at these versions, but the reference plugins may have done it before us: DEL answers nothing, so
+there is nothing to spell in them."""
 _SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
 
 
@@ -97,7 +101,10 @@ def _config(command: str, stdin: bytes) -> Mapping[str, Json]:
     if not isinstance(said, dict):
         raise CniError(UNDECODABLE, "the network configuration on stdin must be a JSON object")
     version, name = said.get("cniVersion"), said.get("name")
-    if version not in VERSIONS:
+    if command == "DEL" and version in _EARLIER:
+        version = version or "0.1.0"
+        said = {**said, "cniVersion": version}
+    elif version not in VERSIONS:
         spoken = f"{', '.join(VERSIONS[:-1])} or {VERSIONS[-1]}"
         raise CniError(INCOMPATIBLE_VERSION, f"cniVersion {encode(version)} is not supported: use {spoken}")
     since = _SINCE.get(command, "")

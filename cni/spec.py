@@ -156,9 +156,13 @@ class Result:
         return tuple(ipaddress.ip_interface(each.address) for each in self.of_container())
 
     def of_container(self) -> tuple[Address, ...]:
-        """The addresses that are not on a link of the host's."""
+        """The addresses that are not on a link of the host's. One on a link that the result does not list is taken for the
+        container's, as by the reference: there are plugins that say "interface": 0 and no interfaces."""
+        links = self.interfaces
         return tuple(
-            each for each in self.addresses if each.interface is None or self.interfaces[each.interface].sandbox
+            each
+            for each in self.addresses
+            if each.interface is None or each.interface >= len(links) or links[each.interface].sandbox
         )
 
     def as_json(self, version: str) -> dict[str, Json]:
@@ -315,17 +319,19 @@ def parse_result(data: bytes) -> Result:
 
 def read_result(said: Mapping[str, Json]) -> Result:
     """``parse_result`` of what is decoded already."""
+    if said.keys() & {"ip4", "ip6"}:
+        raise CniError(
+            UNDECODABLE, 'the plugin\'s result is spelt as before 0.3.0 ("ip4", "ip6"): raise its cniVersion'
+        )
     try:
-        result = Result(
+        return Result(
             [_read_interface(each) for each in _objects(said, "interfaces")],
             [_read_address(each) for each in _objects(said, "ips")],
             [_read_route(each) for each in _objects(said, "routes")],
             _mapping(said.get("dns") or {}),
         )
-        result.of_container()
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CniError(UNDECODABLE, f"the plugin's result is not one: {error!r}") from None
-    return result
 
 
 def previous_result(config: Mapping[str, Json]) -> Result | None:

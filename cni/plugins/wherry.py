@@ -131,6 +131,7 @@ def _refuse_strange_keys(config: Mapping[str, Json]) -> None:
     for key, value in config.items():
         if key not in _KEYS and not key.startswith("cni.dev/"):
             raise CniError(UNSUPPORTED_FIELD, f"wherry-cni does not know the key {key!r} (value {short(value)})")
+    flag(config, "agent")  # cni.alone reads it
     if flag(config, "ipMasq"):
         raise CniError(
             UNSUPPORTED_FIELD,

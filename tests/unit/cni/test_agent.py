@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,35 @@ def test_a_second_agent_does_not_push_the_first_aside(home: Path) -> None:
     )
     assert done.returncode == 1
     assert "another agent answers there" in done.stderr
+
+
+def test_what_cannot_be_its_socket_or_directory_is_refused_and_kept(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    for socket_path, run, says in (
+        (precious, tmp_path / "run", f"--socket {precious}: there is a file that is no socket"),
+        (precious / "cni.sock", tmp_path / "run", f"--socket {precious}/cni.sock: {precious}: File exists"),
+        (tmp_path / "cni.sock", precious, f"--run-dir {precious}: {precious}/journal: Not a directory"),
+    ):
+        argv = [sys.executable, "-m", "cni.agent", f"--socket={socket_path}", f"--run-dir={run}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 1
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert precious.read_text() == "keep"
+
+
+def test_the_longest_path_that_plugins_take_can_be_listened_at(tmp_path: Path) -> None:
+    folder = Path(f"/tmp/{os.getpid()}{'s' * 60}")
+    try:
+        path = f"{folder}/{'n' * (launcher._LONGEST_SOCKET - len(str(folder)) - 1)}"
+        launcher.write_plugins(tmp_path / "bin", socket=path, run=f"{tmp_path}/run", compiled=False)
+        with agent._door(path):
+            assert Path(f"{path}.new").is_socket()
+        with pytest.raises(ValueError, match="cannot be a socket"):
+            launcher.write_plugins(tmp_path / "bin", socket=f"{path}n", run=f"{tmp_path}/run", compiled=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_killed_agents_socket_is_taken_over(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_file_that_says_no_subnet_is_named(tmp_path: Path, text: str) -> None:
     assert refused.value.code == 7
 
 
-@pytest.mark.parametrize("key", ["capabilities", "runtimeConfig", "prevResult", "args", "cni.dev/attachments", "agent"])
+@pytest.mark.parametrize("key", ["capabilities", "runtimeConfig", "prevResult", "args", "cni.dev/attachments"])
 def test_the_specifications_own_keys_pass(key: str) -> None:
     wherry.translated({**SUBNET, key: {"anything": [1]}})
 
@@ -213,6 +213,7 @@ def test_the_specifications_own_keys_pass(key: str) -> None:
         ({"mut": 1450}, 2, "does not know the key 'mut' (value 1450)"),
         ({"ipam": {"type": "host-local"}}, 2, "does not know the key 'ipam'"),
         ({"ipMasq": True}, 2, "ipMasq true is not supported: the overlay masquerades"),
+        ({"agent": "true"}, 7, 'agent "true" must be true or false'),
         ({"ipMasq": "yes"}, 7, 'ipMasq "yes" must be true or false'),
         ({"bridge": "a:b"}, 7, 'bridge "a:b" must name an interface'),
         ({"bridge": 1}, 7, "bridge 1 must be a string"),

@@ -1,6 +1,7 @@
 """One call from bytes to bytes: versions, the codes of the door, and what is answered in which version."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,23 @@ def test_the_door_refuses_with_a_code(command: str, keys: dict[str, object], cod
     assert status == 1
     assert said["code"] == code
     assert says in said["msg"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"cniVersion": ""}, {"cniVersion": "0.1.0"}, {"cniVersion": "0.2.0"}])
+@pytest.mark.parametrize("kind", ["portmap", "host-local"])
+def test_what_was_attached_at_a_version_before_ours_is_removed_all_the_same(
+    tmp_path: Path, kind: str, keys: dict[str, object]
+) -> None:
+    """By the reference plugins, that is. Nothing else is done at such a version."""
+    held = tmp_path / "pods" / "10.1.1.2"
+    held.parent.mkdir()
+    held.write_text("c0ffee\r\neth0")
+    ipam = {"type": "host-local", "dataDir": str(tmp_path), "subnet": "10.1.1.0/24"}
+    config = {"name": "pods", "type": kind, "ipam": ipam, "prevResult": {"ip4": {"ip": "10.1.1.2/24"}}, **keys}
+    assert called("DEL", config, kind, CNI_CONTAINERID="c0ffee") == ({}, 0)
+    assert held.exists() == (kind == "portmap")
+    assert called("ADD", config, kind)[0]["code"] == 1
+    assert called("DEL", {**config, "cniVersion": "0.0.1"}, kind)[0]["code"] == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'"x"', b'{"name": "a", "name": "b"}'])

@@ -51,6 +51,13 @@ def test_addresses_of_the_hosts_links_are_not_the_containers() -> None:
     assert result.ips() == ()
 
 
+def test_an_address_on_a_link_that_is_not_listed_is_the_containers() -> None:
+    """A plugin of somebody else's may say so, and the reference hands it on."""
+    result = spec.parse_result(b'{"ips": [{"address": "10.0.0.1/24", "interface": 0}]}')
+    assert [str(each) for each in result.ips()] == ["10.0.0.1/24"]
+    assert result.as_json("1.0.0")["ips"] == [{"address": "10.0.0.1/24", "interface": 0}]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -59,7 +66,7 @@ def test_addresses_of_the_hosts_links_are_not_the_containers() -> None:
         '{"ips": 1}',
         '{"ips": [{}]}',
         '{"ips": [{"address": "x"}]}',
-        '{"ips": [{"address": "10.0.0.1/24", "interface": 4}]}',
+        '{"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.1/24"}}',
         '{"interfaces": [{"mac": ""}]}',
         '{"routes": ["x"]}',
     ],
