@@ -133,7 +133,7 @@ def test_a_group_that_goes_while_it_is_read_is_no_error(collector: Collector, mo
     assert {s.path for s in snapshot.samples} >= {"/", f"/{recorded.POD}", f"/{recorded.POD}/{recorded.SANDBOX}"}
     assert not [s for s in snapshot.samples if s.path.endswith(recorded.APP)]
     monkeypatch.undo()
-    assert of(collector.snapshot(), recorded.APP)
+    assert of(collector.snapshot(), recorded.APP).usage.memory
 
 
 def test_services_are_there_when_asked_for(trees: Hierarchies) -> None:
@@ -174,7 +174,7 @@ def test_a_runtime_in_trouble_is_said(trees: Hierarchies) -> None:
     one = Collector(known, "/", trees=trees, status=lambda: ("Docker does not answer", "29.0.1"))
     assert one.snapshot().failed
     assert one.snapshot().runtime_version == "29.0.1"
-    assert of(one.snapshot(), recorded.APP)
+    assert of(one.snapshot(), recorded.APP).usage.memory
     one.close()
 
 

@@ -123,7 +123,7 @@ def test_whose_limits_were_written(top: Path) -> None:
     (top / f"docker/{ID}/memory.high").write_text("2")
     assert one.refresh()[1] == frozenset()
     (top / f"docker/{ID}/memory.max").write_text("2")
-    assert one.refresh()[1] == {path}
+    assert one.refresh()[1] == frozenset({path})
     end()
     (top / f"docker/{ID}/memory.max").write_text("3")
     assert one.refresh()[1] == frozenset()
