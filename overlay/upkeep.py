@@ -4,6 +4,7 @@ Each tunnel has its own, so that what is wrong in one family does not stop the o
 wakes it only says that something may have changed.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +25,22 @@ from overlay.model import (
     Action,
     CreateDevice,
     Lease,
+    NotYet,
     PutFdb,
     Range,
+    Seen,
     Tunnel,
     VxlanDevice,
     Wanted,
 )
 from overlay.netconf import Network
+from overlay.rivals import Rivals
 from overlay.series import Series, label
 from overlay.situation import Situation
 from overlay.subnets import Subnets
+
+_BREATH = 0.9
+"""Seconds for which a pass rests that a rival would call again at once."""
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +107,7 @@ class Upkeep:
         self._net, self._subnets, self._situation, self._series = net, subnets, situation, series
         self._refusals, self._blackhole, self._talking = refusals, blackhole, talking
         self._checksums = checksums
+        self._rivals = Rivals()
         self._pods = pods(tunnel, net)
         self._direct = wish.asks_direct(net)
         self._device = 0
@@ -141,14 +149,18 @@ class Upkeep:
             found = await look(ip, self.tunnel, self._net, claims.leases, standing, blackhole=self._blackhole)
             self._device = found.seen.device.index if found.seen.device else 0
             self._refusals.tell(self.name, found.wish.refused)
-            await self._carry_out(ip, found.steps)
+            steps, held = self._rivals.sift(found.steps, time.monotonic())
+            await self._carry_out(ip, steps, found.seen)
             self._note_checksums(ip, found.wish.wanted)
+        if held:
+            await asyncio.sleep(_BREATH)
+            raise NotYet(f"another program undoes this again and again: {'; '.join(drift.summary(held))}")
         self.done = Done(found.own, found.wish)
         self._count(found.wish)
         # What was announced of a device before its index was known is lost.
         return any(isinstance(step, CreateDevice) for step in found.steps)
 
-    async def _carry_out(self, ip: Conversation, steps: Sequence[Action]) -> None:
+    async def _carry_out(self, ip: Conversation, steps: Sequence[Action], seen: Seen) -> None:
         before = self.done.wish.wanted if self.done else None
         put = (step.entry for step in steps if isinstance(step, PutFdb))
         self._put = frozenset((entry.mac, ip_network(entry.remote)) for entry in put)
@@ -156,9 +168,9 @@ class Upkeep:
             await apply(ip, self.tunnel, steps)
         except Incomplete as error:
             refused = [action for action, _ in error.refused]
-            self._report([step for step in steps if step not in refused], before)
+            self._report([step for step in steps if step not in refused], before, seen)
             raise
-        self._report(steps, before)
+        self._report(steps, before, seen)
 
     def _note_checksums(self, ip: Conversation, wanted: Wanted) -> None:
         (family, *_) = self.tunnel.families
@@ -172,12 +184,14 @@ class Upkeep:
             log.warning("drift repaired: %s", words)
             self._series.drift.labels("device").inc()
 
-    def _report(self, steps: Sequence[Action], before: Wanted | None) -> None:
+    def _report(self, steps: Sequence[Action], before: Wanted | None, seen: Seen) -> None:
         mended = drift.mended(steps, before)
         for step in mended:
             self._series.drift.labels(drift.object_of(step)).inc()
         for line in drift.summary(mended):
             log.warning("drift repaired: %s", line)
+        for line in self._rivals.note(mended, time.monotonic(), seen.routes):
+            log.error("%s", line)
         told = set(map(id, mended))
         for line in drift.summary([step for step in steps if id(step) not in told]):
             log.info("%s", line)

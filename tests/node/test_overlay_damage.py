@@ -134,6 +134,26 @@ def test_a_hardened_node_on_which_new_devices_do_not_forward(world: World, right
     until(lambda: one.get("/readyz") == "ok", "all is well", LATE, lambda: one.get("/readyz"))
 
 
+def test_another_program_that_insists_is_named_and_answered_seldom(world: World, right: dict[str, Any]) -> None:
+    one = world.nodes[0]
+    rival = ("ip", "route", "replace", "10.244.2.0/24", "via", "10.200.0.1", "dev", "eth0", "proto", "99")
+    logged = len(one.text())
+
+    def named() -> bool:
+        one.space.run(*rival)
+        return "again and again" in one.text()[logged:]
+
+    until(named, "words", 30, one.text)
+    assert "has protocol 99" in one.text()[logged:]
+    until(lambda: named() and "device failed: another program undoes" in one.get("/readyz"), "/readyz", 20, one.text)
+    counted, began = one.drift("route"), time.monotonic()
+    while time.monotonic() < began + 4:
+        one.space.run(*rival)
+    assert one.drift("route") - counted <= 2, "once in five seconds"
+    until_equal(lambda: state(one), right, "once it rests", LATE, one.text)
+    until(lambda: one.get("/readyz") == "ok", "all is well", LATE, lambda: one.get("/readyz"))
+
+
 @pytest.mark.timeout(1800)  # `make soak`
 def test_several_damages_at_once(world: World, right: dict[str, Any], trial: Callable[[int, int], int]) -> None:
     """Some of the table, done while the daemon is stopped; some make others impossible, and that is as well."""
