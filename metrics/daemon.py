@@ -52,6 +52,7 @@ def _collector(config: Config, sources: Sources) -> Collector:
         prefixes=config.raw_cgroup_prefix_whitelist,
         status=lambda: (sources.error, sources.version),
         machine=lambda: observe.machine(config.machine_id_file, config.boot_id_file),
+        fresh=min(1.0, config.housekeeping_interval),  # who samples more often than each second wants to see it
     )
 
 

@@ -87,6 +87,7 @@ def delta(
         "when": snapshot.when,
         "interval": interval,
         "keeps": keeps,
+        "load": snapshot.load,
         "failed": snapshot.failed,
         "groups": tag,
         "filesystems": [[one.device, one.mountpoint, one.used, one.total] for one in snapshot.filesystems],
@@ -136,8 +137,6 @@ def _group(sample: Sample) -> dict[str, Any]:
         "memory_limit": memory if memory is not None and 0 < memory < UNLIMITED else None,
         "pids_limit": limits.pids,
         "interfaces": [interface.name for interface in sample.interfaces],
-        "devices": list(sample.usage.io),
-        "pressure": sample.usage.pressure is not None,
     }
 
 

@@ -86,6 +86,7 @@ function put(answer) {
   }
   state.systems = answer.filesystems;
   state.keeps = answer.keeps;
+  state.load = answer.load;
   state.interval = answer.interval;
   state.clock = answer.when;
   for (const [when, rows] of answer.frames) {
@@ -150,7 +151,7 @@ const PLOTS = [
   { id: "cpu", title: "CPU", format: cores, floor: 0.01, series: [["cpu", "used"]], unit: "cores", cap: (g) => (g.kind === "root" ? state.machine.cores : g.cpu_limit) },
   { id: "memory", title: "Memory", format: bytes, floor: 1 << 20, binary: true, series: [["working_set", "working set"], ["rss", "rss"], ["cache", "cache"]], cap: (g) => (g.kind === "root" ? state.machine.memory : g.memory_limit) },
   { id: "network", title: "Network", format: speed, floor: 1024, binary: true, series: [["rx", "received"], ["tx", "sent"]], from: networkOf, why: () => "No network of its own, or it cannot be read." },
-  { id: "io", title: "Disk", format: speed, floor: 4096, binary: true, series: [["read", "read"], ["write", "written"]], why: () => "Nothing read or written yet." },
+  { id: "io", title: "Disk", format: speed, floor: 4096, binary: true, series: [["read", "read"], ["write", "written"]], why: () => "Nothing read or written, or nobody counts it here." },
   { id: "throttled", title: "Throttled", format: share, floor: 0.05, most: 1, series: [["throttled", "of periods"]], why: (g) => (g.kind === "root" || missing(g.cpu_limit) ? "No CPU limit, so nothing to throttle." : "") , when: (g) => g.kind !== "root" && !missing(g.cpu_limit) },
   { id: "pressure", title: "Pressure (PSI)", format: share, floor: 0.05, most: 1, series: [["cpu_some", "CPU"], ["memory_some", "memory"], ["io_some", "disk"]], why: () => "The kernel counts no pressure here (cgroup version 1, or psi=0)." },
 ];
@@ -471,7 +472,7 @@ function facts() {
   const found = [
     ["Image", group.kind === "pod" ? "" : group.image], ["Runtime", group.kind === "root" ? machine.runtime : group.runtime], ["Name", group.container && group.name !== group.id ? group.name : ""],
     ["Running for", group.started && group.kind !== "root" ? age(state.clock - group.started) : ""], ["Tasks", missing(pids) ? "" : `${count(pids)}${group.pids_limit ? ` of ${count(group.pids_limit)}` : ""}`],
-    ["CPU shares", group.cpu_shares && group.kind !== "root" ? count(group.cpu_shares) : ""], ["Swap", swap ? bytes(swap) : ""],
+    ["Load", group.kind === "root" ? state.load.map((one) => one.toFixed(2)).join(" ") : ""], ["CPU shares", group.cpu_shares && group.kind !== "root" ? count(group.cpu_shares) : ""], ["Swap", swap ? bytes(swap) : ""],
     ["Network", group.interfaces.length > 4 ? `${group.interfaces.length} interfaces` : group.interfaces.join(", ")], ["OOM kills", kills ? count(kills) : "", "hot"], ["Cgroup", group.path],
   ];
   const told = found.filter(([, value]) => value);
