@@ -284,6 +284,13 @@ async def _pages(world: World, us: Client) -> None:
     assert {"run_podsandbox", "create_container", "start_container"} <= operations, operations
     cadvisor = await us.text("/metrics/cadvisor")
     assert re.search(r'container_cpu_usage_seconds_total{container="a".*pod="p"', cadvisor)
+    rows = re.findall(
+        r'container_memory_rss{container="(.*?)",id=".*?",image="(.*?)",name="(.*?)",namespace="default",pod="p"}',
+        cadvisor,
+    )
+    whose = sorted((container, bool(image), bool(name)) for container, image, name in rows)
+    assert whose[:2] == [("", False, False), ("", True, True)], rows  # the pod, its sandbox
+    assert ("a", True, True) in whose[2:], rows
     assert "container_oom_events_total" not in cadvisor
     assert "container_oom_events_total{" in await us.text("/metrics/cadvisor?metrics=container_oom_events_total")
     status, text = await us.get("/metrics/cadvisor?metrics=none_such")
