@@ -10,7 +10,6 @@ rests until the others had their turn.
 
 from __future__ import annotations
 
-from cni.caseless import spelt
 from cni.config import invalid, mapping, text, texts
 from cni.model import Subnet, of_family, parse_subnet
 from cni.spec import INVALID_CONFIGURATION, CniError, Route, read_result
@@ -146,17 +145,16 @@ def _set(place: int, listed: Sequence[Mapping[str, Json]]) -> list[Range]:
 
 
 def _range(said: Mapping[str, Json]) -> Range:
-    keys = spelt(said, "subnet", "rangeStart", "rangeEnd", "gateway")
-    subnet = parse_subnet(text(keys, "subnet", ""))
+    subnet = parse_subnet(text(said, "subnet", ""))
     if subnet.length > subnet.bits - 2:
         raise ValueError(f"{subnet} is too small to give addresses from: a /{subnet.bits - 2} is the smallest")
-    gateway = packed(text(keys, "gateway", "")) if keys.get("gateway") else subnet.packed(subnet.network + 1)
+    gateway = packed(text(said, "gateway", "")) if said.get("gateway") else subnet.packed(subnet.network + 1)
     if len(gateway) * 8 != subnet.bits:
         raise ValueError(f"gateway {unpacked(gateway)} is not of the family of {subnet}")
     first, last = subnet.network + 1, subnet.last - (subnet.bits == 32)
     bounds = []
     for key, default in (("rangeStart", first), ("rangeEnd", last)):
-        bound = packed(text(keys, key, "")) if keys.get(key) else subnet.packed(default)
+        bound = packed(text(said, key, "")) if said.get(key) else subnet.packed(default)
         if bound not in subnet:
             raise ValueError(f"{key} {unpacked(bound)} is not in {subnet}")
         bounds.append(int.from_bytes(bound, "big"))

@@ -12,6 +12,7 @@ the agent is its log).
 from __future__ import annotations
 
 from cni.call import parse_call
+from cni.caseless import fold
 from cni.codec import decode, encode
 from cni.spec import (
     INCOMPATIBLE_VERSION,
@@ -21,7 +22,9 @@ from cni.spec import (
     INVALID_NAMESPACE,
     IO_FAILURE,
     KERNEL_REFUSED,
+    LIMITED_CONNECTIVITY,
     NEWEST,
+    NOT_AVAILABLE,
     UNDECODABLE,
     VERSIONS,
     CniError,
@@ -32,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cni.call import Call, Entry
+    from cni.call import Call, Entry, Plugin
     from cni.codec import Json
 
 _EARLIER = (None, "", "0.1.0", "0.2.0")
@@ -86,10 +89,20 @@ def _answer(
             _refuse_home(call)
             plugin.check(call, config)
         case "STATUS":
-            plugin.status(call, config)
+            _status(plugin, call, config)
         case _:
             plugin.gc(call, config)
     return None
+
+
+def _status(plugin: Plugin, call: Call, config: Mapping[str, Json]) -> None:
+    """Whatever an ADD would meet, the answer to STATUS is that none would succeed."""
+    try:
+        plugin.status(call, config)
+    except CniError as error:
+        if error.code in (NOT_AVAILABLE, LIMITED_CONNECTIVITY):
+            raise
+        raise CniError(NOT_AVAILABLE, error.message, error.details) from None
 
 
 def _config(command: str, stdin: bytes) -> Mapping[str, Json]:
@@ -100,6 +113,7 @@ def _config(command: str, stdin: bytes) -> Mapping[str, Json]:
         raise CniError(UNDECODABLE, f"the network configuration on stdin is not JSON: {error}") from None
     if not isinstance(said, dict):
         raise CniError(UNDECODABLE, "the network configuration on stdin must be a JSON object")
+    fold(said)
     version, name = said.get("cniVersion"), said.get("name")
     if command == "DEL" and version in _EARLIER:
         version = version or "0.1.0"

@@ -15,7 +15,6 @@ These are the reference plugin's, with its defaults. A family is its number, 4 o
 
 from __future__ import annotations
 
-from cni.caseless import spelt
 from cni.spec import INVALID_CONFIGURATION, CniError
 from linux.rtnetlink import packed
 
@@ -137,7 +136,6 @@ def _ports(config: Mapping[str, Json]) -> list[Port]:
 def _port(where: str, said: Json) -> Port:
     if not isinstance(said, dict):
         raise _invalid(f"{where} must be an object with hostPort and containerPort")
-    said = spelt(said, "hostPort", "containerPort", "protocol", "hostIP")
     numbers = []
     for key in ("hostPort", "containerPort"):
         number = said.get(key)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 
-from cni.caseless import spelt
 from cni.digest import digest
 from cni.spec import (
     CHECK_FAILED,
@@ -145,7 +144,7 @@ def _asked(config: Mapping[str, Json]) -> tuple[Bucket | None, Bucket | None]:
     if any(key in config for key in (*_KEYS, *_SUBNETS)):
         said = config
     elif isinstance(runtime, dict) and isinstance(told := runtime.get("bandwidth") or {}, dict):
-        said = spelt(told, *_KEYS, *_SUBNETS)
+        said = told
     else:
         raise CniError(INVALID_CONFIGURATION, "runtimeConfig.bandwidth must be an object with rates and bursts")
     for key in _SUBNETS:

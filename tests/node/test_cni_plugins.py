@@ -225,7 +225,8 @@ def test_status_says_what_would_fail(host: CniHost, netns: Spaces) -> None:
     status, said = bridge.call("STATUS", ipam=small)
     assert (status, said["code"]) == (1, 50)
     assert "no IP addresses available in range set: 10.79.0.1-10.79.0.2" in said["msg"]
-    assert bridge.call("STATUS", ipam={"type": "nowhere"})[1]["code"] == 104
+    assert bridge.call("STATUS", ipam={"type": "nowhere"})[1]["code"] == 50
+    assert bridge.call("STATUS", mtu=1)[1]["code"] == 50
     host.space.run("ip", "link", "add", "cni9", "type", "veth", "peer", "name", "other")
     status, said = bridge.call("STATUS", bridge="cni9")
     assert (said["code"], said["msg"]) == (51, "bridge cni9 is a veth link: remove it")

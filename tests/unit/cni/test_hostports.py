@@ -22,15 +22,6 @@ def test_the_defaults_are_the_references() -> None:
     assert (wish.snat, wish.everything, wish.mark, wish.marker, wish.backend) == (True, False, 0x2000, "", "")
 
 
-def test_containerds_spelling_is_understood() -> None:
-    """Go's decoder does not mind, so its runtimes do not either."""
-    said = {"HostPort": 80, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "192.0.2.1"}
-    (port,) = asked(said).ports
-    assert (port.host, port.pod, port.protocol, port.address) == (80, 8080, "tcp", "192.0.2.1")
-    (port,) = asked({**said, "hostPort": 81}).ports
-    assert port.host == 81
-
-
 @pytest.mark.parametrize(
     ("address", "families", "told"),
     [

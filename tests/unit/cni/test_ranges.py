@@ -79,12 +79,6 @@ def test_the_runtimes_ranges_come_first_and_the_early_style_next() -> None:
     assert [str(one[0].subnet) for one in found] == ["10.3.0.0/24", "10.2.0.0/24", "10.1.0.0/24", "fd00::/64"]
 
 
-def test_containerds_spelling_of_the_runtimes_ranges_is_understood() -> None:
-    runtime = {"ipRanges": [[{"Subnet": "10.3.0.0/24", "RangeStart": "10.3.0.9", "RangeEnd": "", "Gateway": ""}]]}
-    (one,) = sets({}, runtimeConfig=runtime)
-    assert ranges.said(one) == "10.3.0.9-10.3.0.254"
-
-
 @pytest.mark.parametrize(
     ("ipam", "says"),
     [
