@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kube.client import Client, Connection
 from kube.errors import UsageError
 from kubelet import frugal, runtimes
+from kubelet.certificate.fixed import Fixed
 from kubelet.config import Config
 from kubelet.metrics import Metrics
 from kubelet.nodestatus import host, machine
@@ -35,6 +37,16 @@ def _identity(config: Config, name: str) -> tuple[Connection, "Identity | None"]
 
     found = identity(config, name, clock())
     return found.connection, found
+
+
+def _given(config: Config, connection: Connection, renewed: Collection[str]) -> dict[str, bytes]:
+    """The certificates that are used as they are, by side."""
+    found: dict[str, bytes] = {}
+    if connection.certificate and "kubelet-client" not in renewed:
+        found["client"] = connection.certificate
+    if config.tls_cert_file and "kubelet-server" not in renewed:
+        found["server"] = Path(config.tls_cert_file).read_bytes()
+    return found
 
 
 async def _found_address(config: Config, connection: Connection) -> None:
@@ -84,6 +96,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 identity.renewals(config, name, wiring.ips, found, client, tls, wiring.switch)
             )
             metrics.registry.register(identity.Lifetimes(renewed, clock))
+        metrics.registry.register(Fixed(_given(config, connection, {each.wish.name for each in renewed}), clock))
         frugal.settled()
         ready()
         try:

@@ -263,7 +263,7 @@ SERIES = (
     "kubelet_pleg_relist_interval_seconds_count", "kubelet_pod_worker_duration_seconds_count",
     "kubelet_pod_start_duration_seconds_count", "kubelet_runtime_operations_total",
     "kubelet_runtime_operations_duration_seconds_count", "kubelet_cgroup_manager_duration_seconds_count",
-    "storage_operation_duration_seconds_count",
+    "storage_operation_duration_seconds_count", "kubelet_certificate_manager_client_ttl_seconds",
     "kubelet_http_requests_total", "kubelet_desired_pods", "kubelet_active_pods", "rest_client_requests_total",
     "process_resident_memory_bytes", "process_cpu_seconds_total",
 )  # fmt: skip
