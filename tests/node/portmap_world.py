@@ -15,7 +15,7 @@ from typing import Any
 from cni import launcher
 from linux import netns as kernel_netns
 from tests.conftest import named_netns
-from tests.node.cni_host import GO_PLUGINS
+from tests.node.cni_host import GO_PLUGINS, CniHost
 from tests.node.service_world import (
     FAMILIES,
     GATEWAY,
@@ -150,14 +150,19 @@ FLAVORS = ("nft", "legacy", "nftables")
 
 @contextlib.contextmanager
 def ours(world: World, flavor: str, folder: Path) -> Iterator[Portmap]:
-    """By iptables on nf_tables, by legacy iptables or by nftables; after the test no rule of a container is there."""
+    """By iptables on nf_tables, by legacy iptables (without the agent that does the others' calls) or by nftables; after the
+    test no rule of a container is there."""
     environment = {"XTABLES_LOCKFILE": str(folder / "xtables.lock")}
     if flavor == "legacy":
         requires("iptables-legacy", "ip6tables-legacy")
         environment["PATH"] = legacy_path(folder / "legacy")
     keys = {"backend": "nftables" if flavor == "nftables" else "iptables"}
-    made = Portmap(world, program(folder), keys, environment, flavor)
-    with alone(made):
+    with contextlib.ExitStack() as stack:
+        path = program(folder)
+        if flavor != "legacy":
+            path = str(stack.enter_context(CniHost(world.node, folder / "served").served()).bin / "portmap")
+        made = Portmap(world, path, keys, environment, flavor)
+        stack.enter_context(alone(made))
         yield made
 
 

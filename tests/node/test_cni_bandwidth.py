@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from cni import launcher
 from linux import netns as kernel_netns
 from tests.conftest import Netns, named_netns
+from tests.node.cni_host import CniHost
 from tests.requirements import requires, tool
 
 GATEWAY, POD = "10.77.1.1", "10.77.1.2"
@@ -88,8 +88,8 @@ class Node:
         return {each["ifname"] for each in json.loads(self.space.run("ip", "-j", "link"))}
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
+@pytest.fixture(params=["alone", "agent"])
+def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     requires("root", "netns", "ip", "tc")
     with named_netns() as make:
         space, pod = make("node"), make("pod")
@@ -103,8 +103,9 @@ def node(tmp_path: Path) -> Iterator[Node]:
         ]
         space.run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
         pod.run("ip", "-batch", "-", stdin=f"address add {POD}/24 dev eth0\nlink set eth0 up\n")
-        launcher.write_plugins(tmp_path / "bin", run=str(tmp_path / "run"))
-        yield Node(space, pod, str(tmp_path / "bin" / "bandwidth"))
+        host = CniHost(space, tmp_path)
+        with host.served() if request.param == "agent" else contextlib.nullcontext():
+            yield Node(space, pod, str(host.bin / "bandwidth"))
 
 
 def rate(sender: Netns, receiver: Netns, address: str, seconds: float = 1.5) -> float:

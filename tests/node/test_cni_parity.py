@@ -6,7 +6,7 @@ DEL after the other's ADD.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,13 @@ def sides(netns: Spaces, tmp_path: Path) -> tuple[Side, Side]:
     return Side(ours, netns("pod"), str(ours.bin)), Side(theirs, netns("pod"), GO_PLUGINS)
 
 
+@pytest.fixture
+def served(netns: Spaces, tmp_path: Path) -> Iterator[Side]:
+    """Ours again, on a host with an agent that does the calls."""
+    with CniHost(netns("served"), tmp_path / "served").served() as host:
+        yield Side(host, netns("pod"), str(host.bin))
+
+
 def told(said: Mapping[str, Any], pod: Netns) -> dict[str, Any]:
     """The result without what is chosen freely."""
     found = json.loads(json.dumps(said).replace(pod.path, "POD"))
@@ -179,10 +186,10 @@ def knows_vlans(space: Netns) -> bool:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_pods_life_is_the_same(sides: tuple[Side, Side], row: str) -> None:
+def test_a_pods_life_is_the_same(sides: tuple[Side, Side], served: Side, row: str) -> None:
     keys, more = ROWS[row]
     lived: list[list[object]] = []
-    for side in sides:
+    for side in (*sides, served):
         status, said = side.call("ADD", keys, more)
         if "vlan" in keys and not knows_vlans(side.host.space):
             assert (status, side.host.held(), link_names(side.pod)) == (1, {}, ["lo"]), said
@@ -196,10 +203,11 @@ def test_a_pods_life_is_the_same(sides: tuple[Side, Side], row: str) -> None:
             steps.append((kernel(side.host.space, side.pod), held(side)))
         lived.append(steps)
     if not lived:
-        return  # both refused
-    ours, theirs = lived
-    for step, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        assert a == b, f"step {step}"
+        return  # all refused
+    ours, theirs, agents = lived
+    for step, (alone, go, agent) in enumerate(zip(ours, theirs, agents, strict=True)):
+        assert alone == go, f"step {step}"
+        assert agent == go, f"step {step}, by the agent"
 
 
 def held(side: Side) -> dict[str, bytes]:
