@@ -82,21 +82,21 @@ class History:
         return len(self._coarse) + len(self._fine)
 
     def add(self, snapshot: Snapshot) -> None:
-        """One more frame; a snapshot that is not newer than the last is the same one, asked for twice."""
+        self.keep(frame(snapshot))
+
+    def keep(self, new: Frame) -> None:
+        """One more; a frame that is not newer than the last is the same reading, asked for twice."""
         newest = self.newest()
-        if newest is not None and snapshot.when <= newest.when:
-            return
-        rows: Mapping[str, int] = {sample.path: at for at, sample in enumerate(snapshot.samples)}
-        if newest is not None and newest.rows == rows:
-            rows = newest.rows
-        values = array("q")
-        for sample in snapshot.samples:
-            values.extend(row(sample, snapshot))
-        self._fine.append(Frame(snapshot.when, rows, values))
-        self._bytes += len(values) * 8
+        if newest is not None:
+            if new.when <= newest.when:
+                return
+            if newest.rows == new.rows:
+                new = Frame(new.when, newest.rows, new.values)
+        self._fine.append(new)
+        self._bytes += len(new.values) * 8
         if len(self._fine) > FINE:
             self._age(self._fine.popleft())
-        self._drop(snapshot.when - self.duration)
+        self._drop(new.when - self.duration)
 
     def _age(self, frame: Frame) -> None:
         if self._coarse and frame.when - self._coarse[-1].when < self._step:
@@ -132,6 +132,13 @@ class History:
         for frame in self.since(since):
             if (found := frame.row(path)) is not None:
                 yield frame.when, found
+
+
+def frame(snapshot: Snapshot) -> Frame:
+    values = array("q")
+    for sample in snapshot.samples:
+        values.extend(row(sample, snapshot))
+    return Frame(snapshot.when, {sample.path: at for at, sample in enumerate(snapshot.samples)}, values)
 
 
 def row(sample: Sample, snapshot: Snapshot) -> Sequence[int]:
@@ -231,6 +238,10 @@ class Sampler:
                 self._latest = None
                 self._wake.clear()
                 await self._wake.wait()
-            self._latest = await asyncio.to_thread(self._read, PARTS)
-            self.history.add(self._latest)
+            self._latest, new = await asyncio.to_thread(self._sample)
+            self.history.keep(new)
             await asyncio.sleep(self.interval)
+
+    def _sample(self) -> tuple[Snapshot, Frame]:
+        snapshot = self._read(PARTS)
+        return snapshot, frame(snapshot)

@@ -22,8 +22,9 @@ SHOWN = (
     *("cpu_some", "memory_some", "memory_full", "io_some", "io_full", "pids", "oom_kills"),
 )
 """Cores; share of periods throttled; bytes; bytes a second; shares of time; counts."""
-FIRST = 61
-"""Frames that a page that has just come gets of all groups; `past` has the rest of the one it looks at."""
+FIRST, FIRST_ROWS = 61, 20_000
+"""Frames, and rows in them, that a page that has just come gets of all groups (two at least, for the rates); `past` has the
+rest of the one it looks at."""
 
 _AT = {name: at for at, name in enumerate(COLUMNS)}
 _RATES = (  # column, what one unit of it is
@@ -70,8 +71,10 @@ def _rate(old: int, new: int, elapsed: float, unit: float) -> Number:
 
 
 def wanted(history: History, since: float) -> list[Frame | None]:
-    """The frames later than `since`, FIRST at most, behind the one before them (or None), from which rates are."""
-    new = history.since(since, FIRST)
+    """The frames later than `since`, so many at most, behind the one before them (or None), from which rates are."""
+    newest = history.newest()
+    groups = len(newest.rows) if newest is not None else 0
+    new = history.since(since, max(2, min(FIRST, FIRST_ROWS // max(1, groups))))
     before: list[Frame | None] = [*history.since(0.0, len(new) + 1)]
     return before if len(before) > len(new) else [None, *new]
 

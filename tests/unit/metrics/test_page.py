@@ -64,6 +64,15 @@ def test_only_what_is_new_and_the_list_only_when_it_changed() -> None:
     assert delta(newest, kept, 12.0, first["groups"])["frames"] == []
 
 
+def test_with_very_many_groups_a_page_begins_with_few_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "FIRST_ROWS", 200)
+    kept = History(120)
+    for second in range(20):
+        kept.add(snapshot(10.0 + second, **{f"g{n}": second for n in range(40)}))
+    assert [frame and frame.when for frame in feed.wanted(kept, 0.0)] == [24.0, 25.0, 26.0, 27.0, 28.0, 29.0]
+    assert len(feed.wanted(kept, 28.0)) == 2
+
+
 def test_throttling_is_a_share_of_the_periods_between() -> None:
     def row(periods: int, throttled: int) -> list[int]:
         made = [0] * len(COLUMNS)
