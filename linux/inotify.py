@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 MODIFIED, MADE, REMOVED = 0x2, 0x100 | 0x80, 0x200 | 0x40
+ENDED = 0x8000
+"""The watch is over: its directory is gone, or it was taken back."""
 CHANGES = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 """Written, its attributes changed, closed after writing, moved away or here, made, deleted, the directory itself gone."""
 _NON_BLOCKING = os.O_NONBLOCK | os.O_CLOEXEC
@@ -95,12 +97,11 @@ class Polled:
                 name = data[at : at + length].rstrip(b"\0")
                 at += length
                 lost = lost or bool(mask & _OVERFLOW)
-                if not mask & _IGNORED:
-                    found.append((number, mask, os.fsdecode(name)))
+                found.append((number, mask, os.fsdecode(name)))
 
 
 _EVENT = struct.Struct("iIII")
-_OVERFLOW, _IGNORED = 0x4000, 0x8000
+_OVERFLOW = 0x4000
 
 
 def _refusal(call: str) -> OSError:

@@ -69,7 +69,12 @@ class Tree:
         stale: set[str] = set()
         dirty: dict[str, _Directory] = {}
         for number, mask, name in changes:
-            if name in self._limits and number in self._written:
+            if mask & inotify.ENDED:
+                self._written.pop(number, None)
+                if ended := self._watches.pop(number, None):
+                    ended.watch = None
+                    self._unwatched.add(ended.place.path)  # the root may be made again, and nobody would say so
+            elif name in self._limits and number in self._written:
                 stale.add(self._written[number])
             elif mask & _TREE and (found := self._watches.get(number)):
                 dirty[found.place.path] = found
@@ -77,10 +82,11 @@ class Tree:
                     self._drop(gone)  # even where one of the same name is there by now: its watches are not
         for each in dirty.values():
             self._list(each)
-        for path in sorted(self._unwatched):
+        again = sorted(self._unwatched)
+        for path in again:
             if found := self._find(path):
                 self._list(found)
-        if dirty or self._unwatched:
+        if dirty or again:
             self._places = {each.place.path: each.place for each in _flat(self._top)}
         return self._places, frozenset(stale)
 

@@ -148,6 +148,5 @@ def _resident(pid: int) -> int:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds that all threads have run."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    """Seconds that all threads of another process have run, by its own clock (clock_getcpuclockid(3))."""
+    return time.clock_gettime((~pid << 3) | 2)

@@ -1,6 +1,7 @@
 """The tree follows what is made and removed, says whose limits were written, and begins again when the kernel lost count."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,4 +143,17 @@ def test_lost_count_begins_again(top: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "/system.slice/cron.service" not in places
     (top / "system.slice/new.service").mkdir()
     assert "/system.slice/new.service" in one.refresh()[0]
+    one.close()
+
+
+def test_a_root_that_is_made_later_and_again(tmp_path: Path) -> None:
+    one = Tree(str(tmp_path), "/lab/node1", LIMITS)
+    assert list(kinds(one)) == ["/lab/node1"]
+    for _ in range(3):
+        (tmp_path / "lab/node1/kubepods").mkdir(parents=True)
+        assert kinds(one) == {"/lab/node1": "root", "/lab/node1/kubepods": "qos"}
+        (tmp_path / "lab/node1/kubepods/burstable").mkdir()
+        assert "/lab/node1/kubepods/burstable" in kinds(one)
+        shutil.rmtree(tmp_path / "lab")
+        assert list(kinds(one)) == ["/lab/node1"]
     one.close()
