@@ -56,7 +56,7 @@ class Place:
                 ]
             case "overlay":
                 return [
-                    *(kubeconfig, f"--net-config-path={self.home}/net-conf.json"),
+                    *(kubeconfig, "--kube-subnet-mgr", f"--net-config-path={self.home}/net-conf.json"),
                     f"--subnet-file={self.home}/subnet.env",
                 ]
             case "metrics":
