@@ -313,7 +313,7 @@ function tree() {
     if (name !== space) pods.push(make("li", { class: "space" }, name || "no namespace"));
     space = name;
     if (own) pods.push(branch(own, wanted.map((group) => branch(group))));
-    else pods.push(...wanted.map((group) => branch(group)));
+    else pods.push(make("li", {}, make("span", { class: "bare" }, key.split("\n")[1]), make("ul", {}, ...wanted.map((group) => branch(group)))));
   }
   const lone = shown.filter((group) => !group.pod && (group.kind === "container" || group.kind === "sandbox")).sort(byTitle);
   const rest = shown.filter((group) => !group.pod && !["container", "sandbox", "root"].includes(group.kind)).sort((a, b) => a.path.localeCompare(b.path));
