@@ -1,6 +1,7 @@
 """One group from scrape to scrape: its open files, whose it is, its network and layer."""
 
 import os
+import time
 from collections.abc import Callable, Mapping
 
 from linux.cgroup import v1, v2
@@ -13,6 +14,9 @@ from metrics.tree import Place
 Reader = v1.Group | v2.Group
 Watch = Callable[[str, tuple[str, ...]], Callable[[], None] | None]
 """`Tree.watch_limits`."""
+
+_YOUNG = 60.0
+"""Seconds in which a runtime may still make the group in hierarchies where it is not yet; limits are read each time."""
 
 
 class Network:
@@ -74,7 +78,20 @@ class Group:
     """`reader` reads the cgroup's files; `folder` is its directory where processes are listed. Close it."""
 
     __slots__ = (
-        *("_folder", "_layer", "_network", "_reader", "_unwatch", "identity", "kind", "labels", "made", "place"),
+        *(
+            "_folder",
+            "_layer",
+            "_network",
+            "_reader",
+            "_since",
+            "_unwatch",
+            "_watch",
+            "identity",
+            "kind",
+            "labels",
+            "made",
+            "place",
+        ),
     )
 
     def __init__(self, place: Place, reader: Reader, folder: str, watch: Watch) -> None:
@@ -84,7 +101,9 @@ class Group:
         self.labels: Mapping[str, str] = _labels(place.path, None, place.kind)
         self._reader = reader
         self._folder = folder
-        self._unwatch = watch(place.path, reader.folders)
+        self._watch = watch
+        self._unwatch: Callable[[], None] | None = None
+        self._since = time.monotonic()
         self._network = Network(f"{folder}/cgroup.procs")
         self._layer = ""
         try:
@@ -104,6 +123,8 @@ class Group:
     def read(self, ask: Ask) -> Usage:
         """Raises Gone."""
         if self._unwatch is None:
+            late = time.monotonic() - self._since > _YOUNG
+            self._unwatch = self._watch(self.place.path, self._reader.folders(late))
             self._reader.forget_limits()
         return self._reader.read(ask)
 

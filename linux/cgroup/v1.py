@@ -14,7 +14,7 @@ _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 
 LIMIT_FILES = frozenset(
     {"cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}
-    | {"memory.soft_limit_in_bytes"}
+    | {"memory.soft_limit_in_bytes", "pids.max", "cpuset.cpus"}
 )
 
 
@@ -38,7 +38,7 @@ class Group:
     def __init__(self, trees: Hierarchies, path: str, budget: Budget) -> None:
         def below(controller: str) -> Folder:
             # Where a controller is not mounted, nothing is there to be read.
-            return Folder(f"{trees.controllers.get(controller, '/nonexistent')}/{path.strip('/')}".rstrip("/"), budget)
+            return Folder(f"{trees.controllers.get(controller, _NOWHERE)}/{path.strip('/')}".rstrip("/"), budget)
 
         self._cpuacct, self._cpu, self._memory = below("cpuacct"), below("cpu"), below("memory")
         self._pids, self._blkio, self._cpuset = below("pids"), below("blkio"), below("cpuset")
@@ -46,13 +46,16 @@ class Group:
         self._limits: Limits | None = None
         self._stat: tuple[bytes, tuple[int, ...]] = (b"", (0,) * len(_STAT))
         self._io: tuple[bytes, bytes, dict[str, DeviceIo]] = (b"", b"", {})
-        suffix = "_recursive" if os.path.exists(f"{self._blkio.path}/{_IO_BYTES}_recursive") else ""
+        mount = trees.controllers.get("blkio", _NOWHERE)  # the group itself may be in the making
+        suffix = "_recursive" if os.path.exists(f"{mount}/{_IO_BYTES}_recursive") else ""
         self._io_files = (f"{_IO_BYTES}{suffix}", f"{_IO_COUNT}{suffix}")
 
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """Where limits are written."""
-        return (self._memory.path, self._cpu.path)
+    def folders(self, there: bool) -> tuple[str, ...]:
+        """Where limits are written; only what is `there`, or also what the runtime may yet make."""
+        folders = (self._memory, self._cpu, self._pids, self._cpuset)
+        return tuple(
+            f.path for f in folders if not f.path.startswith(_NOWHERE) and (not there or os.path.isdir(f.path))
+        )
 
     @property
     def descriptors(self) -> int:
@@ -153,6 +156,7 @@ class Group:
         )
 
 
+_NOWHERE = "/nonexistent"
 _IO_BYTES, _IO_COUNT = "blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"
 _STAT = (
     *(b"\ntotal_rss ", b"\ntotal_cache ", b"\ntotal_mapped_file ", b"\ntotal_swap ", b"\ntotal_active_file "),

@@ -13,7 +13,7 @@ from linux.cgroup.files import Budget, Folder, content, field, number, pairs
 from linux.cgroup.usage import Ask, Cpu, DeviceIo, Limits, Memory, Usage
 
 LIMIT_FILES = frozenset(
-    {"cpu.weight", "cpu.max", "memory.max", "memory.min", "memory.swap.max", "pids.max", "cpuset.cpus.effective"}
+    {"cpu.weight", "cpu.max", "memory.max", "memory.min", "memory.swap.max", "pids.max", "cpuset.cpus"}
 )
 
 
@@ -29,8 +29,7 @@ class Group:
         self._stat: tuple[bytes, tuple[int, ...]] = (b"", (0,) * len(_STAT))
         self._io: tuple[bytes, dict[str, DeviceIo]] = (b"", {})
 
-    @property
-    def folders(self) -> tuple[str, ...]:
+    def folders(self, there: bool) -> tuple[str, ...]:  # noqa: ARG002 - version 1 has several, and some late
         """Where limits are written."""
         return (self._folder.path,)
 

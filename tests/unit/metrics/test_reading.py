@@ -216,3 +216,21 @@ def test_our_own_processes() -> None:
     assert found.ulimits["max_open_files"] > 0
     assert found.sockets is not None
     assert processes.count([2**22 + 1]).processes == 1  # gone: it had nothing
+
+
+def test_a_hierarchy_in_which_the_runtime_is_late(tmp_path: Path) -> None:
+    """Version 1: the group is there in one hierarchy before it is in the next; what it may use is read once it is."""
+    trees = recorded.version1(tmp_path)
+    late, away = tmp_path / "cpu" / recorded.POD / recorded.APP, tmp_path / "away"
+    late.rename(away)
+    one = Collector(known, "/", trees=trees, fresh=-1.0)
+    assert of(one.snapshot(), recorded.APP).usage.limits.cpu_quota_us is None
+    shutil.copytree(away, late)
+    assert of(one.snapshot(), recorded.APP).usage.limits.cpu_quota_us == 20000
+    first, second = (of(one.snapshot(), recorded.APP).usage.limits for _ in range(2))
+    assert first is second
+    (late / "cpu.cfs_quota_us").write_text("30000\n")
+    (tmp_path / "pids" / recorded.POD / recorded.APP / "pids.max").write_text("77\n")
+    changed = of(one.snapshot(), recorded.APP).usage.limits
+    assert (changed.cpu_quota_us, changed.pids) == (30000, 77)
+    one.close()
