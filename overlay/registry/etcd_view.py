@@ -73,9 +73,7 @@ class EtcdView:
 
         async with asyncio.TaskGroup() as group:
             if self._remembered is not None and self._keeps:
-                group.create_task(
-                    forever(self._keep, self._news, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
-                )
+                group.create_task(self._remember(), name="memory")
             await self._read_on(told)
 
     async def _read_on(self, changed: Callable[[], None]) -> Never:
@@ -116,6 +114,13 @@ class EtcdView:
             self._lost(name)
         self._listed = answer.header.revision
         return self._listed
+
+    async def _remember(self) -> Never:
+        """Until cancelled, and then once more: what came within the last second counts, too."""
+        try:
+            await forever(self._keep, self._news, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
+        finally:
+            await self._keep()
 
     async def _keep(self) -> None:
         """In one step; what cannot be written is said and no more: it is a help, not a need."""

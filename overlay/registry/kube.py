@@ -141,7 +141,10 @@ class KubeSubnets:
         self.synced.set()
         changed()
         if self._keeps:
-            await forever(self._keep, self._changes, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
+            try:
+                await forever(self._keep, self._changes, resync=_SELDOM, min_interval=_KEEP_PAUSE, name="memory")
+            finally:
+                await self._keep()  # what came within the last second
 
     def _recall(self, file: Path) -> None:
         found, age = memory.recall(file)

@@ -314,6 +314,14 @@ async def test_a_start_without_etcd_goes_on_from_what_was_known(
             own, other = await one.own(offer(11)), await two.own(offer(12))
             await one.until(lambda: len(one.peers()) == 1)
             await one.until(lambda: file.exists() and str(subnet(other)).split("/")[0] in file.read_text())
+            for number in (31, 32):  # the second within the pause after the first
+                ctl.put(f"subnets/10.5.{number}.0-24", f'{{"PublicIP":"192.168.0.{number}","BackendType":"host-gw"}}')
+                await one.until(lambda n=number: f"10.5.{n}.0/24" in one.peers())  # type: ignore[misc]
+        assert "10.5.32.0-24" in file.read_text(), "what came just before the end is known, too"
+        for number in (31, 32):
+            ctl("del", f"{PREFIX}/subnets/10.5.{number}.0-24")
+        async with manager(server.url, remembered=file) as one:
+            await one.until(lambda: "10.5.32.0/24" not in one.peers())
         server.kill()
         kept = file.read_bytes()
         async with manager(server.url, remembered=file, read_only=True) as look:
