@@ -34,6 +34,7 @@ class World:
             who = Identity(key, name, image, runtime="docker", started=self._began, aliases=(name, key))
             limits = Limits(cpu_shares=1024, memory_bytes=512 * MIB if at == 2 else None)
             self._groups.append((f"/docker/{key}", "container", who, limits, True, 7 + at))
+        self._groups.append(("/system.slice/no-utf8-\udcff", "service", None, Limits(), False, 2))
         self._groups.append(("/system.slice/sshd.service", "service", None, Limits(), False, 3))
 
     def _pod(self, at: int, namespace: str, pod: str) -> None:

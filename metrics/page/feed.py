@@ -11,10 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from linux.cgroup.usage import UNLIMITED
 from metrics.history import COLUMNS, NONE, Frame, History
+from metrics.jsontext import encoded
 from metrics.model import Sample, Snapshot
 
 SHOWN = (
@@ -84,7 +83,7 @@ def delta(
 ) -> dict[str, Any]:
     """`frames` as `wanted` has them. Values only, and of many groups long enough for a thread of its own."""
     groups = [_group(sample) for sample in snapshot.samples]
-    tag = hashlib.blake2b(orjson.dumps(groups), digest_size=9).hexdigest()
+    tag = hashlib.blake2b(encoded(groups), digest_size=9).hexdigest()
     order = [sample.path for sample in snapshot.samples]
     found: dict[str, Any] = {
         "when": snapshot.when,

@@ -31,6 +31,8 @@ function draw(tag, attributes = {}, text = null) {
   return element;
 }
 
+// Names that were no UTF-8 have half characters, which no address can have.
+const address = (text) => encodeURIComponent(text.replace(/\p{Surrogate}/gu, "\ufffd"));
 const missing = (value) => value === null || value === undefined;
 
 function digits(value) {
@@ -137,7 +139,7 @@ async function look() {
   if (!group) return;
   for (const path of new Set([group.path, networkOf(group).path])) {
     if (state.long.has(path)) continue;
-    const answer = await fetch(`${root}/page/past?path=${encodeURIComponent(path)}`);
+    const answer = await fetch(`${root}/page/past?path=${address(path)}`);
     if (!answer.ok) continue;
     const past = await answer.json();
     const newer = (state.recent.get(path) || []).filter(([when]) => !past.moments.length || when > past.moments[past.moments.length - 1][0]);
@@ -277,7 +279,7 @@ function matches(group) {
 }
 
 function hrefOf(path) {
-  return `${root}/containers${path === "/" ? "/" : path.split("/").map(encodeURIComponent).join("/")}`;
+  return `${root}/containers${path === "/" ? "/" : path.split("/").map(address).join("/")}`;
 }
 
 function branch(group, children = []) {

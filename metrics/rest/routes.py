@@ -7,12 +7,12 @@ are asked for and as there are. The reading goes into the history too, so that w
 import asyncio
 from collections.abc import Callable, Mapping
 
-import orjson
 from aiohttp import web
 
 from kube.serving import Handler
 from kube.version import WHERRY
 from metrics.history import PARTS, Sampler, row
+from metrics.jsontext import encoded
 from metrics.model import Part, Sample, Snapshot
 from metrics.rest import v1, v2
 from metrics.rest.questions import Groups, Question, Refused, from_body, from_query, kept
@@ -41,7 +41,7 @@ def routes(read: Read, sampler: Sampler) -> dict[str, Handler]:
             value = await _answered(request, read, sampler)
         except Refused as refusal:
             return web.Response(status=refusal.status, text=f"{refusal}\n")
-        return web.Response(body=orjson.dumps(value), content_type="application/json")
+        return web.Response(body=encoded(value), content_type="application/json")
 
     return dict.fromkeys(
         ("/api", "/api/", "/api/{version}", "/api/{version}/{asked}", "/api/{version}/{asked}/{name:.*}"), answer

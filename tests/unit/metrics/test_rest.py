@@ -111,6 +111,12 @@ async def test_the_tree_below(api: Api) -> None:
     assert below[0]["stats"][0]["network"]["interfaces"][0]["name"] == "eth0"
 
 
+async def test_a_name_that_is_no_utf8_hides_nobody(api: Api) -> None:
+    paths = {one["name"] for one in await api.get("/api/v1.3/subcontainers/")}
+    assert "/system.slice/no-utf8-\udcff" in paths
+    assert set(api.world.paths()) <= paths
+
+
 async def test_docker_by_name_by_id_and_by_the_start_of_it(api: Api) -> None:
     every = await api.get("/api/v1.3/docker/")
     assert len(every) == 3
