@@ -168,7 +168,7 @@ class Collector:
                 interfaces = group.interfaces(host)
         lone = kind not in ("root", "qos", "pod")
         return Sample(
-            path=group.place.path,
+            path=group.labels["id"],
             labels=group.labels,
             usage=usage,
             started=owner.started if owner else self._machine.booted if kind == "root" else group.made,

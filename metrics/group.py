@@ -15,7 +15,7 @@ Reader = v1.Group | v2.Group
 Watch = Callable[[str, tuple[str, ...]], Callable[[], None] | None]
 """`Tree.watch_limits`."""
 
-_YOUNG = 60.0
+_YOUNG = 10.0
 """Seconds in which a runtime may still make the group in hierarchies where it is not yet; limits are read each time."""
 
 
@@ -37,15 +37,10 @@ class Network:
         for _ in range(2):
             if self._folder < 0 and not self._open(host):
                 return ()
-            try:
-                handle = os.open("net/dev", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
-            except OSError:
+            data = content("net/dev", self._folder)
+            if data is None:
                 self.close()  # that process is gone; there may be another
                 continue
-            try:
-                data = os.read(handle, 1 << 16)
-            finally:
-                os.close(handle)
             if data != self._last[0]:
                 self._last = data, observe.parse_interfaces(data)
             return self._last[1]
@@ -98,7 +93,7 @@ class Group:
         self.place = place
         self.kind: Kind = place.kind
         self.identity: Identity | None = None
-        self.labels: Mapping[str, str] = _labels(place.path, None, place.kind)
+        self.labels: Mapping[str, str] = _labels(place.shown, None, place.kind)
         self._reader = reader
         self._folder = folder
         self._watch = watch
@@ -118,7 +113,7 @@ class Group:
         self.identity = owner
         if self.place.kind in ("container", "service"):
             self.kind = "sandbox" if owner and owner.sandbox else "container" if owner else self.place.kind
-        self.labels = _labels(self.place.path, owner, self.kind)
+        self.labels = _labels(self.place.shown, owner, self.kind)
 
     def read(self, ask: Ask) -> Usage:
         """Raises Gone."""

@@ -35,6 +35,11 @@ class Place:
     id: str = ""
     """The container's, the pod's uid, the service's name (by which a runtime may know it as well)."""
 
+    @property
+    def shown(self) -> str:
+        """The path as text that can be written anywhere: bytes of a name that are not UTF-8 become `\\xff`."""
+        return self.path if self.path.isascii() else os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
 
 @dataclass(slots=True)
 class _Directory:

@@ -7,6 +7,7 @@ next one of a tree that took long is as much later. What nobody asks about any m
 
 import os
 import queue
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -92,22 +93,33 @@ def count(path: str, inodes: int = _INODES, seconds: float = _SECONDS) -> Counte
     except OSError:
         return None
     deadline = time.monotonic() + seconds
-    size, number, pending, linked = top.st_blocks * 512, 1, [path], {top.st_ino}
-    while pending and number < inodes and time.monotonic() < deadline:
+    size, number, linked, whole = top.st_blocks * 512, 1, {top.st_ino}, True
+    pending = [path]
+    while pending:
+        if number >= inodes or time.monotonic() >= deadline:
+            whole = False
+            break
         try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_dev != top.st_dev or status.st_ino in linked:
-                        continue
-                    folder = entry.is_dir(follow_symlinks=False)
-                    if status.st_nlink > 1 and not folder:
-                        linked.add(status.st_ino)  # counted under its first name
-                    number += 1
-                    size += status.st_blocks * 512
-                    if folder:
-                        pending.append(entry.path)
-        except OSError:
+            entries = os.scandir(pending.pop())
+        except FileNotFoundError:
             continue  # removed meanwhile
+        except OSError:
+            whole = False
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # removed meanwhile; the rest of its directory is there
+                if status.st_dev != top.st_dev or status.st_ino in linked:
+                    continue
+                folder = stat.S_ISDIR(status.st_mode)
+                if status.st_nlink > 1 and not folder:
+                    linked.add(status.st_ino)  # counted under its first name
+                number += 1
+                size += status.st_blocks * 512
+                if folder:
+                    pending.append(entry.path)
     device = f"{os.major(top.st_dev)}:{os.minor(top.st_dev)}"
-    return Counted(size, number, time.time(), not pending, device)
+    return Counted(size, number, time.time(), whole, device)

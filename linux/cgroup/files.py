@@ -73,10 +73,10 @@ class Folder:
             self._budget.left += 1
 
 
-def content(path: str) -> bytes | None:
-    """A kernel file's content, or None where it cannot be read."""
+def content(path: str, folder: int | None = None) -> bytes | None:
+    """A kernel file's content, or None where it cannot be read; `path` may be relative to an open directory."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
         return None
     try:

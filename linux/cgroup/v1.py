@@ -14,7 +14,7 @@ _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 
 LIMIT_FILES = frozenset(
     {"cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}
-    | {"memory.soft_limit_in_bytes", "pids.max", "cpuset.cpus"}
+    | {"memory.soft_limit_in_bytes", "pids.max"}
 )
 
 
@@ -52,7 +52,7 @@ class Group:
 
     def folders(self, there: bool) -> tuple[str, ...]:
         """Where limits are written; only what is `there`, or also what the runtime may yet make."""
-        folders = (self._memory, self._cpu, self._pids, self._cpuset)
+        folders = (self._memory, self._cpu, self._pids)
         return tuple(
             f.path for f in folders if not f.path.startswith(_NOWHERE) and (not there or os.path.isdir(f.path))
         )

@@ -11,7 +11,7 @@ from linux.cgroup import files, pressure
 from linux.cgroup.files import Budget, Gone
 from linux.cgroup.tree import Hierarchies
 from linux.cgroup.usage import Stall
-from metrics import processes
+from metrics import observe, processes
 from metrics.collector import EVERYTHING, MIXIN, Collector, Identity, Part, Sample, Snapshot
 from metrics.identities import identity
 from tests.unit.metrics import recorded
@@ -234,3 +234,30 @@ def test_a_hierarchy_in_which_the_runtime_is_late(tmp_path: Path) -> None:
     changed = of(one.snapshot(), recorded.APP).usage.limits
     assert (changed.cpu_quota_us, changed.pids) == (30000, 77)
     one.close()
+
+
+def test_a_name_that_is_no_text_is_written_as_one(tmp_path: Path) -> None:
+    trees = recorded.version2(tmp_path)
+    for name in (b"x-\xff", b"x-\xfe", "gr\u00fc\u00df".encode()):
+        shutil.copytree(tmp_path / "system.slice", tmp_path / os.fsdecode(name))
+    one = Collector(dict, "/", trees=trees, services=True)
+    found = {s.path: s.usage.memory for s in one.snapshot().samples if s.kind == "service"}
+    assert set(found) == {"/system.slice", "/x-\\xff", "/x-\\xfe", "/gr\u00fc\u00df"}
+    assert all(found.values())
+    assert all(path.encode() for path in found)
+    one.close()
+
+
+def test_a_process_with_many_interfaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives files of many lines in pieces of a page."""
+    read, pieces = os.read, []
+
+    def by_the_page(handle: int, size: int) -> bytes:
+        pieces.append(read(handle, min(size, 4096)))
+        return pieces[-1]
+
+    header = "Inter-|   Receive\n face |bytes\n"
+    (tmp_path / "dev").write_text(header + "".join(f"  veth{i}: {'7 ' * 16}\n" for i in range(200)))
+    monkeypatch.setattr(os, "read", by_the_page)
+    assert len(observe.parse_interfaces(files.content(str(tmp_path / "dev")) or b"")) == 200
+    assert len(pieces) > 2

@@ -41,6 +41,43 @@ def test_a_walk_has_bounds_and_says_so(tmp_path: Path) -> None:
     assert found.inodes < 61
 
 
+def test_files_that_go_while_it_counts_take_no_others_along(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"stays-{number}").touch()
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            for number in range(20):
+                (tmp_path / f"a-{number}").touch()
+            for number in range(20):
+                (tmp_path / f"a-{number}").unlink()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        found = [walks.count(str(tmp_path)) for _ in range(10)]
+    finally:
+        over.set()
+        thread.join()
+    assert all(one and one.whole and 301 <= one.inodes <= 321 for one in found)
+
+
+def test_a_directory_that_may_not_be_read_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shut").mkdir()
+    listed = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("shut"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = walks.count(str(tmp_path))
+    assert found
+    assert (found.inodes, found.whole) == (2, False)
+
+
 def test_it_does_not_block_and_is_not_counted_again_before_its_time(tmp_path: Path) -> None:
     now = [0.0]
     one = Walks(60.0, clock=lambda: now[0])
