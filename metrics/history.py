@@ -127,9 +127,9 @@ class History:
                 found.append(frame)
         return found[::-1]
 
-    def of(self, path: str, since: float = 0.0) -> Iterator[tuple[float, "array[int]"]]:
+    def of(self, path: str) -> Iterator[tuple[float, "array[int]"]]:
         """One group's times and rows, oldest first."""
-        for frame in self.since(since):
+        for frame in self.since(0.0):
             if (found := frame.row(path)) is not None:
                 yield frame.when, found
 
