@@ -157,6 +157,7 @@ def _write_prometheus(made: Topology) -> None:
     home = Path(made.lab.state, "prometheus")
     (home / "tls").mkdir(parents=True, exist_ok=True)
     shutil.copy(screen.deployed("prometheus/prometheus.yml"), home / "prometheus.yml")
+    shutil.copytree(screen.deployed("prometheus/rules"), home / "rules", dirs_exist_ok=True)
     authority = Path(made.lab.state, "pki")
     for source, target in (("ca.crt", "ca.crt"), ("prometheus.crt", "client.crt"), ("prometheus.key", "client.key")):
         shutil.copy(authority / source, home / "tls" / target)
