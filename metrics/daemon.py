@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import resource
 import time
 import zlib
@@ -26,6 +27,8 @@ from metrics.identities.docker import DockerIdentities
 log = logging.getLogger(__name__)
 
 _FILES = 65536
+_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+"""An Accept-Encoding that takes gzip: at q=0 it does not."""
 _WORTH_PACKING = 1024
 """Bytes; below, gzip's own work is more than what it saves."""
 
@@ -103,7 +106,7 @@ def metrics(
 
     async def answer(request: web.Request) -> web.Response:
         wanted = exposition.openmetrics(request.headers.get("Accept", ""))
-        packed = "gzip" in request.headers.get("Accept-Encoding", "")
+        packed = bool(_GZIP.search(request.headers.get("Accept-Encoding", "")))
         body = await asyncio.get_running_loop().run_in_executor(thread, write, wanted, packed)
         headers = {"Content-Type": exposition.content_type(wanted), "Vary": "Accept, Accept-Encoding"}
         if packed and body[:2] == b"\x1f\x8b":

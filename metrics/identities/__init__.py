@@ -71,24 +71,37 @@ def identity(container_id: str, name: str, image: str, labels: Mapping[str, str]
 
 
 class Bundles:
-    """Containers by what their runtime wrote down: a directory for each, described once by `describe` (None while it is being
-    made, and when it has just gone)."""
+    """Containers by what their runtime wrote down: a directory for each, described by `describe` when it is new, and again when
+    its `stamp`, a file that is written at each start, is another one. None while it is being made, and when it has just gone."""
 
-    def __init__(self, folders: Callable[[], Iterable[str]], describe: Callable[[str, str], Identity | None]) -> None:
+    def __init__(
+        self, folders: Callable[[], Iterable[str]], stamp: str, describe: Callable[[str, str], Identity | None]
+    ) -> None:
         self._folders = folders
+        self._stamp = stamp
         self._describe = describe
-        self._known: dict[str, Identity] = {}
+        self._known: dict[str, tuple[tuple[int, int], Identity]] = {}
 
     def __call__(self) -> Mapping[str, Identity]:
+        """Of two with one id in different folders that of the last folder."""
         found: dict[str, Identity] = {}
+        known: dict[str, tuple[tuple[int, int], Identity]] = {}
         for folder in self._folders():
             try:
                 names = os.listdir(folder)
             except OSError:
                 continue  # made with the first container
             for name in names:
-                each = self._known.get(name) or self._describe(name, f"{folder}/{name}")
+                bundle = f"{folder}/{name}"
+                try:
+                    status = os.stat(f"{bundle}/{self._stamp}")
+                except OSError:
+                    continue
+                stamp = (status.st_ino, status.st_mtime_ns)
+                before = self._known.get(bundle)
+                each = before[1] if before and before[0] == stamp else self._describe(name, bundle)
                 if each is not None:
                     found[name] = each
-        self._known = found
+                    known[bundle] = stamp, each
+        self._known = known
         return found

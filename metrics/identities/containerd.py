@@ -1,6 +1,7 @@
 """containerd's containers, as it wrote them down when it made them: the OCI configuration of each task, below
 `<state>/io.containerd.runtime.v2.task/<namespace>`. No question is asked of containerd: a scrape costs it nothing, and names
-are there while it restarts. Docker's (`moby`) are left to Docker, which knows their names."""
+are there while it restarts. Docker's (`moby`) are left to Docker, which knows their names. A sandbox's image is written down
+since version 2; before, it is empty."""
 
 import os
 import threading
@@ -25,7 +26,7 @@ class ContainerdIdentities:
         self._env = tuple(env)
         self._optional = optional
         self._lock = threading.Lock()
-        self._bundles = Bundles(self._folders, self._described)
+        self._bundles = Bundles(self._folders, "init.pid", self._described)
         self.error = ""
 
     def close(self) -> None:
@@ -39,7 +40,8 @@ class ContainerdIdentities:
 
     def _folders(self) -> list[str]:
         try:
-            return [f"{self._tasks}/{name}" for name in os.listdir(self._tasks) if name != "moby"]
+            names = [name for name in os.listdir(self._tasks) if name != "moby"]
+            return [f"{self._tasks}/{name}" for name in sorted(names, key=lambda name: name == "k8s.io")]
         except OSError:
             return []  # made with the first pod
 
@@ -62,7 +64,7 @@ def from_oci(container: str, document: object, started: float, env: Iterable[str
     return Identity(
         id=container,
         name=container,
-        image=notes.get(f"{_CRI}image-name", ""),
+        image=notes.get(f"{_CRI}image-name") or notes.get(f"{_CRI}podsandbox.image-name", ""),
         pod=notes.get(f"{_CRI}sandbox-name", ""),
         namespace=notes.get(f"{_CRI}sandbox-namespace", ""),
         container="" if sandbox else notes.get(f"{_CRI}container-name", ""),

@@ -26,7 +26,7 @@ class CrioIdentities:
         self._env = tuple(env)
         self._optional = optional
         self._lock = threading.Lock()
-        self._bundles = Bundles(lambda: (self._state,), self._described)
+        self._bundles = Bundles(lambda: (self._state,), "userdata/config.json", self._described)
         self.error = ""
 
     def close(self) -> None:

@@ -259,4 +259,7 @@ def test_gzip_is_for_those_who_ask(exporter: Exporter) -> None:
         packed = answer.read()
         assert answer.headers["Content-Encoding"] == "gzip"
     assert len(packed) * 4 < len(gzip.decompress(packed))
+    asked = urllib.request.Request(f"{exporter.url}/metrics", headers={"Accept-Encoding": "gzip;q=0, identity"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        assert answer.read().startswith(b"# HELP")
     assert exporter.get("/metrics").startswith(b"# HELP")
