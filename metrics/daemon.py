@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import re
 import resource
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -27,10 +25,6 @@ from metrics.identities.docker import DockerIdentities
 log = logging.getLogger(__name__)
 
 _FILES = 65536
-_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
-"""An Accept-Encoding that takes gzip: at q=0 it does not."""
-_WORTH_PACKING = 1024
-"""Bytes; below, gzip's own work is more than what it saves."""
 
 
 def _sources(config: Config) -> dict[str, Source]:
@@ -93,7 +87,7 @@ def metrics(
         buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
     )
 
-    def write(wants_openmetrics: bool, packed: bool) -> bytes:
+    def write(wants_openmetrics: bool, encodings: str) -> tuple[bytes, bytes | None]:
         started = time.perf_counter()
         snapshot = collector.snapshot(shown.parts)
         text = shown.text(snapshot, wants_openmetrics)
@@ -102,15 +96,15 @@ def metrics(
         log.debug("read %d groups in %.1f ms", len(snapshot.samples), took * 1e3)
         own = openmetrics.generate_latest if wants_openmetrics else generate_latest
         body = text + own(registry)
-        return zlib.compress(body, 1, wbits=31) if packed and len(body) >= _WORTH_PACKING else body
+        return body, exposition.packed(body, encodings)
 
     async def answer(request: web.Request) -> web.Response:
         wanted = exposition.openmetrics(request.headers.get("Accept", ""))
-        packed = bool(_GZIP.search(request.headers.get("Accept-Encoding", "")))
-        body = await asyncio.get_running_loop().run_in_executor(thread, write, wanted, packed)
+        encodings = request.headers.get("Accept-Encoding", "")
+        body, packed = await asyncio.get_running_loop().run_in_executor(thread, write, wanted, encodings)
         headers = {"Content-Type": exposition.content_type(wanted), "Vary": "Accept, Accept-Encoding"}
-        if packed and body[:2] == b"\x1f\x8b":
-            headers["Content-Encoding"] = "gzip"
+        if packed is not None:
+            body, headers["Content-Encoding"] = packed, "gzip"
         return web.Response(body=body, headers=headers)
 
     return answer

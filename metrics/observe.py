@@ -77,6 +77,8 @@ def filesystems() -> tuple[FileSystem, ...]:
         if partition.device in found or not partition.device.startswith("/dev/"):
             continue
         try:
+            if not _shows(partition.mountpoint, partition.device, partition.fstype):
+                continue
             status = os.statvfs(partition.mountpoint)
         except OSError:
             continue
@@ -92,6 +94,14 @@ def filesystems() -> tuple[FileSystem, ...]:
             available=status.f_bavail * size,
         )
     return tuple(found.values())
+
+
+def _shows(mountpoint: str, device: str, kind: str) -> bool:
+    """Whether it is the device that answers at a mount point, not what was mounted over it. Devices whose files have numbers of
+    their own (btrfs), and the kernel's /dev/root that is nowhere, are believed. Raises OSError."""
+    if kind in ("btrfs", "zfs") or not os.path.exists(device):
+        return True
+    return os.stat(mountpoint).st_dev == os.stat(device).st_rdev
 
 
 def devices(partitions: bytes | None) -> dict[str, str]:

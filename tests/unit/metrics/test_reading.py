@@ -261,3 +261,15 @@ def test_a_process_with_many_interfaces(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "read", by_the_page)
     assert len(observe.parse_interfaces(files.content(str(tmp_path / "dev")) or b"")) == 200
     assert len(pieces) > 2
+
+
+@pytest.mark.parametrize(
+    ("where", "device", "kind", "believed"),
+    [
+        ("/", "/dev/null", "ext4", False),  # something else answers there: it was mounted over
+        ("/", "/dev/nowhere", "ext4", True),
+        ("/", "/dev/null", "btrfs", True),
+    ],
+)
+def test_only_the_device_itself_speaks_for_its_size(where: str, device: str, kind: str, believed: bool) -> None:
+    assert observe._shows(where, device, kind) is believed
