@@ -127,14 +127,22 @@ class DockerIdentities:
         found: dict[str, Identity] = {}
         for entry in self._get(f"/containers/json{wanted}"):
             before = self._known.get(entry["Id"])
-            env = before.env if before else self._variables(entry["Id"])
-            found[entry["Id"]] = _described(entry, env)
+            image, env = (
+                (before.image, before.env) if before else self._constant(entry["Id"], str(entry.get("Image", "")))
+            )
+            found[entry["Id"]] = _described(entry, image, env)
         return found
 
-    def _variables(self, container: str) -> dict[str, str]:
-        if not self._env:
-            return {}
-        return chosen((self._get(f"/containers/{container}/json").get("Config") or {}).get("Env") or (), self._env)
+    def _constant(self, container: str, listed: str) -> tuple[str, Mapping[str, str]]:
+        """What a container was made from, and its variables. The list names the image by its tag for as long as that leads to it,
+        and by its digest from then on; what was asked for at first is said by the container alone."""
+        if not (self._env or listed.startswith("sha256:")):
+            return listed, {}
+        try:
+            config = self._get(f"/containers/{container}/json").get("Config") or {}
+        except FileNotFoundError:
+            return listed, {}  # it went since it was listed
+        return str(config.get("Image") or listed), chosen(config.get("Env") or (), self._env)
 
     def _get(self, path: str) -> Any:
         connection = _Connection(self._endpoint, self._timeout)
@@ -143,7 +151,8 @@ class DockerIdentities:
             response = connection.getresponse()
             body = response.read()
             if response.status != 200:
-                raise OSError(
+                kind = FileNotFoundError if response.status == 404 else OSError
+                raise kind(
                     f"{path}: {response.status} {response.reason}: {body[:200].decode('utf-8', 'replace').strip()}"
                 )
             return orjson.loads(body)
@@ -177,7 +186,7 @@ class DockerIdentities:
                 self._change.wait_for(lambda: self._closed, _RETRY)
 
 
-def _described(entry: Mapping[str, Any], env: Mapping[str, str]) -> Identity:
+def _described(entry: Mapping[str, Any], image: str, env: Mapping[str, str]) -> Identity:
     name = (entry.get("Names") or [""])[0].lstrip("/")
     status = str(entry.get("Status") or "")
     health = next(
@@ -186,7 +195,7 @@ def _described(entry: Mapping[str, Any], env: Mapping[str, str]) -> Identity:
     found = identity(
         entry["Id"],
         name,
-        str(entry.get("Image", "")),
+        image,
         entry.get("Labels") or {},
         float(entry.get("Created") or 0) or None,
     )

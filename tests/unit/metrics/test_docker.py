@@ -34,6 +34,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.mute = threading.Event()
         self.mute.set()
         self.status = 200
+        self.gone: set[str] = set()
 
     def tell(self, event: str) -> None:
         for each in self.listening:
@@ -77,8 +78,10 @@ class _Answers(BaseHTTPRequestHandler):
                 if all(w in [f"{k}={v}" for k, v in one["Labels"].items()] for w in wanted)
             ]
             self._say(self.server.status, found)
+        elif url.path.split("/")[2] in self.server.gone:
+            self._say(404, {"message": "No such container"})
         else:
-            self._say(200, {"Config": {"Env": ["APP_TIER=gold", "SECRET=x", "APP_EMPTY="]}})
+            self._say(200, {"Config": {"Image": "web:1", "Env": ["APP_TIER=gold", "SECRET=x", "APP_EMPTY="]}})
 
     def _say(self, status: int, document: object) -> None:
         body = json.dumps(document).encode()
@@ -175,6 +178,25 @@ def test_only_this_nodes(daemon: Daemon, ask: Ask) -> None:
 def test_variables_that_are_asked_for(daemon: Daemon, ask: Ask) -> None:
     key = daemon.run("web")
     assert ask(env=["APP_"])()[key].env == {"APP_TIER": "gold", "APP_EMPTY": ""}
+
+
+def test_an_image_keeps_its_name_when_the_tag_moves_on(daemon: Daemon, ask: Ask) -> None:
+    key = daemon.run("web")
+    early = ask()
+    assert early()[key].image == "web:1"
+    until(lambda: daemon.listening)
+    daemon.run("web", Image="sha256:f4cf", Status="Up 9 minutes (unhealthy)")
+    until(lambda: early()[key].health == "unhealthy")
+    assert early()[key].image == "web:1"
+    assert ask()()[key].image == "web:1"  # one that comes later asks the container
+
+
+def test_one_that_goes_between_two_questions_takes_no_others_along(daemon: Daemon, ask: Ask) -> None:
+    gone, stays = daemon.run("web", Image="sha256:f4cf"), daemon.run("app", Image="sha256:f4cf")
+    daemon.gone.add(gone)
+    docker = ask()
+    assert docker()[stays].image == "web:1"
+    assert not docker.error
 
 
 @pytest.mark.parametrize(
