@@ -17,7 +17,7 @@ import re
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kube.errors import UsageError
@@ -126,12 +126,6 @@ class History:
                     return found[::-1]
                 found.append(frame)
         return found[::-1]
-
-    def of(self, path: str) -> Iterator[tuple[float, "array[int]"]]:
-        """One group's times and rows, oldest first."""
-        for frame in self.since(0.0):
-            if (found := frame.row(path)) is not None:
-                yield frame.when, found
 
 
 def frame(snapshot: Snapshot) -> Frame:

@@ -80,6 +80,11 @@ class Groups:
     def __init__(self, snapshot: Snapshot) -> None:
         self._by_path = {sample.path: sample for sample in snapshot.samples}
         self._root = next((sample for sample in snapshot.samples if sample.kind == "root"), None)
+        self._children: dict[str, list[Sample]] = {}
+        for sample in sorted(snapshot.samples, key=lambda sample: sample.path):
+            above = self._parent(sample)
+            if above is not None and above is not sample:
+                self._children.setdefault(above.path, []).append(sample)
 
     def named(self, name: str) -> Sample:
         found = self._by_path.get(name) or (self._root if name == "/" else None)
@@ -94,7 +99,7 @@ class Groups:
         return sorted(inside, key=lambda sample: sample.path)
 
     def directly_below(self, top: Sample) -> list[Sample]:
-        return [sample for sample in self.below(top) if sample is not top and self._parent(sample) is top]
+        return self._children.get(top.path, [])
 
     def _parent(self, sample: Sample) -> Sample | None:
         """The nearest group above that is reported."""
@@ -130,8 +135,9 @@ def names_of(sample: Sample) -> Sequence[str]:
     return () if owner is None else (*owner.aliases, owner.name, owner.id)
 
 
-def kept(times: Iterable[float], question: Question) -> list[float]:
-    """Those of `times`, oldest first, that are asked for."""
+def kept(times: Iterable[float], question: Question, bound: int) -> list[float]:
+    """Those of `times`, oldest first, that are asked for: the newest, and `bound` at most (but one)."""
     slack = 1e-6  # times are told in microseconds: who gives one back means that moment
     inside = [when for when in times if question.start - slack <= when <= question.end + slack]
-    return inside if question.most < 0 else inside[len(inside) - min(question.most, len(inside)) :]
+    most = max(1, bound) if question.most < 0 else min(question.most, max(1, bound))
+    return inside[len(inside) - min(most, len(inside)) :]

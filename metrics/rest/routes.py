@@ -5,13 +5,13 @@ are asked for and as there are. The reading goes into the history too, so that w
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from kube.serving import Handler
 from kube.version import WHERRY
-from metrics.history import PARTS, Sampler, row
+from metrics.history import PARTS, Frame, Sampler, row
 from metrics.jsontext import encoded
 from metrics.model import Part, Sample, Snapshot
 from metrics.rest import v1, v2
@@ -30,6 +30,9 @@ _VERSIONS: Mapping[str, tuple[str, ...]] = {**_V1, "v2.0": _V2, "v2.1": (*_V2, "
 _EVERY_PART = PARTS | {Part.MEMORY_PEAK, Part.PROCESSES, Part.LAYERS, Part.FILESYSTEMS}
 _MACHINE = frozenset({Part.FILESYSTEMS})
 
+_MOST, _MOST_SUMMED = 20_000, 200_000
+"""Moments of all groups together that one answer has, or a summary looks at."""
+
 Read = Callable[[frozenset[Part]], Snapshot]
 
 
@@ -38,20 +41,22 @@ def routes(read: Read, sampler: Sampler) -> dict[str, Handler]:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            value = await _answered(request, read, sampler)
+            write = await _asked(request, read, sampler)
+            body = await asyncio.to_thread(lambda: encoded(write()))  # of a thousand groups that takes seconds
         except Refused as refusal:
             return web.Response(status=refusal.status, text=f"{refusal}\n")
-        return web.Response(body=encoded(value), content_type="application/json")
+        return web.Response(body=body, content_type="application/json")
 
     return dict.fromkeys(
         ("/api", "/api/", "/api/{version}", "/api/{version}/{asked}", "/api/{version}/{asked}/{name:.*}"), answer
     )
 
 
-async def _answered(request: web.Request, read: Read, sampler: Sampler) -> object:
+async def _asked(request: web.Request, read: Read, sampler: Sampler) -> Callable[[], object]:
+    """What gives the answer, in a thread: all that changes meanwhile has been looked at."""
     version, asked = request.match_info.get("version", ""), request.match_info.get("asked", "")
     if version == "versions" and not asked:
-        return sorted(_VERSIONS)
+        return lambda: sorted(_VERSIONS)
     if not version:
         raise Refused(f"Supported API versions: {','.join(sorted(_VERSIONS))}")
     if version not in _VERSIONS:
@@ -68,32 +73,35 @@ async def _answered(request: web.Request, read: Read, sampler: Sampler) -> objec
     if not static:
         sampler.history.add(snapshot)
     name = request.match_info.get("name", "").strip("/")
-    view = _View(snapshot, sampler, question)
-    return view.first(asked, name) if first else view.second(asked, name, version)
+    frames = sampler.history.since(0.0)
+    return lambda: _View(snapshot, frames, question).answer(version, asked, name)
 
 
 class _View:
     """One question's snapshot and history."""
 
-    def __init__(self, snapshot: Snapshot, sampler: Sampler, question: Question) -> None:
+    def __init__(self, snapshot: Snapshot, frames: Sequence[Frame], question: Question) -> None:
         self._snapshot = snapshot
-        self._history = sampler.history
+        self._frames = [frame for frame in frames if frame.when < snapshot.when]
         self._question = question
         self._groups = Groups(snapshot)
 
-    def first(self, asked: str, name: str) -> object:
+    def answer(self, version: str, asked: str, name: str) -> object:
+        return self._first(asked, name) if version in _V1 else self._second(asked, name, version)
+
+    def _first(self, asked: str, name: str) -> object:
         match asked:
             case "machine":
                 return v1.machine(self._snapshot)
             case "containers":
-                return self._container(self._named(name, asked))
+                return self._containers([self._named(name, asked)])[0]
             case "subcontainers":
-                return [self._container(sample) for sample in self._groups.below(self._named(name, asked))]
+                return self._containers(self._groups.below(self._named(name, asked)))
             case _:
                 found = [self._groups.aliased(name)] if name else self._groups.containers("docker")
-                return {sample.path: self._container(sample) for sample in found}
+                return {one["name"]: one for one in self._containers(found)}
 
-    def second(self, asked: str, name: str, version: str) -> object:
+    def _second(self, asked: str, name: str, version: str) -> object:
         match asked:
             case "version":
                 return WHERRY
@@ -105,16 +113,21 @@ class _View:
                 return v2.storage(self._snapshot)
             case "machinestats":
                 root = self._groups.named("/")
-                return v2.machine_stats(self._stats(root), root)
+                return v2.machine_stats(self._stats([root])[0], root)
             case "spec":
                 return {sample.path: v2.spec(sample) for sample in self._wanted(name)}
             case "summary":
-                return {sample.path: v2.summary(self._moments(sample)) for sample in self._wanted(name)}
+                found = self._wanted(name)
+                frames = self._frames[-max(1, _MOST_SUMMED // max(1, len(found))) :]
+                return {sample.path: v2.summary(self._moments(sample, frames)) for sample in found}
             case _ if version == "v2.0":
-                return {s.path: v2.stats(self._stats(s), s, deprecated=True) for s in self._wanted(name)}
+                found = self._wanted(name)
+                both = zip(found, self._stats(found), strict=True)
+                return {sample.path: v2.stats(stats, sample, deprecated=True) for sample, stats in both}
             case _:  # the root's are machinestats
                 found = [sample for sample in self._wanted(name) if sample.kind != "root"]
-                return {s.path: {"spec": v2.spec(s), "stats": v2.stats(self._stats(s), s)} for s in found}
+                both = zip(found, self._stats(found), strict=True)
+                return {s.path: {"spec": v2.spec(s), "stats": v2.stats(stats, s)} for s, stats in both}
 
     def _named(self, name: str, asked: str) -> Sample:
         try:
@@ -130,16 +143,27 @@ class _View:
         top = groups.named(f"/{name}")
         return groups.below(top) if question.recursive else [top]
 
-    def _container(self, sample: Sample) -> Json:
-        return v1.container(sample, self._groups.directly_below(sample), self._stats(sample))
+    def _containers(self, found: list[Sample]) -> list[Json]:
+        both = zip(found, self._stats(found), strict=True)
+        return [v1.container(sample, self._groups.directly_below(sample), stats) for sample, stats in both]
 
-    def _moments(self, sample: Sample) -> v2.Moments:
-        """The history's, and the one just read."""
-        past = [(when, values) for when, values in self._history.of(sample.path) if when < self._snapshot.when]
+    def _moments(self, sample: Sample, frames: Sequence[Frame]) -> v2.Moments:
+        """Those of the history, and the one just read."""
+        past = [(frame.when, values) for frame in frames if (values := frame.row(sample.path)) is not None]
         return [*past, (self._snapshot.when, row(sample, self._snapshot))]
 
-    def _stats(self, sample: Sample) -> list[Json]:
-        moments = dict(self._moments(sample))
+    def _stats(self, found: list[Sample]) -> list[list[Json]]:
+        """Each group's, of the moments that are asked for; fewer, the newest, where the groups are very many."""
         newest = self._snapshot.when
-        times = kept(moments, self._question)
-        return [v1.stats(t, moments[t], sample, self._snapshot, newest=t == newest) for t in times]
+        times = set(
+            kept([*(frame.when for frame in self._frames), newest], self._question, _MOST // max(1, len(found)))
+        )
+        frames = [frame for frame in self._frames if frame.when in times]
+        return [
+            [
+                v1.stats(when, values, sample, self._snapshot, newest=when == newest)
+                for when, values in self._moments(sample, frames)
+                if when in times
+            ]
+            for sample in found
+        ]

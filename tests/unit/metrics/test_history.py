@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -19,6 +19,10 @@ MACHINE = Machine(cores=1, physical_cores=1, memory_bytes=1, swap_bytes=0, kerne
 def snapshot(when: float, *paths: str) -> Snapshot:
     samples = tuple(Sample(path, {}, Usage(cpu=Cpu(int(when * 1e9)), memory=None, pids=3)) for path in paths)
     return Snapshot(when, MACHINE, samples)
+
+
+def of(kept: History, path: str) -> list[Sequence[int]]:
+    return [row for frame in kept.since(0.0) if (row := frame.row(path)) is not None]
 
 
 def times(kept: History) -> list[float]:
@@ -41,7 +45,7 @@ def test_a_container_costs_its_row_a_moment_and_nothing_else() -> None:
 def test_what_the_kernel_does_not_say_is_not_zero() -> None:
     kept = History(120)
     kept.add(snapshot(5.0, "/a"))
-    (_, row), *_ = kept.of("/a")
+    row, *_ = of(kept, "/a")
     assert row[COLUMNS.index("cpu")] == 5_000_000_000
     assert row[COLUMNS.index("usage")] == row[COLUMNS.index("rx_bytes")] == NONE
     assert row[COLUMNS.index("pids")] == 3
@@ -56,7 +60,7 @@ def test_the_machines_disks_are_counted_once() -> None:
     root = Sample("/", {}, Usage(cpu=None, memory=None, pids=None), kind="root")
     kept = History(120)
     kept.add(Snapshot(5.0, MACHINE, (root,), disks=disks))
-    (_, row), *_ = kept.of("/")
+    row, *_ = of(kept, "/")
     assert row[COLUMNS.index("read_bytes")] == 15 * 512
     assert row[COLUMNS.index("writes")] == 15
 
@@ -68,7 +72,7 @@ def test_old_moments_go_and_with_them_the_containers_that_went() -> None:
     for second in range(100, 260):
         kept.add(snapshot(1000.0 + second, "/a"))
     assert times(kept)[0] >= 1259 - 120
-    assert list(kept.of("/gone")) == []
+    assert of(kept, "/gone") == []
     assert all("/gone" not in frame.rows for frame in kept.since(0.0))
     assert kept.bytes == len(kept) * ROW_BYTES
 

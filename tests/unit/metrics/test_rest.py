@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -109,6 +110,19 @@ async def test_the_tree_below(api: Api) -> None:
     assert below[0]["name"] == pods[1]
     assert len(below) == 4  # the pod, its sandbox, two containers
     assert below[0]["stats"][0]["network"]["interfaces"][0]["name"] == "eth0"
+
+
+async def test_of_very_many_groups_an_answer_has_fewer_moments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["metrics.rest.routes"]  # the package's `routes` is the function
+    monkeypatch.setattr(module, "_MOST", 60)
+    monkeypatch.setattr(module, "_MOST_SUMMED", 60)
+    await api.sampled(20)
+    below = await api.get("/api/v1.3/subcontainers/", {"num_stats": -1})
+    assert {len(one["stats"]) for one in below} == {60 // len(below)}
+    alone = await api.get(f"/api/v1.3/containers{api.world.paths()[0]}", {"num_stats": -1})
+    assert len(alone["stats"]) == 22  # twenty, the reading of the question before, and now
+    assert below[3]["stats"][-1]["timestamp"] > alone["stats"][18]["timestamp"], "the newest"
+    assert len(await api.get("/api/v2.1/summary?recursive=true")) == len(below)
 
 
 async def test_a_name_that_is_no_utf8_hides_nobody(api: Api) -> None:
