@@ -5,14 +5,14 @@ are asked for and as there are. The reading goes into the history too, so that w
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from aiohttp import web
 
 from kube.serving import Handler
 from kube.version import WHERRY
 from metrics.history import PARTS, Frame, Sampler, row
-from metrics.jsontext import encoded
+from metrics.jsontext import encoded, part
 from metrics.model import Part, Sample, Snapshot
 from metrics.rest import v1, v2
 from metrics.rest.questions import Groups, Question, Refused, from_body, from_query, kept
@@ -94,12 +94,12 @@ class _View:
             case "machine":
                 return v1.machine(self._snapshot)
             case "containers":
-                return self._containers([self._named(name, asked)])[0]
+                return next(self._containers([self._named(name, asked)]))
             case "subcontainers":
-                return self._containers(self._groups.below(self._named(name, asked)))
+                return list(self._containers(self._groups.below(self._named(name, asked))))
             case _:
                 found = [self._groups.aliased(name)] if name else self._groups.containers("docker")
-                return {one["name"]: one for one in self._containers(found)}
+                return {sample.path: one for sample, one in zip(found, self._containers(found), strict=True)}
 
     def _second(self, asked: str, name: str, version: str) -> object:
         match asked:
@@ -113,7 +113,7 @@ class _View:
                 return v2.storage(self._snapshot)
             case "machinestats":
                 root = self._groups.named("/")
-                return v2.machine_stats(self._stats([root])[0], root)
+                return v2.machine_stats(next(self._stats([root])), root)
             case "spec":
                 return {sample.path: v2.spec(sample) for sample in self._wanted(name)}
             case "summary":
@@ -123,11 +123,11 @@ class _View:
             case _ if version == "v2.0":
                 found = self._wanted(name)
                 both = zip(found, self._stats(found), strict=True)
-                return {sample.path: v2.stats(stats, sample, deprecated=True) for sample, stats in both}
+                return {sample.path: part(v2.stats(stats, sample, deprecated=True)) for sample, stats in both}
             case _:  # the root's are machinestats
                 found = [sample for sample in self._wanted(name) if sample.kind != "root"]
                 both = zip(found, self._stats(found), strict=True)
-                return {s.path: {"spec": v2.spec(s), "stats": v2.stats(stats, s)} for s, stats in both}
+                return {s.path: part({"spec": v2.spec(s), "stats": v2.stats(stats, s)}) for s, stats in both}
 
     def _named(self, name: str, asked: str) -> Sample:
         try:
@@ -143,27 +143,22 @@ class _View:
         top = groups.named(f"/{name}")
         return groups.below(top) if question.recursive else [top]
 
-    def _containers(self, found: list[Sample]) -> list[Json]:
-        both = zip(found, self._stats(found), strict=True)
-        return [v1.container(sample, self._groups.directly_below(sample), stats) for sample, stats in both]
+    def _containers(self, found: list[Sample]) -> Iterator[object]:
+        for sample, stats in zip(found, self._stats(found), strict=True):
+            yield part(v1.container(sample, self._groups.directly_below(sample), stats))
 
     def _moments(self, sample: Sample, frames: Sequence[Frame]) -> v2.Moments:
         """Those of the history, and the one just read."""
         past = [(frame.when, values) for frame in frames if (values := frame.row(sample.path)) is not None]
         return [*past, (self._snapshot.when, row(sample, self._snapshot))]
 
-    def _stats(self, found: list[Sample]) -> list[list[Json]]:
+    def _stats(self, found: list[Sample]) -> Iterator[list[Json]]:
         """Each group's, of the moments that are asked for; fewer, the newest, where the groups are very many."""
         newest = self._snapshot.when
         times = set(
             kept([*(frame.when for frame in self._frames), newest], self._question, _MOST // max(1, len(found)))
         )
         frames = [frame for frame in self._frames if frame.when in times]
-        return [
-            [
-                v1.stats(when, values, sample, self._snapshot, newest=when == newest)
-                for when, values in self._moments(sample, frames)
-                if when in times
-            ]
-            for sample in found
-        ]
+        for sample in found:
+            moments = (one for one in self._moments(sample, frames) if one[0] in times)
+            yield [v1.stats(when, values, sample, self._snapshot, newest=when == newest) for when, values in moments]

@@ -129,6 +129,9 @@ async def test_a_name_that_is_no_utf8_hides_nobody(api: Api) -> None:
     paths = {one["name"] for one in await api.get("/api/v1.3/subcontainers/")}
     assert "/system.slice/no-utf8-\udcff" in paths
     assert set(api.world.paths()) <= paths
+    found = await api.get("/api/v2.1/stats?recursive=true")
+    assert set(found) == paths - {"/"}
+    assert found["/system.slice/no-utf8-\udcff"]["stats"]
 
 
 async def test_docker_by_name_by_id_and_by_the_start_of_it(api: Api) -> None:
