@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from linux.cgroup import v1, v2
 from linux.cgroup.files import Budget, Gone, content
 from linux.cgroup.tree import Hierarchies, hierarchies
@@ -18,6 +20,7 @@ from linux.cgroup.usage import Ask, Usage
 from metrics import observe
 from metrics.group import Group
 from metrics.identities import identity
+from metrics.kills import Kills
 from metrics.model import EVERYTHING, MIXIN, Counted, Disk, Identity, Interface, Kind, Machine, Part, Sample, Snapshot
 from metrics.tree import Place, Tree
 from metrics.walks import Walks
@@ -75,6 +78,7 @@ class Collector:
         self._machine = machine()
         self._budget = budget or Budget()
         self._walks = walks or Walks()
+        self._kills = Kills()
         self._groups: dict[str, Group] = {}
         self._places: Mapping[str, Place] = {}
         self._partitions: tuple[bytes | None, dict[str, str]] = (None, {})
@@ -88,6 +92,7 @@ class Collector:
         with self._lock:
             self._reset()
             self._tree.close()
+            self._kills.close()
             self._walks.close()
 
     def snapshot(self, wanted: frozenset[Part] = EVERYTHING) -> Snapshot:
@@ -121,6 +126,7 @@ class Collector:
             {uid: pod.interfaces(host) for uid, pod in pods.items()} if host else {}
         )
         failed = False
+        kills = self._kills.below() if ask.oom else {}
         for group in groups:
             if group.kind == "pod":
                 sandbox = pods.get(group.place.id)
@@ -133,6 +139,9 @@ class Collector:
             if usage.cpu is None and usage.memory is None:
                 failed = failed or group.there()  # gone by now is no error
                 continue
+            killed = kills.get(group.place.path, 0)
+            if killed > (usage.oom_kills or 0):
+                usage = msgspec.structs.replace(usage, oom_kills=killed)
             samples.append(self._sample(group, usage, wanted, networks, host))
         error, version = self._status()
         more = Part.FILESYSTEMS in wanted

@@ -263,3 +263,39 @@ def test_gzip_is_for_those_who_ask(exporter: Exporter) -> None:
     with urllib.request.urlopen(asked, timeout=20) as answer:
         assert answer.read().startswith(b"# HELP")
     assert exporter.get("/metrics").startswith(b"# HELP")
+
+
+def test_a_kill_that_took_the_container_along_is_counted_on_the_pod(groups: Groups) -> None:
+    """The container's group is gone before anybody reads it; the kernel's log says whose the victim was."""
+    collector = Collector(Names, groups.root, fresh=-1.0)
+    pod, name = "pod11111111-2222-3333-4444-555555555555", container(1)
+    groups.make(pod)
+
+    def kills() -> int:
+        return next(s for s in collector.snapshot().samples if s.path.endswith(pod)).usage.oom_kills or 0
+
+    assert kills() == 0
+    for number in (1, 2):
+        groups.make(f"{pod}/{name}")
+        unified = groups.trees.unified
+        mount, file = (
+            (unified, "memory.max") if unified else (groups.trees.controllers["memory"], "memory.limit_in_bytes")
+        )
+        Path(f"{mount}{groups.root}/{pod}/{name}/{file}").write_text(str(16 * 2**20))
+        script = (
+            f"echo $$ >{mount}{groups.root}/{pod}/{name}/cgroup.procs; exec {sys.executable} -S -c 'bytearray(2**28)'"
+        )
+        assert subprocess.run(["sh", "-c", script], check=False).returncode == -9
+        until(lambda: _removed(groups, f"{pod}/{name}"), "the victim's group to be empty")
+        until(lambda number=number: kills() == number, "the kernel to say so")  # type: ignore[misc]
+    collector.close()
+
+
+def _removed(groups: Groups, name: str) -> bool:
+    try:
+        groups.remove(name)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
