@@ -23,6 +23,7 @@ DEPLOYED = HERE.parents[2] / "deploy" / "prometheus"
 RULES = DEPLOYED / "rules"
 
 _C = 'job="kubelet-cadvisor",node="n1",namespace="a",pod="p",container="c"'
+_POD = 'job="kubelet-cadvisor",node="n1",namespace="a",pod="p",container="",name=""'
 _ROOT = 'job="kubelet-cadvisor",node="n1",container="",pod=""'
 _PERIODS = f"container_cpu_cfs_periods_total{{{_C}}}"
 _QUEUED = 'kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv4"}'
@@ -40,8 +41,8 @@ ALERTS: dict[str, tuple[Series, Series]] = {
         {_PERIODS: "0+600x60", f"container_cpu_cfs_throttled_periods_total{{{_C}}}": "0+100x60"},
     ),
     "ContainerOOMKilled": (
-        {f"container_oom_events_total{{{_C}}}": "0x55 1x5"},
-        {f"container_oom_events_total{{{_C}}}": "0x5 1x55"},
+        {f"container_oom_events_total{{{_POD}}}": "0x55 1x5"},
+        {f"container_oom_events_total{{{_POD}}}": "0x5 1x55", f"container_oom_events_total{{{_ROOT}}}": "0x55 1x5"},
     ),
     "ContainerMemoryNearLimit": (
         {
