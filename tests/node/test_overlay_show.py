@@ -109,7 +109,9 @@ def test_each_damage_is_told_where_it_is_while_the_daemon_is_away(world: World) 
         assert rows["node2", "fd10:244:0:2::/64"].endswith("ok")
         assert "address not wanted: 10.244.3.77/32 on lo" in rows["node3", "10.244.3.0/24"]
         assert f"device flannel-v6.1 ({mac}, MTU 1430, from fd00:200::11)  wrong: mtu 1300" in text
-        assert "rules IPv4, for 10.244.1.0/24  wrong: chain FLANNEL-POSTRTG of table nat" in text, f"{text}\n{node.rules()}"
+        assert "rules IPv4, for 10.244.1.0/24  wrong: chain FLANNEL-POSTRTG of table nat" in text, (
+            f"{text}\n{node.rules()}"
+        )
         assert "sysctl net.ipv4.ip_forward=1  wrong: 0" in text
         assert "FLANNEL_SUBNET=10.244.1.1/24 is missing" in text
         assert shown(space, "node2", *flags)[0] == 1
