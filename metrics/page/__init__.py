@@ -10,6 +10,7 @@ import functools
 import html
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -35,14 +36,15 @@ _ASSETS = (("page.js", "text/javascript"), ("page.css", "text/css"))
 
 def routes(read: Callable[[frozenset[Part]], Snapshot], sampler: Sampler, prefix: str = "") -> dict[str, Handler]:
     """By path, to be served below `prefix`. A poll of the feed keeps the sampler going."""
-    root = html.escape("/" + prefix.strip("/") if prefix.strip("/") else "", quote=True)
+    below = "/" + prefix.strip("/") if prefix.strip("/") else ""
+    root, home_address = html.escape(below, quote=True), f"{quote(below)}/containers/"
     shell = _FOLDER.joinpath("page.html").read_text().replace("{{root}}", root)
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=shell, content_type="text/html", headers=_HEADERS)
 
     async def home(_request: web.Request) -> web.Response:
-        return web.Response(status=302, headers={"Location": f"{root}/containers/"})
+        return web.Response(status=302, headers={"Location": home_address})
 
     def asset(name: str, kind: str) -> Handler:
         content = _FOLDER.joinpath(name).read_text()

@@ -23,6 +23,7 @@ _PATIENCE = 30.0
 _BURN = """
 import time
 while True:
+    block = b"x" * (4 << 20)  # taken while in the group: what it had before is charged elsewhere
     until = time.perf_counter() + 0.05
     while time.perf_counter() < until:
         pass
@@ -99,10 +100,10 @@ def test_history_is_sampled_unasked_and_says_what_was_used(group: str) -> None:
         spec = ask(path)["spec"]
         assert (spec["cpu"]["quota"], spec["cpu"]["period"]) == (80_000, 100_000)
         assert spec["memory"]["limit"] == 256 << 20
-        assert 0 < last["memory"]["working_set"] <= 256 << 20
+        assert 1 << 20 < last["memory"]["working_set"] <= 256 << 20
         assert last["cpu"]["cfs"]["periods"] > 0
         summary = ask(f"{url}/api/v2.1/summary{group}")[group]
-        assert 50 < summary["minute_usage"]["cpu"]["max"] <= 1000, "thousandths of a core"
+        assert 50 < summary["minute_usage"]["cpu"]["max"] <= 2000, "thousandths of a core"
         rates = [one["cpu_inst"]["usage"]["total"] for one in ask(f"{url}/api/v2.1/stats{group}")[group]["stats"][1:]]
         assert max(rates) > 50_000_000, "nanocores"
 

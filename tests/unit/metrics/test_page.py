@@ -130,6 +130,14 @@ async def test_below_a_prefix_all_addresses_have_it() -> None:
     assert "{{" not in text
 
 
+async def test_the_way_home_is_an_address() -> None:
+    world = World()
+    async with serving.serve("127.0.0.1", 0, page.routes(world.read, Sampler(world.read), prefix="/a&b c/")) as port:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/", allow_redirects=False) as answer:
+                assert answer.headers["Location"] == "/a%26b%20c/containers/"
+
+
 def test_nothing_comes_from_elsewhere_and_no_text_becomes_html() -> None:
     folder = files("metrics.page")
     script = folder.joinpath("page.js").read_text()
