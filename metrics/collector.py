@@ -6,6 +6,7 @@ files said before is not parsed again where they say the same. Of groups that ar
 the kubepods tree and its classes are reported; others only with `services`.
 """
 
+import logging
 import os
 import threading
 import time
@@ -43,6 +44,8 @@ __all__ = [
     "identity",
 ]
 
+log = logging.getLogger(__name__)
+
 Identities = Callable[[], Mapping[str, Identity]]
 
 
@@ -79,6 +82,7 @@ class Collector:
         self._budget = budget or Budget()
         self._walks = walks or Walks()
         self._kills = Kills()
+        self._rootless = False
         self._groups: dict[str, Group] = {}
         self._places: Mapping[str, Place] = {}
         self._partitions: tuple[bytes | None, dict[str, str]] = (None, {})
@@ -125,7 +129,7 @@ class Collector:
         networks: dict[str, tuple[Interface, ...]] = (
             {uid: pod.interfaces(host) for uid, pod in pods.items()} if host else {}
         )
-        failed = False
+        failed = rootless = False
         kills = self._kills.below() if ask.oom else {}
         for group in groups:
             if group.kind == "pod":
@@ -137,12 +141,16 @@ class Collector:
                 self._drop(group)
                 continue
             if usage.cpu is None and usage.memory is None:
-                failed = failed or group.there()  # gone by now is no error
+                if group.kind == "root" and not self._rootless:
+                    log.warning("no cgroup %s: nothing can be read until there is (--cgroup-root)", group.place.path)
+                rootless = rootless or group.kind == "root"
+                failed = failed or rootless or group.there()  # others that are gone by now are no error
                 continue
             killed = kills.get(group.place.path, 0)
             if killed > (usage.oom_kills or 0):
                 usage = msgspec.structs.replace(usage, oom_kills=killed)
             samples.append(self._sample(group, usage, wanted, networks, host))
+        self._rootless = rootless
         error, version = self._status()
         more = Part.FILESYSTEMS in wanted
         return Snapshot(

@@ -181,10 +181,10 @@ def test_containers_that_come_and_go_leave_nothing_behind(
     client.close()
 
 
-def test_dockers_absence_keeps_what_is_known(cgroup_parent: str, tmp_path: Path) -> None:
+def test_dockers_absence_keeps_what_is_known(tmp_path: Path) -> None:
     """No socket is no Docker; one that nobody answers is a runtime in trouble."""
     identities = DockerIdentities(f"unix://{tmp_path}/none.sock")
-    collector = Collector(identities, cgroup_parent, fresh=-1.0, status=lambda: (identities.error, ""))
+    collector = Collector(identities, fresh=-1.0, status=lambda: (identities.error, ""))
     try:
         assert not collector.snapshot().failed
         assert not identities.error

@@ -273,3 +273,13 @@ def test_a_process_with_many_interfaces(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_only_the_device_itself_speaks_for_its_size(where: str, device: str, kind: str, believed: bool) -> None:
     assert observe._shows(where, device, kind) is believed
+
+
+def test_a_root_that_is_not_there_is_said(trees: Hierarchies, caplog: pytest.LogCaptureFixture) -> None:
+    one = Collector(known, "/nope", trees=trees, fresh=-1.0)
+    for _ in range(3):
+        assert one.snapshot().failed
+    assert [record.getMessage() for record in caplog.records] == [
+        "no cgroup /nope: nothing can be read until there is (--cgroup-root)"
+    ]
+    one.close()
