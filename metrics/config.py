@@ -74,6 +74,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Duration,
         Option("--housekeeping_interval", "between two samples of the history; metrics are read when asked for"),
     ] = 1.0
+    storage_driver: Annotated[
+        str,
+        Option("--storage_driver", "where to push each --housekeeping_interval's figures: influxdb; empty: nowhere"),
+    ] = ""
+    storage_driver_host: Annotated[str, Option("--storage_driver_host", "HOST:PORT of InfluxDB")] = "localhost:8086"
+    storage_driver_db: Annotated[str, Option("--storage_driver_db", "the database, which must be there")] = "cadvisor"
+    storage_driver_user: Annotated[str, Option("--storage_driver_user", "who writes; empty: nobody")] = "root"
+    storage_driver_password: Annotated[str, Option("--storage_driver_password", "and the password")] = "root"
+    storage_driver_secure: Annotated[bool, Option("--storage_driver_secure", "speak TLS")] = False
+    storage_driver_buffer_duration: Annotated[
+        Duration, Option("--storage_driver_buffer_duration", "how long figures gather before they are written")
+    ] = 60.0
+    storage_driver_influxdb_retention_policy: Annotated[
+        str, Option("--storage_driver_influxdb_retention_policy", "InfluxDB's retention policy; empty: its default")
+    ] = ""
     machine_id_file: Annotated[
         tuple[str, ...], Option("--machine_id_file", f"where the machine's id is; the first that is there{_LISTS}")
     ] = ("/etc/machine-id", "/var/lib/dbus/machine-id")
@@ -123,6 +138,7 @@ FOREIGN = {
     "vmodule": Foreign("one level is for all (--v)"),
     "max_procs": Foreign("one thread reads; leave it out"),
     "profiling": Foreign("there is no profiler inside; py-spy looks from outside"),
+    "storage_driver_table": Foreign("InfluxDB's measurements have cAdvisor's names; leave it out", as_is=("stats",)),
     "perf_events_config": _PERF,
     "resctrl_interval": _PERF,
     "referenced_reset_interval": _PERF,

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -14,7 +16,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from kube import serving, settings
 from kube.errors import UsageError
-from metrics import exposition, history, observe, page, rest
+from metrics import exposition, history, influx, observe, page, rest
 from metrics.collector import Collector
 from metrics.config import CONTAINERD, CRIO, Config
 from metrics.identities import Source, Sources
@@ -65,6 +67,36 @@ def _page(config: Config) -> exposition.Page:
     )
     labels = exposition.Labels(config.store_container_labels, frozenset(config.whitelisted_container_labels))
     return exposition.Page(chosen, labels, timestamps=config.timestamps)
+
+
+def _push(config: Config, collector: Collector, registry: CollectorRegistry) -> influx.Push | None:
+    if not config.storage_driver:
+        return None
+    if config.storage_driver != "influxdb":
+        raise UsageError(
+            f"--storage_driver: {config.storage_driver!r} is not written to; say influxdb, or leave it out and let"
+            " Prometheus scrape"
+        )
+    return influx.Push(
+        collector.snapshot,
+        influx.database(
+            config.storage_driver_host,
+            config.storage_driver_db,
+            config.storage_driver_user,
+            config.storage_driver_password,
+            config.storage_driver_influxdb_retention_policy,
+            config.storage_driver_secure,
+        ),
+        config.node_name or os.uname().nodename,
+        interval=config.housekeeping_interval,
+        every=config.storage_driver_buffer_duration,
+        registry=registry,
+    )
+
+
+def _shown(config: Config) -> Config:
+    """What everybody may see of it."""
+    return msgspec.structs.replace(config, storage_driver_password="...")
 
 
 def _raise_limit() -> None:
@@ -130,13 +162,14 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     sampler = history.Sampler(
         collector.snapshot, duration=config.storage_duration, interval=config.housekeeping_interval
     )
+    push = _push(config, collector, registry)
     thread = ThreadPoolExecutor(1, "metrics-scrape")
     api = rest.routes(collector.snapshot, sampler)
     routes = {
         endpoint or "/metrics": metrics(collector, shown, registry, thread),
         "/healthz": serving.health({"ping": lambda: None}),
         "/readyz": serving.health({name: _check(source) for name, source in by_name.items()}),
-        "/configz": serving.json(lambda: settings.render(config)),
+        "/configz": serving.json(lambda: settings.render(_shown(config))),
         **api,
         **page.routes(collector.snapshot, sampler, prefix),
     }
@@ -144,8 +177,13 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         await asyncio.to_thread(sources)  # /readyz and the log know from the start who answers
         served = {f"{prefix}{path}": handler for path, handler in routes.items()}
         posts = {f"{prefix}{path}": handler for path, handler in api.items()}
-        async with serving.serve(config.listen_ip, config.port, served, posts=posts, flag="--port"):
+        async with (
+            serving.serve(config.listen_ip, config.port, served, posts=posts, flag="--port"),
+            asyncio.TaskGroup() as group,
+        ):
             ready()
+            if push is not None:
+                group.create_task(push.run(), name="influxdb")
             await sampler.run()
     finally:
         thread.shutdown(wait=False, cancel_futures=True)
