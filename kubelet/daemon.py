@@ -75,7 +75,9 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
         stack.push_async_callback(runtime.close)
         wiring = Wiring(config, client, connection, runtime, metrics, tree.hierarchies())
         checks = {"ping": lambda: None, "log": front.log_goes_out, "syncloop": wiring.syncloop}
-        shown = front.pages(stack, config, name, runtime, metrics, lambda: wiring.view.records, checks, wiring.probed)
+        shown = front.pages(
+            stack, config, name, runtime, metrics, lambda: wiring.view.records, wiring.workers, checks, wiring.probed
+        )
         await front.open_ports(
             stack,
             config,

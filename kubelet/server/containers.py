@@ -12,6 +12,7 @@ from aiohttp import web
 
 from kube import serving
 from kube.errors import Retry, UsageError
+from kube.pods import Pod
 from kubelet.runtime import (
     CONTAINER_NAME,
     POD_NAME,
@@ -37,8 +38,14 @@ _HANGING = 4  # calls
 _SELECTIONS = 4  # of families that are asked for in turn; each keeps its rendered lines
 
 
-def identities(records: Iterable[PodRecord], pause_image: str) -> dict[str, Identity]:
-    """Whose each container is, by its id."""
+def identities(records: Iterable[PodRecord], pods: Iterable[Pod], pause_image: str) -> dict[str, Identity]:
+    """Whose each container is, by its id. Its image is called what the pod calls it: a runtime that was given an image's id
+    (Docker) knows no other name, and people group by it."""
+    named = {
+        (pod.metadata.uid, each.name): each.image
+        for pod in pods
+        for each in (*pod.spec.init_containers, *pod.spec.containers, *pod.spec.ephemeral_containers)
+    }
     found = {}
     for record in list(records):
         pod = record.pod
@@ -48,13 +55,15 @@ def identities(records: Iterable[PodRecord], pause_image: str) -> dict[str, Iden
             found[each.id] = identity(each.id, each.id, pause_image, {**labels, CONTAINER_NAME: "POD"}, started)
         for one in record.containers:
             started = one.created_at.timestamp()
-            found[one.id] = identity(one.id, one.id, one.image, {**labels, CONTAINER_NAME: one.name}, started)
+            image = named.get((pod.uid, one.name)) or one.image
+            found[one.id] = identity(one.id, one.id, image, {**labels, CONTAINER_NAME: one.name}, started)
     return found
 
 
 def container_pages(
     stack: AsyncExitStack,
     records: Callable[[], Iterable[PodRecord]],
+    pods: Callable[[], Iterable[Pod]],
     runtime: Runtime,
     site: Site,
     pause_image: str,
@@ -65,7 +74,7 @@ def container_pages(
     not been read within `patience` seconds is 503: a disk that hangs holds up these pages, in threads of their own, and
     nothing else."""
     walks = Walks(abs(site.volume_period) or 60.0)
-    collector = Collector(lambda: identities(records(), pause_image), site.cgroup_root, walks=walks)
+    collector = Collector(lambda: identities(records(), pods(), pause_image), site.cgroup_root, walks=walks)
     stack.callback(collector.close)
     threads = Threads(timeout=patience, left_behind=_HANGING, name="figures")
     stack.callback(threads.close)
@@ -74,11 +83,20 @@ def container_pages(
     rendered = lru_cache(_SELECTIONS)(lambda words: exposition.Page(exposition.select(words)))
 
     async def read(request: web.Request, kind: str, make: Callable[[], bytes]) -> web.Response:
+        encodings = request.headers.get("Accept-Encoding", "")
+
+        def whole() -> tuple[bytes, bytes | None]:
+            body = make()
+            return body, exposition.packed(body, encodings)
+
         try:
-            body = await threads.do(request.path, make)
+            body, packed = await threads.do(request.path, whole)
         except Retry as late:
             return web.Response(status=503, text=str(late))
-        return web.Response(body=body, headers={"Content-Type": kind})
+        headers = {"Content-Type": kind, "Vary": "Accept-Encoding"}
+        if packed is not None:
+            body, headers["Content-Encoding"] = packed, "gzip"
+        return web.Response(body=body, headers=headers)
 
     async def cadvisor(request: web.Request) -> web.Response:
         """The mixin's families, or those that `?metrics=` names, as the flag --metrics of the stand-alone daemon does."""

@@ -66,6 +66,7 @@ def pages(
     runtime: Runtime,
     metrics: Metrics,
     records: Callable[[], Iterable[PodRecord]],
+    source: PodSource,
     checks: Mapping[str, serving.Check],
     probes: CollectorRegistry,
 ) -> Pages:
@@ -83,7 +84,7 @@ def pages(
             "/metrics": serving.metrics(metrics.registry),
             "/metrics/probes": serving.metrics(probes),
             "/metrics/slis": serving.metrics(slis.registry(checks)),
-            **container_pages(stack, records, runtime, site, config.pod_infra_container_image),
+            **container_pages(stack, records, source.pods, runtime, site, config.pod_infra_container_image),
             "/configz": serving.json(lambda: {"kubeletconfig": shown(config)}),
         },
         log_directory=os.path.dirname(config.pod_logs_dir.rstrip("/")) if config.enable_system_log_handler else "",

@@ -5,16 +5,19 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
+import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from kubelet.runtime import PodRecord
-from kubelet.server.containers import container_pages
+from kube.pods import Pod
+from kubelet.runtime import ContainerRecord, ContainerState, PodIdentity, PodRecord
+from kubelet.server.containers import container_pages, identities
 from kubelet.server.summary import Site
 from tests.fakes.runtime import FakeRuntime
 
@@ -37,7 +40,7 @@ async def serving(gate: Gate, folder: Path, patience: float = 30.0) -> AsyncIter
         node="n", cgroup_root="/none-of-this-name", root_dir=str(folder), pod_logs_dir=str(folder)
     )  # which is an error, said as such
     async with AsyncExitStack() as stack:
-        pages = container_pages(stack, gate.records, FakeRuntime(), site, "pause:1", patience=patience)
+        pages = container_pages(stack, gate.records, list, FakeRuntime(), site, "pause:1", patience=patience)
         application = web.Application()
         for path, handler in pages.items():
             application.router.add_get(path, handler)
@@ -66,6 +69,42 @@ async def test_twenty_at_once_and_one_that_hangs_up(tmp_path: Path) -> None:
         assert {each.result()[0] for each in asked} == {200}
         code, text = await status(session, f"{url}metrics/resource")
         assert (code, text.splitlines()[-1]) == (200, "resource_scrape_error 1")
+
+
+async def test_a_page_is_packed_for_who_takes_that(tmp_path: Path) -> None:
+    async with serving(Gate(), tmp_path) as (url, session):
+        page = f"{url}metrics/cadvisor?metrics=full"
+        async with session.get(page, headers={"Accept-Encoding": "gzip"}) as packed:
+            assert packed.headers["Content-Encoding"] == "gzip"
+            assert "container_scrape_error" in await packed.text()
+        async with session.get(page, headers={"Accept-Encoding": "gzip;q=0"}) as plain:
+            assert "Content-Encoding" not in plain.headers
+            assert plain.headers["Vary"] == "Accept-Encoding"
+
+
+def test_an_image_is_called_what_the_pod_calls_it() -> None:
+    who = PodIdentity(uid="u1", name="p", namespace="default")
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    record = PodRecord(
+        pod=who,
+        containers=tuple(
+            ContainerRecord(
+                id=f"id-{name}", sandbox_id="s", name=name, attempt=0, image="sha256:4cf",
+                state=ContainerState.RUNNING, created_at=made,
+            )
+            for name in ("web", "gone")
+        ),
+    )  # fmt: skip
+    pod = msgspec.convert(
+        {
+            "metadata": {"uid": "u1", "name": "p"},
+            "spec": {"containers": [{"name": "web", "image": "wherry.local/demo:1"}]},
+        },
+        Pod,
+    )
+    found = identities([record], [pod], "pause:1")
+    assert found["id-web"].image == "wherry.local/demo:1"
+    assert found["id-gone"].image == "sha256:4cf", "the runtime's word, where the pod is not known"
 
 
 async def test_what_cannot_be_read_in_time_is_said_and_comes_when_it_can(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_from_recorded_trees(tmp_path: Path, site: Site, walks: Walks, version: 
         for group in (recorded.POD, f"{recorded.POD}/{recorded.APP}"):
             for resource in ("cpu", "memory", "io"):
                 (tmp_path / "cgroup" / group / f"{resource}.pressure").write_text(STALLED.format(1))
-    collector = Collector(lambda: identities([RECORDED], "pause:1"), "/", trees=trees)
+    collector = Collector(lambda: identities([RECORDED], [], "pause:1"), "/", trees=trees)
     try:
         summary = Summary(replace(site, cgroup_root="/"), walks)
         whole = summary.make(collector.snapshot(WHOLE), [RECORDED], None, brief=False)
