@@ -2,8 +2,8 @@
 k8s.io/kubelet/pkg/apis/stats/v1alpha1 for its names).
 
 CPU, memory, swap and pressure come from the cgroup tree, networks from the pods' namespaces, the rest from `disks`. A rate
-(usageNanoCores) needs two looks: it is there from the second question on, over at least ten seconds where questions come
-faster. What the kernel does not say (pressure on version 1) is left out.
+(usageNanoCores) needs two looks: it is there from the second question on, and from the eleventh second on over at least
+ten seconds, however fast questions come. What the kernel does not say (pressure on version 1) is left out.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Rates:
             if snapshot.when - self._newer[0] >= _RATE_OVER or not self._newer[0]:
                 now = {sample.path: sample.usage.cpu.usage_ns for sample in snapshot.samples if sample.usage.cpu}
                 self._older, self._newer = self._newer, (snapshot.when, now)
-            before = self._newer if snapshot.when - self._newer[0] >= 1.0 else self._older
+            before = self._older if self._older[0] else self._newer
             if snapshot.when - before[0] < 1.0:
                 before = (0.0, {})
 

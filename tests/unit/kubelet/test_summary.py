@@ -163,6 +163,14 @@ def test_rates_of_quick_questions_reach_back(site: Site, walks: Walks) -> None:
         assert rate == (None if second == 0 else 2_000_000_000)
 
 
+def test_a_burst_counts_the_same_whenever_it_is_asked_for(site: Site, walks: Walks) -> None:
+    summary = Summary(site, walks)
+    for second in range(12):
+        summary.make(snapshot(second), [RECORD], None, brief=True)
+    found = summary.make(snapshot(12, cpu=12_000_000_000), [RECORD], None, brief=True)
+    assert found["pods"][0]["cpu"]["usageNanoCores"] == 2_000_000_000
+
+
 def test_a_pod_that_is_gone_or_has_nothing_to_say_is_left_out(site: Site, walks: Walks) -> None:
     bare = replace(snapshot(0), samples=())
     dead = PodRecord(pod=POD, sandboxes=RECORD.sandboxes, containers=RECORD.containers[1:])
