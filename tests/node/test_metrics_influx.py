@@ -1,5 +1,4 @@
-"""The whole daemon pushes to a real InfluxDB (Debian's), and the database has what was written. Where there is none the test is
-skipped, also in CI: `apt-get install influxdb` would make it a service of the machine's."""
+"""The whole daemon pushes to a real InfluxDB (Debian's), and the database has what was written."""
 
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 from metrics.influx import Batch, escaped
 from tests.node.host import until
 from tests.ports import free_ports
-from tests.requirements import requires, tool
+from tests.requirements import requires
 
 STRANGE = ("a b,c=d", r"dev-disk\x2duuid.mount", 'say "hello"', "ünï", "ends\\", "a\\,b", "two\nlines")
 
@@ -44,10 +43,7 @@ class Influx:
 
 @pytest.fixture(scope="module")
 def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
-    requires("root")
-    program = tool("influxd")
-    if program is None:
-        pytest.skip("this machine lacks: influxd")
+    requires("root", "influxd")
     home: Path = tmp_path_factory.mktemp("influxd")
     http, rpc = free_ports(2)
     words = {
@@ -62,7 +58,7 @@ def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
     }
     environment = {**os.environ, **{f"INFLUXDB_{name}": str(value) for name, value in words.items()}}
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen([program, "-config", os.devnull], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(["influxd", "-config", os.devnull], env=environment, stdout=log, stderr=log)
     made = Influx(http)
     try:
         until(lambda: made.ask("SHOW DATABASES"), "InfluxDB does not answer")
