@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,10 +70,23 @@ class Snapshot:
             gone = (
                 [] if name in ("processes", "containers", "mounts") else [f"-{line}" for line in sorted(before - now)]
             )
-            lines = [f"+{line}" for line in sorted(now - before)] + gone
+            new = _unreplaced(before - now, now - before) if name == "processes" else now - before
+            lines = [f"+{line}" for line in sorted(new)] + gone
             if lines:
                 found[name] = lines
         return found
+
+
+def _unreplaced(gone: Iterable[str], new: Iterable[str]) -> list[str]:
+    """Of processes that are new those in whose place none has gone: a world's daemon that a test started again is no trace."""
+    places = Counter(line.partition(" ")[2] for line in gone)
+    found: list[str] = []
+    for line in sorted(new):
+        command = line.partition(" ")[2]
+        places[command] -= 1
+        if places[command] < 0:
+            found.append(line)
+    return found
 
 
 def settled(before: Snapshot, *, seconds: float = 10.0, docker_hosts: Iterable[str] = ()) -> dict[str, list[str]]:

@@ -151,8 +151,8 @@ def _operate(made: Centre) -> None:
     deployments = dynamic.resources.get(api_version="apps/v1", kind="Deployment")
     template = {"metadata": {"labels": {"app": "w"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": "w"}}, "template": template}
+    listed = v1.list_namespaced_pod("default", label_selector="app=w")  # before there is a pod: it comes as an event
     deployments.create({"metadata": {"name": "w"}, "spec": spec}, namespace="default")
-    listed = v1.list_namespaced_pod("default", label_selector="app=w")
     watch = kubernetes.watch.Watch()
     scaled = False
     for event in watch.stream(

@@ -197,7 +197,14 @@ async def mended(backend: str, family: Family, rounds: int) -> None:
                 seen = await observe.kernel(ip, nodes.tunnel(VXLAN, family), (nodes.PODS[family],))
                 with contextlib.suppress(Retry, OSError):
                     await apply(ip, nodes.tunnel(VXLAN, family), [meant(action, seen)])
-            peers = [nodes.lease(number, family, settings) for number in random.sample([2, 3, 4], random.randint(0, 3))]
+            seen = await observe.kernel(ip, tunnel, (nodes.PODS[family],))
+            # The wish leaves out in whose subnet another interface has an address that leads somewhere.
+            held = [one.interface.ip for one in seen.addresses if one.device != OURS and not one.leads_nowhere]
+            peers = [
+                peer
+                for peer in (nodes.lease(n, family, settings) for n in random.sample([2, 3, 4], random.randint(0, 3)))
+                if not any(ip in peer.subnet for ip in held)
+            ]
             near = [2, 3, 4] if backend == "host-gw" else random.sample([2, 3, 4], random.randint(0, 3))
             wanted = nodes.wished(peers, settings, family, direct=near, blackhole=random.random() < 0.5).wanted
             told = list[str]()

@@ -31,7 +31,7 @@ UNITS = {
 STOP_SECONDS = 10.0
 ROOT = Path(__file__).resolve().parents[2]
 _CAPABILITIES = {"chown": 0, "dac_override": 1, "dac_read_search": 2, "fowner": 3, "net_admin": 12, "net_raw": 13}
-_CAPABILITIES |= {"sys_ptrace": 19, "sys_admin": 21}
+_CAPABILITIES |= {"sys_ptrace": 19, "sys_admin": 21, "syslog": 34}
 
 
 class Units:
