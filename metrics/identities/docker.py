@@ -5,8 +5,8 @@ versions (29 does below 1.44), and the docker package is more memory than all th
 
 A thread of the source's own holds the connection for events, and asks. A scrape that comes while the list is old waits for
 the new one, but not longer than `patience`, and not at all for a daemon that has already let one wait: then the containers
-last known keep their names, their cgroups say whether they still run, and `error` says what is the matter. Where there is no
-socket there is no Docker, which is no error until there has been one.
+last known keep their names, their cgroups say whether they still run, and `error` says what is the matter. Where the default
+socket is not there there is no Docker, which is no error until there has been one.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from kube.errors import UsageError
+from metrics.config import DOCKER
 from metrics.identities import identity
 from metrics.identities.containerd import chosen
 from metrics.model import Identity
@@ -92,8 +93,8 @@ class DockerIdentities:
             connection.shutdown(socket.SHUT_RDWR)
 
     def _fail(self, why: str) -> None:
-        if not self._seen and not _there(self._endpoint):
-            return  # no Docker here
+        if not self._seen and self._endpoint == DOCKER and not _there(self._endpoint):
+            return  # no Docker here, and nobody said that there is one
         if not self.error:
             log.warning("Docker at %s: %s; containers go without names until it answers", self._endpoint, why)
         self.error = f"Docker at {self._endpoint}: {why}; start it, or name its socket with --docker"

@@ -246,11 +246,20 @@ def test_one_that_refuses_is_said(daemon: Daemon, ask: Ask) -> None:
     assert "500" in docker.error
 
 
-def test_no_socket_is_no_docker(ask: Ask) -> None:
+def test_no_socket_where_it_is_by_default_is_no_docker(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics.identities.docker.DOCKER", f"unix://{tmp_path}/docker.sock")
     docker = ask()
     assert docker() == {}
     assert not docker.error
     assert not Sources([docker]).error
+
+
+def test_no_socket_where_one_was_named_is_an_error(ask: Ask) -> None:
+    docker = ask()
+    assert docker() == {}
+    assert "docker.sock" in Sources([docker]).error
 
 
 def test_a_socket_that_nobody_answers_is_an_error(ask: Ask, tmp_path: Path) -> None:
