@@ -59,13 +59,15 @@ class Lane:
 
 _KUBELET = ("tests/node/test_kubelet*.py", "tests/node/test_streams*.py", "tests/node/test_sandbox*.py")
 _PROXY = ("tests/node/test_proxy*.py", "tests/node/test_conntrack.py", "tests/node/test_nftables.py")
-_NETWORK = ("tests/node/test_overlay*.py", "tests/node/test_cni*.py", "tests/node/test_route*.py")
+_OVERLAY = ("tests/node/test_overlay*.py", "tests/node/test_route*.py")
+_CNI = ("tests/node/test_cni*.py",)
 _BRIEF_LAB = r"/wherry/t[0-9a-f]{5}\b"
 LANES = (
     Lane("cluster", ("tests/cluster", *_PROXY), rf"/wherry/(?!{_BRIEF_LAB.removeprefix('/wherry/')})"),
     Lane("kubelet", ("tests/contracts", *_KUBELET), "/wherry-test-kubelet-"),
-    Lane("node", ("tests/node",), rf"/wherry-test-node-|{_BRIEF_LAB}", without=(*_KUBELET, *_PROXY, *_NETWORK)),
-    Lane("network", _NETWORK, "/wherry-test-network-"),
+    Lane("node", ("tests/node",), rf"/wherry-test-node-|{_BRIEF_LAB}", without=(*_KUBELET, *_PROXY, *_OVERLAY, *_CNI)),
+    Lane("overlay", _OVERLAY, "/wherry-test-overlay-"),
+    Lane("cni", _CNI, "/wherry-test-cni-"),
 )
 ALONE = Lane("alone", ("tests/contracts", "tests/node", "tests/cluster"), "", marks="alone")
 
@@ -114,8 +116,7 @@ class Run:
 
 
 def together(lanes: Sequence[Lane], words: Sequence[str]) -> list[Lane]:
-    """Those of `lanes` that failed, run at the same time, the last of them when one of the first has ended: a fourth lane would
-    only make all the others late."""
+    """Those of `lanes` that failed, run three at a time: a fourth would only make all the others late."""
     runs, waiting, failed = [Run(lane, words) for lane in lanes[:AT_ONCE]], list(lanes[AT_ONCE:]), []
     began = said = time.monotonic()
     try:
