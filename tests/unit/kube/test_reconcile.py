@@ -143,7 +143,7 @@ async def test_a_wake_does_not_shorten_the_back_off_of_the_whole_node() -> None:
     task = asyncio.get_running_loop().create_task(
         forever(sync, wake, resync=60, backoff=Backoff(first=0.2, most=0.2, jitter=0))
     )
-    await until(lambda: len(moments) == 2)
+    await until(lambda: len(moments) >= 2)  # the wake's own pass may follow before anybody looks
     task.cancel()
     assert moments[1] - moments[0] >= 0.19
 
