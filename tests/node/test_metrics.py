@@ -182,12 +182,12 @@ def test_containers_that_come_and_go_leave_nothing_behind(
 
 
 def test_dockers_absence_keeps_what_is_known(tmp_path: Path) -> None:
-    """No socket is no Docker; one that nobody answers is a runtime in trouble."""
+    """A socket that was named and is not there, and one that nobody answers, are a runtime in trouble."""
     identities = DockerIdentities(f"unix://{tmp_path}/none.sock")
     collector = Collector(identities, fresh=-1.0, status=lambda: (identities.error, ""))
     try:
-        assert not collector.snapshot().failed
-        assert not identities.error
+        assert collector.snapshot().failed
+        assert "none.sock" in identities.error
         with socket.socket(socket.AF_UNIX) as mute:
             mute.bind(f"{tmp_path}/none.sock")
             assert collector.snapshot().failed
