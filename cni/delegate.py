@@ -25,7 +25,7 @@ from cni.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cni.call import Call, Plugin
     from cni.codec import Json
@@ -58,35 +58,33 @@ def undo(kind: str, call: Call, config: Mapping[str, Json]) -> None:
 
 
 def delete(kind: str, call: Call, config: Mapping[str, Json]) -> None:
-    found = _find(kind, call)
-    if isinstance(found, str):
-        _run(kind, found, call, config)
-    else:
-        found.delete(call, config)
+    _ask(kind, call, config, lambda own: own.delete)
 
 
 def check(kind: str, call: Call, config: Mapping[str, Json]) -> None:
-    found = _find(kind, call)
-    if isinstance(found, str):
-        _run(kind, found, call, config)
-    else:
-        found.check(call, config)
+    _ask(kind, call, config, lambda own: own.check)
 
 
 def status(kind: str, call: Call, config: Mapping[str, Json]) -> None:
-    found = _find(kind, call)
-    if isinstance(found, str):
-        _run(kind, found, call, config)
-    else:
-        found.status(call, config)
+    _ask(kind, call, config, lambda own: own.status)
 
 
 def gc(kind: str, call: Call, config: Mapping[str, Json]) -> None:
+    _ask(kind, call, config, lambda own: own.gc)
+
+
+def _ask(
+    kind: str,
+    call: Call,
+    config: Mapping[str, Json],
+    ours: Callable[[Plugin], Callable[[Call, Mapping[str, Json]], None]],
+) -> None:
+    """For what has no answer: our own plugin does it here, any other is told by its program."""
     found = _find(kind, call)
     if isinstance(found, str):
         _run(kind, found, call, config)
     else:
-        found.gc(call, config)
+        ours(found)(call, config)
 
 
 def _find(kind: str, call: Call) -> Plugin | str:

@@ -11,6 +11,7 @@ import pytest
 
 from cni import launcher, spec
 from cni.plugins import NAMES
+from tests.requirements import requires
 
 CONFIG = {"cniVersion": "1.0.0", "name": "pods", "type": "wherry-cni", "subnet": "10.1.1.0/24"}
 CALL = {"CNI_CONTAINERID": "c0ffee", "CNI_NETNS": "/nowhere", "CNI_IFNAME": "eth0", "CNI_PATH": "/x"}
@@ -19,9 +20,10 @@ CALL = {"CNI_CONTAINERID": "c0ffee", "CNI_NETNS": "/nowhere", "CNI_IFNAME": "eth
 @pytest.fixture(scope="module", params=["compiled", "python"])
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home, compiled = tmp_path_factory.mktemp("cni"), request.param == "compiled"
+    if compiled:
+        requires("cc")
     found = launcher.write_plugins(home / "bin", socket=f"{home}/none.sock", run=f"{home}/run", compiled=compiled)
-    if compiled and not launcher.is_compiled(found):
-        pytest.skip("there is no C compiler")
+    assert launcher.is_compiled(found) == compiled, "a compiler that makes no program lacks libc6-dev"
     return found
 
 
@@ -191,9 +193,9 @@ def test_a_copy_among_other_plugins_works_alone_too(program: Path, tmp_path: Pat
 
 
 def test_a_shim_whose_other_half_is_gone_says_so(tmp_path: Path) -> None:
+    requires("cc")
     program = launcher.write_plugins(tmp_path / "bin", socket=f"{tmp_path}/none.sock", run=f"{tmp_path}/run")
-    if not launcher.is_compiled(program):
-        pytest.skip("there is no C compiler")
+    assert launcher.is_compiled(program)
     (program.parent / launcher.ALONE).unlink()
     _, code, message = refused(run(program, "DEL"))
     assert (code, message.endswith(f"{program.parent}/wherry-cni-alone: install Wherry again")) == (5, True)
